@@ -1,0 +1,36 @@
+# `make demo` and `make test` build what they need, from Python 3.11+ and pip alone.
+PYTHON ?= python3
+VENV = .venv
+BIN = $(VENV)/bin
+# A pair of torch and torchvision that fit each other, with a CPU build where the package index has one. A
+# torch that is already in the environment is left alone.
+TORCH = torch==2.13.0 torchvision==0.28.0
+
+.PHONY: demo test lint lab clean
+
+demo: $(VENV)/installed
+	$(BIN)/clipreid run params/demo.yaml --jobs 2
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+lab: $(VENV)/installed
+	cd notebooks && ../$(BIN)/jupyter lab
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install --progress-bar off $(TORCH)
+	$(BIN)/python -m pip install --progress-bar off -e .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(BIN)/python -m pip install --progress-bar off -e ".[test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) clipreid_hands.egg-info

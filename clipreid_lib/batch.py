@@ -1,0 +1,164 @@
+"""Run many runs: each one's notebooks in order, each in a child process, skipping what is finished."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clipreid_lib import results
+from clipreid_lib.params import ROOT, Params, project_path
+from clipreid_lib.runs import Run
+
+QUIET = 5.0  # seconds between two epoch lines of one run on the terminal; the log has them all
+DATA_NOTEBOOK = "01_data_exploration"
+
+
+@dataclass
+class Batch:
+    """A list of runs and the child processes at work on them.
+
+    Attributes:
+        runs: to do; those that are finished cost nothing.
+        jobs: how many at once; the machine's cores are shared out among them.
+    """
+
+    runs: list[Params]
+    jobs: int = 1
+    _children: set[subprocess.Popen] = field(default_factory=set)
+    _printing: threading.Lock = field(default_factory=threading.Lock)
+    _stopped: bool = False
+
+    def run(self) -> list[Run]:
+        """Do everything that is not done, and print the result table.
+
+        Returns:
+            The runs that failed.
+        """
+        began = time.perf_counter()
+        opened = [Run.open(params) for params in self.runs]
+        surveys = {params.data_id: Run.open_data(params) for params in self.runs}
+        with ThreadPoolExecutor(self.jobs) as pool:
+            try:
+                surveyed = dict(zip(surveys, pool.map(self._survey, surveys.values()), strict=True))
+                chains = [run for run in opened if surveyed[run.params.data_id]]
+                well = list(pool.map(self._chain, chains))
+            except BaseException:
+                self._stop()
+                raise
+        good = {run.folder for run, fine in zip(chains, well, strict=True) if fine}
+        self._report(opened, time.perf_counter() - began)
+        return [run for run in opened if run.folder not in good]
+
+    def _survey(self, run: Run) -> bool:
+        return self._notebook(run, DATA_NOTEBOOK)
+
+    def _chain(self, run: Run) -> bool:
+        todo = [name for name in run.params.notebooks if not run.is_done(name)]
+        if not todo:
+            self._say(run, "nothing to do, all notebooks are done")
+        return all(self._notebook(run, name) for name in todo)
+
+    def _notebook(self, run: Run, name: str) -> bool:
+        if run.is_done(name):
+            return True
+        if self._stopped:
+            return False
+        began = time.perf_counter()
+        self._say(run, f"{name} starts")
+        problem = self._execute(run, name)
+        if problem is None and not run.is_done(name):
+            problem = "ended without its record; was the kernel killed (memory)?"
+        if problem:
+            self._say(run, f"{name} FAILED after {time.perf_counter() - began:.0f} s: {problem}")
+            return False
+        self._say(run, f"{name} done in {time.perf_counter() - began:.0f} s")
+        return True
+
+    def _execute(self, run: Run, name: str) -> str | None:
+        """Run one notebook to its end; return what went wrong, in a sentence."""
+        output = run.folder / "notebooks" / f"{name}.ipynb"
+        output.parent.mkdir(parents=True, exist_ok=True)
+        threads = max(1, (os.cpu_count() or 1) // self.jobs)
+        environment = os.environ | {
+            "OMP_NUM_THREADS": str(threads),  # jobs side by side must not fight for the same cores
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's python3 kernel, whatever the user installed
+            "PYTHONUNBUFFERED": "1",
+        }
+        problem = None
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            open(run.folder / "log.txt", "a", encoding="utf-8") as log,
+        ):
+            params = Path(scratch) / "params.json"
+            params.write_text(json.dumps(run.params.model_dump()), encoding="utf-8")
+            child = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "clipreid_lib.execute",
+                    ROOT / "notebooks" / f"{name}.ipynb",
+                    output,
+                    params,
+                ],
+                cwd=scratch,  # notebooks find the project by the library, never by the folder they run in
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,  # so that stopping it stops its kernel too
+            )
+            self._children.add(child)
+            spoken = time.perf_counter()
+            for line in child.stdout:
+                log.write(line)
+                log.flush()
+                line = line.rstrip()
+                if line.startswith("failed: "):
+                    problem = line.removeprefix("failed: ")
+                elif ": epoch " in line and time.perf_counter() - spoken > QUIET:
+                    self._say(run, line)
+                    spoken = time.perf_counter()
+            status = child.wait()
+            self._children.discard(child)
+        if status and problem is None:
+            problem = f"its process ended with status {status}; see {run.folder / 'log.txt'}"
+        return problem
+
+    def _say(self, run: Run, text: str) -> None:
+        with self._printing:
+            print(f"{time.strftime('%H:%M:%S')} {run.folder.name}: {text}", flush=True)
+
+    def _stop(self) -> None:
+        self._stopped = True
+        for child in list(self._children):
+            try:
+                os.killpg(child.pid, signal.SIGTERM)
+            except (OSError, AttributeError):  # gone already, or Windows, which has no process groups
+                child.kill()
+
+    def _report(self, runs: list[Run], seconds: float) -> None:
+        for outputs in {project_path(run.params.outputs_root) for run in runs}:
+            results.refresh_leaderboard(outputs)
+        table, note = results.table([run.folder for run in runs])
+        print(f"\n{len(runs)} runs in {seconds:.0f} s")
+        if len(table):
+            print(f"\n{table.to_string()}\n\n{note}")
+        print("\nexecuted notebooks:")
+        for folder in dict.fromkeys(run.folder / "notebooks" for run in runs):
+            print(f"  {os.path.relpath(folder)}")
+        pages = [run.folder / "gallery.html" for run in runs if (run.folder / "gallery.html").exists()]
+        if pages:
+            print("ranked galleries, to open in a browser:")
+            for page in pages:
+                print(f"  {page.as_uri()}")

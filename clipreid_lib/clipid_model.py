@@ -1,0 +1,74 @@
+"""The model that learns to identify: CLIP's image encoder with BNNeck classifiers on two of its features."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from clipreid_lib.backbone import Backbone, ImageFeatures
+
+
+@dataclass(frozen=True)
+class Identified:
+    """What one batch gives: the features, and identity logits of the two heads, each (B, identities)."""
+
+    features: ImageFeatures
+    logits: torch.Tensor
+    logits_proj: torch.Tensor
+
+
+class BNNeck(nn.Module):
+    """Batch norm without a learnt shift, then a bias-free classifier (Luo et al. 2019, arXiv 1903.07071)."""
+
+    def __init__(self, width: int, identities: int):
+        """Start the classifier near zero, so that the first gradients come from the data."""
+        super().__init__()
+        self.norm = nn.BatchNorm1d(width)
+        self.norm.bias.requires_grad_(False)
+        self.classifier = nn.Linear(width, identities, bias=False)
+        nn.init.normal_(self.classifier.weight, std=0.001)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return identity logits (B, identities) for features (B, width)."""
+        return self.classifier(self.norm(features))
+
+
+class ClipidModel(nn.Module):
+    """Image encoder plus heads on ``f`` and ``f_proj``, as CLIP-ReID and CLIP-HandID train them.
+
+    Args:
+        backbone: its image tower becomes trainable here; its text tower stays frozen.
+        identities: number of people to tell apart.
+    """
+
+    def __init__(self, backbone: Backbone, identities: int):
+        """Measure the feature widths with one blank image and build the heads."""
+        super().__init__()
+        self.backbone = backbone
+        backbone.clip.visual.requires_grad_(True)
+        with torch.no_grad():
+            blank = torch.zeros(1, 3, backbone.image_size, backbone.image_size, device=backbone.device)
+            features = backbone.image_features(blank)
+        self.head = BNNeck(features.f.shape[1], identities)
+        self.head_proj = BNNeck(features.f_proj.shape[1], identities)
+
+    def forward(self, images: torch.Tensor) -> Identified:
+        """Run normalised images (B, 3, H, W) through encoder and heads."""
+        features = self.backbone.image_features(images)
+        return Identified(features, self.head(features.f), self.head_proj(features.f_proj))
+
+    def train(self, mode: bool = True) -> "ClipidModel":
+        """Switch image encoder and heads; the frozen text tower always stays in evaluation mode."""
+        super().train(mode)
+        self.backbone.clip.eval()
+        self.backbone.clip.visual.train(mode)
+        return self
+
+    def parameter_groups(self, encoder_lr: float, head_lr: float) -> list[dict]:
+        """Split the trainable parameters into encoder and heads, each with its peak rate."""
+        encoder = [p for p in self.backbone.parameters() if p.requires_grad]
+        heads = [p for h in (self.head, self.head_proj) for p in h.parameters() if p.requires_grad]
+        return [
+            {"params": encoder, "lr": encoder_lr, "peak": encoder_lr},
+            {"params": heads, "lr": head_lr, "peak": head_lr},
+        ]

@@ -1,0 +1,129 @@
+"""Figures of the notebooks: one style, one function per picture, each saved beside the run's results."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from PIL import Image
+
+from clipreid_lib.evaluation import Evaluation
+from clipreid_lib.files import replacing
+
+WIDE, HALF = (9.0, 3.2), (4.6, 3.4)  # inches: a full text width, and half of one
+
+
+def style() -> None:
+    """Set the look all figures share: seaborn's white grid and its colour-blind-safe palette."""
+    sns.set_theme(context="paper", style="whitegrid", palette="colorblind", font_scale=1.1)
+    plt.rcParams.update(
+        {"figure.dpi": 110, "savefig.dpi": 200, "pdf.fonttype": 42, "figure.autolayout": True}
+    )
+
+
+def keep(figure: plt.Figure, path: Path) -> plt.Figure:
+    """Save a figure and hand it back for the notebook to show once."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:], bbox_inches="tight")
+    plt.close(figure)
+    return figure
+
+
+def keep_image(image: Image.Image, path: Path) -> Image.Image:
+    """Save a drawn picture and hand it back for the notebook to show."""
+    with replacing(path) as temporary:
+        image.save(temporary, format="PNG")
+    return image
+
+
+def role_counts(images: pd.DataFrame) -> plt.Figure:
+    """Draw how many images each person has, coloured by the part they play."""
+    table = images[images["role"] != "distractor"]
+    people = table.groupby(["subject", "role"]).size().rename("images").reset_index()
+    people = people.sort_values(["role", "images"], ascending=[False, False]).reset_index(drop=True)
+    figure, axes = plt.subplots(figsize=WIDE)
+    for role, group in people.groupby("role", sort=False):
+        axes.bar(group.index, group["images"], width=1.0, label=f"{role} ({len(group)} people)")
+    axes.set(xlabel="people, sorted within their part", ylabel="images", xticks=[])
+    axes.grid(axis="x", visible=False)
+    axes.legend(frameon=True)
+    return figure
+
+
+def attribute_counts(images: pd.DataFrame) -> plt.Figure:
+    """Draw how the people of a table are spread over skin colour, gender and age."""
+    people = images.drop_duplicates("subject")
+    figure, axes = plt.subplots(1, 3, figsize=WIDE)
+    for place, column in zip(axes[:2], ("skin_color", "gender"), strict=True):
+        counts = people[column].value_counts()
+        place.bar(counts.index, counts.to_numpy(), color=sns.color_palette()[0])
+        place.set(xlabel=column.replace("_", " "), ylabel="people")
+        place.grid(axis="x", visible=False)
+        place.tick_params(axis="x", rotation=20)
+    sns.histplot(people["age"], binwidth=5, ax=axes[2], color=sns.color_palette()[0])
+    axes[2].set(xlabel="age in years", ylabel="people")
+    return figure
+
+
+def curves(log: pd.DataFrame) -> plt.Figure:
+    """Draw a training log: loss terms at the left, shares (accuracies, validation scores) at the right."""
+    shares = [name for name in log if name.startswith("validation_") or name.endswith("accuracy")]
+    losses = [name for name in log if name not in {"epoch", "lr", "seconds", *shares}]
+    figure, axes = plt.subplots(1, 2 if shares else 1, figsize=WIDE if shares else HALF, squeeze=False)
+    for names, place, label in zip((losses, shares), axes[0], ("loss", "share"), strict=False):
+        for name in names:
+            place.plot(log["epoch"], log[name], marker=".", label=name.replace("_", " "))
+        place.set(xlabel="epoch", ylabel=label)
+        place.set_ylim(bottom=0)
+        place.legend()
+    return figure
+
+
+def anchor_similarity(anchors: np.ndarray, identities: list[int]) -> plt.Figure:
+    """Draw the cosine similarity between the identities' text anchors: the darker, the harder to tell apart."""
+    unit = anchors / np.linalg.norm(anchors, axis=1, keepdims=True)
+    figure, axes = plt.subplots(figsize=HALF)
+    sns.heatmap(
+        unit @ unit.T, vmin=-1, vmax=1, cmap="vlag", square=True, ax=axes, cbar_kws={"label": "cosine"}
+    )
+    step = max(1, len(identities) // 8)
+    places = np.arange(0, len(identities), step)
+    axes.set_xticks(places + 0.5, [identities[i] for i in places], rotation=90)
+    axes.set_yticks(places + 0.5, [identities[i] for i in places], rotation=0)
+    axes.set(xlabel="identity", ylabel="identity")
+    return figure
+
+
+def cmc(named: dict[str, Evaluation], top: int = 20) -> plt.Figure:
+    """Draw CMC curves: the mean over draws, with a band of one standard deviation."""
+    figure, axes = plt.subplots(figsize=HALF)
+    for name, scores in named.items():
+        curve = scores.cmc[:, :top]
+        ranks = np.arange(1, curve.shape[1] + 1)
+        mean, spread = curve.mean(axis=0), curve.std(axis=0)
+        (line,) = axes.plot(ranks, mean, marker=".", label=name)
+        axes.fill_between(
+            ranks, mean - spread, np.minimum(mean + spread, 1), color=line.get_color(), alpha=0.2
+        )
+    axes.set(xlabel="rank", ylabel="share of queries with a hit by then", ylim=(0, 1.02))
+    axes.legend(loc="lower right")
+    return figure
+
+
+def score_distributions(similarity: np.ndarray, match: np.ndarray) -> plt.Figure:
+    """Draw the similarity of genuine and impostor pairs.
+
+    Args:
+        similarity: (Q, G) cosine similarity.
+        match: (Q, G) whether the pair shows one identity.
+    """
+    figure, axes = plt.subplots(figsize=HALF)
+    bins = np.linspace(similarity.min(), similarity.max(), 60)
+    for pairs, label in ((~match, "impostor"), (match, "genuine")):
+        sns.histplot(
+            similarity[pairs], bins=bins, stat="density", ax=axes, label=label, element="step", alpha=0.4
+        )
+    axes.set(xlabel="cosine similarity", ylabel="density")
+    axes.legend()
+    return figure

@@ -1,0 +1,312 @@
+"""Params: one flat, typed schema, composed from YAML files and ``--set`` overrides.
+
+Every key is explained once, here and in ``params/base.yaml`` (a test holds the two together). Files compose
+left to right. In a file a key may hold a list; :func:`expand` turns lists into one :class:`Params` per
+combination, so a notebook only ever sees scalars.
+"""
+
+import difflib
+import hashlib
+import itertools
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from clipreid_lib.errors import UserError
+from clipreid_lib.recipes import recipe_of
+
+ROOT = Path(__file__).resolve().parent.parent  # the checkout: notebooks/, params/ and outputs/ lie here
+
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+PROMPT_LEARN = "prompt_learn"  # stage 2a, notebook 02
+ENCODER_FINETUNE = "img_encoder_finetune"  # stages 1 and 2b, notebook 03
+
+# Keys that change where or how fast a run happens, never its numbers: they stay out of the run id.
+NOT_IN_ID = {"experiment", "output_dir", "save_dir", "outputs_root", "device", "allow_missing", "top_k"}
+
+
+class Params(BaseModel):
+    """One run's settings. See ``params/base.yaml`` for the meaning and unit of every key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+    experiment: str | None = Field(None, pattern=r"^[\w][\w.+-]*$")
+    dataset: Literal["demo", "11k"] = "demo"
+    data_root: str | None = None
+    allow_missing: bool = False
+    aspect: Literal["dorsal_r", "dorsal_l", "palmar_r", "palmar_l"] = "dorsal_r"
+    protocol: Literal["own", "mba"] = "own"
+    validation: Literal["none", "identity_disjoint"] = "none"
+    draws: Count = 10
+    draw_seed: int = 0
+
+    model: str = "embedded"
+    pretrained: str | None = None
+    image_size: Annotated[int, Field(ge=16)] | None = None
+
+    variant: Literal["frozen", "classifier", "clipid", "clipid_no_text"] = "clipid"
+    mode: Literal["full", "prompt_learn", "img_encoder_finetune"] = "full"
+    epochs: Count | None = None
+    lr: Rate | None = None
+    prompt_dim: Count | None = None
+    num_prompts: Annotated[int, Field(ge=1, le=32)] = 4
+    batch_size: Annotated[int, Field(ge=4)] = 64
+    resume_prompt: str | None = None
+    output_dir: str = "train_logs/"
+    save_dir: str = "saved_models/"
+
+    prompt_epochs: Count | None = None
+    prompt_lr: Rate | None = None
+    encoder_epochs: Count | None = None
+    encoder_lr: Rate | None = None
+    head_lr: Rate | None = None
+    images_per_identity: Annotated[int, Field(ge=2)] = 4
+    id_weight: Weight | None = None
+    triplet_weight: Weight = 1.0
+    triplet_margin: Weight = 0.3
+    text_weight: Weight = 1.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    text_logits: Literal["cosine", "dot"] = "cosine"
+
+    seed: int = 0
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    top_k: Count = 10
+    outputs_root: str = "outputs"
+
+    demo_people: Annotated[int, Field(ge=4)] = 100
+    demo_images: Annotated[int, Field(ge=2)] = 9
+    demo_sessions: Count = 3
+    demo_difficulty: Weight = 1.0
+    demo_seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_stray_booleans(cls, values: dict) -> dict:
+        # YAML reads a bare no, off, yes as a boolean, and pydantic would quietly take it for 0 or 1.
+        for key, value in values.items():
+            if isinstance(value, bool) and key != "allow_missing":
+                raise ValueError(
+                    f"{key}|is {str(value).lower()} in YAML; write it in quotes if a word was meant"
+                )
+        return values
+
+    @model_validator(mode="after")
+    def _check_together(self) -> "Params":
+        if self.mode == "full":
+            for key, stages in (
+                ("epochs", "prompt_epochs and encoder_epochs"),
+                ("lr", "prompt_lr and encoder_lr"),
+            ):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"{key}|mode full trains more than one stage: write {stages}")
+        if self.mode == PROMPT_LEARN and self.variant != "clipid":
+            raise ValueError(f"mode|variant {self.variant} learns no prompts; prompt_learn goes with clipid")
+        if self.mode == ENCODER_FINETUNE and self.variant == "frozen":
+            raise ValueError("mode|variant frozen trains nothing; use mode full")
+        needs_prompts = self.mode == ENCODER_FINETUNE and self.variant == "clipid"
+        if needs_prompts and not self.resume_prompt:
+            raise ValueError(
+                "resume_prompt|mode img_encoder_finetune starts from learned prompts: give the "
+                "prompts.safetensors of a prompt_learn run, or use mode full"
+            )
+        if self.resume_prompt and not needs_prompts:
+            raise ValueError("resume_prompt|only variant clipid with mode img_encoder_finetune reads it")
+        if self.batch_size < 2 * self.images_per_identity:
+            raise ValueError(
+                f"batch_size|{self.batch_size} holds fewer than two identities of images_per_identity="
+                f"{self.images_per_identity}; the triplet loss needs at least {2 * self.images_per_identity}"
+            )
+        return self
+
+    def resolved(self) -> "Params":
+        """Return the same run with every null that stands for a default replaced by its number."""
+        recipe, mine = recipe_of(self.model), self.model_dump()
+        if self.mode == PROMPT_LEARN:
+            mine.update(prompt_epochs=self.epochs or self.prompt_epochs, prompt_lr=self.lr or self.prompt_lr)
+        if self.mode == ENCODER_FINETUNE:
+            mine.update(
+                encoder_epochs=self.epochs or self.encoder_epochs, encoder_lr=self.lr or self.encoder_lr
+            )
+        for key in ("prompt_epochs", "prompt_lr", "encoder_epochs", "encoder_lr", "head_lr", "id_weight"):
+            if mine[key] is None:
+                mine[key] = getattr(recipe, key)
+        mine["experiment"] = self.experiment or f"{self.dataset}-{self.model.replace('/', '_')}"
+        return Params.model_construct(**mine)
+
+    @property
+    def run_id(self) -> str:
+        """Readable name plus a hash of every key that changes the run's numbers."""
+        mine = self.resolved()
+        return f"{mine.experiment}-{mine.aspect}-{mine.variant}-s{mine.seed}-{_digest(mine, NOT_IN_ID)}"
+
+    @property
+    def data_id(self) -> str:
+        """Name of the (data set, aspect, protocol) that notebook 01 describes, shared by many runs."""
+        keep = {"dataset", "data_root", "aspect", "protocol", "validation", "draws", "draw_seed"}
+        keep |= {key for key in Params.model_fields if key.startswith("demo_") and self.dataset == "demo"}
+        return f"{self.dataset}-{self.aspect}-{_digest(self, set(Params.model_fields) - keep)}"
+
+    @property
+    def notebooks(self) -> tuple[str, ...]:
+        """The numbered notebooks this run needs after 01, in order."""
+        learns_prompts = self.variant == "clipid" and self.mode != ENCODER_FINETUNE
+        trains_encoder = self.variant != "frozen" and self.mode != PROMPT_LEARN
+        return tuple(
+            name
+            for name, needed in (
+                ("02_prompt_learning", learns_prompts),
+                ("03_encoder_finetune", trains_encoder),
+                ("04_evaluation", True),
+                ("05_retrieval_visualisation", True),
+            )
+            if needed
+        )
+
+    @property
+    def stage(self) -> str:
+        """The last stage this run trains, as the leaderboard names it."""
+        if self.variant == "frozen":
+            return "frozen"
+        if self.mode == PROMPT_LEARN:
+            return PROMPT_LEARN
+        return "classifier" if self.variant == "classifier" else ENCODER_FINETUNE
+
+
+def _digest(params: Params, leave_out: set[str]) -> str:
+    kept = {key: value for key, value in params.model_dump().items() if key not in leave_out}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def project_path(path: str) -> Path:
+    """Turn a path from params into an absolute one; relative paths start at the project's top folder."""
+    return (ROOT / Path(path).expanduser()).resolve()
+
+
+def validated(values: dict, source: str | dict[str, str] = "params") -> Params:
+    """Check one flat dictionary of scalars against the schema.
+
+    Args:
+        values: key to value, as YAML or papermill delivers them (``"1e-4"`` counts as the number).
+        source: where the values came from, as one name or per key, for messages.
+
+    Raises:
+        UserError: an unknown key (the nearest is offered), a wrong type or value, keys that contradict.
+    """
+
+    def where(key: str) -> str:
+        return source if isinstance(source, str) else source.get(key, "params")
+
+    for key in values:
+        if key not in Params.model_fields:
+            near = difflib.get_close_matches(str(key), Params.model_fields, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(Params.model_fields)}"
+            raise UserError(f"{where(key)}: unknown key {key!r}; {hint}")
+    for key, value in values.items():
+        if isinstance(value, (list, tuple)):
+            raise UserError(
+                f"{where(key)}: {key}: holds the list {list(value)}; one run takes one value "
+                f"(`clipreid run` expands lists, papermill takes `-p {key} VALUE`)"
+            )
+    try:
+        return Params(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = first["msg"].removeprefix("Value error, ")
+        if first["loc"]:
+            key = str(first["loc"][0])
+            message = f"{message[0].lower()}{message[1:]}, got {first['input']!r}"
+        else:
+            key, _, message = message.partition("|")
+        raise UserError(f"{where(key)}: {key}: {message}") from None
+
+
+def read_yaml(path: str | Path) -> dict:
+    """Read one params file: a flat mapping of keys to scalars or lists.
+
+    Raises:
+        UserError: the file is missing, is not YAML, or is not a mapping.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: is not YAML ({' '.join(str(error).split())})") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(
+            f"{path}: holds a {type(values).__name__}; a params file is a list of `key: value` lines"
+        )
+    return values
+
+
+def compose(files: list[str | Path], overrides: list[str] = ()) -> tuple[dict, dict[str, str]]:
+    """Merge params files left to right, then ``key=value`` overrides.
+
+    Returns:
+        The merged values (lists kept) and, for each key, the file or override that set it.
+
+    Raises:
+        UserError: a file cannot be read, or an override is not ``key=value``.
+    """
+    values: dict = {}
+    source: dict[str, str] = {}
+    for path in files:
+        layer = read_yaml(path)
+        values.update(layer)
+        source.update(dict.fromkeys(layer, str(path)))
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise UserError(f"--set {override}: write it as key=value")
+        try:
+            values[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            values[key] = text  # not YAML (a Windows path, say): take the characters as they stand
+        source[key] = f"--set {override}"
+    return values, source
+
+
+def expand(values: dict, source: str | dict[str, str] = "params") -> list[Params]:
+    """Turn lists into the product of their values: one validated run each, first key slowest.
+
+    Raises:
+        UserError: as :func:`validated`, or a list is empty.
+    """
+    axes = {key: value if isinstance(value, list) else [value] for key, value in values.items()}
+    for key, axis in axes.items():
+        if not axis:
+            where = source if isinstance(source, str) else source[key]
+            raise UserError(f"{where}: {key}: the list is empty; give at least one value")
+    runs = [
+        validated(dict(zip(axes, point, strict=True)), source) for point in itertools.product(*axes.values())
+    ]
+    unique = {run.run_id: run for run in runs}
+    return list(unique.values())
+
+
+def from_namespace(namespace: dict) -> Params:
+    """Collect the params a notebook's cells set, papermill's injected cell included.
+
+    Args:
+        namespace: the notebook's ``globals()``, before anything but imports has run.
+
+    Raises:
+        UserError: a plain value has a name that is no key of the schema, or as :func:`validated`.
+    """
+    scalars = (str, int, float, bool, list, dict, tuple, type(None))
+    given = {
+        key: value
+        for key, value in namespace.items()
+        if not key.startswith("_")
+        and isinstance(value, scalars)
+        and (key not in {"In", "Out"})  # IPython's own history
+    }
+    return validated(given, "the notebook's parameters").resolved()

@@ -1,0 +1,163 @@
+"""Results that travel: each run's ``metrics.json``, the leaderboard made of them, and the table to read."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from clipreid_lib.errors import UserError
+from clipreid_lib.evaluation import Evaluation
+from clipreid_lib.files import write_json, write_text
+from clipreid_lib.params import project_path
+from clipreid_lib.runs import Run
+
+COLUMNS = (
+    "experiment dataset aspect model variant stage protocol seed queries gallery identities "
+    "rank1 rank1_std rank5 rank5_std rank10 map map_std minp manifest_sha checkpoint_sha run"
+).split()
+SHOWN = {"rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-10", "map": "mAP", "minp": "mINP"}
+DEFINITIONS = {
+    "rank1": "share of queries whose best-ranked gallery image is a true match; mean over draws",
+    "map": "mean average precision, standard definition; mean over draws",
+    "minp": "mean inverse negative penalty: matches / rank of the last match; mean over draws",
+    "_std": "standard deviation over draws",
+}
+
+
+def write_metrics(run: Run, scores: Evaluation, floor: Evaluation, checkpoint_sha: str) -> dict:
+    """Write a run's ``metrics.json``, ``per_draw.csv`` and ``per_query.csv`` and refresh the leaderboard.
+
+    Args:
+        run: the run.
+        scores: of its embeddings.
+        floor: of 32 x 32 pixels under the same manifest.
+        checkpoint_sha: of the weights that made the embeddings.
+
+    Returns:
+        What ``metrics.json`` holds.
+    """
+    params, manifest = run.params, run.manifest
+    metrics = {
+        **{key: getattr(params, key) for key in ("experiment", "dataset", "aspect", "model", "variant")},
+        "stage": params.stage,
+        "protocol": params.protocol,
+        "seed": params.seed,
+        "queries": int(scores.per_draw["queries"].iloc[0]),
+        "gallery": int(scores.per_draw["gallery"].iloc[0]),
+        "identities": int(manifest.test["identity"].nunique()),
+        **scores.summary(),
+        "pixels": floor.summary(),
+        "manifest_sha": manifest.sha,
+        "checkpoint_sha": checkpoint_sha,
+        "run": params.run_id,
+        "definitions": DEFINITIONS,
+    }
+    write_text(run.folder / "per_draw.csv", scores.per_draw.to_csv())
+    write_text(run.folder / "per_query.csv", scores.per_query.to_csv(index=False))
+    write_json(run.folder / "metrics.json", metrics)
+    refresh_leaderboard(project_path(params.outputs_root))
+    return metrics
+
+
+def refresh_leaderboard(outputs: Path) -> pd.DataFrame:
+    """Write ``leaderboard.csv`` anew from every run's ``metrics.json``, so it never disagrees with them."""
+    with _locked(outputs / ".leaderboard.lock"):
+        rows = [read_metrics(path.parent) for path in sorted((outputs / "runs").glob("*/metrics.json"))]
+        board = pd.DataFrame([row for row in rows if row], columns=COLUMNS)
+        write_text(outputs / "leaderboard.csv", board.to_csv(index=False))
+    return board
+
+
+def read_metrics(folder: Path) -> dict | None:
+    """Read one run's metrics; None where there are none yet or the file is damaged."""
+    try:
+        return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def side_by_side(named: dict[str, Evaluation]) -> pd.DataFrame:
+    """Return the scores of several evaluations in per cent, one row each, as mean ± deviation over draws."""
+    rows = {}
+    for name, scores in named.items():
+        summary = scores.summary()
+        rows[name] = {
+            shown: f"{100 * summary[score]:.1f} ± {100 * summary[f'{score}_std']:.1f}"
+            for score, shown in SHOWN.items()
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def facts(run: Run) -> dict[str, str]:
+    """Return what a reader of the run's pictures needs to know about it, ready to print.
+
+    Raises:
+        UserError: the run has not been evaluated.
+    """
+    metrics = read_metrics(run.folder)
+    if metrics is None:
+        raise UserError(
+            f"{run.folder / 'metrics.json'}: not there; run notebook 04 with the same params first"
+        )
+    scores = {
+        f"{shown}, {run.params.draws} draws": f"{100 * metrics[score]:.1f} ± {100 * metrics[f'{score}_std']:.1f} %"
+        for score, shown in SHOWN.items()
+    }
+    return {
+        "data": f"{run.params.dataset}, {run.params.aspect}, protocol {run.params.protocol}",
+        "model": f"{run.params.model}, variant {run.params.variant}, stage {run.params.stage}",
+        "shown": f"draw 0: {metrics['queries']} queries, {metrics['gallery']} gallery images",
+        **scores,
+        "floor (32x32 pixels)": f"rank-1 {100 * metrics['pixels']['rank1']:.1f} %",
+        "manifest": metrics["manifest_sha"][:12],
+    }
+
+
+def table(folders: list[Path]) -> tuple[pd.DataFrame, str]:
+    """Summarise runs in per cent, one row per experiment, aspect and variant, averaged over seeds.
+
+    Args:
+        folders: of evaluated runs; those without metrics are left out.
+
+    Returns:
+        The table, and a sentence with the pixel floor.
+    """
+    metrics = pd.DataFrame([row for row in map(read_metrics, folders) if row])
+    if metrics.empty:
+        return metrics, ""
+    keys = [key for key in ("experiment", "aspect", "protocol") if metrics[key].nunique() > 1] + ["variant"]
+    rows = {}
+    for name, group in metrics.groupby(keys, sort=False):
+        row = {}
+        for column, score in (("rank-1", "rank1"), ("rank-5", "rank5"), ("mAP", "map")):
+            row[column] = f"{100 * group[score].mean():5.1f} ± {100 * group[f'{score}_std'].mean():.1f}"
+            if metrics["seed"].nunique() > 1:
+                row[column] += f" ({100 * group[score].std(ddof=1):.1f})"
+        rows[name if len(name) > 1 else name[0]] = row
+    floor = pd.DataFrame(list(metrics["pixels"])).mean()
+    seeds = metrics["seed"].nunique()
+    spread = "mean ± standard deviation over draws"
+    spread += f"; in brackets the deviation over {seeds} seeds" if seeds > 1 else ""
+    note = (
+        f"Per cent, {spread}. Floor, 32x32 grey pixels: "
+        f"rank-1 {100 * floor['rank1']:.1f}, rank-5 {100 * floor['rank5']:.1f}, mAP {100 * floor['map']:.1f}."
+    )
+    shown = pd.DataFrame.from_dict(rows, orient="index")
+    shown.index.name = None
+    return shown, note
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    # Two runs that finish together must not each write a leaderboard without the other.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # Windows: `clipreid run` refreshes the leaderboard once more when all is done
+        yield
+        return
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

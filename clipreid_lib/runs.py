@@ -1,0 +1,189 @@
+"""Run folders: where a run keeps its params, logs, checkpoints, results and records of what is finished.
+
+::
+
+    outputs/runs/<run id>/
+        params.yaml  provenance.json  manifest.csv
+        train_logs/     one CSV per trained stage                (output_dir)
+        saved_models/   prompts.safetensors, encoder.safetensors (save_dir)
+        notebooks/      the executed notebooks
+        figures/        what they drew
+        embeddings.safetensors  metrics.json  per_draw.csv  per_query.csv  gallery.html
+        done/           one record per finished notebook, written last
+
+A stage counts as finished when its record in ``done/`` exists; an executed notebook proves nothing, since
+papermill marks the cells of a killed kernel as completed.
+"""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from clipreid_lib import datasets, protocols
+from clipreid_lib.errors import UserError
+from clipreid_lib.files import write_json, write_yaml
+from clipreid_lib.params import ROOT, Params, project_path
+
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pandas", "pillow", "papermill")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's params and folder. Open it with :meth:`open`."""
+
+    params: Params
+    folder: Path
+
+    @classmethod
+    def open(cls, params: Params) -> "Run":
+        """Create the run's folder, or find the one an earlier notebook of the same run created.
+
+        Raises:
+            UserError: the outputs folder cannot be written.
+        """
+        return cls._open(params.resolved(), f"runs/{params.run_id}")
+
+    @classmethod
+    def open_data(cls, params: Params) -> "Run":
+        """Open the folder that notebook 01 shares between all runs on the same data and protocol.
+
+        Raises:
+            UserError: the outputs folder cannot be written.
+        """
+        return cls._open(params.resolved(), f"data/{params.data_id}")
+
+    @classmethod
+    def _open(cls, params: Params, place: str) -> "Run":
+        run = cls(params, project_path(params.outputs_root) / place)
+        if not (run.folder / "params.yaml").exists():
+            write_json(run.folder / "provenance.json", provenance())
+            write_yaml(run.folder / "params.yaml", params.model_dump())
+        return run
+
+    @property
+    def logs(self) -> Path:
+        """Folder of training logs, ``output_dir``."""
+        return self._inside(self.params.output_dir)
+
+    @property
+    def models(self) -> Path:
+        """Folder of checkpoints, ``save_dir``."""
+        return self._inside(self.params.save_dir)
+
+    @property
+    def prompts(self) -> Path:
+        """Checkpoint that stage 2b starts from: ``resume_prompt``, or this run's own."""
+        if self.params.resume_prompt:
+            return project_path(self.params.resume_prompt)
+        return self.models / "prompts.safetensors"
+
+    @cached_property
+    def data_root(self) -> Path:
+        """Folder of the data set; the demo hands are drawn into it on first use."""
+        return datasets.locate(self.params)
+
+    @cached_property
+    def manifest(self) -> protocols.Manifest:
+        """The run's manifest, built from the data on first use and then kept in the run's folder."""
+        manifest = build_manifest(self.params, self.data_root)
+        kept = self.folder / "manifest.csv"
+        if not kept.exists():
+            manifest.save(kept)
+        elif protocols.Manifest.load(kept).sha != manifest.sha:
+            raise UserError(
+                f"{kept}: the data at {self.data_root} has changed since this run began; "
+                "give the run another experiment name, or delete its folder"
+            )
+        return manifest
+
+    def figure(self, name: str) -> Path:
+        """Path for a figure of this run."""
+        return self.folder / "figures" / name
+
+    def is_done(self, notebook: str) -> bool:
+        """Whether that notebook finished its work for this run."""
+        return (self.folder / "done" / f"{notebook}.json").is_file()
+
+    def finish(self, notebook: str, **facts) -> None:
+        """Record that a notebook has finished; the last thing it does."""
+        finished = datetime.now(UTC).isoformat(timespec="seconds")
+        write_json(self.folder / "done" / f"{notebook}.json", {"finished": finished, **facts})
+
+    def _inside(self, folder: str) -> Path:
+        path = Path(folder).expanduser()
+        return path / self.params.run_id if path.is_absolute() else self.folder / path
+
+
+def build_manifest(params: Params, data_root: Path) -> protocols.Manifest:
+    """Read the params' data set and apply their protocol.
+
+    Raises:
+        UserError: the data is missing or broken, or does not suit the protocol.
+    """
+    table = datasets.load_images(params.dataset, data_root, allow_missing=params.allow_missing)
+    return protocols.build(
+        table,
+        params.protocol,
+        params.aspect,
+        seed=params.draw_seed,
+        validation=params.validation,
+        draws=params.draws,
+    )
+
+
+def provenance() -> dict:
+    """Describe the machine and the code in words: enough to repeat a run, nothing that names a person or host."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git": git.stdout.strip() or "no git",
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "threads": os.environ.get("OMP_NUM_THREADS", "all"),
+        "versions": versions,
+    }
+
+
+def banner(run: Run) -> pd.Series:
+    """Say what is about to run and on what: the first thing every notebook shows."""
+    facts = provenance()
+    return pd.Series(
+        {
+            "folder": os.path.relpath(run.folder, ROOT),
+            "data": f"{run.params.dataset} {run.params.aspect}, protocol {run.params.protocol}",
+            "model": f"{run.params.model}, variant {run.params.variant}, mode {run.params.mode}",
+            "code": f"git {facts['git']}, Python {facts['python']}, torch {facts['versions']['torch']}",
+            "device": f"{choose_device(run.params.device)}, threads {facts['threads']}",
+        },
+        name="",
+    )
+
+
+def choose_device(wanted: str) -> str:
+    """Turn ``auto`` into the fastest device at hand; keep any other choice.
+
+    Raises:
+        UserError: the device asked for is not there.
+    """
+    import torch  # here, so that listing runs stays light
+
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if wanted == "auto":
+        return next(name for name in ("cuda", "mps", "cpu") if there[name])
+    if not there[wanted.partition(":")[0]]:
+        raise UserError(f"device: {wanted} is not available here; use auto or cpu")
+    return wanted

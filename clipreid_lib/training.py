@@ -1,0 +1,121 @@
+"""The epoch loop: seeds, rates, logging, checkpoints, and going on after a kill."""
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import nn
+
+from clipreid_lib import checkpoints
+from clipreid_lib.errors import UserError
+from clipreid_lib.files import write_text
+from clipreid_lib.seeding import stable_seed
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What one training stage is made of.
+
+    Attributes:
+        name: of the stage, for messages and seeds.
+        epochs: how many.
+        seed: of the run; everything random in epoch ``e`` depends on (name, seed, e) alone.
+        learner: the module whose ``state_dict`` is the state to keep.
+        optimiser: over its trainable parameters, each group with its ``peak`` rate.
+        rate: (epoch from 1, epochs, peak) to the learning rate.
+        batches: epoch (from 0) to the batches of that epoch.
+        losses: batch to named terms; they are summed.
+        measure: called after each epoch for further columns of the log (validation scores, accuracies).
+    """
+
+    name: str
+    epochs: int
+    seed: int
+    learner: nn.Module
+    optimiser: torch.optim.Optimizer
+    rate: Callable[[int, int, float], float]
+    batches: Callable[[int], Iterable]
+    losses: Callable[[object], dict[str, torch.Tensor]]
+    measure: Callable[[], dict[str, float]]
+
+    def run(self, log: Path, resume: Path, key: str) -> pd.DataFrame:
+        """Train to the end, going on from ``resume`` if an earlier process got part of the way.
+
+        Nothing random is carried from one epoch to the next, so a run that was killed and continued ends with
+        the very weights of one left alone (on the same machine with the same number of threads).
+
+        Args:
+            log: CSV to write, one row per epoch.
+            resume: file for the state after each epoch.
+            key: of the stage's settings; a state with another key is ignored.
+
+        Returns:
+            The log as a table: ``epoch``, ``lr``, one mean per loss term, ``loss``, measures, ``seconds``.
+
+        Raises:
+            UserError: the loss stops being a number, or a file cannot be written.
+        """
+        rows = self._restore(resume, key)
+        for epoch in range(len(rows), self.epochs):
+            began = time.perf_counter()
+            torch.manual_seed(stable_seed(self.name, self.seed, epoch))
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.rate(epoch + 1, self.epochs, group["peak"])
+            means = self._one_epoch(epoch)
+            row = {"epoch": epoch + 1, "lr": self.optimiser.param_groups[0]["lr"], **means, **self.measure()}
+            rows.append(row | {"seconds": round(time.perf_counter() - began, 2)})
+            write_text(log, pd.DataFrame(rows).to_csv(index=False))
+            checkpoints.save_resume(
+                resume,
+                {
+                    "key": key,
+                    "rows": rows,
+                    "learner": _trainable_state(self.learner),
+                    "optimiser": self.optimiser.state_dict(),
+                },
+            )
+            shown = "  ".join(
+                f"{name} {value:.3f}" for name, value in row.items() if name not in ("epoch", "lr")
+            )
+            print(f"{self.name}: epoch {epoch + 1}/{self.epochs}  {shown}", flush=True)
+        return pd.DataFrame(rows)
+
+    def _one_epoch(self, epoch: int) -> dict[str, float]:
+        self.learner.train()
+        sums: dict[str, torch.Tensor] = {}
+        steps = 0
+        for batch in self.batches(epoch):
+            terms = self.losses(batch)
+            total = sum(terms.values())
+            self.optimiser.zero_grad(set_to_none=True)
+            total.backward()
+            self.optimiser.step()
+            steps += 1
+            for name, value in {**terms, "loss": total}.items():
+                sums[name] = sums.get(name, 0) + value.detach()  # stays on the device: no wait per step
+        self.learner.eval()
+        means = {name: float(value) / steps for name, value in sums.items()}
+        if not math.isfinite(means["loss"]):
+            raise UserError(
+                f"{self.name}: the loss is {means['loss']} in epoch {epoch + 1}; lower the learning rate"
+            )
+        return means
+
+    def _restore(self, resume: Path, key: str) -> list[dict]:
+        state = checkpoints.load_resume(resume)
+        if state is None or state["key"] != key:
+            return []
+        self.learner.load_state_dict(state["learner"], strict=False)  # frozen weights are not stored
+        self.optimiser.load_state_dict(state["optimiser"])
+        print(f"{self.name}: going on after epoch {len(state['rows'])} of {self.epochs}", flush=True)
+        return list(state["rows"])
+
+
+def _trainable_state(module: nn.Module) -> dict[str, torch.Tensor]:
+    # Frozen weights come from the backbone's own file; storing them again would double every resume state.
+    frozen = {name for name, p in module.named_parameters() if not p.requires_grad}
+    return {name: value for name, value in module.state_dict().items() if name not in frozen}
