@@ -1,0 +1,127 @@
+import re
+
+import pytest
+import yaml
+
+from clipreid_lib import params
+from clipreid_lib.errors import UserError
+
+USERS_OWN = """
+experiment: stage2_clipid_vitb16_11k_dorsal_r
+dataset: 11k
+aspect: dorsal_r
+model: vitb16
+variant: clipid
+mode: prompt_learn
+epochs: 20
+lr: 0.0001
+prompt_dim: 16
+num_prompts: 8
+batch_size: 32
+resume_prompt: null
+output_dir: train_logs/
+save_dir: saved_models/
+"""
+
+
+def test_the_users_own_file_is_accepted_as_it_stands(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(USERS_OWN)
+    (run,) = params.expand(*params.compose([file]))
+    run = run.resolved()
+    assert (run.prompt_epochs, run.prompt_lr, run.prompt_dim) == (20, 1e-4, 16)
+    assert run.notebooks == ("02_prompt_learning", "04_evaluation", "05_retrieval_visualisation")
+    assert run.run_id.startswith("stage2_clipid_vitb16_11k_dorsal_r-")
+
+
+def test_base_yaml_holds_every_key_with_its_default_and_a_comment():
+    file = params.ROOT / "params" / "base.yaml"
+    defaults = {key: field.default for key, field in params.Params.model_fields.items()}
+    assert yaml.safe_load(file.read_text()) == defaults
+    for line in file.read_text().splitlines():
+        if re.match(r"\w+:", line):
+            assert " # " in line, f"{line} has no comment"
+
+
+@pytest.mark.parametrize("file", sorted((params.ROOT / "params").glob("*.yaml")), ids=lambda file: file.name)
+def test_every_params_file_composes_with_base(file):
+    runs = params.expand(*params.compose([params.ROOT / "params" / "base.yaml", file]))
+    assert runs
+    for run in runs:
+        for value in run.model_dump().values():
+            assert not isinstance(value, list)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epohcs": 3}, "unknown key 'epohcs'; did you mean 'epochs'?"),
+        ({"encoder_lr": "fast"}, "encoder_lr: .*number.*'fast'"),
+        ({"aspect": False}, "aspect: is false in YAML"),
+        ({"num_prompts": True}, "num_prompts: is true in YAML"),
+        ({"aspect": "dorsal"}, "aspect: .*'dorsal_r', 'dorsal_l'"),
+        ({"encoder_lr": float("nan")}, "encoder_lr"),
+        ({"encoder_lr": -1}, "encoder_lr: .*greater than 0"),
+        ({"epochs": 3}, "epochs: mode full .*prompt_epochs and encoder_epochs"),
+        ({"mode": "img_encoder_finetune"}, "resume_prompt: .*prompts.safetensors"),
+        ({"mode": "prompt_learn", "variant": "classifier"}, "mode: variant classifier learns no prompts"),
+        ({"batch_size": 4}, "batch_size: .*two identities"),
+        ({"variant": ["frozen"]}, "variant: holds the list"),
+        ({"experiment": "a/b"}, "experiment: "),
+        ({"device": "gpu"}, "device: "),
+    ],
+)
+def test_mistakes_are_told_in_one_line_that_names_file_and_key(values, message):
+    with pytest.raises(UserError, match=message) as error:
+        params.validated(values, "mine.yaml")
+    assert str(error.value).startswith("mine.yaml: ")
+    assert "\n" not in str(error.value)
+
+
+def test_numbers_without_a_dot_count_as_numbers():
+    assert yaml.safe_load("lr: 1e-4") == {"lr": "1e-4"}  # the trap: YAML 1.1 reads a word
+    assert params.validated({"encoder_lr": "1e-4"}).encoder_lr == 1e-4
+
+
+def test_lists_expand_into_their_product_and_each_file_answers_for_its_keys(tmp_path):
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    first.write_text("variant: [frozen, classifier]\nseed: [0, 1, 2]\n")
+    second.write_text("aspect: palmar\n")
+    runs = params.expand(*params.compose([first]))
+    assert [(run.variant, run.seed) for run in runs] == [
+        (variant, seed) for variant in ("frozen", "classifier") for seed in (0, 1, 2)
+    ]
+    assert len({run.run_id for run in runs}) == 6
+    with pytest.raises(UserError, match="b.yaml: aspect"):
+        params.expand(*params.compose([first, second]))
+    with pytest.raises(UserError, match="--set seed=\\[\\]: seed: the list is empty"):
+        params.expand(*params.compose([first], ["seed=[]"]))
+    with pytest.raises(UserError, match="write it as key=value"):
+        params.compose([first], ["seed"])
+
+
+@pytest.mark.parametrize(("text", "message"), [("- 1", "holds a list"), ("a: [", "is not YAML")])
+def test_a_file_that_is_no_mapping_is_told(tmp_path, text, message):
+    file = tmp_path / "odd.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=message):
+        params.compose([file])
+    with pytest.raises(UserError, match="none.yaml: cannot be read"):
+        params.compose([tmp_path / "none.yaml"])
+
+
+def test_the_run_id_follows_what_changes_numbers_and_nothing_else():
+    base = params.validated({})
+    for same in ({"device": "cpu"}, {"outputs_root": "elsewhere"}, {"output_dir": "logs/"}, {"top_k": 3}):
+        assert params.validated(same).run_id == base.run_id
+    for other in ({"seed": 1}, {"encoder_lr": 1e-3}, {"prompt_dim": 16}, {"draw_seed": 1}):
+        assert params.validated(other).run_id != base.run_id
+    assert base.resolved().run_id == base.run_id
+    assert base.resolved().resolved() == base.resolved()
+
+
+def test_a_notebooks_names_are_checked_too():
+    notebook = {"In": [], "_": 1, "run": object(), "variant": "frozen", "lr": None}
+    assert params.from_namespace(notebook).variant == "frozen"
+    with pytest.raises(UserError, match="unknown key 'varient'; did you mean 'variant'"):
+        params.from_namespace(notebook | {"varient": "frozen"})
