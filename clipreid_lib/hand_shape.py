@@ -1,0 +1,184 @@
+"""The shape of one posed hand: what describes it, its outline as signed distances, its relief as heights.
+
+Lengths are in hand units: the wrist is the origin, the middle finger starts at y = 1, y points to the
+fingertips and the thumb is on the negative x side. Arrays only see + - * / sqrt, comparisons and table
+look-ups, because exp or sin on arrays may differ in the last bit between processors and a data set has to
+come out the same everywhere.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+CREASE, VEIN, SCAR, MOLE = range(4)  # what a mark does to the skin
+ON_PALM = 5  # marks 0-4 ride on thumb, index, middle, ring, little; 5 on the palm or the back of the hand
+KNUCKLE_AT = -0.29  # where the knuckles of the fist sit, as a fraction of the finger below its web
+
+# Half width along a finger as a fraction of its width: web, proximal, middle joint, middle, end joint, tip.
+_FINGER_T = (-0.20, 0.00, 0.22, 0.46, 0.60, 0.74, 0.86, 1.05)
+_FINGER_R = (0.96, 1.00, 0.95, 0.96, 0.87, 0.86, 0.82, 0.78)
+_THUMB_T = (-0.20, 0.00, 0.25, 0.52, 0.72, 1.05)
+_THUMB_R = (1.10, 1.02, 0.90, 0.96, 0.98, 0.78)
+
+# Half breadth of forearm, wrist and palm at some heights, as mixtures of wrist (0) and palm (1) breadth.
+_EDGE_Y = (-3.0, -0.9, -0.35, -0.05, 0.14, 0.40, 0.70, 0.95, 3.0)
+_ULNAR = (0.45, 0.25, 0.0, 0.0, 0.45, 0.95, 1.0, 0.85, 0.7)
+_RADIAL = (0.45, 0.25, 0.0, -0.05, 0.0, 0.55, 0.92, 0.97, 1.0)
+_ROWS = np.arange(-3.0, 3.0, 0.02)
+_ULNAR_TABLE, _RADIAL_TABLE = (
+    sum(np.interp(_ROWS + 0.02 * shift, _EDGE_Y, edge) for shift in range(-6, 7)) / 13  # rounds the corners
+    for edge in (_ULNAR, _RADIAL)
+)
+
+
+@dataclass
+class Finger:
+    """One finger from its root: position and sizes in hand units, angle in radians from straight up."""
+
+    base: tuple[float, float]
+    angle: float
+    length: float
+    width: float  # half width at the root
+    bend: float  # sideways drift of the tip
+    taper: float  # 1 = as the profile, below = slimmer tip
+    joint: float  # how far the joints stand out
+    thumb: bool = False
+
+    def place(self, t, v):
+        """Map (t, v), fractions of length and half width, to hand units; returns x and y."""
+        t, v = np.asarray(t) * self.length, np.asarray(v) * self.width
+        v = v + self.bend * (t / self.length) ** 2
+        sin, cos = math.sin(self.angle), math.cos(self.angle)
+        return self.base[0] + t * sin + v * cos, self.base[1] + t * cos - v * sin
+
+
+@dataclass
+class Marks:
+    """Dense points of all thin structures of one side of one hand; every array has one entry a point."""
+
+    part: np.ndarray  # 0-4 finger, 5 palm
+    at: np.ndarray  # (n, 2) in the part's own fractions (finger) or hand units (palm)
+    radius: np.ndarray  # hand units
+    strength: np.ndarray  # 0 to 1
+    kind: np.ndarray
+
+
+@dataclass(frozen=True)
+class Ring:
+    """A ring on one finger, worn at a fraction of its length; colours are RGB in 0..1."""
+
+    finger: int
+    sides: str  # "right", "left" or "both"
+    at: float
+    height: float  # hand units
+    metal: tuple[float, float, float]
+    stone: tuple[float, float, float] | None
+
+
+@dataclass
+class Hand:
+    """A posed hand, ready to be drawn."""
+
+    palmar: bool
+    fingers: list[Finger]  # thumb, index, middle, ring, little
+    thumb_root: tuple[float, float]
+    palm: float  # half breadth
+    wrist: float  # half breadth
+    skin: np.ndarray  # (3,) RGB in 0..1
+    flush: float  # how red tips and pads are
+    knuckle: float  # how dark the knuckles are
+    relief: float  # how strongly tendons and pads stand out
+    blotches: np.ndarray  # (7, 6, 3) slow colour changes over the hand
+    nail: tuple[float, float, float]  # length, width (fractions of the half width), overhang
+    nail_colour: np.ndarray  # (3,)
+    polished: bool
+    ring: Ring | None
+    marks: Marks
+
+
+def smooth_min(a, b, k):
+    """Minimum with a fillet of size k, so that parts grow into each other."""
+    h = np.maximum(k - np.abs(a - b), 0.0) / k
+    return np.minimum(a, b) - h * h * (k / 4)
+
+
+def smooth_max(a, b, k):
+    """Maximum with a rounding of size k."""
+    return -smooth_min(-a, -b, k)
+
+
+def bump(x, y, cx, cy, rx, ry):
+    """A smooth hill of height 1 that is exactly 0 outside its ellipse, so nothing ends in a hard cut."""
+    q = np.maximum(1.0 - ((x - cx) / rx) ** 2 - ((y - cy) / ry) ** 2, 0.0)
+    return q * q
+
+
+def dome(distance, radius):
+    """Height of a rounded edge that levels out at `radius` behind the outline."""
+    inside = np.minimum(np.maximum(-distance, 0.0), radius)
+    return np.sqrt(inside * (2 * radius - inside))
+
+
+def _capsule(x, y, a, b, ra, rb):
+    dx, dy = b[0] - a[0], b[1] - a[1]
+    t = np.minimum(np.maximum(((x - a[0]) * dx + (y - a[1]) * dy) / (dx * dx + dy * dy), 0.0), 1.0)
+    return np.sqrt((x - a[0] - t * dx) ** 2 + (y - a[1] - t * dy) ** 2) - (ra + (rb - ra) * t)
+
+
+def body_distance(hand: Hand, x, y):
+    """Signed distance (nearly; negative inside) to palm, thumb ball and forearm, shaped like x."""
+    step = np.minimum(np.maximum((y + 3.0) / 0.02, 0.0), len(_ROWS) - 1.001)
+    low = step.astype(np.intp)
+    part, more = step - low, hand.palm - hand.wrist
+    right = x - hand.wrist - more * (_ULNAR_TABLE[low] * (1 - part) + _ULNAR_TABLE[low + 1] * part)
+    left = -x - hand.wrist - more * (_RADIAL_TABLE[low] * (1 - part) + _RADIAL_TABLE[low + 1] * part)
+    bases = [finger.base for finger in hand.fingers[1:]]
+    webs_x = [-3.0, *(base[0] for base in bases), 3.0]
+    webs_y = [bases[0][1] - 0.02, *(base[1] for base in bases), bases[-1][1] - 0.06]
+    top = y - np.interp(x, webs_x, webs_y)
+    body = smooth_max(smooth_max(left, right, 0.05), top, 0.12)
+    thumb = hand.fingers[0]
+    return smooth_min(body, _capsule(x, y, hand.thumb_root, thumb.base, 0.17, thumb.width * 1.12), 0.14)
+
+
+def body_relief(hand: Hand, x, y):
+    """Tendons and knuckles of the back, or the pads of the palm, as extra height shaped like x."""
+    if hand.palmar:
+        pads = 0.050 * bump(x, y, -0.22, 0.36, 0.26, 0.40) + 0.036 * bump(x, y, 0.24, 0.34, 0.22, 0.42)
+        pads += 0.022 * bump(x, y, 0.0, 0.90, 0.46, 0.17) - 0.028 * bump(x, y, 0.04, 0.58, 0.22, 0.24)
+        return hand.relief * pads
+    extra = 0.02 * bump(x, y, 0.0, 0.5, 0.5, 0.7)
+    for finger in hand.fingers[1:]:
+        kx, ky = finger.place(KNUCKLE_AT, 0.0)
+        extra += 0.030 * bump(x, y, kx, ky, 0.11, 0.13)
+        dx, dy = kx - 0.02, ky - 0.05
+        along = ((x - 0.02) * dx + (y - 0.05) * dy) / (dx * dx + dy * dy)
+        across = ((x - 0.02) * dy - (y - 0.05) * dx) / math.sqrt(dx * dx + dy * dy)
+        fade = np.maximum(1.0 - ((along - 0.62) / 0.42) ** 2, 0.0)  # gone well before wrist and knuckle
+        ridge = np.maximum(1.0 - (across / 0.045) ** 2, 0.0)
+        extra += 0.013 * hand.relief * fade * fade * ridge * ridge
+    return extra
+
+
+def finger_fields(finger: Finger, x, y):
+    """Signed distance, height, and own coordinates of a finger, four arrays shaped like x.
+
+    The coordinates are q along the finger (0 web, 1 tip) and v across it in hand units.
+    """
+    sin, cos = math.sin(finger.angle), math.cos(finger.angle)
+    rx, ry = x - finger.base[0], y - finger.base[1]
+    t = rx * sin + ry * cos
+    q = t / finger.length
+    v = rx * cos - ry * sin - finger.bend * q * np.abs(q)
+    knots, profile, joints = (_THUMB_T, _THUMB_R, (3,)) if finger.thumb else (_FINGER_T, _FINGER_R, (3, 5))
+    radii = [
+        finger.width * r * (1.0 - (1.0 - finger.taper) * max(k, 0.0)) * (finger.joint if i in joints else 1.0)
+        for i, (k, r) in enumerate(zip(knots, profile, strict=True))
+    ]
+    radius = np.interp(q, knots, radii)
+    over = np.maximum(t - (finger.length - 1.25 * radii[-1]), 0.0) / 1.25  # an oval fingertip
+    under = np.minimum(t + 0.16 * finger.length, 0.0)
+    distance = np.sqrt(v * v + over * over + under * under) - radius
+    inside = np.minimum(np.maximum(-distance, 0.0), radius)
+    return distance, np.sqrt(inside * (2 * radius - inside)), q, v
