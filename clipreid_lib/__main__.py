@@ -9,9 +9,7 @@ from clipreid_lib.errors import UserError
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    top = argparse.ArgumentParser(
-        prog="clipreid", description="Hand-based person re-identification with CLIP."
-    )
+    top = argparse.ArgumentParser(prog="clipreid", description="Hand-based person re-identification with CLIP.")
     verbs = top.add_subparsers(dest="verb", required=True)
     run = verbs.add_parser(
         "run",

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from torch import nn
 
 from clipreid_lib import _compat  # noqa: F401  torchvision must come in through the repaired door
 from clipreid_lib.errors import UserError
+from clipreid_lib.files import file_sha
 from clipreid_lib.recipes import ALIASES, EMBEDDED
 
 import open_clip  # isort: skip
@@ -35,7 +35,7 @@ class ImageFeatures:
 
     @property
     def embedding(self) -> torch.Tensor:
-        """What retrieval compares: ``f`` and ``f_proj`` side by side, before any neck, (B, width + embed_dim)."""
+        """What retrieval compares: ``f`` and ``f_proj`` side by side, (B, width + embed_dim)."""
         return torch.cat([self.f, self.f_proj], dim=1)
 
 
@@ -59,9 +59,7 @@ class Backbone(nn.Module):
         self.text = clip.text if hasattr(clip, "text") else clip  # CustomTextCLIP keeps its text tower apart
         self.is_vit = hasattr(clip.visual, "ln_post")
         if not (self.is_vit or hasattr(clip.visual, "layer4")) or not hasattr(self.text, "token_embedding"):
-            raise UserError(
-                f"model: {name} is neither an open_clip ViT nor a ModifiedResNet with CLIP's text tower"
-            )
+            raise UserError(f"model: {name} is neither an open_clip ViT nor a ModifiedResNet with CLIP's text tower")
 
     @property
     def image_size(self) -> int:
@@ -95,9 +93,7 @@ class Backbone(nn.Module):
         visual = self.clip.visual
         if self.is_vit:
             out = visual.forward_intermediates(images, indices=2, output_extra_tokens=True)
-            before, last = (
-                tokens[:, 0] for tokens in out["image_intermediates_prefix"]
-            )  # class tokens (B, width)
+            before, last = (tokens[:, 0] for tokens in out["image_intermediates_prefix"])  # class tokens (B, width)
             return ImageFeatures(before, visual.ln_post(last), out["image_features"])
         out = visual.forward_intermediates(images, indices=2)
         layer3, layer4 = (maps.mean(dim=(2, 3)) for maps in out["image_intermediates"])
@@ -173,9 +169,7 @@ def load(model: str, pretrained: str | None = None, image_size: int | None = Non
         pretrained = "openai"
     if name not in open_clip.list_models():
         known = ", ".join([EMBEDDED, *ALIASES])
-        raise UserError(
-            f"model: {model!r} is unknown; use {known} or an open_clip model name such as ViT-B-16"
-        )
+        raise UserError(f"model: {model!r} is unknown; use {known} or an open_clip model name such as ViT-B-16")
     logging.getLogger("root").setLevel(logging.ERROR)  # open_clip narrates its loading on the root logger
     try:
         with torch.random.fork_rng(devices=[]):
@@ -186,9 +180,7 @@ def load(model: str, pretrained: str | None = None, image_size: int | None = Non
                 force_image_size=image_size,
             )
         tokenizer = open_clip.get_tokenizer(name, **tokenizer_options)
-    except (
-        Exception
-    ) as error:  # open_clip raises whatever its loaders raise: all of it means "these weights won't do"
+    except Exception as error:  # open_clip raises whatever its loaders raise: all of it means "these weights won't do"
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"pretrained: {pretrained!r} cannot be loaded into {model}: {reason}") from None
     clip.eval().requires_grad_(False)
@@ -198,13 +190,13 @@ def load(model: str, pretrained: str | None = None, image_size: int | None = Non
 def describe(backbone: Backbone) -> dict:
     """Return the facts a checkpoint must state so that it is never loaded into something else."""
     mean, std = backbone.normalisation
+    weights = Path(backbone.pretrained)
     return {
         "model": backbone.name,
-        "pretrained": Path(backbone.pretrained).name,
+        "pretrained": f"file {file_sha(weights)[:12]}" if weights.is_file() else backbone.pretrained,
         "image_size": backbone.image_size,
         "mean": json.dumps(mean),
         "std": json.dumps(std),
         "embed_dim": backbone.clip.visual.output_dim,
         "text_width": backbone.text_width,
-        "parameters_m": math.ceil(sum(p.numel() for p in backbone.clip.parameters()) / 1e4) / 100,
     }

@@ -20,9 +20,7 @@ def save(path: Path, tensors: dict[str, torch.Tensor], facts: dict) -> None:
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
         try:
-            safetensors.torch.save_file(
-                plain, temporary, metadata={"facts": json.dumps(facts, sort_keys=True)}
-            )
+            safetensors.torch.save_file(plain, temporary, metadata={"facts": json.dumps(facts, sort_keys=True)})
         except safetensors.SafetensorError as error:
             raise UserError(f"{path}: cannot be written ({error})") from None
 

@@ -12,8 +12,8 @@ def supervised_contrastive(
 ) -> torch.Tensor:
     """Pull each anchor towards the contrasts of its own identity, away from all others.
 
-    For every anchor the log-softmax over all contrasts is averaged over those of the same identity; the loss is
-    the negative mean over anchors that have at least one. Khosla et al. 2020 (arXiv 2004.11362, eq. 2) in the
+    For every anchor the log-softmax over all contrasts is averaged over those of the same identity; the loss
+    is the negative mean over anchors that have at least one. Khosla et al. 2020 (arXiv 2004.11362, eq. 2) in the
     two-sided form of CLIP-ReID (arXiv 2211.13977, eq. 1-3). Dot products are taken as they are: normalise the
     features first if cosines are meant.
 
@@ -31,9 +31,7 @@ def supervised_contrastive(
         ValueError: shapes that do not fit.
     """
     if anchors.ndim != 2 or contrasts.ndim != 2 or anchors.shape[1] != contrasts.shape[1]:
-        raise ValueError(
-            f"anchors {tuple(anchors.shape)} and contrasts {tuple(contrasts.shape)} must share a width"
-        )
+        raise ValueError(f"anchors {tuple(anchors.shape)} and contrasts {tuple(contrasts.shape)} must share a width")
     if anchor_ids.shape != anchors.shape[:1] or contrast_ids.shape != contrasts.shape[:1]:
         raise ValueError("one identity per row is needed on both sides")
     log_share = (anchors @ contrasts.T / temperature).log_softmax(dim=1)  # (A, C)

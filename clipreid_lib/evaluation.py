@@ -58,6 +58,4 @@ def evaluate(embeddings: Embeddings, manifest: Manifest, part: str = "test") -> 
             )
         )
         curves.append(scores.cmc)
-    return Evaluation(
-        pd.DataFrame(draws).set_index("draw"), pd.concat(queries, ignore_index=True), np.stack(curves)
-    )
+    return Evaluation(pd.DataFrame(draws).set_index("draw"), pd.concat(queries, ignore_index=True), np.stack(curves))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def main(arguments: list[str]) -> int:
-    """Run ``notebook output params.json``; print the notebook's output as it comes, and one line if it fails."""
+    """Run ``notebook output params.json``; print what the notebook prints, and one line if it fails."""
     import papermill
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config

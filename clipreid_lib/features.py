@@ -1,6 +1,5 @@
 """Embeddings: encode each image a protocol needs once, keep them with what made them."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +27,16 @@ class Embeddings:
 
 @torch.no_grad()
 def encode(backbone: Backbone, pixels: torch.Tensor, batch: int = 128) -> torch.Tensor:
-    """Return CLIP-ReID's test embedding (``f`` and ``f_proj`` side by side) of uint8 pixels (N, 3, H, W), (N, D)."""
+    """Return CLIP-ReID's test embedding, ``f`` and ``f_proj`` side by side.
+
+    Args:
+        backbone: with any image tower.
+        pixels: (N, 3, H, W) uint8.
+        batch: images at once.
+
+    Returns:
+        (N, D), un-normalised, on the CPU.
+    """
     backbone.eval()
     rows = []
     for start in range(0, len(pixels), batch):
@@ -48,9 +56,7 @@ def embed_table(backbone: Backbone, table: pd.DataFrame, root: Path) -> Embeddin
     values = encode(backbone, images.load_pixels(distinct, root, backbone.image_size))
     broken = ~values.isfinite().all(dim=1)
     if broken.any():
-        raise UserError(
-            f"{root / distinct['path'].iloc[int(broken.nonzero()[0])]}: its embedding is not finite"
-        )
+        raise UserError(f"{root / distinct['path'].iloc[int(broken.nonzero()[0])]}: its embedding is not finite")
     return Embeddings(distinct["path"].tolist(), values)
 
 
@@ -80,12 +86,3 @@ def load(path: Path, wanted: dict) -> Embeddings:
     tensors, facts = checkpoints.load(path, "embeddings")
     checkpoints.require(path, facts, wanted)
     return Embeddings(facts["paths"], tensors["embeddings"])
-
-
-def file_sha(path: Path) -> str:
-    """SHA-256 of a file, to tell checkpoints apart."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -17,9 +17,7 @@ WIDE, HALF = (9.0, 3.2), (4.6, 3.4)  # inches: a full text width, and half of on
 def style() -> None:
     """Set the look all figures share: seaborn's white grid and its colour-blind-safe palette."""
     sns.set_theme(context="paper", style="whitegrid", palette="colorblind", font_scale=1.1)
-    plt.rcParams.update(
-        {"figure.dpi": 110, "savefig.dpi": 200, "pdf.fonttype": 42, "figure.autolayout": True}
-    )
+    plt.rcParams.update({"figure.dpi": 110, "savefig.dpi": 200, "pdf.fonttype": 42, "figure.autolayout": True})
 
 
 def keep(figure: plt.Figure, path: Path) -> plt.Figure:
@@ -84,9 +82,7 @@ def anchor_similarity(anchors: np.ndarray, identities: list[int]) -> plt.Figure:
     """Draw the cosine similarity between the identities' text anchors: the darker, the harder to tell apart."""
     unit = anchors / np.linalg.norm(anchors, axis=1, keepdims=True)
     figure, axes = plt.subplots(figsize=HALF)
-    sns.heatmap(
-        unit @ unit.T, vmin=-1, vmax=1, cmap="vlag", square=True, ax=axes, cbar_kws={"label": "cosine"}
-    )
+    sns.heatmap(unit @ unit.T, vmin=-1, vmax=1, cmap="vlag", square=True, ax=axes, cbar_kws={"label": "cosine"})
     step = max(1, len(identities) // 8)
     places = np.arange(0, len(identities), step)
     axes.set_xticks(places + 0.5, [identities[i] for i in places], rotation=90)
@@ -103,9 +99,7 @@ def cmc(named: dict[str, Evaluation], top: int = 20) -> plt.Figure:
         ranks = np.arange(1, curve.shape[1] + 1)
         mean, spread = curve.mean(axis=0), curve.std(axis=0)
         (line,) = axes.plot(ranks, mean, marker=".", label=name)
-        axes.fill_between(
-            ranks, mean - spread, np.minimum(mean + spread, 1), color=line.get_color(), alpha=0.2
-        )
+        axes.fill_between(ranks, mean - spread, np.minimum(mean + spread, 1), color=line.get_color(), alpha=0.2)
     axes.set(xlabel="rank", ylabel="share of queries with a hit by then", ylim=(0, 1.02))
     axes.legend(loc="lower right")
     return figure
@@ -121,9 +115,7 @@ def score_distributions(similarity: np.ndarray, match: np.ndarray) -> plt.Figure
     figure, axes = plt.subplots(figsize=HALF)
     bins = np.linspace(similarity.min(), similarity.max(), 60)
     for pairs, label in ((~match, "impostor"), (match, "genuine")):
-        sns.histplot(
-            similarity[pairs], bins=bins, stat="density", ax=axes, label=label, element="step", alpha=0.4
-        )
+        sns.histplot(similarity[pairs], bins=bins, stat="density", ax=axes, label=label, element="step", alpha=0.4)
     axes.set(xlabel="cosine similarity", ylabel="density")
     axes.legend()
     return figure

@@ -1,6 +1,7 @@
-"""Atomic writing: a file is either the old one or the whole new one, whatever kills the writer."""
+"""Files: written atomically (the old one or the whole new one, whatever kills the writer), and told apart."""
 
 import contextlib
+import hashlib
 import json
 import os
 import tempfile
@@ -51,3 +52,12 @@ def write_json(path: str | Path, value) -> None:
 def write_yaml(path: str | Path, value: dict) -> None:
     """Write a flat mapping as YAML, atomically, in the order given."""
     write_text(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
+
+
+def file_sha(path: Path) -> str:
+    """SHA-256 of a file, to tell checkpoints apart."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -116,9 +116,7 @@ class Ranking:
         return "\n".join(lines)
 
 
-def sheet(
-    ranking: Ranking, root: str | Path, queries: Sequence[int], *, top: int = 8, title: str = ""
-) -> Image.Image:
+def sheet(ranking: Ranking, root: str | Path, queries: Sequence[int], *, top: int = 8, title: str = "") -> Image.Image:
     """Draw chosen queries as a contact sheet: one row each, the query at the left, then what it retrieved.
 
     Args:
@@ -206,9 +204,7 @@ def page(
     for q in ranking.hardest(count):
         found, late = ranking.row(q, top)
         tiles = [packed(tile) for tile in found + late[:1]]
-        queries.append(
-            [*_entry(ranking.query.iloc[q]), round(precision[q], 4), int(first[q]), tiles, len(late)]
-        )
+        queries.append([*_entry(ranking.query.iloc[q]), round(precision[q], 4), int(first[q]), tiles, len(late)])
     gallery = [_entry(ranking.gallery.iloc[position]) for position in shown]
     images, absent = {}, {}
     for path in dict.fromkeys(entry[0] for entry in queries + gallery):

@@ -176,9 +176,7 @@ class _Canvas:
         d, h, q, v = finger_fields(finger, self.x[box], self.y[box])
         other, palm = self.nearest[box], self.palm[box]
         mine, further = d < other, np.maximum(d, other)
-        seam = np.maximum(1.0 - np.abs(d - other) / (0.028 + pixel), 0.0) * np.maximum(
-            1.0 - further / 0.03, 0.0
-        )
+        seam = np.maximum(1.0 - np.abs(d - other) / (0.028 + pixel), 0.0) * np.maximum(1.0 - further / 0.03, 0.0)
         seam = seam * (further < 0.03) * _clip01(palm / 0.05 + 0.2)
         self.seam[box] = np.maximum(self.seam[box], seam)
         self.nearest[box] = np.minimum(other, d)
@@ -233,9 +231,7 @@ def _shadow(distance, scene: Scene):
     shift_x, shift_y, soft, dark = scene.shadow
     dx, dy = int(round(shift_x * scene.scale)), int(round(shift_y * scene.scale))
     rows, cols = (np.arange(n) - d for n, d in zip(distance.shape, (dy, dx), strict=True))
-    rows, cols = (
-        np.minimum(np.maximum(i, 0), n - 1) for i, n in zip((rows, cols), distance.shape, strict=True)
-    )
+    rows, cols = (np.minimum(np.maximum(i, 0), n - 1) for i, n in zip((rows, cols), distance.shape, strict=True))
     cast = _clip01(0.5 - distance[rows][:, cols] / soft)
     return dark * cast * cast * (3 - 2 * cast)
 
@@ -271,9 +267,7 @@ def render(hand: Hand, scene: Scene, size: tuple[int, int]) -> np.ndarray:
     distance, height = canvas.distance, canvas.height
     if scene.sleeve:
         edge, cloth = scene.sleeve
-        sleeve = np.maximum(
-            np.abs(canvas.x) - hand.wrist * 1.35 - 0.07, canvas.y - edge - 0.05 * canvas.x * canvas.x
-        )
+        sleeve = np.maximum(np.abs(canvas.x) - hand.wrist * 1.35 - 0.07, canvas.y - edge - 0.05 * canvas.x * canvas.x)
         _paint(albedo, _clip01(0.5 - sleeve * scene.scale), np.array(cloth))
         height = np.where(sleeve < 0, dome(sleeve, 0.14), height)
         distance = np.minimum(distance, sleeve)

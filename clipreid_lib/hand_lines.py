@@ -108,9 +108,7 @@ def _back_lines(person, side, pen):
     roots = ((-0.12, 0.02), (-0.02, 0.0), (0.10, 0.0), (0.18, 0.04))
     paths = []
     for end, root, jitter in zip(np.array(ends), np.array(roots), z, strict=False):
-        paths.append(
-            np.array([root, root + (end - root) * 0.35, root + (end - root) * 0.7, end]) + jitter * 1.3
-        )
+        paths.append(np.array([root, root + (end - root) * 0.35, root + (end - root) * 0.7, end]) + jitter * 1.3)
         pen.curve(ON_PALM, paths[-1], 0.016, 0.75 * person.veins * (1 + 4 * jitter[0, 0]), VEIN)
     for (one, other), jitter in zip(((0, 1), (2, 3)), z[4:], strict=True):
         start, end = paths[one][1] + jitter[0], paths[other][2] + jitter[1]

@@ -234,9 +234,7 @@ def pose_hand(
     _part_fingers(fingers)
     skin = _skin_colour(person, palmar)
     polished = bool(polish and person.polish and not palmar)
-    nail = (
-        skin * 0.55 + 0.45 * np.array([0.97, 0.80, 0.77]) + person.nail_pink * np.array([0.0, -0.022, -0.016])
-    )
+    nail = skin * 0.55 + 0.45 * np.array([0.97, 0.80, 0.77]) + person.nail_pink * np.array([0.0, -0.022, -0.016])
     return Hand(
         palmar=palmar,
         fingers=fingers,

@@ -62,9 +62,7 @@ def one_shot(
     wobble = _Wobble((seed, person.seed, person.number, aspect, session), shot, difficulty)
     wears_ring, wears_polish, sleeved, cloth = wobble.common.random_sample(4)
     scale = 0.44 * height * person.size * max(1 + wobble(0.045, 0.015), 0.5)
-    turns = [
-        wobble(a, b) for a, b in ((0.11, 0.05), (0.035, 0.02), (0.03, 0.018), (0.035, 0.02), (0.05, 0.03))
-    ]
+    turns = [wobble(a, b) for a, b in ((0.11, 0.05), (0.035, 0.02), (0.03, 0.018), (0.035, 0.02), (0.05, 0.03))]
     hand = pose_hand(
         person,
         side,
@@ -94,9 +92,7 @@ def one_shot(
             0.10 + abs(wobble(0.03)),
             min(max(0.20 + wobble(0.06), 0.05), 0.40),
         ),
-        sleeve=(-0.06 + wobble(0.05), _CLOTH[int(cloth * 5)])
-        if difficulty > 0 and sleeved < SLEEVED
-        else None,
+        sleeve=(-0.06 + wobble(0.05), _CLOTH[int(cloth * 5)]) if difficulty > 0 and sleeved < SLEEVED else None,
         blur=min(abs(wobble(0.06, 0.03)), 0.20),
         noise=None,
     )

@@ -35,9 +35,7 @@ def decode(path: Path, size: int) -> torch.Tensor:
     """
     try:
         with Image.open(path) as image:
-            image.draft(
-                "RGB", (2 * size, 2 * size)
-            )  # lets JPEG decode at a fraction; other formats ignore it
+            image.draft("RGB", (2 * size, 2 * size))  # lets JPEG decode at a fraction; other formats ignore it
             image = ImageOps.exif_transpose(image).convert("RGB")
             image = image.resize((size, size), Image.Resampling.BICUBIC)
     except FileNotFoundError:
@@ -82,9 +80,7 @@ class Augment:
     def __init__(self, size: int):
         """Build the transforms for one image size."""
         pad = max(2, round(size * 10 / 256))  # 10 pixels of 256 in CLIP-ReID
-        self.crop = v2.RandomCrop(
-            size, padding=pad, padding_mode="edge"
-        )  # edge: hands lie on a plain backdrop
+        self.crop = v2.RandomCrop(size, padding=pad, padding_mode="edge")  # edge: hands lie on a plain backdrop
         self.erase = v2.RandomErasing(p=0.5, value=0)  # after normalising, 0 is the mean colour
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:

@@ -50,17 +50,13 @@ def cosine_similarity(query, gallery) -> np.ndarray:
     for name, features in (("query", query), ("gallery", gallery)):
         features = torch.as_tensor(features, dtype=torch.float32)
         if features.ndim != 2 or not len(features):
-            raise UserError(
-                f"{name} features: shape {tuple(features.shape)}; (images, width) with at least one image"
-            )
+            raise UserError(f"{name} features: shape {tuple(features.shape)}; (images, width) with at least one image")
         if not features.isfinite().all():
             row = int((~features.isfinite().all(dim=1)).nonzero()[0])
             raise UserError(f"{name} features: row {row} holds a value that is not finite")
         sides.append(torch.nn.functional.normalize(features, dim=1))
     if sides[0].shape[1] != sides[1].shape[1]:
-        raise UserError(
-            f"query features have width {sides[0].shape[1]}, gallery features {sides[1].shape[1]}"
-        )
+        raise UserError(f"query features have width {sides[0].shape[1]}, gallery features {sides[1].shape[1]}")
     return (sides[0] @ sides[1].T).clamp(-1, 1).numpy()
 
 
@@ -95,14 +91,10 @@ def score_retrieval(query, query_ids, gallery, gallery_ids) -> RetrievalScores:
     return score_similarity(cosine_similarity(query, gallery), np.asarray(query_ids), np.asarray(gallery_ids))
 
 
-def score_similarity(
-    similarity: np.ndarray, query_ids: np.ndarray, gallery_ids: np.ndarray
-) -> RetrievalScores:
+def score_similarity(similarity: np.ndarray, query_ids: np.ndarray, gallery_ids: np.ndarray) -> RetrievalScores:
     """Score a (Q, G) similarity matrix; larger means more alike. See :func:`score_retrieval`."""
     if similarity.shape != (len(query_ids), len(gallery_ids)):
-        raise UserError(
-            f"{len(query_ids)} query and {len(gallery_ids)} gallery ids for {similarity.shape} scores"
-        )
+        raise UserError(f"{len(query_ids)} query and {len(gallery_ids)} gallery ids for {similarity.shape} scores")
     match = np.asarray(query_ids)[:, None] == np.asarray(gallery_ids)[None, :]  # (Q, G)
     hits = np.take_along_axis(match, ranking(similarity, match), axis=1)  # (Q, G), best first
     relevant = hits.sum(axis=1)  # (Q,)

@@ -91,9 +91,7 @@ class Params(BaseModel):
         # YAML reads a bare no, off, yes as a boolean, and pydantic would quietly take it for 0 or 1.
         for key, value in values.items():
             if isinstance(value, bool) and key != "allow_missing":
-                raise ValueError(
-                    f"{key}|is {str(value).lower()} in YAML; write it in quotes if a word was meant"
-                )
+                raise ValueError(f"{key}|is {str(value).lower()} in YAML; write it in quotes if a word was meant")
         return values
 
     @model_validator(mode="after")
@@ -130,9 +128,7 @@ class Params(BaseModel):
         if self.mode == PROMPT_LEARN:
             mine.update(prompt_epochs=self.epochs or self.prompt_epochs, prompt_lr=self.lr or self.prompt_lr)
         if self.mode == ENCODER_FINETUNE:
-            mine.update(
-                encoder_epochs=self.epochs or self.encoder_epochs, encoder_lr=self.lr or self.encoder_lr
-            )
+            mine.update(encoder_epochs=self.epochs or self.encoder_epochs, encoder_lr=self.lr or self.encoder_lr)
         for key in ("prompt_epochs", "prompt_lr", "encoder_epochs", "encoder_lr", "head_lr", "id_weight"):
             if mine[key] is None:
                 mine[key] = getattr(recipe, key)
@@ -241,9 +237,7 @@ def read_yaml(path: str | Path) -> dict:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise UserError(
-            f"{path}: holds a {type(values).__name__}; a params file is a list of `key: value` lines"
-        )
+        raise UserError(f"{path}: holds a {type(values).__name__}; a params file is a list of `key: value` lines")
     return values
 
 
@@ -285,9 +279,7 @@ def expand(values: dict, source: str | dict[str, str] = "params") -> list[Params
         if not axis:
             where = source if isinstance(source, str) else source[key]
             raise UserError(f"{where}: {key}: the list is empty; give at least one value")
-    runs = [
-        validated(dict(zip(axes, point, strict=True)), source) for point in itertools.product(*axes.values())
-    ]
+    runs = [validated(dict(zip(axes, point, strict=True)), source) for point in itertools.product(*axes.values())]
     unique = {run.run_id: run for run in runs}
     return list(unique.values())
 

@@ -25,9 +25,7 @@ class PromptBank(nn.Module):
         UserError: the vocabulary cuts the template in an unexpected way, or M tokens do not fit the context.
     """
 
-    def __init__(
-        self, backbone: Backbone, identities: list[int], num_prompts: int = 4, prompt_dim: int | None = None
-    ):
+    def __init__(self, backbone: Backbone, identities: list[int], num_prompts: int = 4, prompt_dim: int | None = None):
         """Tokenise the template once and draw the codes from N(0, 0.02), CLIP's own scale of embeddings."""
         super().__init__()
         self.identities = [int(identity) for identity in identities]
@@ -50,9 +48,7 @@ class PromptBank(nn.Module):
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the token embeddings of some identities' sentences: rows (B,) to (B, L, text_width)."""
         learnt = self.to_width(self.codes[rows])  # (B, M, text_width)
-        return torch.cat(
-            [self.prefix.expand(len(rows), -1, -1), learnt, self.suffix.expand(len(rows), -1, -1)], 1
-        )
+        return torch.cat([self.prefix.expand(len(rows), -1, -1), learnt, self.suffix.expand(len(rows), -1, -1)], 1)
 
     def text_features(self, backbone: Backbone, rows: torch.Tensor) -> torch.Tensor:
         """Return some identities' text features through the backbone's text tower, (B, embed_dim)."""
@@ -81,9 +77,7 @@ def text_logits(image: torch.Tensor, text: torch.Tensor, how: str, scale: float)
     return image @ text.T
 
 
-def scaled_pair(
-    image: torch.Tensor, text: torch.Tensor, how: str, scale: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def scaled_pair(image: torch.Tensor, text: torch.Tensor, how: str, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Return both sides such that their plain dot product is what :func:`text_logits` describes."""
     if how == "dot":
         return image, text

@@ -169,9 +169,7 @@ def build(
         lacks = ", ".join(sorted(bare["aspect"].unique())) or "nothing"
         raise UserError(f"aspect: {dataset} holds no usable image of {aspect!r}; it has {lacks}")
     threshold = _threshold(dataset, mine, aspect)
-    mine = mine.assign(
-        subject=mine["identity"], role=np.where(mine["identity"] <= threshold, "train", "test")
-    )
+    mine = mine.assign(subject=mine["identity"], role=np.where(mine["identity"] <= threshold, "train", "test"))
     single = mine["identity"].map(mine["identity"].value_counts()) == 1
     mine.loc[single & (mine["role"] == "test"), "role"] = "unpaired"
     if validation == "identity_disjoint":
@@ -180,9 +178,7 @@ def build(
         mine.loc[(mine["role"] == "train") & mine["identity"].isin(held), "role"] = "validation"
         mine.loc[single & (mine["role"] == "validation"), "role"] = "train"
     if not (mine["role"] == "test").any() or not (mine["role"] == "train").any():
-        raise UserError(
-            f"aspect: {dataset} has too few people of {aspect!r} to train on some and test others"
-        )
+        raise UserError(f"aspect: {dataset} has too few people of {aspect!r} to train on some and test others")
 
     parts = [mine]
     if protocol == "mba":
@@ -192,9 +188,7 @@ def build(
                 tested = theirs[theirs["identity"] > _threshold(dataset, theirs, other)]
                 shift = 11_000_000 + 10_000_000 * place
                 parts.append(
-                    tested.assign(
-                        subject=tested["identity"], identity=tested["identity"] + shift, role="distractor"
-                    )
+                    tested.assign(subject=tested["identity"], identity=tested["identity"] + shift, role="distractor")
                 )
     images = pd.concat(parts).reset_index(drop=True)
     for index in range(draws):

@@ -26,18 +26,14 @@ class Recipe:
 
 # CLIP-ReID (arXiv 2211.13977), configs/person: the ViT is fine-tuned very gently, and its identity loss is
 # scaled down because two heads and three triplet terms already pull on the same features.
-VIT = Recipe(
-    prompt_epochs=120, prompt_lr=3.5e-4, encoder_epochs=60, encoder_lr=5e-6, head_lr=5e-6, id_weight=0.25
-)
+VIT = Recipe(prompt_epochs=120, prompt_lr=3.5e-4, encoder_epochs=60, encoder_lr=5e-6, head_lr=5e-6, id_weight=0.25)
 # CLIP-ReID's ResNet needs a seventy times larger rate and half as many prompt epochs.
 RESNET = Recipe(
     prompt_epochs=60, prompt_lr=3.5e-4, encoder_epochs=120, encoder_lr=3.5e-4, head_lr=3.5e-4, id_weight=1.0
 )
 # The embedded CLIP is a hundredth of ViT-B-16's size and was trained on CPU, so it takes large steps and few
 # epochs. Chosen on synthetic people of other seeds than the ones the demo trains and tests on.
-SMALL = Recipe(
-    prompt_epochs=40, prompt_lr=1e-2, encoder_epochs=16, encoder_lr=5e-4, head_lr=3e-3, id_weight=1.0
-)
+SMALL = Recipe(prompt_epochs=40, prompt_lr=1e-2, encoder_epochs=16, encoder_lr=5e-4, head_lr=3e-3, id_weight=1.0)
 
 
 def recipe_of(model: str) -> Recipe:

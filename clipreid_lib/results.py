@@ -84,8 +84,7 @@ def side_by_side(named: dict[str, Evaluation]) -> pd.DataFrame:
     for name, scores in named.items():
         summary = scores.summary()
         rows[name] = {
-            shown: f"{100 * summary[score]:.1f} ± {100 * summary[f'{score}_std']:.1f}"
-            for score, shown in SHOWN.items()
+            shown: f"{100 * summary[score]:.1f} ± {100 * summary[f'{score}_std']:.1f}" for score, shown in SHOWN.items()
         }
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -98,9 +97,7 @@ def facts(run: Run) -> dict[str, str]:
     """
     metrics = read_metrics(run.folder)
     if metrics is None:
-        raise UserError(
-            f"{run.folder / 'metrics.json'}: not there; run notebook 04 with the same params first"
-        )
+        raise UserError(f"{run.folder / 'metrics.json'}: not there; run notebook 04 with the same params first")
     scores = {
         f"{shown}, {run.params.draws} draws": f"{100 * metrics[score]:.1f} ± {100 * metrics[f'{score}_std']:.1f} %"
         for score, shown in SHOWN.items()

@@ -27,9 +27,7 @@ def identity_batches(
         Index tensors into ``identities``, each of at most ``per_batch`` entries and at least two identities
         (one only where the whole set has one).
     """
-    random = np.random.RandomState(
-        stable_seed("sampler", seed, epoch)
-    )  # its stream is frozen across versions
+    random = np.random.RandomState(stable_seed("sampler", seed, epoch))  # its stream is frozen across versions
     groups: list[np.ndarray] = []
     for identity in np.unique(identities):
         images = random.permutation(np.flatnonzero(identities == identity))

@@ -11,6 +11,7 @@ from clipreid_lib.backbone import Backbone
 from clipreid_lib.clipid_model import ClipidModel
 from clipreid_lib.contrastive_loss import supervised_contrastive
 from clipreid_lib.errors import UserError
+from clipreid_lib.files import file_sha
 from clipreid_lib.prompt_bank import PromptBank, scaled_pair, text_logits
 from clipreid_lib.runs import Run, choose_device
 from clipreid_lib.seeding import stable_seed
@@ -123,9 +124,7 @@ def load_prompts(run: Run, clip: Backbone) -> PromptBank:
         UserError: there are none, or they were learnt for other people or another backbone.
     """
     if not run.prompts.exists():
-        raise UserError(
-            f"{run.prompts}: no learned prompts there; run notebook 02 with the same params first"
-        )
+        raise UserError(f"{run.prompts}: no learned prompts there; run notebook 02 with the same params first")
     tensors, facts = checkpoints.load(run.prompts, "prompts")
     people = sorted(run.manifest.train["identity"].unique().tolist())
     checkpoints.require(run.prompts, facts, {**backbone.describe(clip), "identities": people})
@@ -204,7 +203,7 @@ def finetune_encoder(run: Run, clip: Backbone) -> tuple[ClipidModel, pd.DataFram
         losses=losses,
         measure=measure,
     )
-    parent = features.file_sha(run.prompts) if anchors is not None else None
+    parent = file_sha(run.prompts) if anchors is not None else None
     key = f"{params.run_id} {run.manifest.sha} {parent}"
     log = loop.run(run.logs / "encoder.csv", run.models / "encoder.resume.pt", key)
     checkpoints.save(
@@ -247,4 +246,4 @@ def load_trained(run: Run) -> tuple[Backbone, str]:
     checkpoints.require(path, facts, wanted)
     visual = {n.removeprefix("visual."): t for n, t in tensors.items() if n.startswith("visual.")}
     clip.clip.visual.load_state_dict(visual)
-    return clip, features.file_sha(path)
+    return clip, file_sha(path)

@@ -189,9 +189,7 @@ def write_dataset(
     if isinstance(aspects, str) or unknown or not aspects or len(set(aspects)) != len(aspects):
         raise ValueError(f"aspects must be different ones of {ASPECTS}, got {aspects!r}")
     if people < 1 or first_number < 0 or first_number + people > 10_000_000:
-        raise ValueError(
-            f"people must be at least 1 and ids fit seven digits, got {people} from {first_number}"
-        )
+        raise ValueError(f"people must be at least 1 and ids fit seven digits, got {people} from {first_number}")
     if not 1 <= sessions <= images_per_aspect:
         raise ValueError(f"sessions must lie in 1..{images_per_aspect} (images_per_aspect), got {sessions}")
     if not (math.isfinite(difficulty) and difficulty >= 0):

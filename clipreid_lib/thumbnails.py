@@ -16,9 +16,7 @@ def open_small(path: str | Path, side: int) -> Image.Image | str:
     """Open an image as RGB, its longest side at most ``side`` px, or say in two words why it cannot be."""
     try:
         with Image.open(path) as image:
-            image.draft(
-                "RGB", (2 * side, 2 * side)
-            )  # large JPEGs decode several times faster at reduced scale
+            image.draft("RGB", (2 * side, 2 * side))  # large JPEGs decode several times faster at reduced scale
             small = ImageOps.exif_transpose(image).convert("RGB")  # upright, as the model sees it
             small.thumbnail((side, side))
             return small

@@ -78,9 +78,7 @@ class Loop:
                     "optimiser": self.optimiser.state_dict(),
                 },
             )
-            shown = "  ".join(
-                f"{name} {value:.3f}" for name, value in row.items() if name not in ("epoch", "lr")
-            )
+            shown = "  ".join(f"{name} {value:.3f}" for name, value in row.items() if name not in ("epoch", "lr"))
             print(f"{self.name}: epoch {epoch + 1}/{self.epochs}  {shown}", flush=True)
         return pd.DataFrame(rows)
 
@@ -100,9 +98,7 @@ class Loop:
         self.learner.eval()
         means = {name: float(value) / steps for name, value in sums.items()}
         if not math.isfinite(means["loss"]):
-            raise UserError(
-                f"{self.name}: the loss is {means['loss']} in epoch {epoch + 1}; lower the learning rate"
-            )
+            raise UserError(f"{self.name}: the loss is {means['loss']} in epoch {epoch + 1}; lower the learning rate")
         return means
 
     def _restore(self, resume: Path, key: str) -> list[dict]:

@@ -3,9 +3,16 @@
 from pathlib import Path
 
 import pytest
+import torch
 
-from clipreid_lib import params, synthetic_hands
+from clipreid_lib import (
+    _compat,  # noqa: F401  before any test imports open_clip
+    params,
+    synthetic_hands,
+)
 from clipreid_lib.runs import Run
+
+torch.set_num_threads(1)  # tiny tensors gain nothing from more, and lose much on a busy machine
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "real_hands"
 TINY = {
@@ -47,6 +54,10 @@ def open_run(shared_outputs):
 
     def make(fresh: Path | None = None, **overrides) -> Run:
         values = {**TINY, "outputs_root": str(fresh or shared_outputs), **overrides}
+        if fresh is not None and not (fresh / "demo_hands").exists():
+            fresh.mkdir(parents=True, exist_ok=True)
+            (shared_outputs / "demo_hands").mkdir(exist_ok=True)
+            (fresh / "demo_hands").symlink_to(shared_outputs / "demo_hands")
         return Run.open(params.validated(values))
 
     return make

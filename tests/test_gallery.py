@@ -23,9 +23,7 @@ def table(identities, prefix, aspect="dorsal_r", **columns):
 def draw_pictures(root, *tables, size=(80, 60)):
     generator = np.random.default_rng(0)
     for name in pd.concat(tables)["path"].unique():
-        coarse = generator.integers(
-            0, 255, (6, 8, 3), dtype=np.uint8
-        )  # soft blobs, about as dense as a photo
+        coarse = generator.integers(0, 255, (6, 8, 3), dtype=np.uint8)  # soft blobs, about as dense as a photo
         Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(Path(root, name), quality=90)
 
 
@@ -166,9 +164,7 @@ def test_numbers_are_those_of_the_metrics():
 def frames(image):
     """Return which of the three frame colours the image has whole frames of, not just a stray pixel."""
     pixels = np.asarray(image).reshape(-1, 3)
-    counts = {
-        colour: (pixels == ImageColor.getrgb(colour)).all(axis=1).sum() for colour in (RIGHT, WRONG, MISSED)
-    }
+    counts = {colour: (pixels == ImageColor.getrgb(colour)).all(axis=1).sum() for colour in (RIGHT, WRONG, MISSED)}
     return {colour for colour, count in counts.items() if count > 1500}
 
 
@@ -183,9 +179,7 @@ def test_sheet_marks_right_wrong_and_the_match_that_came_late(small):
 def test_sheet_is_as_wide_as_what_it_shows(small):
     ranking, root = small
     widths = [sheet(ranking, root, [1], top=top).width for top in (1, 2, 3, 4, 50)]
-    assert (
-        widths[0] < widths[1] == widths[2] < widths[3] == widths[4]
-    )  # top 2 + the late match = top 3 without
+    assert widths[0] < widths[1] == widths[2] < widths[3] == widths[4]  # top 2 + the late match = top 3 without
 
 
 def test_sheet_rows_follow_the_queries_given(small):
@@ -350,9 +344,7 @@ def test_four_hundred_queries_stay_below_two_megabytes(tmp_path):
     target = page(Ranking(query, shelf, scores), tmp_path, tmp_path / "p.html", title="t", top=10)
     data = read(target)
     assert len(data["queries"]) == 400 and len(data["images"]) == 690
-    assert (
-        np.mean([len(code) for code in data["images"].values()]) > 1000
-    )  # the pictures are no mere flat colour
+    assert np.mean([len(code) for code in data["images"].values()]) > 1000  # the pictures are no mere flat colour
     assert target.stat().st_size < 2_000_000
 
 

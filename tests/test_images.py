@@ -36,7 +36,11 @@ def test_files_that_are_no_images_are_named(tmp_path):
     (tmp_path / "text.jpg").write_text("not a picture")
     Image.effect_noise((200, 200), 80).save(tmp_path / "whole.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:3000])
-    for name, message in (("text.jpg", "is not an image"), ("cut.jpg", "is not an image"), ("no.jpg", "not found")):
+    for name, message in (
+        ("text.jpg", "is not an image"),
+        ("cut.jpg", "is not an image"),
+        ("no.jpg", "not found"),
+    ):
         with pytest.raises(UserError, match=f"{name}: .*{message}"):
             images.load_pixels(pd.DataFrame({"path": [name]}), tmp_path, 8)
 

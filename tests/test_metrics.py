@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from pytorch_metric_learning.distances import CosineSimilarity
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from pytorch_metric_learning.utils.inference import CustomKNN
-from pytorch_metric_learning.distances import CosineSimilarity
 from sklearn.metrics import average_precision_score
 
 from clipreid_lib.errors import UserError

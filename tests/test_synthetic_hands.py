@@ -52,9 +52,7 @@ def test_draw_does_not_depend_on_what_was_drawn_before():
 def test_seed_session_shot_and_person_change_the_picture():
     base = dict(aspect=ASPECTS[0], session=0, shot=0, seed=0)
     pictures = [draw(make_person(0, 0), **base)[0], draw(make_person(1, 0), **base)[0]]
-    pictures += [
-        draw(make_person(0, 0), **(base | change))[0] for change in ({"session": 1}, {"shot": 1}, {"seed": 1})
-    ]
+    pictures += [draw(make_person(0, 0), **(base | change))[0] for change in ({"session": 1}, {"shot": 1}, {"seed": 1})]
     assert len({picture.tobytes() for picture in pictures}) == 5
 
 
@@ -74,9 +72,7 @@ def test_thumb_is_on_the_side_of_the_real_photographs(aspect, left):
 def test_left_is_not_just_the_mirrored_right():
     right, left = (draw(make_person(2, 0), aspect, 0, 0, difficulty=0, seed=0)[0] for aspect in ASPECTS[2:])
     mirrored = np.abs(left[:, ::-1].astype(int) - right).mean()
-    stranger = np.abs(
-        draw(make_person(5, 0), ASPECTS[2], 0, 0, difficulty=0, seed=0)[0].astype(int) - right
-    ).mean()
+    stranger = np.abs(draw(make_person(5, 0), ASPECTS[2], 0, 0, difficulty=0, seed=0)[0].astype(int) - right).mean()
     assert 0 < mirrored < stranger
 
 
@@ -117,9 +113,7 @@ def test_ring_and_polish_show_exactly_where_the_row_says_so(habit, column):
         bare = dataclasses.replace(person, **{habit: None})
         for aspect in ASPECTS:
             pixels, row = draw(person, aspect, 0, 0, seed=0)
-            changed = (
-                np.abs(draw(bare, aspect, 0, 0, seed=0)[0].astype(int) - pixels).max(axis=2) > 25
-            ).sum()
+            changed = (np.abs(draw(bare, aspect, 0, 0, seed=0)[0].astype(int) - pixels).max(axis=2) > 25).sum()
             assert (changed >= 12) == bool(row[column]), (person.number, aspect, changed)
             seen.append((row[column], aspect.split()[0]))
     assert {value for value, _ in seen} == {0, 1}
@@ -241,16 +235,12 @@ def test_draw_names_bad_arguments():
 
 def test_hard_scenes_stay_drawable():
     for number in range(6):
-        pixels, _ = draw(
-            make_person(number, 2), ASPECTS[number % 4], 0, 0, difficulty=4, size=(64, 48), seed=2
-        )
+        pixels, _ = draw(make_person(number, 2), ASPECTS[number % 4], 0, 0, difficulty=4, size=(64, 48), seed=2)
         assert pixels.std() > 20  # neither empty nor filled by one finger
 
 
 def test_streams_are_told_apart_by_every_part_of_the_key():
-    draws = {
-        hand_lines.stream(*key).random_sample() for key in (("a", 1, 2), ("a", 2, 1), ("b", 1, 2), ("a", 12))
-    }
+    draws = {hand_lines.stream(*key).random_sample() for key in (("a", 1, 2), ("a", 2, 1), ("b", 1, 2), ("a", 12))}
     assert len(draws) == 4
     assert hand_lines.stream("a", np.int64(1)).random_sample() == hand_lines.stream("a", 1).random_sample()
 

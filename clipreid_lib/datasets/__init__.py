@@ -30,9 +30,7 @@ from clipreid_lib.errors import UserError
 READERS = {"11k": eleven_k.read, "demo": eleven_k.read}  # the demo hands are written in 11k Hands' layout
 
 
-def load_images(
-    dataset: str, root: str | Path, aspect: str | None = None, allow_missing: bool = False
-) -> pd.DataFrame:
+def load_images(dataset: str, root: str | Path, aspect: str | None = None, allow_missing: bool = False) -> pd.DataFrame:
     """Read a data set's metadata into one table; no image is opened.
 
     Args:

@@ -64,20 +64,18 @@ def read(root: Path, allow_missing: bool) -> pd.DataFrame:
     unknown = table.loc[~table["aspect"].isin(list(ASPECTS)), "aspect"]
     if len(unknown):
         raise UserError(
-            f"{source}: row {unknown.index[0] + 2}: aspectOfHand is {unknown.iloc[0]!r}; "
-            f"allowed: {', '.join(ASPECTS)}"
+            f"{source}: row {unknown.index[0] + 2}: aspectOfHand is {unknown.iloc[0]!r}; allowed: {', '.join(ASPECTS)}"
         )
     table["aspect"] = table["aspect"].map(ASPECTS)
-    try:
-        for name in ("accessories", "nail_polish", "irregularities"):
-            table[name] = table[name].astype(int).astype(bool)
-        table["age"] = table["age"].astype(int)
-    except ValueError as error:
-        raise UserError(f"{source}: column {name!r} must hold whole numbers ({error})") from None
+    for name in ("age", "accessories", "nail_polish", "irregularities"):
+        try:
+            table[name] = table[name].astype(int)
+        except ValueError as error:
+            raise UserError(f"{source}: column {name!r} must hold whole numbers ({error})") from None
+    flags = ["accessories", "nail_polish", "irregularities"]
+    table[flags] = table[flags].astype(bool)
     if table["path"].duplicated().any():
-        raise UserError(
-            f"{source}: imageName {table['path'][table['path'].duplicated()].iloc[0]!r} stands twice"
-        )
+        raise UserError(f"{source}: imageName {table['path'][table['path'].duplicated()].iloc[0]!r} stands twice")
     strange = table["path"][table["path"].str.contains(r"[/\\]|^\.", regex=True)]
     if len(strange):
         raise UserError(f"{source}: imageName {strange.iloc[0]!r} must be a plain file name inside Hands/")
@@ -100,9 +98,7 @@ def _identities(ids: pd.Series, source: Path) -> pd.Series:
     raw = ids.where(ids != "1200000 ", "1200000")
     clean = raw.str.strip()
     if (clean != raw).any():
-        raise UserError(
-            f"{source}: id {raw[clean != raw].iloc[0]!r} has white space around it; mend the file"
-        )
+        raise UserError(f"{source}: id {raw[clean != raw].iloc[0]!r} has white space around it; mend the file")
     try:
         return clean.astype(int)
     except ValueError:

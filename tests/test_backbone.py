@@ -1,0 +1,84 @@
+import open_clip
+import pytest
+import torch
+
+from clipreid_lib import backbone
+from clipreid_lib.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return backbone.load("embedded")
+
+
+@pytest.fixture(scope="module", params=["embedded", "ViT-S-32", "RN50"])
+def clip(request):
+    """The embedded CLIP, and both kinds of tower at real width (untrained, few pixels: for speed)."""
+    if request.param == "embedded":
+        return backbone.load("embedded")
+    return backbone.load(request.param, "random", image_size=64)
+
+
+def test_image_features_agree_with_open_clip(clip):
+    images = torch.randn(3, 3, clip.image_size, clip.image_size)
+    features = clip.image_features(images)
+    torch.testing.assert_close(features.f_proj, clip.clip.encode_image(images), atol=1e-5, rtol=1e-5)
+    if clip.is_vit:
+        torch.testing.assert_close(features.f @ clip.clip.visual.proj, features.f_proj, atol=1e-4, rtol=1e-4)
+        last = clip.clip.visual.transformer.resblocks[-1]
+        seen = {}
+        hook = last.register_forward_hook(lambda module, given, out: seen.update(given=given[0]))
+        clip.image_features(images)
+        hook.remove()
+        given = seen["given"]
+        torch.testing.assert_close(features.f_last, given[:, 0], atol=1e-5, rtol=1e-5)
+    assert features.embedding.shape == (3, features.f.shape[1] + features.f_proj.shape[1])
+
+
+def test_text_features_agree_with_open_clip_at_live_and_full_length(clip):
+    texts = ["a photo of a x x x x hand.", "a photo of the back of a left hand"]
+    full = clip.tokenizer(texts)
+    expected = clip.clip.encode_text(full)
+    short = clip.tokenize(texts)
+    assert short.shape[1] < full.shape[1]
+    torch.testing.assert_close(clip.encode_texts(texts), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_everything_is_frozen_and_describes_itself(embedded):
+    assert not any(p.requires_grad for p in embedded.parameters())
+    facts = backbone.describe(embedded)
+    assert facts["model"] == "embedded" and facts["image_size"] == embedded.image_size
+    assert embedded.logit_scale > 1
+
+
+def test_random_weights_are_the_same_random_weights():
+    first, second = (backbone.load("ViT-S-32", "random", image_size=32) for _ in range(2))
+    for left, right in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_a_weights_file_loads_through_the_same_door(embedded, tmp_path):
+    torch.save(embedded.clip.state_dict(), tmp_path / "mine.pt")
+    again = backbone.load("embedded", str(tmp_path / "mine.pt"))
+    images = torch.randn(1, 3, embedded.image_size, embedded.image_size)
+    assert torch.equal(again.image_features(images).f, embedded.image_features(images).f)
+
+
+def test_weights_and_models_that_do_not_fit_are_told(embedded, tmp_path):
+    torch.save(embedded.clip.state_dict(), tmp_path / "small.pt")
+    (tmp_path / "noise.pt").write_bytes(b"not weights")
+    for model, pretrained, message in (
+        ("ViT-Z-99", "openai", "model: 'ViT-Z-99' is unknown; use embedded, vitb16"),
+        ("ViT-B-32", None, "pretrained: the open_clip model 'ViT-B-32' needs .* known tags: .*openai"),
+        ("ViT-S-32", str(tmp_path / "small.pt"), "small.pt' cannot be loaded into ViT-S-32: ."),
+        ("ViT-S-32", str(tmp_path / "noise.pt"), "noise.pt' cannot be loaded"),
+        ("ViT-S-32", str(tmp_path / "absent.pt"), "absent.pt' cannot be loaded"),
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            backbone.load(model, pretrained)
+        assert "\n" not in str(error.value)
+
+
+def test_aliases_are_models_open_clip_knows_with_openai_weights():
+    for name in backbone.ALIASES.values():
+        assert "openai" in open_clip.list_pretrained_tags_by_model(name)

@@ -1,0 +1,186 @@
+"""The five notebooks: their form, and every one of them run through papermill on a tiny ladder."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+
+import nbformat
+import pandas as pd
+import pytest
+from papermill.inspection import inspect_notebook
+
+from clipreid_lib import params
+
+NOTEBOOKS = sorted((params.ROOT / "notebooks").glob("*.ipynb"))
+NAMES = [path.stem for path in NOTEBOOKS]
+each = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=NAMES)
+
+
+def parameters_cell(notebook) -> str:
+    cells = nbformat.read(notebook, as_version=4).cells
+    (cell,) = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    return cell.source
+
+
+def test_there_are_five():
+    assert NAMES == [
+        "01_data_exploration",
+        "02_prompt_learning",
+        "03_encoder_finetune",
+        "04_evaluation",
+        "05_retrieval_visualisation",
+    ]
+
+
+@each
+def test_no_outputs_and_the_plain_kernel(notebook):
+    content = nbformat.read(notebook, as_version=4)
+    nbformat.validate(content)
+    for cell in content.cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == [] and cell.execution_count is None
+        assert set(cell.metadata) <= {"tags"}
+    assert content.metadata.kernelspec.name == "python3"
+    assert set(content.metadata) == {"kernelspec", "language_info"}
+
+
+@each
+def test_it_defines_nothing_and_stays_thin(notebook):
+    content = nbformat.read(notebook, as_version=4)
+    code = "\n".join(cell.source for cell in content.cells if cell.cell_type == "code")
+    defined = (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef, ast.Lambda)
+    assert not [node for node in ast.walk(ast.parse(code)) if isinstance(node, defined)]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 80
+    assert content.cells[0].cell_type == "markdown" and content.cells[0].source.startswith("# 0")
+    for before, cell in zip(content.cells, content.cells[1:], strict=False):
+        if cell.cell_type == "code":
+            assert before.cell_type == "markdown", "every call is introduced by a sentence"
+
+
+@each
+def test_its_parameters_are_commented_literals_with_the_schemas_defaults(notebook):
+    cell = parameters_cell(notebook)
+    for line in cell.splitlines():
+        # papermill loses a line with a second equals sign from its help and then calls the name unknown
+        assert line.count("=") == 1 and re.fullmatch(r"\w+ = .+  # .+", line), line
+    given = {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(cell).body}
+    assert given == {key: params.Params.model_fields[key].default for key in given}
+    assert set(inspect_notebook(str(notebook))) == set(given)
+
+
+def test_the_four_notebooks_of_a_run_share_their_parameters():
+    assert len({parameters_cell(notebook) for notebook in NOTEBOOKS[1:]}) == 1
+
+
+@pytest.fixture(scope="module")
+def ladder(tmp_path_factory):
+    """One tiny clipid run and one frozen run, by the command line, from an unrelated folder."""
+    place = tmp_path_factory.mktemp("a place with spaces, ü and {braces}")
+    mine = place / "mine.yaml"
+    mine.write_text(
+        "experiment: tiny\nvariant: [frozen, clipid]\ndemo_people: 8\ndemo_images: 4\ndemo_sessions: 2\n"
+        f"draws: 2\nprompt_epochs: 2\nencoder_epochs: 2\nbatch_size: 8\nencoder_lr: 1e-4\noutputs_root: '{place}/out'\n"
+    )
+    return place, run(place, str(mine), "--jobs", "2")
+
+
+def run(place, *arguments) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "clipreid_lib", "run", *arguments]
+    return subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=600)
+
+
+def test_the_ladder_runs_and_prints_one_table(ladder):
+    place, done = ladder
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^frozen +\d+\.\d ± \d+\.\d", done.stdout, re.M)
+    assert re.search(r"^clipid +\d+\.\d ± \d+\.\d", done.stdout, re.M)
+    assert done.stdout.count("file://") == 2
+    board = pd.read_csv(place / "out" / "leaderboard.csv")
+    promised = "experiment,dataset,aspect,model,variant,stage,protocol,seed,rank1,rank5,map".split(",")
+    assert set(promised) <= set(board.columns)
+    assert board["variant"].tolist() == ["clipid", "frozen"]
+    assert board["stage"].tolist() == ["img_encoder_finetune", "frozen"]
+
+
+def test_a_run_leaves_what_it_promises(ladder):
+    place, _ = ladder
+    (folder,) = (place / "out" / "runs").glob("tiny-dorsal_r-clipid-*")
+    for name in (
+        "params.yaml provenance.json manifest.csv metrics.json per_draw.csv per_query.csv gallery.html "
+        "embeddings.safetensors train_logs/prompts.csv train_logs/encoder.csv saved_models/prompts.safetensors "
+        "saved_models/encoder.safetensors figures/cmc.png figures/hardest.png"
+    ).split():
+        assert (folder / name).stat().st_size > 0, name
+    assert sorted(p.stem for p in (folder / "notebooks").iterdir()) == NAMES[1:]
+    assert sorted(p.stem for p in (folder / "done").iterdir()) == NAMES[1:]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    draws = pd.read_csv(folder / "per_draw.csv")
+    queries = pd.read_csv(folder / "per_query.csv")
+    assert metrics["rank1"] == pytest.approx(draws["rank1"].mean())
+    assert metrics["map"] == pytest.approx(queries["average_precision"].mean())
+    assert not [name for name in os.listdir(folder / "saved_models") if "resume" in name]
+
+
+def test_running_again_does_nothing(ladder):
+    place, _ = ladder
+    before = {path: path.stat().st_mtime_ns for path in (place / "out" / "runs").rglob("*") if path.is_file()}
+    again = run(place, str(place / "mine.yaml"))
+    assert again.returncode == 0 and again.stdout.count("nothing to do") == 2
+    assert " starts" not in again.stdout
+    after = {path: path.stat().st_mtime_ns for path in (place / "out" / "runs").rglob("*") if path.is_file()}
+    assert before == after
+
+
+def test_prompts_of_one_run_serve_the_fine_tuning_of_another(ladder):
+    place, _ = ladder
+    (prompts,) = (place / "out" / "runs").glob("tiny-dorsal_r-clipid-*/saved_models/prompts.safetensors")
+    done = run(
+        place,
+        str(place / "mine.yaml"),
+        *(
+            "--set",
+            "variant=clipid",
+            "--set",
+            "mode=img_encoder_finetune",
+            "--set",
+            f"resume_prompt={prompts}",
+        ),
+        *("--set", "epochs=1", "--set", "experiment=second"),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "03_encoder_finetune done" in done.stdout and "02_prompt_learning" not in done.stdout
+
+
+def test_a_failing_run_is_named_in_one_line_and_stops_no_other(ladder):
+    place, _ = ladder
+    done = run(
+        place,
+        str(place / "mine.yaml"),
+        *("--set", "variant=[frozen,classifier]", "--set", "experiment=fails", "--set", "encoder_lr=1.0e30"),
+    )
+    assert done.returncode == 1
+    assert re.search(
+        r"fails-dorsal_r-classifier-\S+: 03_encoder_finetune FAILED .*lower the learning rate", done.stdout
+    )
+    assert "fails-dorsal_r-frozen" in done.stdout and "05_retrieval_visualisation done" in done.stdout
+    assert done.stderr.count("\n") == 1 and "1 of 2 runs failed: fails-dorsal_r-classifier" in done.stderr
+
+
+def test_plain_papermill_runs_a_notebook_from_any_folder(ladder, tmp_path):
+    place, _ = ladder
+    command = [sys.executable, "-m", "papermill", str(NOTEBOOKS[3]), "out.ipynb", "-k", "python3"]
+    command += [
+        "-f",
+        str(params.ROOT / "params" / "base.yaml"),
+        "-f",
+        str(place / "mine.yaml"),
+        "-p",
+        "variant",
+        "frozen",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "rank-1" in (tmp_path / "out.ipynb").read_text()

@@ -1,0 +1,178 @@
+import copy
+
+import pandas as pd
+import pytest
+import torch
+
+from clipreid_lib import backbone, checkpoints, features, stages
+from clipreid_lib.errors import UserError
+from clipreid_lib.files import file_sha
+
+
+def moved(before: dict, after: dict) -> set[str]:
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def state(clip) -> dict:
+    return copy.deepcopy(clip.clip.state_dict())
+
+
+def learn(run):
+    clip = stages.load_backbone(run)
+    return clip, *stages.learn_prompts(run, clip)
+
+
+def finetune(run):
+    clip = stages.load_backbone(run)
+    return clip, *stages.finetune_encoder(run, clip)
+
+
+def test_stage_2a_moves_prompts_and_nothing_else(open_run):
+    run = open_run(variant="clipid")
+    clip = stages.load_backbone(run)
+    before = state(clip)
+    bank, log = stages.learn_prompts(run, clip)
+    assert moved(before, clip.clip.state_dict()) == set()
+    tensors, facts = checkpoints.load(run.models / "prompts.safetensors", "prompts")
+    assert facts["identities"] == sorted(run.manifest.train["identity"].unique())
+    assert torch.equal(tensors["codes"], bank.codes) and bank.codes.abs().max() > 0
+    assert list(log["epoch"]) == [1, 2] and log["loss"].iloc[1] < log["loss"].iloc[0]
+    assert {"image_to_text", "text_to_image", "text_accuracy"} <= set(log)
+
+
+@pytest.mark.parametrize(
+    ("variant", "terms"),
+    [
+        ("classifier", {"identity"}),
+        ("clipid_no_text", {"identity", "triplet"}),
+        ("clipid", {"identity", "triplet", "image_to_text"}),
+    ],
+)
+def test_the_encoder_stages_move_the_image_tower_and_nothing_else(open_run, variant, terms):
+    run = open_run(variant=variant)
+    if variant == "clipid":
+        learn(run)
+        prompts = file_sha(run.prompts)
+    clip = stages.load_backbone(run)
+    before = state(clip)
+    model, log = stages.finetune_encoder(run, clip)
+    changed = moved(before, clip.clip.state_dict())
+    assert changed and all(name.startswith("visual.") for name in changed)
+    trainable = {name for name, p in clip.clip.named_parameters() if name.startswith("visual.")}
+    assert trainable <= changed | {n for n in trainable if "num_batches" in n}  # every one of them learns
+    assert set(log) - {"epoch", "lr", "loss", "seconds"} == terms
+    assert log["loss"].to_numpy() == pytest.approx(log[sorted(terms)].sum(axis=1).to_numpy(), rel=1e-5)
+    if variant == "clipid":
+        assert file_sha(run.prompts) == prompts
+    trained, sha = stages.load_trained(run)
+    assert moved(clip.clip.state_dict(), trained.clip.state_dict()) == set()
+    assert sha == file_sha(run.models / "encoder.safetensors")
+
+
+def test_same_seed_same_numbers_and_another_seed_others(open_run, tmp_path):
+    logs = [
+        finetune(open_run(fresh=tmp_path / str(place), variant="clipid_no_text", seed=seed, encoder_epochs=1))[2]
+        for place, seed in enumerate((0, 0, 1))
+    ]
+    assert logs[0]["loss"].tolist() == logs[1]["loss"].tolist() != logs[2]["loss"].tolist()
+
+
+class Killed(BaseException):
+    """What a kill looks like from inside: nothing catches it."""
+
+
+@pytest.mark.parametrize("stage", ["prompts", "encoder"])
+def test_a_killed_run_goes_on_and_ends_with_the_same_weights(open_run, tmp_path, monkeypatch, stage):
+    def start(place):
+        run = open_run(fresh=tmp_path / place, variant="clipid" if stage == "prompts" else "clipid_no_text")
+        return run, (learn if stage == "prompts" else finetune)
+
+    run, train = start("whole")
+    train(run)
+    whole, _ = checkpoints.load(run.models / f"{stage}.safetensors", "prompts" if stage == "prompts" else "encoder")
+
+    run, train = start("killed")
+    step, steps = torch.optim.Adam.step, []
+
+    def dies(self, *args, **kwargs):
+        steps.append(1)
+        if len(steps) == total - 1:  # in the middle of the last epoch
+            raise Killed
+        return step(self, *args, **kwargs)
+
+    total = sum(1 for _ in range(2)) * steps_per_epoch(run, stage)
+    monkeypatch.setattr(torch.optim.Adam, "step", dies)
+    with pytest.raises(Killed):
+        train(run)
+    monkeypatch.undo()
+    assert (run.models / f"{stage}.resume.pt").exists()
+    assert len(pd.read_csv(run.logs / f"{stage}.csv")) == 1
+    train(run)
+    again, _ = checkpoints.load(run.models / f"{stage}.safetensors", "prompts" if stage == "prompts" else "encoder")
+    assert moved(whole, again) == set()
+    assert not (run.models / f"{stage}.resume.pt").exists()
+
+
+def steps_per_epoch(run, stage) -> int:
+    from clipreid_lib.sampler import identity_batches
+
+    train = run.manifest.train
+    if stage == "prompts":
+        return -(-len(train) // run.params.batch_size)
+    p = run.params
+    return len(identity_batches(train["identity"].to_numpy(), p.batch_size, p.images_per_identity, 1, p.seed))
+
+
+def test_a_damaged_resume_state_is_left_alone(open_run, tmp_path):
+    run = open_run(fresh=tmp_path, variant="clipid", prompt_epochs=1)
+    run.models.mkdir(parents=True)
+    (run.models / "prompts.resume.pt").write_bytes(b"cut off")
+    _, _, log = learn(run)
+    assert len(log) == 1
+
+
+def test_prompts_of_other_people_are_refused(open_run, tmp_path):
+    run = open_run(variant="clipid")
+    clip, bank, _ = learn(run)
+    tensors, facts = checkpoints.load(run.prompts, "prompts")
+    theirs = tmp_path / "prompts.safetensors"
+    checkpoints.save(theirs, tensors, facts | {"identities": [1, 2, 3]})
+    other = open_run(variant="clipid", mode="img_encoder_finetune", resume_prompt=str(theirs))
+    with pytest.raises(UserError, match="its identities is \\[1, 2, 3\\], this run has"):
+        stages.load_prompts(other, clip)
+    checkpoints.save(theirs, tensors, facts)
+    assert torch.equal(stages.load_prompts(other, clip).anchors(clip), bank.anchors(clip))
+
+
+def test_missing_parents_are_told(open_run, tmp_path):
+    run = open_run(fresh=tmp_path, variant="clipid")
+    with pytest.raises(UserError, match="no learned prompts there; run notebook 02"):
+        finetune(run)
+    with pytest.raises(UserError, match="no trained encoder there; run notebook 03"):
+        stages.load_trained(run)
+
+
+def test_validation_people_are_scored_every_epoch(open_run, tmp_path):
+    run = open_run(
+        fresh=tmp_path, variant="classifier", validation="identity_disjoint", demo_people=20, encoder_epochs=1
+    )
+    log = finetune(run)[2]
+    assert log["validation_rank1"].between(0, 1).all() and log["validation_map"].between(0, 1).all()
+
+
+def test_a_loss_that_is_no_number_is_told(open_run, tmp_path):
+    run = open_run(fresh=tmp_path, variant="classifier", encoder_lr=1e30)
+    with pytest.raises(UserError, match="classifier: the loss is .* in epoch .; lower the learning rate"):
+        finetune(run)
+
+
+def test_embeddings_of_another_manifest_are_refused(open_run, tmp_path):
+    run = open_run(variant="frozen")
+    table = run.manifest.test
+    made = features.embed_table(backbone.load("embedded"), table, run.data_root)
+    kept = tmp_path / "embeddings.safetensors"
+    features.save(kept, made, {"manifest": run.manifest.sha})
+    again = features.load(kept, {"manifest": run.manifest.sha})
+    assert torch.equal(again.of(table.iloc[[3, 1]]), made.values[[3, 1]])
+    with pytest.raises(UserError, match="its manifest is"):
+        features.load(kept, {"manifest": "another"})
