@@ -1,4 +1,4 @@
-"""Import torchvision beside a torch it was not built for.
+"""Import what open_clip stands on, mended where it would fail or chatter: torchvision and tqdm.
 
 PyPI's torchvision wheels are CUDA builds. Beside a CPU-only torch their extension cannot load, and
 the import dies with ``operator torchvision::nms does not exist`` although nothing we use needs that
@@ -39,3 +39,6 @@ def import_torchvision() -> None:
 
 
 import_torchvision()
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # in a notebook without ipywidgets it warns, though we draw no bar with it
+    import tqdm.auto  # noqa: E402, F401

@@ -75,6 +75,8 @@ class Batch:
         problem = self._execute(run, name)
         if problem is None and not run.is_done(name):
             problem = "ended without its record; was the kernel killed (memory)?"
+        if self._stopped:
+            return False
         if problem:
             self._say(run, f"{name} FAILED after {time.perf_counter() - began:.0f} s: {problem}")
             return False
@@ -98,7 +100,7 @@ class Batch:
             open(run.folder / "log.txt", "a", encoding="utf-8") as log,
         ):
             params = Path(scratch) / "params.json"
-            params.write_text(json.dumps(run.params.model_dump()), encoding="utf-8")
+            params.write_text(json.dumps(run.params.changed()), encoding="utf-8")
             child = subprocess.Popen(
                 [
                     sys.executable,

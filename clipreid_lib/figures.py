@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from clipreid_lib.evaluation import Evaluation
@@ -45,7 +46,8 @@ def role_counts(images: pd.DataFrame) -> plt.Figure:
         axes.bar(group.index, group["images"], width=1.0, label=f"{role} ({len(group)} people)")
     axes.set(xlabel="people, sorted within their part", ylabel="images", xticks=[])
     axes.grid(axis="x", visible=False)
-    axes.legend(frameon=True)
+    axes.margins(x=0.01, y=0.25)  # room for the legend above the bars
+    axes.legend(loc="upper right", ncols=4)
     return figure
 
 
@@ -73,6 +75,7 @@ def curves(log: pd.DataFrame) -> plt.Figure:
         for name in names:
             place.plot(log["epoch"], log[name], marker=".", label=name.replace("_", " "))
         place.set(xlabel="epoch", ylabel=label)
+        place.xaxis.set_major_locator(MaxNLocator(integer=True))
         place.set_ylim(bottom=0)
         place.legend()
     return figure

@@ -135,6 +135,18 @@ class Params(BaseModel):
         mine["experiment"] = self.experiment or f"{self.dataset}-{self.model.replace('/', '_')}"
         return Params.model_construct(**mine)
 
+    def changed(self) -> dict:
+        """Return the fewest keys that make this run out of the defaults: what a notebook needs to be told."""
+        told = {key: value for key, value in self if value != Params.model_fields[key].default}
+        for key in list(told):
+            fewer = {name: value for name, value in told.items() if name != key}
+            try:
+                if Params(**fewer).resolved() == self.resolved():
+                    told = fewer
+            except ValidationError:  # without this key the others contradict each other
+                continue
+        return told
+
     @property
     def run_id(self) -> str:
         """Readable name plus a hash of every key that changes the run's numbers."""

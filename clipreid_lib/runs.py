@@ -158,10 +158,11 @@ def provenance() -> dict:
     }
 
 
-def banner(run: Run) -> pd.Series:
+def banner(run: Run) -> pd.DataFrame:
     """Say what is about to run and on what: the first thing every notebook shows."""
     facts = provenance()
-    return pd.Series(
+    pd.options.display.max_colwidth = 120  # folder names are longer than pandas shows by default
+    return pd.DataFrame.from_dict(
         {
             "folder": os.path.relpath(run.folder, ROOT),
             "data": f"{run.params.dataset} {run.params.aspect}, protocol {run.params.protocol}",
@@ -169,7 +170,8 @@ def banner(run: Run) -> pd.Series:
             "code": f"git {facts['git']}, Python {facts['python']}, torch {facts['versions']['torch']}",
             "device": f"{choose_device(run.params.device)}, threads {facts['threads']}",
         },
-        name="",
+        orient="index",
+        columns=[""],
     )
 
 

@@ -120,6 +120,16 @@ def test_the_run_id_follows_what_changes_numbers_and_nothing_else():
     assert base.resolved().resolved() == base.resolved()
 
 
+def test_a_notebook_is_told_the_fewest_keys_that_make_the_run():
+    assert params.validated({}).changed() == {}
+    given = {"variant": "frozen", "seed": 3, "encoder_lr": 1e-3}
+    run = params.validated(given | {"encoder_epochs": params.recipe_of("embedded").encoder_epochs}).resolved()
+    assert run.changed() == given
+    users = params.validated(yaml.safe_load(USERS_OWN))
+    assert params.from_namespace(users.changed()) == users.resolved()
+    assert "prompt_epochs" not in users.changed()
+
+
 def test_a_notebooks_names_are_checked_too():
     notebook = {"In": [], "_": 1, "run": object(), "variant": "frozen", "lr": None}
     assert params.from_namespace(notebook).variant == "frozen"
