@@ -1,6 +1,7 @@
 """The command line: ``clipreid run FILE...``, also as ``python -m clipreid_lib run FILE...``."""
 
 import argparse
+import signal
 import sys
 
 from clipreid_lib import params
@@ -34,7 +35,11 @@ def main(arguments: list[str] | None = None) -> int:
         runs = params.expand(*params.compose(given.files, given.set))
         from clipreid_lib.batch import Batch  # here, so that a typing mistake is told at once
 
-        print(f"{len(runs)} runs: " + ", ".join(run.run_id for run in runs), flush=True)
+        for ending in ("SIGTERM", "SIGHUP"):  # a scheduler's or a closed terminal's: end as Ctrl-C does
+            if hasattr(signal, ending):
+                signal.signal(getattr(signal, ending), signal.default_int_handler)
+
+        print(f"to run: {', '.join(run.run_id for run in runs)}", flush=True)
         failed = Batch(runs, given.jobs).run()
     except UserError as error:
         print(f"clipreid: {error}", file=sys.stderr)

@@ -11,12 +11,10 @@ from torch import nn
 from clipreid_lib import _compat  # noqa: F401  torchvision must come in through the repaired door
 from clipreid_lib.errors import UserError
 from clipreid_lib.files import file_sha
-from clipreid_lib.recipes import ALIASES, EMBEDDED
+from clipreid_lib.recipes import ALIASES, EMBEDDED, SHIPPED
 
 import open_clip  # isort: skip
 from open_clip.transformer import text_global_pool  # isort: skip
-
-SHIPPED = Path(__file__).parent / "embedded"  # config, vocabulary and weights of the small CLIP
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,8 @@ class Backbone(nn.Module):
         self.pretrained = pretrained
         self.text = clip.text if hasattr(clip, "text") else clip  # CustomTextCLIP keeps its text tower apart
         self.is_vit = hasattr(clip.visual, "ln_post")
-        if not (self.is_vit or hasattr(clip.visual, "layer4")) or not hasattr(self.text, "token_embedding"):
+        known = (self.is_vit and clip.visual.attn_pool is None) or hasattr(clip.visual, "layer4")
+        if not known or not hasattr(self.text, "token_embedding"):
             raise UserError(f"model: {name} is neither an open_clip ViT nor a ModifiedResNet with CLIP's text tower")
 
     @property

@@ -1,5 +1,6 @@
 """Run many runs: each one's notebooks in order, each in a child process, skipping what is finished."""
 
+import contextlib
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipreid_lib import results
+from clipreid_lib.errors import UserError
 from clipreid_lib.params import ROOT, Params, project_path
 from clipreid_lib.runs import Run
 
@@ -44,11 +46,14 @@ class Batch:
         began = time.perf_counter()
         opened = [Run.open(params) for params in self.runs]
         surveys = {params.data_id: Run.open_data(params) for params in self.runs}
+        for survey in surveys.values():
+            with contextlib.suppress(UserError):  # told by the survey itself, which must not stop the others
+                survey.manifest  # noqa: B018  draws the demo hands once, with all cores
         with ThreadPoolExecutor(self.jobs) as pool:
             try:
                 surveyed = dict(zip(surveys, pool.map(self._survey, surveys.values()), strict=True))
                 chains = [run for run in opened if surveyed[run.params.data_id]]
-                well = list(pool.map(self._chain, chains))
+                well = list(pool.map(self._run, chains))
             except BaseException:
                 self._stop()
                 raise
@@ -57,22 +62,31 @@ class Batch:
         return [run for run in opened if run.folder not in good]
 
     def _survey(self, run: Run) -> bool:
-        return self._notebook(run, DATA_NOTEBOOK)
+        return self._chain(run, (DATA_NOTEBOOK,))
 
-    def _chain(self, run: Run) -> bool:
-        todo = [name for name in run.params.notebooks if not run.is_done(name)]
+    def _run(self, run: Run) -> bool:
+        return self._chain(run, run.params.notebooks)
+
+    def _chain(self, run: Run, names: tuple[str, ...]) -> bool:
+        try:
+            run.manifest  # noqa: B018  data that is missing or has changed is told before a kernel starts
+            todo = run.reopen(names)
+        except UserError as error:
+            self._say(run, f"FAILED: {error}")
+            return False
         if not todo:
-            self._say(run, "nothing to do, all notebooks are done")
+            self._say(run, "nothing to do, it is done")
         return all(self._notebook(run, name) for name in todo)
 
     def _notebook(self, run: Run, name: str) -> bool:
-        if run.is_done(name):
-            return True
         if self._stopped:
             return False
         began = time.perf_counter()
         self._say(run, f"{name} starts")
-        problem = self._execute(run, name)
+        try:
+            problem = self._execute(run, name)
+        except OSError as error:  # a full disk or a folder that vanished must not take the other runs along
+            problem = f"{error.filename or run.folder}: {error.strerror}"
         if problem is None and not run.is_done(name):
             problem = "ended without its record; was the kernel killed (memory)?"
         if self._stopped:
@@ -118,7 +132,7 @@ class Batch:
                 text=True,
                 encoding="utf-8",
                 errors="replace",
-                start_new_session=True,  # so that stopping it stops its kernel too
+                start_new_session=True,  # a Ctrl-C at the terminal reaches the runner alone, which then ends them
             )
             self._children.add(child)
             spoken = time.perf_counter()
@@ -150,17 +164,19 @@ class Batch:
                 child.kill()
 
     def _report(self, runs: list[Run], seconds: float) -> None:
-        for outputs in {project_path(run.params.outputs_root) for run in runs}:
-            results.refresh_leaderboard(outputs)
         table, note = results.table([run.folder for run in runs])
         print(f"\n{len(runs)} runs in {seconds:.0f} s")
         if len(table):
             print(f"\n{table.to_string()}\n\n{note}")
-        print("\nexecuted notebooks:")
-        for folder in dict.fromkeys(run.folder / "notebooks" for run in runs):
-            print(f"  {os.path.relpath(folder)}")
+        folders = [folder for run in runs if (folder := run.folder / "notebooks").is_dir()]
+        if folders:
+            print("\nexecuted notebooks:")
+            for folder in folders:
+                print(f"  {os.path.relpath(folder)}")
         pages = [run.folder / "gallery.html" for run in runs if (run.folder / "gallery.html").exists()]
         if pages:
             print("ranked galleries, to open in a browser:")
             for page in pages:
                 print(f"  {page.as_uri()}")
+        for outputs in {project_path(run.params.outputs_root) for run in runs}:
+            results.refresh_leaderboard(outputs)

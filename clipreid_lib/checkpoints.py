@@ -1,5 +1,6 @@
 """Checkpoints: safetensors weights that describe themselves, and resume states made of plain types."""
 
+import io
 import json
 from pathlib import Path
 
@@ -18,11 +19,10 @@ def save(path: Path, tensors: dict[str, torch.Tensor], facts: dict) -> None:
         UserError: the folder cannot be written or the disk is full.
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # Serialised in memory first: the libraries' own writers do not say "disk full" when it is.
+    content = safetensors.torch.save(plain, metadata={"facts": json.dumps(facts, sort_keys=True)})
     with replacing(path) as temporary:
-        try:
-            safetensors.torch.save_file(plain, temporary, metadata={"facts": json.dumps(facts, sort_keys=True)})
-        except safetensors.SafetensorError as error:
-            raise UserError(f"{path}: cannot be written ({error})") from None
+        temporary.write_bytes(content)
 
 
 def load(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict]:
@@ -61,11 +61,10 @@ def require(path: Path, found: dict, wanted: dict) -> None:
 
 def save_resume(path: Path, state: dict) -> None:
     """Write a training state (tensors, numbers, strings, lists, dicts) atomically."""
+    content = io.BytesIO()
+    torch.save(state, content)
     with replacing(path) as temporary:
-        try:
-            torch.save(state, temporary)
-        except RuntimeError as error:  # torch reports a full disk as a RuntimeError
-            raise UserError(f"{path}: cannot be written ({error})") from None
+        temporary.write_bytes(content.getbuffer())
 
 
 def load_resume(path: Path) -> dict | None:

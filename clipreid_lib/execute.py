@@ -5,17 +5,22 @@ A process of its own keeps papermill's change of folder, its kernel and its memo
 
 import json
 import logging
+import os
 import sys
+import threading
+import time
 from pathlib import Path
 
 
 def main(arguments: list[str]) -> int:
     """Run ``notebook output params.json``; print what the notebook prints, and one line if it fails."""
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
     notebook, output, params = arguments
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     logging.getLogger("papermill").setLevel(logging.ERROR)
     config = Config()
     if sys.platform != "win32":  # pipes instead of TCP ports: parallel kernels cannot take each other's
@@ -37,10 +42,21 @@ def main(arguments: list[str]) -> int:
         where = "" if error.ename == "UserError" else f" (cell {error.cell_index + 1} of {output})"
         print(f"failed: {problem}{where}", flush=True)
         return 1
-    except Exception as error:
-        print(f"failed: {type(error).__name__}: {error}", flush=True)
+    except DeadKernelError:
+        print("failed: the kernel died; was it killed, or was memory short?", flush=True)
+        return 1
+    except Exception as error:  # a full disk, a broken Jupyter: whatever it is, in one line
+        print(f"failed: {output}: {type(error).__name__}: {' '.join(str(error).split())}", flush=True)
         return 1
     return 0
+
+
+def _end_with_parent(parent: int) -> None:
+    # A runner that is killed cannot stop its children, and training on without it would collide with the next
+    # run. The kernel watches this process in the same way, so it ends too.
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 if __name__ == "__main__":

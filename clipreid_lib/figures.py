@@ -82,7 +82,7 @@ def curves(log: pd.DataFrame) -> plt.Figure:
 
 
 def anchor_similarity(anchors: np.ndarray, identities: list[int]) -> plt.Figure:
-    """Draw the cosine similarity between the identities' text anchors: the darker, the harder to tell apart."""
+    """Draw the cosine similarity between the identities' text anchors: the redder, the harder to tell apart."""
     unit = anchors / np.linalg.norm(anchors, axis=1, keepdims=True)
     figure, axes = plt.subplots(figsize=HALF)
     sns.heatmap(unit @ unit.T, vmin=-1, vmax=1, cmap="vlag", square=True, ax=axes, cbar_kws={"label": "cosine"})

@@ -86,6 +86,11 @@ class Ranking:
         """Return the n worst query positions, worst first: late first hit, then low AP, then position."""
         return np.lexsort((self.average_precision(), -self.first_hit()))[: max(n, 0)]
 
+    def spread(self, n: int) -> np.ndarray:
+        """Return n query positions evenly spaced from the hardest to the easiest, both included."""
+        everyone = self.hardest(len(self.query))
+        return everyone[np.unique(np.linspace(0, len(everyone) - 1, n).round().astype(int))]
+
     def row(self, q: int, top: int) -> tuple[list[Tile], list[Tile]]:
         """Return query q's first ``top`` tiles, and the true matches that rank beyond them, best first."""
         order, right = self.order(q), self._right(q)

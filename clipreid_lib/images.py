@@ -41,7 +41,8 @@ def decode(path: Path, size: int) -> torch.Tensor:
     except FileNotFoundError:
         raise UserError(f"{path}: image not found") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: is not an image that can be read ({error})") from None
+        reason = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
+        raise UserError(f"{path}: is not an image that can be read{reason}") from None
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 

@@ -1,14 +1,16 @@
 """Params: one flat, typed schema, composed from YAML files and ``--set`` overrides.
 
-Every key is explained once, here and in ``params/base.yaml`` (a test holds the two together). Files compose
-left to right. In a file a key may hold a list; :func:`expand` turns lists into one :class:`Params` per
-combination, so a notebook only ever sees scalars.
+``params/base.yaml`` explains every key (a test holds it to this schema). Files compose left to right. In a file a
+key may hold a list; :func:`expand` turns lists into one :class:`Params` per combination, so a notebook only ever
+sees scalars.
 """
 
+import dataclasses
 import difflib
 import hashlib
 import itertools
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,7 +18,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from clipreid_lib.errors import UserError
-from clipreid_lib.recipes import recipe_of
+from clipreid_lib.files import file_sha
+from clipreid_lib.recipes import EMBEDDED, SHIPPED, recipe_of
 
 ROOT = Path(__file__).resolve().parent.parent  # the checkout: notebooks/, params/ and outputs/ lie here
 
@@ -27,8 +30,12 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PROMPT_LEARN = "prompt_learn"  # stage 2a, notebook 02
 ENCODER_FINETUNE = "img_encoder_finetune"  # stages 1 and 2b, notebook 03
 
-# Keys that change where or how fast a run happens, never its numbers: they stay out of the run id.
-NOT_IN_ID = {"experiment", "output_dir", "save_dir", "outputs_root", "device", "allow_missing", "top_k"}
+# Keys that say where or how fast a run happens, never its numbers: they stay out of the run id. So do paths,
+# for which the hash of what they lead to stands (weights, prompts) or the manifest's (data).
+NOT_IN_ID = {
+    *("experiment", "outputs_root", "device", "top_k"),
+    *("data_root", "allow_missing", "pretrained", "resume_prompt"),
+}
 
 
 class Params(BaseModel):
@@ -56,7 +63,7 @@ class Params(BaseModel):
     lr: Rate | None = None
     prompt_dim: Count | None = None
     num_prompts: Annotated[int, Field(ge=1, le=32)] = 4
-    batch_size: Annotated[int, Field(ge=4)] = 64
+    batch_size: Annotated[int, Field(ge=4)] | None = None
     resume_prompt: str | None = None
     output_dir: str = "train_logs/"
     save_dir: str = "saved_models/"
@@ -76,13 +83,13 @@ class Params(BaseModel):
 
     seed: int = 0
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
-    top_k: Count = 10
+    top_k: Count = 8
     outputs_root: str = "outputs"
 
     demo_people: Annotated[int, Field(ge=4)] = 100
     demo_images: Annotated[int, Field(ge=2)] = 9
     demo_sessions: Count = 3
-    demo_difficulty: Weight = 1.0
+    demo_difficulty: Weight = 0.6
     demo_seed: int = 0
 
     @model_validator(mode="before")
@@ -115,9 +122,14 @@ class Params(BaseModel):
             )
         if self.resume_prompt and not needs_prompts:
             raise ValueError("resume_prompt|only variant clipid with mode img_encoder_finetune reads it")
-        if self.batch_size < 2 * self.images_per_identity:
+        if self.dataset == "demo" and self.demo_sessions > self.demo_images:
             raise ValueError(
-                f"batch_size|{self.batch_size} holds fewer than two identities of images_per_identity="
+                f"demo_sessions|{self.demo_sessions} sessions cannot share {self.demo_images} images (demo_images)"
+            )
+        batch = self.batch_size or recipe_of(self.model).batch_size
+        if batch < 2 * self.images_per_identity:
+            raise ValueError(
+                f"batch_size|{batch} holds fewer than two identities of images_per_identity="
                 f"{self.images_per_identity}; the triplet loss needs at least {2 * self.images_per_identity}"
             )
         return self
@@ -129,9 +141,9 @@ class Params(BaseModel):
             mine.update(prompt_epochs=self.epochs or self.prompt_epochs, prompt_lr=self.lr or self.prompt_lr)
         if self.mode == ENCODER_FINETUNE:
             mine.update(encoder_epochs=self.epochs or self.encoder_epochs, encoder_lr=self.lr or self.encoder_lr)
-        for key in ("prompt_epochs", "prompt_lr", "encoder_epochs", "encoder_lr", "head_lr", "id_weight"):
-            if mine[key] is None:
-                mine[key] = getattr(recipe, key)
+        for field in dataclasses.fields(recipe):
+            if mine[field.name] is None:
+                mine[field.name] = getattr(recipe, field.name)
         mine["experiment"] = self.experiment or f"{self.dataset}-{self.model.replace('/', '_')}"
         return Params.model_construct(**mine)
 
@@ -151,14 +163,26 @@ class Params(BaseModel):
     def run_id(self) -> str:
         """Readable name plus a hash of every key that changes the run's numbers."""
         mine = self.resolved()
-        return f"{mine.experiment}-{mine.aspect}-{mine.variant}-s{mine.seed}-{_digest(mine, NOT_IN_ID)}"
+        parents = {"weights": mine.weights or mine.pretrained, "prompts": mine.resume_prompt}
+        parents = {name: _content(path) for name, path in parents.items() if path}
+        digest = _digest(mine, set(Params.model_fields) - NOT_IN_ID, **parents)
+        return f"{mine.experiment}-{mine.aspect}-{mine.variant}-s{mine.seed}-{digest}"
 
     @property
     def data_id(self) -> str:
         """Name of the (data set, aspect, protocol) that notebook 01 describes, shared by many runs."""
-        keep = {"dataset", "data_root", "aspect", "protocol", "validation", "draws", "draw_seed"}
+        keep = {"dataset", "aspect", "protocol", "validation", "draws", "draw_seed"}
         keep |= {key for key in Params.model_fields if key.startswith("demo_") and self.dataset == "demo"}
-        return f"{self.dataset}-{self.aspect}-{_digest(self, set(Params.model_fields) - keep)}"
+        root = str(project_path(self.data_root)) if self.data_root and self.dataset != "demo" else None
+        return f"{self.dataset}-{self.aspect}-{_digest(self, keep, root=root)}"
+
+    @property
+    def weights(self) -> str | None:
+        """The local weights file this run starts from; None where open_clip is to find or make the weights."""
+        if self.pretrained is None:
+            return str(SHIPPED / "embedded_clip.safetensors") if self.model == EMBEDDED else None
+        path = project_path(self.pretrained)
+        return str(path) if os.path.isfile(path) else None
 
     @property
     def notebooks(self) -> tuple[str, ...]:
@@ -186,9 +210,14 @@ class Params(BaseModel):
         return "classifier" if self.variant == "classifier" else ENCODER_FINETUNE
 
 
-def _digest(params: Params, leave_out: set[str]) -> str:
-    kept = {key: value for key, value in params.model_dump().items() if key not in leave_out}
+def _digest(params: Params, keep: set[str], **more: str | None) -> str:
+    kept = {key: value for key, value in params.model_dump().items() if key in keep} | more
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _content(path: str) -> str:
+    file = project_path(path)
+    return file_sha(file) if os.path.isfile(file) else path
 
 
 def project_path(path: str) -> Path:
@@ -305,7 +334,7 @@ def from_namespace(namespace: dict) -> Params:
     Raises:
         UserError: a plain value has a name that is no key of the schema, or as :func:`validated`.
     """
-    scalars = (str, int, float, bool, list, dict, tuple, type(None))
+    scalars = (str, int, float, bool, list, tuple, type(None))
     given = {
         key: value
         for key, value in namespace.items()

@@ -28,7 +28,7 @@ OTHERS = {
     "dorsal_r": ("dorsal_l", "palmar_r", "palmar_l"),
     "dorsal_l": ("dorsal_r", "palmar_r", "palmar_l"),
     "palmar_r": ("dorsal_l", "dorsal_r", "palmar_l"),
-    "palmar_l": ("palmar_r", "dorsal_l", "dorsal_r"),
+    "palmar_l": ("palmar_r", "dorsal_r", "dorsal_l"),
 }
 PROTOCOLS = ("own", "mba")
 VALIDATIONS = ("none", "identity_disjoint")
@@ -122,7 +122,9 @@ class Manifest:
         """Return images and identities per role, and of draw 0's query and gallery: what a paper's table has."""
         query, gallery = self.draw(0)
         parts = {role: self._with_role(role) for role in ("train", "validation", "test", "unpaired")}
-        parts |= {"query (draw 0)": query, "gallery (draw 0)": gallery}
+        own = gallery["role"] == "test"
+        parts |= {"query (draw 0)": query, "gallery (draw 0)": gallery[own]}
+        parts["distractor (draw 0)"] = gallery[~own]
         return pd.DataFrame(
             {name: {"images": len(t), "identities": t["identity"].nunique()} for name, t in parts.items()}
         ).T
@@ -174,7 +176,7 @@ def build(
     mine.loc[single & (mine["role"] == "test"), "role"] = "unpaired"
     if validation == "identity_disjoint":
         people = _shuffled(mine.loc[mine["role"] == "train", "identity"].unique(), f"{seed}|validation")
-        held = people[: round(len(people) * HELD_APART)]
+        held = people[: max(1, round(len(people) * HELD_APART))]
         mine.loc[(mine["role"] == "train") & mine["identity"].isin(held), "role"] = "validation"
         mine.loc[single & (mine["role"] == "validation"), "role"] = "train"
     if not (mine["role"] == "test").any() or not (mine["role"] == "train").any():

@@ -10,11 +10,11 @@ import pandas as pd
 from clipreid_lib.errors import UserError
 from clipreid_lib.evaluation import Evaluation
 from clipreid_lib.files import write_json, write_text
-from clipreid_lib.params import project_path
+from clipreid_lib.params import project_path, read_yaml
 from clipreid_lib.runs import Run
 
 COLUMNS = (
-    "experiment dataset aspect model variant stage protocol seed queries gallery identities "
+    "experiment dataset aspect model variant stage protocol seed queries gallery distractors identities "
     "rank1 rank1_std rank5 rank5_std rank10 map map_std minp manifest_sha checkpoint_sha run"
 ).split()
 SHOWN = {"rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-10", "map": "mAP", "minp": "mINP"}
@@ -46,6 +46,7 @@ def write_metrics(run: Run, scores: Evaluation, floor: Evaluation, checkpoint_sh
         "seed": params.seed,
         "queries": int(scores.per_draw["queries"].iloc[0]),
         "gallery": int(scores.per_draw["gallery"].iloc[0]),
+        "distractors": int((manifest.draw(0)[1]["role"] == "distractor").sum()),
         "identities": int(manifest.test["identity"].nunique()),
         **scores.summary(),
         "pixels": floor.summary(),
@@ -121,40 +122,47 @@ def table(folders: list[Path]) -> tuple[pd.DataFrame, str]:
     Returns:
         The table, and a sentence with the pixel floor.
     """
-    metrics = pd.DataFrame([row for row in map(read_metrics, folders) if row])
-    if metrics.empty:
-        return metrics, ""
-    keys = [key for key in ("experiment", "aspect", "protocol") if metrics[key].nunique() > 1] + ["variant"]
+    found = [(folder, row) for folder in folders if (row := read_metrics(folder))]
+    if not found:
+        return pd.DataFrame(), ""
+    metrics = pd.DataFrame([row for _, row in found])
+    settings = pd.DataFrame([read_yaml(folder / "params.yaml") for folder, _ in found])
+    varying = [key for key in settings if key not in ("variant", "seed") and settings[key].nunique(dropna=False) > 1]
+    keys = [*varying, "variant"]  # whatever the runs differ in names a row; only seeds are averaged
     rows = {}
-    for name, group in metrics.groupby(keys, sort=False):
+    for name, group in metrics.groupby([settings[key] for key in keys], sort=False, dropna=False):
         row = {}
-        for column, score in (("rank-1", "rank1"), ("rank-5", "rank5"), ("mAP", "map")):
-            row[column] = f"{100 * group[score].mean():5.1f} ± {100 * group[f'{score}_std'].mean():.1f}"
-            if metrics["seed"].nunique() > 1:
-                row[column] += f" ({100 * group[score].std(ddof=1):.1f})"
-        rows[name if len(name) > 1 else name[0]] = row
-    floor = pd.DataFrame(list(metrics["pixels"])).mean()
-    seeds = metrics["seed"].nunique()
-    spread = "mean ± standard deviation over draws"
-    spread += f"; in brackets the deviation over {seeds} seeds" if seeds > 1 else ""
-    note = (
-        f"Per cent, {spread}. Floor, 32x32 grey pixels: "
-        f"rank-1 {100 * floor['rank1']:.1f}, rank-5 {100 * floor['rank5']:.1f}, mAP {100 * floor['map']:.1f}."
-    )
+        for score in ("rank1", "rank5", "map"):
+            row[SHOWN[score]] = f"{100 * group[score].mean():5.1f} ± {100 * group[f'{score}_std'].mean():.1f}"
+            if len(group) > 1:
+                row[SHOWN[score]] += f" ({100 * group[score].std(ddof=1):.1f})"
+        rows[name if varying else name[0]] = row
     shown = pd.DataFrame.from_dict(rows, orient="index")
-    shown.index.name = None
-    return shown, note
+    shown.index.names = keys if varying else [None]
+    note = "Per cent, mean ± standard deviation over draws"
+    note += "; in brackets the deviation over seeds.\n" if settings["seed"].nunique() > 1 else ".\n"
+    floors = metrics.drop_duplicates("manifest_sha")
+    for _, run in floors.iterrows():
+        floor = {score: f"{100 * run['pixels'][score]:.1f}" for score in ("rank1", "rank5", "map")}
+        note += (
+            f"Floor, 32x32 grey pixels on {run['dataset']} {run['aspect']} ({run['protocol']}): "
+            f"rank-1 {floor['rank1']}, rank-5 {floor['rank5']}, mAP {floor['map']}.\n"
+        )
+    return shown, note.rstrip()
 
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     # Two runs that finish together must not each write a leaderboard without the other.
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
     except ImportError:  # Windows: `clipreid run` refreshes the leaderboard once more when all is done
         yield
         return
-    with open(path, "w") as file:
+    try:
+        file = open(path, "w")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -40,6 +40,7 @@ class Run:
 
     params: Params
     folder: Path
+    fixed: bool = True  # whether the data may not change any more, because results stand on it
 
     @classmethod
     def open(cls, params: Params) -> "Run":
@@ -57,12 +58,12 @@ class Run:
         Raises:
             UserError: the outputs folder cannot be written.
         """
-        return cls._open(params.resolved(), f"data/{params.data_id}")
+        return cls._open(params.resolved(), f"data/{params.data_id}", fixed=False)
 
     @classmethod
-    def _open(cls, params: Params, place: str) -> "Run":
-        run = cls(params, project_path(params.outputs_root) / place)
-        if not (run.folder / "params.yaml").exists():
+    def _open(cls, params: Params, place: str, fixed: bool = True) -> "Run":
+        run = cls(params, project_path(params.outputs_root) / place, fixed)
+        if not os.path.exists(run.folder / "params.yaml"):
             write_json(run.folder / "provenance.json", provenance())
             write_yaml(run.folder / "params.yaml", params.model_dump())
         return run
@@ -94,9 +95,14 @@ class Run:
         """The run's manifest, built from the data on first use and then kept in the run's folder."""
         manifest = build_manifest(self.params, self.data_root)
         kept = self.folder / "manifest.csv"
+        if kept.exists() and protocols.Manifest.load(kept).sha == manifest.sha:
+            return manifest
         if not kept.exists():
             manifest.save(kept)
-        elif protocols.Manifest.load(kept).sha != manifest.sha:
+        elif not self.fixed:
+            self.reopen((), everything=True)
+            manifest.save(kept)
+        else:
             raise UserError(
                 f"{kept}: the data at {self.data_root} has changed since this run began; "
                 "give the run another experiment name, or delete its folder"
@@ -111,8 +117,24 @@ class Run:
         """Whether that notebook finished its work for this run."""
         return (self.folder / "done" / f"{notebook}.json").is_file()
 
+    def reopen(self, names: tuple[str, ...], everything: bool = False) -> tuple[str, ...]:
+        """Return the notebooks still to run: the first without a record and all after it, which stand on it.
+
+        Args:
+            names: the run's notebooks in order. The records of those returned are deleted.
+            everything: delete every record there is.
+        """
+        done = [self.is_done(name) for name in names]
+        todo = names[done.index(False) :] if False in done else ()
+        for record in (self.folder / "done").glob("*.json"):
+            if everything or record.stem in todo:
+                record.unlink()
+        return todo
+
     def finish(self, notebook: str, **facts) -> None:
-        """Record that a notebook has finished; the last thing it does."""
+        """Record that a notebook has finished; the last thing it does. Resume states are no longer needed."""
+        for state in self.models.glob("*.resume.pt"):
+            state.unlink()
         finished = datetime.now(UTC).isoformat(timespec="seconds")
         write_json(self.folder / "done" / f"{notebook}.json", {"finished": finished, **facts})
 
@@ -146,10 +168,14 @@ def provenance() -> dict:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = "not installed"
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    try:
+        command = ["git", "describe", "--always", "--dirty"]
+        git = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    except OSError:  # no git on this machine
+        git = ""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git": git.stdout.strip() or "no git",
+        "git": git or "no git",
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
@@ -186,6 +212,7 @@ def choose_device(wanted: str) -> str:
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if wanted == "auto":
         return next(name for name in ("cuda", "mps", "cpu") if there[name])
-    if not there[wanted.partition(":")[0]]:
+    kind, _, number = wanted.partition(":")
+    if not there[kind] or int(number or 0) >= max(1, torch.cuda.device_count()):
         raise UserError(f"device: {wanted} is not available here; use auto or cpu")
     return wanted

@@ -39,7 +39,8 @@ class TrainingSet:
 def load_backbone(run: Run) -> Backbone:
     """Load the run's pretrained CLIP onto its device, frozen."""
     params = run.params
-    return backbone.load(params.model, params.pretrained, params.image_size).to(choose_device(params.device))
+    clip = backbone.load(params.model, params.weights or params.pretrained, params.image_size)
+    return clip.to(choose_device(params.device))
 
 
 def load_training_set(run: Run, size: int) -> TrainingSet:
@@ -113,7 +114,6 @@ def learn_prompts(run: Run, clip: Backbone) -> tuple[PromptBank, pd.DataFrame]:
             "manifest_sha": run.manifest.sha,
         },
     )
-    (run.models / "prompts.resume.pt").unlink(missing_ok=True)
     return bank, log
 
 
@@ -189,7 +189,7 @@ def finetune_encoder(run: Run, clip: Backbone) -> tuple[ClipidModel, pd.DataFram
         return {"validation_rank1": scores["rank1"], "validation_map": scores["map"]}
 
     loop = Loop(
-        name=params.variant,
+        name="encoder",  # not the variant: all variants must see the same crops and erasures
         epochs=params.encoder_epochs,
         seed=params.seed,
         learner=model,
@@ -223,12 +223,19 @@ def finetune_encoder(run: Run, clip: Backbone) -> tuple[ClipidModel, pd.DataFram
             "prompts_sha": parent,
         },
     )
-    (run.models / "encoder.resume.pt").unlink(missing_ok=True)
     return model, log
 
 
-def load_trained(run: Run) -> tuple[Backbone, str]:
-    """Load the backbone as the run's last stage left it, and the hash of the checkpoint that says so.
+@dataclass(frozen=True)
+class Trained:
+    """A backbone as a run's last stage left it, and the hash (or tag) of the weights that says so."""
+
+    backbone: Backbone
+    sha: str
+
+
+def load_trained(run: Run) -> Trained:
+    """Load the backbone as the run's last stage left it.
 
     A frozen run and a run that only learns prompts leave the image encoder as it was pretrained.
 
@@ -237,7 +244,7 @@ def load_trained(run: Run) -> tuple[Backbone, str]:
     """
     clip = load_backbone(run)
     if "03_encoder_finetune" not in run.params.notebooks:
-        return clip, f"pretrained {run.params.model}"
+        return Trained(clip, backbone.describe(clip)["pretrained"])
     path = run.models / "encoder.safetensors"
     if not path.exists():
         raise UserError(f"{path}: no trained encoder there; run notebook 03 with the same params first")
@@ -246,4 +253,4 @@ def load_trained(run: Run) -> tuple[Backbone, str]:
     checkpoints.require(path, facts, wanted)
     visual = {n.removeprefix("visual."): t for n, t in tensors.items() if n.startswith("visual.")}
     clip.clip.visual.load_state_dict(visual)
-    return clip, file_sha(path)
+    return Trained(clip, file_sha(path))

@@ -1,8 +1,10 @@
+import os
+
 import open_clip
 import pytest
 import torch
 
-from clipreid_lib import backbone
+from clipreid_lib import backbone, params, recipes
 from clipreid_lib.errors import UserError
 
 
@@ -77,6 +79,13 @@ def test_weights_and_models_that_do_not_fit_are_told(embedded, tmp_path):
         with pytest.raises(UserError, match=message) as error:
             backbone.load(model, pretrained)
         assert "\n" not in str(error.value)
+
+
+def test_relative_weights_files_start_at_the_projects_top_folder(embedded):
+    shipped = recipes.SHIPPED / "embedded_clip.safetensors"
+    relative = os.path.relpath(shipped, params.ROOT)
+    assert params.validated({"pretrained": relative}).weights == str(shipped)
+    assert params.validated({"pretrained": "openai", "model": "vitb16"}).weights is None
 
 
 def test_aliases_are_models_open_clip_knows_with_openai_weights():

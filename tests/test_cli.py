@@ -1,11 +1,16 @@
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 
+from clipreid_lib import datasets, images, params, results
 from clipreid_lib.__main__ import main
+from clipreid_lib.errors import UserError
+from clipreid_lib.files import write_json, write_yaml
 from clipreid_lib.params import ROOT
+from clipreid_lib.runs import Run, provenance
 
 BASE = str(ROOT / "params" / "base.yaml")
 
@@ -34,22 +39,65 @@ def test_a_missing_file_and_an_unwritable_folder(capsys, tmp_path):
     assert "cannot be written" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("data_root=/nowhere", "data_root: /nowhere is not a folder"),
-        ("aspect=dorsal_l", "no usable image of 'dorsal_l'"),
-    ],
-)
-def test_mistakes_about_data_are_one_line_too(real_hands, tmp_path, override, message):
-    command = [sys.executable, "-m", "clipreid_lib", "run", BASE]
-    for item in ("dataset=11k", "model=embedded", f"data_root={real_hands}", "allow_missing=true", override):
-        command += ["--set", item]
-    command += ["--set", f"outputs_root={tmp_path}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 1 and "Traceback" not in done.stdout + done.stderr
-    (line,) = [line for line in done.stdout.splitlines() if "FAILED" in line]
-    assert message in line
+def test_mistakes_about_data_are_one_line_too(capsys, hands, tmp_path):
+    root = tmp_path / "hands"
+    shutil.copytree(hands, root)
+    (root / "Hands" / "Hand_0000001.jpg").unlink()
+    arguments = ["run", BASE, "--set", "dataset=11k", "--set", f"outputs_root={tmp_path}/out"]
+    for overrides, message in (
+        (["data_root=/nowhere"], "data_root: /nowhere is not a folder"),
+        ([f"data_root={root}"], "1 of 128 images named in HandInfo.csv are absent"),
+        ([f"data_root={root}", "allow_missing=true"], "too few people of 'dorsal_r'"),  # 11k's threshold is 1050
+    ):
+        given = [part for override in overrides for part in ("--set", override)]
+        assert main([*arguments, *given]) == 1
+        out, err = capsys.readouterr()
+        assert message in out and out.count("FAILED") == 1 and "starts" not in out  # no kernel was started
+        assert err.count("\n") == 1
+
+
+def test_an_image_that_is_none_is_named(hands, tmp_path):
+    root = tmp_path / "hands"
+    shutil.copytree(hands, root)
+    table = datasets.load_images("demo", root)
+    with pytest.raises(UserError, match="is not an image that can be read"):
+        (root / table["path"].iloc[5]).write_text("text")
+        images.load_pixels(table, root, 8)
+
+
+def test_changed_data_never_mixes_with_a_finished_run(open_run, hands, tmp_path):
+    run = open_run(fresh=tmp_path)
+    run.manifest.save(run.folder / "manifest.csv")
+    (run.folder / "manifest.csv").write_text((run.folder / "manifest.csv").read_text().replace("male", "fe_male", 1))
+    with pytest.raises(UserError, match="has changed since this run began"):
+        Run.open(run.params).manifest  # noqa: B018
+    survey = Run.open_data(run.params)
+    survey.manifest  # noqa: B018
+    survey.finish("01_data_exploration")
+    (survey.folder / "manifest.csv").write_text("path,identity,role\n")
+    again = Run.open_data(run.params)
+    again.manifest  # noqa: B018  a survey is drawn anew instead
+    assert not again.is_done("01_data_exploration")
+
+
+def test_a_machine_without_git_is_no_obstacle(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert provenance()["git"] == "no git"
+
+
+def test_rows_are_averaged_over_seeds_and_nothing_else(tmp_path):
+    folders = []
+    for number, (seed, lr, rank1) in enumerate([(0, 1e-3, 0.2), (1, 1e-3, 0.4), (0, 1e-4, 0.9)]):
+        folder = tmp_path / str(number)
+        values = params.validated({"seed": seed, "encoder_lr": lr}).resolved().model_dump()
+        write_yaml(folder / "params.yaml", values)
+        scores = {f"{s}{end}": rank1 for s in ("rank1", "rank5", "map") for end in ("", "_std")}
+        facts = {"manifest_sha": "x", "pixels": scores, "dataset": "demo", "aspect": "dorsal_r", "protocol": "own"}
+        write_json(folder / "metrics.json", scores | facts)
+        folders.append(folder)
+    table, note = results.table(folders)
+    assert table["rank-1"].tolist() == [" 30.0 ± 30.0 (14.1)", " 90.0 ± 90.0"]
+    assert note.count("Floor") == 1
 
 
 def test_help_is_quick_and_imports_nothing_heavy():

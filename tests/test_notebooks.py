@@ -6,9 +6,11 @@ import os
 import re
 import subprocess
 import sys
+import time
 
 import nbformat
 import pandas as pd
+import psutil
 import pytest
 from papermill.inspection import inspect_notebook
 
@@ -128,7 +130,7 @@ def test_running_again_does_nothing(ladder):
     place, _ = ladder
     before = {path: path.stat().st_mtime_ns for path in (place / "out" / "runs").rglob("*") if path.is_file()}
     again = run(place, str(place / "mine.yaml"))
-    assert again.returncode == 0 and again.stdout.count("nothing to do") == 2
+    assert again.returncode == 0 and again.stdout.count("nothing to do") == 3
     assert " starts" not in again.stdout
     after = {path: path.stat().st_mtime_ns for path in (place / "out" / "runs").rglob("*") if path.is_file()}
     assert before == after
@@ -169,18 +171,58 @@ def test_a_failing_run_is_named_in_one_line_and_stops_no_other(ladder):
     assert done.stderr.count("\n") == 1 and "1 of 2 runs failed: fails-dorsal_r-classifier" in done.stderr
 
 
-def test_plain_papermill_runs_a_notebook_from_any_folder(ladder, tmp_path):
+@each
+def test_plain_papermill_runs_each_notebook_from_any_folder_and_again_in_one_kernel(ladder, tmp_path, notebook):
     place, _ = ladder
-    command = [sys.executable, "-m", "papermill", str(NOTEBOOKS[3]), "out.ipynb", "-k", "python3"]
-    command += [
-        "-f",
-        str(params.ROOT / "params" / "base.yaml"),
-        "-f",
-        str(place / "mine.yaml"),
-        "-p",
-        "variant",
-        "frozen",
-    ]
+    content = nbformat.read(notebook, as_version=4)
+    # A person changes a parameter and runs all cells again: nothing a cell leaves behind may pass for a param.
+    content.cells.append(nbformat.v4.new_code_cell("print('read again', from_namespace(globals()) == run.params)"))
+    nbformat.write(content, tmp_path / "again.ipynb")
+    command = [sys.executable, "-m", "papermill", "again.ipynb", "out.ipynb", "-k", "python3"]
+    command += ["-f", str(params.ROOT / "params" / "base.yaml"), "-f", str(place / "mine.yaml")]
+    command += ["-f", str(params.ROOT / "params" / "variants" / "clipid.yaml")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "rank-1" in (tmp_path / "out.ipynb").read_text()
+    out = (tmp_path / "out.ipynb").read_text()
+    assert "read again True" in out and "stderr" not in out  # no warnings either
+
+
+def test_a_deleted_record_has_its_notebook_and_all_later_ones_run_again(ladder):
+    place, _ = ladder
+    (folder,) = (place / "out" / "runs").glob("tiny-dorsal_r-frozen-*")
+    (folder / "done" / "04_evaluation.json").unlink()
+    again = run(place, str(place / "mine.yaml"))
+    assert again.returncode == 0
+    started = re.findall(r"(\S+): (\S+) starts", again.stdout)
+    assert started == [(folder.name, "04_evaluation"), (folder.name, "05_retrieval_visualisation")]
+
+
+def test_a_run_killed_in_mid_training_goes_on_where_it_was(ladder, tmp_path):
+    place, _ = ladder
+    arguments = [str(place / "mine.yaml"), "--set", "variant=classifier", "--set", "encoder_epochs=80"]
+    whole = run(place, *arguments, "--set", "experiment=whole")
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+
+    killed = [*arguments, "--set", "experiment=killed"]
+    command = [sys.executable, "-m", "clipreid_lib", "run", *killed]
+    runner = subprocess.Popen(command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list((place / "out" / "runs").glob("killed-*/train_logs/encoder.csv")):
+        assert runner.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    children = psutil.Process(runner.pid).children(recursive=True)
+    runner.kill()  # the runner alone; papermill and the kernel must notice and end by themselves
+    runner.wait()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
+    (folder,) = (place / "out" / "runs").glob("killed-*")
+    assert not (folder / "done" / "03_encoder_finetune.json").exists()
+    assert 0 < len(pd.read_csv(folder / "train_logs" / "encoder.csv")) < 80
+
+    again = run(place, *killed)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "going on after epoch" in (folder / "log.txt").read_text()
+    (other,) = (place / "out" / "runs").glob("whole-*")
+    left, right = (json.loads((f / "metrics.json").read_text()) for f in (folder, other))
+    scores = [key for key in left if key.startswith(("rank", "map", "minp"))]
+    assert {key: left[key] for key in scores} == {key: right[key] for key in scores}

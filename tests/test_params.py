@@ -43,7 +43,7 @@ def test_base_yaml_holds_every_key_with_its_default_and_a_comment():
             assert " # " in line, f"{line} has no comment"
 
 
-@pytest.mark.parametrize("file", sorted((params.ROOT / "params").glob("*.yaml")), ids=lambda file: file.name)
+@pytest.mark.parametrize("file", sorted((params.ROOT / "params").rglob("*.yaml")), ids=lambda file: file.stem)
 def test_every_params_file_composes_with_base(file):
     runs = params.expand(*params.compose([params.ROOT / "params" / "base.yaml", file]))
     assert runs
@@ -67,6 +67,7 @@ def test_every_params_file_composes_with_base(file):
         ({"mode": "prompt_learn", "variant": "classifier"}, "mode: variant classifier learns no prompts"),
         ({"batch_size": 4}, "batch_size: .*two identities"),
         ({"variant": ["frozen"]}, "variant: holds the list"),
+        ({"demo_sessions": 12}, "demo_sessions: 12 sessions cannot share 9 images"),
         ({"experiment": "a/b"}, "experiment: "),
         ({"device": "gpu"}, "device: "),
     ],
@@ -110,19 +111,25 @@ def test_a_file_that_is_no_mapping_is_told(tmp_path, text, message):
         params.compose([tmp_path / "none.yaml"])
 
 
-def test_the_run_id_follows_what_changes_numbers_and_nothing_else():
+def test_the_run_id_follows_what_changes_numbers_and_nothing_else(tmp_path):
     base = params.validated({})
-    for same in ({"device": "cpu"}, {"outputs_root": "elsewhere"}, {"output_dir": "logs/"}, {"top_k": 3}):
+    for same in ({"device": "cpu"}, {"outputs_root": "elsewhere"}, {"data_root": "there"}, {"top_k": 3}):
         assert params.validated(same).run_id == base.run_id
-    for other in ({"seed": 1}, {"encoder_lr": 1e-3}, {"prompt_dim": 16}, {"draw_seed": 1}):
+    for other in ({"seed": 1}, {"encoder_lr": 2e-3}, {"prompt_dim": 16}, {"draw_seed": 1}):
         assert params.validated(other).run_id != base.run_id
     assert base.resolved().run_id == base.run_id
+    weights = tmp_path / "weights.pt"
+    ids = []
+    for content in (b"one", b"two"):
+        weights.write_bytes(content)
+        ids.append(params.validated({"pretrained": str(weights)}).run_id)
+    assert len({*ids, base.run_id}) == 3  # other weights are another run, whatever the file is called
     assert base.resolved().resolved() == base.resolved()
 
 
 def test_a_notebook_is_told_the_fewest_keys_that_make_the_run():
     assert params.validated({}).changed() == {}
-    given = {"variant": "frozen", "seed": 3, "encoder_lr": 1e-3}
+    given = {"variant": "frozen", "seed": 3, "encoder_lr": 2e-3}
     run = params.validated(given | {"encoder_epochs": params.recipe_of("embedded").encoder_epochs}).resolved()
     assert run.changed() == given
     users = params.validated(yaml.safe_load(USERS_OWN))

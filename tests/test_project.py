@@ -27,7 +27,7 @@ def test_environment_yml_spells_pyprojects_dependencies():
         name = name.replace("_", "-")
         wanted.add(CONDA_NAMES.get(name, name) + bounds)
     assert conda == wanted
-    assert environment["dependencies"][-1] == {"pip": ["--no-deps --no-build-isolation -e ."]}
+    assert environment["dependencies"][-1] == {"pip": ["-e ."]}
 
 
 def test_the_top_level_is_the_one_agreed():

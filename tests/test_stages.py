@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from clipreid_lib import backbone, checkpoints, features, stages
+from clipreid_lib import backbone, checkpoints, features, images, stages
 from clipreid_lib.errors import UserError
 from clipreid_lib.files import file_sha
 
@@ -64,9 +64,9 @@ def test_the_encoder_stages_move_the_image_tower_and_nothing_else(open_run, vari
     assert log["loss"].to_numpy() == pytest.approx(log[sorted(terms)].sum(axis=1).to_numpy(), rel=1e-5)
     if variant == "clipid":
         assert file_sha(run.prompts) == prompts
-    trained, sha = stages.load_trained(run)
-    assert moved(clip.clip.state_dict(), trained.clip.state_dict()) == set()
-    assert sha == file_sha(run.models / "encoder.safetensors")
+    trained = stages.load_trained(run)
+    assert moved(clip.clip.state_dict(), trained.backbone.clip.state_dict()) == set()
+    assert trained.sha == file_sha(run.models / "encoder.safetensors")
 
 
 def test_same_seed_same_numbers_and_another_seed_others(open_run, tmp_path):
@@ -75,6 +75,21 @@ def test_same_seed_same_numbers_and_another_seed_others(open_run, tmp_path):
         for place, seed in enumerate((0, 0, 1))
     ]
     assert logs[0]["loss"].tolist() == logs[1]["loss"].tolist() != logs[2]["loss"].tolist()
+
+
+def test_all_variants_see_the_same_batches(open_run, tmp_path, monkeypatch):
+    seen = {}
+    for variant in ("classifier", "clipid_no_text"):
+        batches = seen.setdefault(variant, [])
+        augment = images.Augment.__call__
+        monkeypatch.setattr(
+            images.Augment, "__call__", lambda self, b, to=batches, do=augment: to.append(do(self, b)) or to[-1]
+        )
+        finetune(open_run(fresh=tmp_path, variant=variant, encoder_epochs=1))
+        monkeypatch.undo()
+    assert len(seen["classifier"]) > 1
+    for left, right in zip(*seen.values(), strict=True):
+        assert torch.equal(left, right)
 
 
 class Killed(BaseException):
@@ -110,7 +125,9 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(open_run, tmp_path,
     train(run)
     again, _ = checkpoints.load(run.models / f"{stage}.safetensors", "prompts" if stage == "prompts" else "encoder")
     assert moved(whole, again) == set()
-    assert not (run.models / f"{stage}.resume.pt").exists()
+    assert len(train(run)[2]) == 2  # called once more it trains nothing: the state is kept ...
+    run.finish("any")
+    assert not (run.models / f"{stage}.resume.pt").exists()  # ... until the notebook has finished
 
 
 def steps_per_epoch(run, stage) -> int:
@@ -162,7 +179,7 @@ def test_validation_people_are_scored_every_epoch(open_run, tmp_path):
 
 def test_a_loss_that_is_no_number_is_told(open_run, tmp_path):
     run = open_run(fresh=tmp_path, variant="classifier", encoder_lr=1e30)
-    with pytest.raises(UserError, match="classifier: the loss is .* in epoch .; lower the learning rate"):
+    with pytest.raises(UserError, match="encoder: the loss is .* in epoch .; lower the learning rate"):
         finetune(run)
 
 

@@ -20,12 +20,14 @@ Columns of the table (the contract the rest of the library relies on):
 but the disk lacks.
 """
 
+import os
 from pathlib import Path
 
 import pandas as pd
 
 from clipreid_lib.datasets import demo, eleven_k
 from clipreid_lib.errors import UserError
+from clipreid_lib.params import Params, project_path
 
 READERS = {"11k": eleven_k.read, "demo": eleven_k.read}  # the demo hands are written in 11k Hands' layout
 
@@ -47,9 +49,7 @@ def load_images(dataset: str, root: str | Path, aspect: str | None = None, allow
     """
     if dataset not in READERS:
         raise UserError(f"dataset: {dataset!r} is unknown; allowed: {', '.join(READERS)}")
-    root = Path(root)
-    if not root.is_dir():
-        raise UserError(f"data_root: {root} is not a folder; {eleven_k.WHERE}")
+    root = _folder(root)
     table = READERS[dataset](root, allow_missing)
     table.attrs["dataset"] = dataset
     if aspect is not None:
@@ -59,20 +59,18 @@ def load_images(dataset: str, root: str | Path, aspect: str | None = None, allow
     return table
 
 
-def locate(params) -> Path:
+def locate(params: Params) -> Path:
     """Return the data root of a run, drawing the demo hands first where they are not there yet.
-
-    Args:
-        params: a :class:`clipreid_lib.params.Params`.
 
     Raises:
         UserError: no data root was given and none lies at the usual place.
     """
-    from clipreid_lib.params import project_path
-
     if params.dataset == "demo":
         return demo.prepare(params, project_path(params.outputs_root))
-    root = project_path(params.data_root or f"data/{params.dataset}")
-    if not root.is_dir():
+    return _folder(project_path(params.data_root or f"data/{params.dataset}"))
+
+
+def _folder(root: str | Path) -> Path:
+    if not os.path.isdir(root):  # also where a folder above it may not be entered
         raise UserError(f"data_root: {root} is not a folder; {eleven_k.WHERE}")
-    return root
+    return Path(root)

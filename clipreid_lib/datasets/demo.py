@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 from clipreid_lib import synthetic_hands
+from clipreid_lib.errors import UserError
 
 
 def prepare(params, outputs: Path) -> Path:
@@ -23,5 +24,9 @@ def prepare(params, outputs: Path) -> Path:
         "difficulty": params.demo_difficulty,
         "seed": params.demo_seed,
     }
-    name = hashlib.sha256(repr(sorted(recipe.items())).encode()).hexdigest()[:8]
-    return synthetic_hands.write_dataset(outputs / "demo_hands" / name, **recipe)
+    key = (synthetic_hands.GENERATOR, sorted(recipe.items()))  # a generator that draws otherwise is another set
+    folder = outputs / "demo_hands" / hashlib.sha256(repr(key).encode()).hexdigest()[:8]
+    try:
+        return synthetic_hands.write_dataset(folder, **recipe)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: the demo hands cannot be drawn ({' '.join(str(error).split())})") from None

@@ -54,7 +54,7 @@ def read(root: Path, allow_missing: bool) -> pd.DataFrame:
     except FileNotFoundError:
         raise UserError(f"{source}: not found; {WHERE}") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{source}: cannot be read as CSV ({error})") from None
+        raise UserError(f"{source}: cannot be read as CSV ({' '.join(str(error).split())})") from None
     absent = [name for name in COLUMNS if name not in raw.columns]
     if absent:
         raise UserError(f"{source}: lacks the column {absent[0]!r}; it must have {', '.join(COLUMNS)}")
@@ -99,11 +99,10 @@ def _identities(ids: pd.Series, source: Path) -> pd.Series:
     clean = raw.str.strip()
     if (clean != raw).any():
         raise UserError(f"{source}: id {raw[clean != raw].iloc[0]!r} has white space around it; mend the file")
-    try:
-        return clean.astype(int)
-    except ValueError:
-        bad = clean[~clean.str.fullmatch(r"\d+")].iloc[0]
-        raise UserError(f"{source}: id {bad!r} is not a whole number") from None
+    odd = clean[~clean.str.fullmatch(r"\d{1,15}")]
+    if len(odd):
+        raise UserError(f"{source}: id {odd.iloc[0]!r} is not a whole number of at most 15 digits")
+    return clean.astype(int)
 
 
 def _present(folder: Path, names: pd.Series, allow_missing: bool) -> pd.Series:
