@@ -104,6 +104,7 @@ def cmc(named: dict[str, Evaluation], top: int = 20) -> plt.Figure:
         (line,) = axes.plot(ranks, mean, marker=".", label=name)
         axes.fill_between(ranks, mean - spread, np.minimum(mean + spread, 1), color=line.get_color(), alpha=0.2)
     axes.set(xlabel="rank", ylabel="share of queries with a hit by then", ylim=(0, 1.02))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc="lower right")
     return figure
 

@@ -36,6 +36,11 @@ NOT_IN_ID = {
     *("experiment", "outputs_root", "device", "top_k"),
     *("data_root", "allow_missing", "pretrained", "resume_prompt"),
 }
+# Keys that say which data is read, how it is split and where it goes.
+DATA_KEYS = {
+    *("dataset", "data_root", "allow_missing", "aspect", "protocol", "validation", "draws", "draw_seed"),
+    *("demo_people", "demo_images", "demo_sessions", "demo_difficulty", "demo_seed", "outputs_root"),
+}
 
 
 class Params(BaseModel):
@@ -171,10 +176,13 @@ class Params(BaseModel):
     @property
     def data_id(self) -> str:
         """Name of the (data set, aspect, protocol) that notebook 01 describes, shared by many runs."""
-        keep = {"dataset", "aspect", "protocol", "validation", "draws", "draw_seed"}
-        keep |= {key for key in Params.model_fields if key.startswith("demo_") and self.dataset == "demo"}
+        keep = {key for key in DATA_KEYS if self.dataset == "demo" or not key.startswith("demo_")}
         root = str(project_path(self.data_root)) if self.data_root and self.dataset != "demo" else None
-        return f"{self.dataset}-{self.aspect}-{_digest(self, keep, root=root)}"
+        return f"{self.dataset}-{self.aspect}-{_digest(self, keep - NOT_IN_ID, root=root)}"
+
+    def data_only(self) -> "Params":
+        """Return the same data and protocol with everything else at its default: what notebook 01 stands on."""
+        return Params(**{key: getattr(self, key) for key in DATA_KEYS})
 
     @property
     def weights(self) -> str | None:

@@ -58,7 +58,7 @@ class Run:
         Raises:
             UserError: the outputs folder cannot be written.
         """
-        return cls._open(params.resolved(), f"data/{params.data_id}", fixed=False)
+        return cls._open(params.data_only().resolved(), f"data/{params.data_id}", fixed=False)
 
     @classmethod
     def _open(cls, params: Params, place: str, fixed: bool = True) -> "Run":

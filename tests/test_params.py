@@ -137,6 +137,13 @@ def test_a_notebook_is_told_the_fewest_keys_that_make_the_run():
     assert "prompt_epochs" not in users.changed()
 
 
+def test_runs_on_the_same_data_share_its_description():
+    base = params.validated({"variant": "frozen", "seed": 4})
+    assert base.data_id == base.data_only().data_id == params.validated({}).data_id
+    assert base.data_only().changed() == {}
+    assert params.validated({"draw_seed": 1}).data_id != base.data_id
+
+
 def test_a_notebooks_names_are_checked_too():
     notebook = {"In": [], "_": 1, "run": object(), "variant": "frozen", "lr": None}
     assert params.from_namespace(notebook).variant == "frozen"
