@@ -4,7 +4,7 @@ import argparse
 import signal
 import sys
 
-from clipreid_lib import params
+from clipreid_lib import compose
 from clipreid_lib.errors import UserError
 
 
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if given.jobs < 1:
             raise UserError(f"--jobs {given.jobs}: give at least 1")
-        runs = params.expand(*params.compose(given.files, given.set))
+        runs = compose.expand(*compose.compose(given.files, given.set))
         from clipreid_lib.batch import Batch  # here, so that a typing mistake is told at once
 
         for ending in ("SIGTERM", "SIGHUP"):  # a scheduler's or a closed terminal's: end as Ctrl-C does

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from clipreid_lib.compose import read_yaml
 from clipreid_lib.errors import UserError
 from clipreid_lib.evaluation import Evaluation
 from clipreid_lib.files import write_json, write_text
-from clipreid_lib.params import project_path, read_yaml
+from clipreid_lib.params import project_path
 from clipreid_lib.runs import Run
 
 COLUMNS = (

@@ -3,7 +3,7 @@ import re
 import pytest
 import yaml
 
-from clipreid_lib import params
+from clipreid_lib import compose, params, recipes
 from clipreid_lib.errors import UserError
 
 USERS_OWN = """
@@ -27,7 +27,7 @@ save_dir: saved_models/
 def test_the_users_own_file_is_accepted_as_it_stands(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(USERS_OWN)
-    (run,) = params.expand(*params.compose([file]))
+    (run,) = compose.expand(*compose.compose([file]))
     run = run.resolved()
     assert (run.prompt_epochs, run.prompt_lr, run.prompt_dim) == (20, 1e-4, 16)
     assert run.notebooks == ("02_prompt_learning", "04_evaluation", "05_retrieval_visualisation")
@@ -45,7 +45,7 @@ def test_base_yaml_holds_every_key_with_its_default_and_a_comment():
 
 @pytest.mark.parametrize("file", sorted((params.ROOT / "params").rglob("*.yaml")), ids=lambda file: file.stem)
 def test_every_params_file_composes_with_base(file):
-    runs = params.expand(*params.compose([params.ROOT / "params" / "base.yaml", file]))
+    runs = compose.expand(*compose.compose([params.ROOT / "params" / "base.yaml", file]))
     assert runs
     for run in runs:
         for value in run.model_dump().values():
@@ -88,17 +88,17 @@ def test_lists_expand_into_their_product_and_each_file_answers_for_its_keys(tmp_
     first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
     first.write_text("variant: [frozen, classifier]\nseed: [0, 1, 2]\n")
     second.write_text("aspect: palmar\n")
-    runs = params.expand(*params.compose([first]))
+    runs = compose.expand(*compose.compose([first]))
     assert [(run.variant, run.seed) for run in runs] == [
         (variant, seed) for variant in ("frozen", "classifier") for seed in (0, 1, 2)
     ]
     assert len({run.run_id for run in runs}) == 6
     with pytest.raises(UserError, match="b.yaml: aspect"):
-        params.expand(*params.compose([first, second]))
+        compose.expand(*compose.compose([first, second]))
     with pytest.raises(UserError, match="--set seed=\\[\\]: seed: the list is empty"):
-        params.expand(*params.compose([first], ["seed=[]"]))
+        compose.expand(*compose.compose([first], ["seed=[]"]))
     with pytest.raises(UserError, match="write it as key=value"):
-        params.compose([first], ["seed"])
+        compose.compose([first], ["seed"])
 
 
 @pytest.mark.parametrize(("text", "message"), [("- 1", "holds a list"), ("a: [", "is not YAML")])
@@ -106,9 +106,9 @@ def test_a_file_that_is_no_mapping_is_told(tmp_path, text, message):
     file = tmp_path / "odd.yaml"
     file.write_text(text)
     with pytest.raises(UserError, match=message):
-        params.compose([file])
+        compose.compose([file])
     with pytest.raises(UserError, match="none.yaml: cannot be read"):
-        params.compose([tmp_path / "none.yaml"])
+        compose.compose([tmp_path / "none.yaml"])
 
 
 def test_the_run_id_follows_what_changes_numbers_and_nothing_else(tmp_path):
@@ -130,10 +130,10 @@ def test_the_run_id_follows_what_changes_numbers_and_nothing_else(tmp_path):
 def test_a_notebook_is_told_the_fewest_keys_that_make_the_run():
     assert params.validated({}).changed() == {}
     given = {"variant": "frozen", "seed": 3, "encoder_lr": 2e-3}
-    run = params.validated(given | {"encoder_epochs": params.recipe_of("embedded").encoder_epochs}).resolved()
+    run = params.validated(given | {"encoder_epochs": recipes.recipe_of("embedded").encoder_epochs}).resolved()
     assert run.changed() == given
     users = params.validated(yaml.safe_load(USERS_OWN))
-    assert params.from_namespace(users.changed()) == users.resolved()
+    assert compose.from_namespace(users.changed()) == users.resolved()
     assert "prompt_epochs" not in users.changed()
 
 
@@ -146,6 +146,6 @@ def test_runs_on_the_same_data_share_its_description():
 
 def test_a_notebooks_names_are_checked_too():
     notebook = {"In": [], "_": 1, "run": object(), "variant": "frozen", "lr": None}
-    assert params.from_namespace(notebook).variant == "frozen"
+    assert compose.from_namespace(notebook).variant == "frozen"
     with pytest.raises(UserError, match="unknown key 'varient'; did you mean 'variant'"):
-        params.from_namespace(notebook | {"varient": "frozen"})
+        compose.from_namespace(notebook | {"varient": "frozen"})
