@@ -149,3 +149,8 @@ def test_a_notebooks_names_are_checked_too():
     assert compose.from_namespace(notebook).variant == "frozen"
     with pytest.raises(UserError, match="unknown key 'varient'; did you mean 'variant'"):
         compose.from_namespace(notebook | {"varient": "frozen"})
+
+
+def test_the_notebooks_defaults_are_one_of_the_demos_runs():
+    demo = compose.expand(*compose.compose([params.ROOT / "params" / "demo.yaml"]))
+    assert compose.from_namespace({}).run_id in {run.run_id for run in demo}
