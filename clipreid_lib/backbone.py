@@ -180,8 +180,11 @@ def load(model: str, pretrained: str | None = None, image_size: int | None = Non
             )
         tokenizer = open_clip.get_tokenizer(name, **tokenizer_options)
     except Exception as error:  # open_clip raises whatever its loaders raise: all of it means "these weights won't do"
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"pretrained: {pretrained!r} cannot be loaded into {model}: {reason}") from None
+        reason = " ".join(str(error).split()).split(". ")[0][:200]
+        raise UserError(
+            f"pretrained: {pretrained!r} cannot be loaded into {model} ({reason}); "
+            "give an open_clip tag, or a safetensors or state-dict file of this very model"
+        ) from None
     clip.eval().requires_grad_(False)
     return Backbone(clip, tokenizer, model, pretrained)
 

@@ -165,7 +165,7 @@ class Batch:
 
     def _report(self, runs: list[Run], seconds: float) -> None:
         table, note = results.table([run.folder for run in runs])
-        print(f"\n{len(runs)} runs in {seconds:.0f} s")
+        print(f"\n{len(runs)} run{'s' * (len(runs) != 1)} in {seconds:.0f} s")
         if len(table):
             print(f"\n{table.to_string()}\n\n{note}")
         folders = [folder for run in runs if (folder := run.folder / "notebooks").is_dir()]
