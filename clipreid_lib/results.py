@@ -128,7 +128,11 @@ def table(folders: list[Path]) -> tuple[pd.DataFrame, str]:
         return pd.DataFrame(), ""
     metrics = pd.DataFrame([row for _, row in found])
     settings = pd.DataFrame([read_yaml(folder / "params.yaml") for folder, _ in found])
-    varying = [key for key in settings if key not in ("variant", "seed") and settings[key].nunique(dropna=False) > 1]
+    one_stage = settings["mode"] != "full"  # say so: after prompt_learn the image encoder is still the frozen one
+    settings.loc[one_stage, "variant"] += ", " + settings.loc[one_stage, "mode"]
+    varying = [
+        key for key in settings if key not in ("variant", "mode", "seed") and settings[key].nunique(dropna=False) > 1
+    ]
     keys = [*varying, "variant"]  # whatever the runs differ in names a row; only seeds are averaged
     rows = {}
     for name, group in metrics.groupby([settings[key] for key in keys], sort=False, dropna=False):
