@@ -132,11 +132,11 @@ class Run:
         return todo
 
     def finish(self, notebook: str, **facts) -> None:
-        """Record that a notebook has finished; the last thing it does. Resume states are no longer needed."""
-        for state in self.models.glob("*.resume.pt"):
-            state.unlink()
+        """Record that a notebook has finished; the last thing it does. Resume states are not needed after that."""
         finished = datetime.now(UTC).isoformat(timespec="seconds")
         write_json(self.folder / "done" / f"{notebook}.json", {"finished": finished, **facts})
+        for state in self.models.glob("*.resume.pt"):
+            state.unlink()
 
     def _inside(self, folder: str) -> Path:
         path = Path(folder).expanduser()
