@@ -115,7 +115,7 @@ def facts(run: Run) -> dict[str, str]:
 
 
 def table(folders: list[Path]) -> tuple[pd.DataFrame, str]:
-    """Summarise runs in per cent, one row per experiment, aspect and variant, averaged over seeds.
+    """Summarise runs in per cent, one row per variant and whatever else they differ in, averaged over seeds.
 
     Args:
         folders: of evaluated runs; those without metrics are left out.
