@@ -6,13 +6,16 @@ BIN = $(VENV)/bin
 # torch that is already in the environment is left alone.
 TORCH = torch==2.13.0 torchvision==0.28.0
 
-.PHONY: demo test lint lab clean
+.PHONY: demo test bench lint lab clean
 
 demo: $(VENV)/installed
 	$(BIN)/clipreid run params/demo.yaml --jobs 2
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest
+
+bench: $(VENV)/installed
+	for file in tests/benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

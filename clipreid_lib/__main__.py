@@ -1,4 +1,4 @@
-"""The command line: ``clipreid run FILE...``, also as ``python -m clipreid_lib run FILE...``."""
+"""The command line: ``clipreid run``, ``clipreid data check`` and ``clipreid data prepare``."""
 
 import argparse
 import signal
@@ -6,6 +6,7 @@ import sys
 
 from clipreid_lib import compose
 from clipreid_lib.errors import UserError
+from clipreid_lib.params import ASPECTS, BURST_GAP
 
 
 def parser() -> argparse.ArgumentParser:
@@ -23,6 +24,38 @@ def parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key; [a,b] makes a list"
     )
     run.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (default 1)")
+    data = verbs.add_parser("data", help="check a data set, or decode its images ahead of training")
+    jobs = data.add_subparsers(dest="job", required=True)
+    check = jobs.add_parser(
+        "check",
+        help="count, open and compare a data set's images; ends with OK or what is wrong and status 1",
+        description="Print found against expected counts, and missing, unreadable, wrongly sized and duplicated "
+        "images; under a protocol, near-duplicates across the border between training and test, people with a "
+        "single image, and people whose other hand is a distractor.",
+    )
+    check.add_argument("--aspect", help="apply the protocol to this aspect alone (default: every one there is)")
+    check.add_argument("--protocol", help="default: the one the data set's papers use")
+    check.add_argument("--burst-gap", type=int, default=BURST_GAP, metavar="N", help="see params/base.yaml")
+    prepare = jobs.add_parser(
+        "prepare",
+        help="decode every image once into the store that training and evaluation read",
+        description="Fill the image store under the outputs folder. It is keyed by the content of each file, so it "
+        "may be stopped and started again, and a changed image is decoded anew.",
+    )
+    prepare.add_argument(
+        *("--size", "--sizes"),
+        dest="sizes",
+        type=int,
+        nargs="+",
+        default=[224, 32],  # what CLIP's ViT-B and RN50 read, and what the pixel floor reads
+        metavar="PIXELS",
+        help="sides of the squares to keep (default 224 32: OpenAI's CLIP, and the pixel floor)",
+    )
+    prepare.add_argument("--outputs", default="outputs", metavar="FOLDER", help="outputs_root of the runs to come")
+    for job in (check, prepare):
+        job.add_argument("--dataset", required=True, metavar="NAME", help=", ".join(ASPECTS))
+        job.add_argument("--root", metavar="FOLDER", help="default data/NAME; demo draws its own")
+        job.add_argument("--allow-missing", action="store_true", help="a partial download is no fault")
     return top
 
 
@@ -30,28 +63,39 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one verb and return the exit status: 0 well, 1 a run failed, 2 a mistake in what was asked."""
     given = parser().parse_args(arguments)
     try:
-        if given.jobs < 1:
-            raise UserError(f"--jobs {given.jobs}: give at least 1")
-        runs = compose.expand(*compose.compose(given.files, given.set))
-        from clipreid_lib.batch import Batch  # here, so that a typing mistake is told at once
-
-        for ending in ("SIGTERM", "SIGHUP"):  # a scheduler's or a closed terminal's: end as Ctrl-C does
-            if hasattr(signal, ending):
-                signal.signal(getattr(signal, ending), signal.default_int_handler)
-
-        print(f"to run: {', '.join(run.run_id for run in runs)}", flush=True)
-        failed = Batch(runs, given.jobs).run()
+        return _data(vars(given)) if given.verb == "data" else _run(given)
     except UserError as error:
         print(f"clipreid: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nclipreid: stopped; the same command goes on where this one was", file=sys.stderr)
         return 130
+
+
+def _run(given: argparse.Namespace) -> int:
+    if given.jobs < 1:
+        raise UserError(f"--jobs {given.jobs}: give at least 1")
+    runs = compose.expand(*compose.compose(given.files, given.set))
+    from clipreid_lib.batch import Batch  # here, so that a typing mistake is told at once
+
+    for ending in ("SIGTERM", "SIGHUP"):  # a scheduler's or a closed terminal's: end as Ctrl-C does
+        if hasattr(signal, ending):
+            signal.signal(getattr(signal, ending), signal.default_int_handler)
+
+    print(f"to run: {', '.join(run.run_id for run in runs)}", flush=True)
+    failed = Batch(runs, given.jobs).run()
     if failed:
         names = ", ".join(run.folder.name for run in failed)
         print(f"clipreid: {len(failed)} of {len(runs)} runs failed: {names}", file=sys.stderr)
         return 1
     return 0
+
+
+def _data(given: dict) -> int:
+    from clipreid_lib import data_commands  # here, so that help stays quick
+
+    del given["verb"]
+    return getattr(data_commands, given.pop("job"))(**given)
 
 
 if __name__ == "__main__":

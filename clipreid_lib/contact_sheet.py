@@ -28,6 +28,7 @@ def identity_sheet(images: pd.DataFrame, root: str | Path, people: int = 6, top:
     canvas = Image.new("RGB", (GAP + columns * wide, GAP + len(rows) * high), "white")
     for y, hand in enumerate(rows):
         for x, image in enumerate(hand.itertuples()):
-            captions = [f"identity {image.identity}" if x == 0 else "", f"session {image.session}"]
+            session = "" if pd.isna(image.session) else f"session {image.session}"
+            captions = [f"identity {image.identity}" if x == 0 else "", session]
             draw_tile(canvas, (GAP + x * wide, GAP + y * high), Path(root) / image.path, TILE, INK, captions)
     return canvas

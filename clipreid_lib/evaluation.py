@@ -7,7 +7,7 @@ import pandas as pd
 
 from clipreid_lib import metrics
 from clipreid_lib.features import Embeddings
-from clipreid_lib.protocols import Manifest
+from clipreid_lib.manifest import Manifest
 
 RANKS = (1, 5, 10)
 
@@ -33,6 +33,23 @@ class Evaluation:
         return {s: float(means[s]) for s in scores} | {f"{s}_std": float(spread[s]) for s in scores}
 
 
+def compared(
+    embeddings: Embeddings, manifest: Manifest, index: int, part: str = "test"
+) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
+    """Compare one draw's queries with its gallery.
+
+    Returns:
+        The query table, the gallery table and their (Q, G) cosine similarity; -inf where the protocol leaves a
+        gallery image out of a query's gallery (the same person by the same camera).
+    """
+    query, gallery = manifest.draw(index, part)
+    similarity = metrics.cosine_similarity(embeddings.of(query), embeddings.of(gallery))
+    if part == "test" and manifest.same_camera_rule:
+        ids, cameras = (query["identity"], gallery["identity"]), (query["camera"], gallery["camera"])
+        similarity = metrics.without_same_camera(similarity, *ids, *cameras)
+    return query, gallery, similarity
+
+
 def evaluate(embeddings: Embeddings, manifest: Manifest, part: str = "test") -> Evaluation:
     """Score every draw of a manifest.
 
@@ -43,10 +60,8 @@ def evaluate(embeddings: Embeddings, manifest: Manifest, part: str = "test") -> 
     """
     draws, queries, curves = [], [], []
     for index in range(manifest.draws):
-        query, gallery = manifest.draw(index, part)
-        scores = metrics.score_retrieval(
-            embeddings.of(query), query["identity"], embeddings.of(gallery), gallery["identity"]
-        )
+        query, gallery, similarity = compared(embeddings, manifest, index, part)
+        scores = metrics.score_similarity(similarity, query["identity"].to_numpy(), gallery["identity"].to_numpy())
         ranks = {f"rank{k}": scores.rank(k) for k in RANKS}
         draws.append(
             {"draw": index, **ranks, "map": scores.map, "minp": scores.minp}

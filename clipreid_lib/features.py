@@ -7,9 +7,10 @@ import pandas as pd
 import torch
 from torch.nn import functional
 
-from clipreid_lib import checkpoints, images
+from clipreid_lib import augment, checkpoints
 from clipreid_lib.backbone import Backbone
 from clipreid_lib.errors import UserError
+from clipreid_lib.images import Photographs
 
 
 @dataclass(frozen=True)
@@ -41,29 +42,31 @@ def encode(backbone: Backbone, pixels: torch.Tensor, batch: int = 128) -> torch.
     rows = []
     for start in range(0, len(pixels), batch):
         part = pixels[start : start + batch].to(backbone.device)
-        normalised = images.normalise(part, *backbone.normalisation)
+        normalised = augment.normalise(part, *backbone.normalisation)
         rows.append(backbone.image_features(normalised).embedding.float().cpu())
     return torch.cat(rows)
 
 
-def embed_table(backbone: Backbone, table: pd.DataFrame, root: Path) -> Embeddings:
+def embed_table(backbone: Backbone, table: pd.DataFrame, photographs: Photographs) -> Embeddings:
     """Decode and encode every distinct image of a table.
 
     Raises:
         UserError: an image cannot be read, or its embedding is not finite (naming it).
     """
     distinct = table.drop_duplicates("path")
-    values = encode(backbone, images.load_pixels(distinct, root, backbone.image_size))
+    values = encode(backbone, torch.from_numpy(photographs.load(distinct, backbone.image_size)))
     broken = ~values.isfinite().all(dim=1)
     if broken.any():
-        raise UserError(f"{root / distinct['path'].iloc[int(broken.nonzero()[0])]}: its embedding is not finite")
+        raise UserError(
+            f"{photographs.root / distinct['path'].iloc[int(broken.nonzero()[0])]}: its embedding is not finite"
+        )
     return Embeddings(distinct["path"].tolist(), values)
 
 
-def pixel_floor(table: pd.DataFrame, root: Path) -> Embeddings:
+def pixel_floor(table: pd.DataFrame, photographs: Photographs) -> Embeddings:
     """Embed images as 32 x 32 grey pixels with the mean removed: what no network has to beat first."""
     distinct = table.drop_duplicates("path")
-    pixels = images.load_pixels(distinct, root, 32).float()  # (N, 3, 32, 32)
+    pixels = torch.from_numpy(photographs.load(distinct, 32)).float()  # (N, 3, 32, 32)
     grey = (pixels * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(dim=1).flatten(1)  # ITU-R 601
     return Embeddings(distinct["path"].tolist(), functional.normalize(grey - grey.mean(dim=1, keepdim=True)))
 

@@ -36,36 +36,6 @@ def keep_image(image: Image.Image, path: Path) -> Image.Image:
     return image
 
 
-def role_counts(images: pd.DataFrame) -> plt.Figure:
-    """Draw how many images each person has, coloured by the part they play."""
-    table = images[images["role"] != "distractor"]
-    people = table.groupby(["subject", "role"]).size().rename("images").reset_index()
-    people = people.sort_values(["role", "images"], ascending=[False, False]).reset_index(drop=True)
-    figure, axes = plt.subplots(figsize=WIDE)
-    for role, group in people.groupby("role", sort=False):
-        axes.bar(group.index, group["images"], width=1.0, label=f"{role} ({len(group)} people)")
-    axes.set(xlabel="people, sorted within their part", ylabel="images", xticks=[])
-    axes.grid(axis="x", visible=False)
-    axes.margins(x=0.01, y=0.25)  # room for the legend above the bars
-    axes.legend(loc="upper right", ncols=4)
-    return figure
-
-
-def attribute_counts(images: pd.DataFrame) -> plt.Figure:
-    """Draw how the people of a table are spread over skin colour, gender and age."""
-    people = images.drop_duplicates("subject")
-    figure, axes = plt.subplots(1, 3, figsize=WIDE)
-    for place, column in zip(axes[:2], ("skin_color", "gender"), strict=True):
-        counts = people[column].value_counts()
-        place.bar(counts.index, counts.to_numpy(), color=sns.color_palette()[0])
-        place.set(xlabel=column.replace("_", " "), ylabel="people")
-        place.grid(axis="x", visible=False)
-        place.tick_params(axis="x", rotation=20)
-    sns.histplot(people["age"], binwidth=5, ax=axes[2], color=sns.color_palette()[0])
-    axes[2].set(xlabel="age in years", ylabel="people")
-    return figure
-
-
 def curves(log: pd.DataFrame) -> plt.Figure:
     """Draw a training log: loss terms at the left, shares (accuracies, validation scores) at the right."""
     shares = [name for name in log if name.startswith("validation_") or name.endswith("accuracy")]
@@ -113,13 +83,16 @@ def score_distributions(similarity: np.ndarray, match: np.ndarray) -> plt.Figure
     """Draw the similarity of genuine and impostor pairs.
 
     Args:
-        similarity: (Q, G) cosine similarity.
+        similarity: (Q, G) cosine similarity; pairs at -inf are left out.
         match: (Q, G) whether the pair shows one identity.
     """
     figure, axes = plt.subplots(figsize=HALF)
-    bins = np.linspace(similarity.min(), similarity.max(), 60)
+    compared = similarity > -np.inf
+    bins = np.linspace(similarity[compared].min(), similarity.max(), 60)
     for pairs, label in ((~match, "impostor"), (match, "genuine")):
-        sns.histplot(similarity[pairs], bins=bins, stat="density", ax=axes, label=label, element="step", alpha=0.4)
+        sns.histplot(
+            similarity[pairs & compared], bins=bins, stat="density", ax=axes, label=label, element="step", alpha=0.4
+        )
     axes.set(xlabel="cosine similarity", ylabel="density")
     axes.legend()
     return figure

@@ -44,10 +44,10 @@ class Ranking:
         query: (Q rows) columns ``path`` (relative to the data root), ``identity`` (the number to compare) and
             ``aspect``; ``subject`` (the person) is used where both tables have it.
         gallery: (G rows) the same columns; ``role`` says ``distractor`` where an image can match no query.
-        similarity: (Q, G) cosine similarity in [-1, 1].
+        similarity: (Q, G) cosine similarity in [-1, 1]; -inf takes an image out of that query's gallery.
 
     Raises:
-        ValueError: a column is missing, shapes disagree, a similarity is not finite, or a query has no match.
+        ValueError: a column is missing, shapes disagree, a similarity is not a number, or a query has no match.
     """
 
     query: pd.DataFrame
@@ -63,9 +63,11 @@ class Ranking:
         expected = (len(self.query), len(self.gallery))
         if self.similarity.shape != expected:
             raise ValueError(f"similarity has shape {self.similarity.shape}, the tables ask for {expected}")
-        if not np.isfinite(self.similarity).all():
+        if np.isnan(self.similarity).any() or np.isposinf(self.similarity).any():
             raise ValueError("similarity holds values that are not finite")
-        unmatched = np.flatnonzero(~self.query["identity"].isin(self.gallery["identity"]).to_numpy())
+        ids = (table["identity"].to_numpy() for table in (self.query, self.gallery))
+        matched = (np.equal.outer(*ids) & (self.similarity > -np.inf)).any(axis=1)
+        unmatched = np.flatnonzero(~matched)
         if len(unmatched):
             path = self.query["path"].iloc[unmatched[0]]
             raise ValueError(f"query {path} has no true match in the gallery, so it has no rank")
@@ -97,7 +99,7 @@ class Ranking:
         tiles = [
             Tile(int(g), rank, float(self.similarity[q, g]), bool(right[g]), self._note(q, g))
             for rank, g in enumerate(order, 1)
-            if rank <= top or right[g]
+            if (rank <= top or right[g]) and self.similarity[q, g] > -np.inf
         ]
         return tiles[:top], tiles[top:]
 
@@ -107,7 +109,8 @@ class Ranking:
         return metrics.score_similarity(self.similarity, query, gallery)
 
     def _right(self, q: int) -> np.ndarray:
-        return self.gallery["identity"].to_numpy() == self.query["identity"].iloc[q]  # (G,)
+        same = self.gallery["identity"].to_numpy() == self.query["identity"].iloc[q]  # (G,)
+        return same & (self.similarity[q] > -np.inf)
 
     def _note(self, q: int, g: int) -> str:
         query, image = self.query.iloc[q], self.gallery.iloc[g]

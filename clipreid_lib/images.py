@@ -1,89 +1,122 @@
-"""Pixels: decode each image once into memory, normalise as the checkpoint wants, augment for training.
+"""Pixels: open any photograph as upright RGB, decode it to a square, read a table's images on all cores.
 
 The whole picture is squashed to a square (hands fill most of the frame; a centre crop would cut fingers off)
-and the same rule serves training, zero-shot and evaluation. Nothing is ever flipped: a mirrored right hand
-is a left hand.
+and the same rule serves training, zero-shot and evaluation.
 """
 
+import io
 import os
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from clipreid_lib import _compat  # noqa: F401  torchvision must come in through the repaired door
 from clipreid_lib.errors import UserError
+from clipreid_lib.image_store import ImageStore
 
-from torchvision.transforms import v2  # isort: skip
+RULE = "bicubic-1"  # names what decode does; goes up whenever the same file would give other pixels
 
 
-def decode(path: Path, size: int) -> torch.Tensor:
-    """Read one image, apply its EXIF rotation and squash it to a square.
+def open_rgb(path: str | Path, side: int, content: bytes | None = None) -> Image.Image:
+    """Open an image upright and as 8-bit RGB.
+
+    EXIF rotation is applied; 16-bit grey loses its low byte; CMYK, palettes and grey are converted; what is
+    transparent shows white.
 
     Args:
-        path: any file Pillow reads.
-        size: side in pixels.
-
-    Returns:
-        uint8 tensor of shape (3, size, size), RGB.
+        path: the file.
+        side: JPEGs may be decoded at a fraction that leaves both sides at least twice this, which is several
+            times faster.
+        content: the file's bytes, where they have been read already.
 
     Raises:
-        UserError: the file is missing, is no image, or ends early.
+        UserError: the file is missing, is no image, ends early, or holds floating-point pixels.
     """
     try:
-        with Image.open(path) as image:
-            image.draft("RGB", (2 * size, 2 * size))  # lets JPEG decode at a fraction; other formats ignore it
-            image = ImageOps.exif_transpose(image).convert("RGB")
-            image = image.resize((size, size), Image.Resampling.BICUBIC)
+        with Image.open(path if content is None else io.BytesIO(content)) as image:
+            image.draft("RGB", (2 * side, 2 * side))  # formats other than JPEG ignore it
+            image.load()
+            image = ImageOps.exif_transpose(image)
+            if image.mode == "F":
+                raise UserError(f"{path}: holds floating-point pixels; save it with 8 bits per channel")
+            if image.mode.startswith("I"):  # Pillow's own conversion would cut everything above 255 off
+                image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+            return image.convert("RGB")
     except FileNotFoundError:
         raise UserError(f"{path}: image not found") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
         raise UserError(f"{path}: is not an image that can be read{reason}") from None
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def load_pixels(table: pd.DataFrame, root: Path, size: int) -> torch.Tensor:
-    """Decode every row's image, on all cores (Pillow releases the interpreter lock while it decodes).
-
-    Returns:
-        uint8 tensor of shape (rows, 3, size, size), in the table's order. 1,000 images at 224 take 150 MB.
-
-    Raises:
-        UserError: as :func:`decode`, for the first image that fails.
-    """
-    pixels = torch.empty((len(table), 3, size, size), dtype=torch.uint8)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for row, image in enumerate(pool.map(lambda path: decode(Path(root) / path, size), table["path"])):
-            pixels[row] = image
-    return pixels
-
-
-def normalise(pixels: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
-    """Map uint8 pixels (B, 3, H, W) to float32 with the checkpoint's channel means and deviations."""
-    mean = torch.tensor(mean, device=pixels.device).view(1, 3, 1, 1)
-    std = torch.tensor(std, device=pixels.device).view(1, 3, 1, 1)
-    return (pixels.float() / 255 - mean) / std
-
-
-class Augment:
-    """CLIP-ReID's training augmentation without its flip: pad, random crop, then erase a rectangle.
-
-    Draws from torch's global generator, which the training loop seeds per epoch.
+def decode(path: str | Path, size: int, content: bytes | None = None) -> np.ndarray:
+    """Read one image and squash it to a square.
 
     Args:
-        size: side of the images in pixels.
+        path: any file Pillow reads.
+        size: side in pixels.
+        content: the file's bytes, where they have been read already.
+
+    Returns:
+        (3, size, size) uint8, RGB.
+
+    Raises:
+        UserError: as :func:`open_rgb`.
+    """
+    image = open_rgb(path, size, content).resize((size, size), Image.Resampling.BICUBIC)
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+def on_all_cores(task: Callable, items: Iterable) -> Iterator:
+    """Map a task over items in threads, in order; Pillow and hashlib release the interpreter lock while at work."""
+    pool = ThreadPoolExecutor(len(getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)))
+    try:
+        yield from pool.map(task, items)
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C nobody waits for the rest
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """A data set's image files, and the store that may hold them decoded.
+
+    Attributes:
+        root: folder that the table's paths are relative to.
+        store: folder of the :class:`~clipreid_lib.image_store.ImageStore`; None reads the files alone.
     """
 
-    def __init__(self, size: int):
-        """Build the transforms for one image size."""
-        pad = max(2, round(size * 10 / 256))  # 10 pixels of 256 in CLIP-ReID
-        self.crop = v2.RandomCrop(size, padding=pad, padding_mode="edge")  # edge: hands lie on a plain backdrop
-        self.erase = v2.RandomErasing(p=0.5, value=0)  # after normalising, 0 is the mean colour
+    root: Path
+    store: Path | None = None
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Augment each image of a normalised batch (B, 3, H, W) on its own."""
-        return torch.stack([self.erase(self.crop(image)) for image in images])
+    def load(self, table: pd.DataFrame, size: int) -> np.ndarray:
+        """Read every row's image.
+
+        Returns:
+            (rows, 3, size, size) uint8, in the table's order. 1,000 images at 224 take 150 MB.
+
+        Raises:
+            UserError: as :func:`decode`, for the first image that fails.
+        """
+        pixels = np.empty((len(table), 3, size, size), dtype=np.uint8)
+        store = self.at(size)
+
+        def read(path: str) -> np.ndarray:
+            return store.read(self.root / path) if store else decode(self.root / path, size)
+
+        for row, image in enumerate(on_all_cores(read, table["path"])):
+            pixels[row] = image
+        return pixels
+
+    def at(self, size: int, make: bool = False) -> ImageStore | None:
+        """Return the store of one size; None where there is none and none is to be made."""
+        if self.store is None:
+            return None
+        store = ImageStore(self.store, size, RULE, decode)
+        return store if make or store.folder.is_dir() else None

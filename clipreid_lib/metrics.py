@@ -76,7 +76,9 @@ def ranking(similarity: np.ndarray, match: np.ndarray) -> np.ndarray:
     return np.lexsort((match, -similarity), axis=-1)
 
 
-def score_retrieval(query, query_ids, gallery, gallery_ids) -> RetrievalScores:
+def score_retrieval(
+    query, query_ids, gallery, gallery_ids, *, query_cameras=None, gallery_cameras=None
+) -> RetrievalScores:
     """Score query features against gallery features by cosine similarity.
 
     Args:
@@ -84,18 +86,43 @@ def score_retrieval(query, query_ids, gallery, gallery_ids) -> RetrievalScores:
         query_ids: (Q,) identities.
         gallery: (G, D) tensor or array.
         gallery_ids: (G,) identities; distractors carry identities no query has.
+        query_cameras: (Q,) cameras; with ``gallery_cameras``, a query's own person seen by its own camera is left
+            out of its gallery, as Market-1501 asks (Zheng et al. 2015).
+        gallery_cameras: (G,) cameras.
 
     Raises:
-        UserError: as :func:`cosine_similarity`; ids that do not fit; no query has a match.
+        UserError: as :func:`cosine_similarity`; ids or cameras that do not fit; no query has a match.
     """
-    return score_similarity(cosine_similarity(query, gallery), np.asarray(query_ids), np.asarray(gallery_ids))
+    if (query_cameras is None) != (gallery_cameras is None):
+        raise UserError("cameras: give them for query and gallery both, or for neither")
+    similarity = cosine_similarity(query, gallery)
+    if query_cameras is not None:
+        cameras = np.asarray(query_cameras), np.asarray(gallery_cameras)
+        if similarity.shape != (len(cameras[0]), len(cameras[1])):
+            raise UserError(f"{len(cameras[0])} query and {len(cameras[1])} gallery cameras for {similarity.shape}")
+        similarity = without_same_camera(similarity, query_ids, gallery_ids, *cameras)
+    return score_similarity(similarity, np.asarray(query_ids), np.asarray(gallery_ids))
+
+
+def without_same_camera(similarity, query_ids, gallery_ids, query_cameras, gallery_cameras) -> np.ndarray:
+    """Return (Q, G) similarities with -inf where a gallery image shows the query's person by the query's camera.
+
+    Everything here takes a similarity of -inf as "not in this query's gallery".
+    """
+    same_person = np.asarray(query_ids)[:, None] == np.asarray(gallery_ids)[None, :]
+    same_camera = np.asarray(query_cameras)[:, None] == np.asarray(gallery_cameras)[None, :]
+    return np.where(same_person & same_camera, -np.inf, similarity)
 
 
 def score_similarity(similarity: np.ndarray, query_ids: np.ndarray, gallery_ids: np.ndarray) -> RetrievalScores:
-    """Score a (Q, G) similarity matrix; larger means more alike. See :func:`score_retrieval`."""
+    """Score a (Q, G) similarity matrix; larger means more alike. See :func:`score_retrieval`.
+
+    A similarity of -inf takes the gallery image out of that query's gallery.
+    """
     if similarity.shape != (len(query_ids), len(gallery_ids)):
         raise UserError(f"{len(query_ids)} query and {len(gallery_ids)} gallery ids for {similarity.shape} scores")
     match = np.asarray(query_ids)[:, None] == np.asarray(gallery_ids)[None, :]  # (Q, G)
+    match &= similarity > -np.inf
     hits = np.take_along_axis(match, ranking(similarity, match), axis=1)  # (Q, G), best first
     relevant = hits.sum(axis=1)  # (Q,)
     matched = relevant > 0

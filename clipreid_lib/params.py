@@ -31,9 +31,14 @@ NOT_IN_ID = {
 }
 # Keys that say which data is read, how it is split and where it goes.
 DATA_KEYS = {
-    *("dataset", "data_root", "allow_missing", "aspect", "protocol", "validation", "draws", "draw_seed"),
+    *("dataset", "data_root", "allow_missing", "burst_gap"),
+    *("aspect", "protocol", "validation", "draws", "draw_seed"),
     *("demo_people", "demo_images", "demo_sessions", "demo_difficulty", "demo_seed", "outputs_root"),
 }
+# Data sets and the aspects they have; nothing where the data itself decides (clipreid_lib/datasets).
+HANDS = ("dorsal_r", "dorsal_l", "palmar_r", "palmar_l")
+ASPECTS = {"demo": HANDS, "11k": HANDS, "hd": ("dorsal",), "market1501": ("body",), "folder": ()}
+BURST_GAP = 10  # image numbers; 99.5 % of one hand's neighbours in 11k Hands lie within it
 
 
 class Params(BaseModel):
@@ -42,12 +47,13 @@ class Params(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
     experiment: str | None = Field(None, pattern=r"^[\w][\w.+-]*$")
-    dataset: Literal["demo", "11k"] = "demo"
+    dataset: Literal["demo", "11k", "hd", "market1501", "folder"] = "demo"
     data_root: str | None = None
     allow_missing: bool = False
-    aspect: Literal["dorsal_r", "dorsal_l", "palmar_r", "palmar_l"] = "dorsal_r"
-    protocol: Literal["own", "mba"] = "own"
-    validation: Literal["none", "identity_disjoint"] = "none"
+    burst_gap: Count = BURST_GAP
+    aspect: str = Field("dorsal_r", pattern=r"^[\w][\w.+ -]*$")
+    protocol: Literal["own", "mba", "common", "cross_session", "given"] = "own"
+    validation: Literal["none", "identity_disjoint", "published"] = "none"
     draws: Count = 10
     draw_seed: int = 0
 
@@ -101,6 +107,9 @@ class Params(BaseModel):
 
     @model_validator(mode="after")
     def _check_together(self) -> "Params":
+        aspects = ASPECTS[self.dataset]
+        if aspects and self.aspect not in aspects:
+            raise ValueError(f"aspect|{self.dataset} has no {self.aspect!r}; allowed: {', '.join(aspects)}")
         if self.mode == "full":
             for key, stages in (
                 ("epochs", "prompt_epochs and encoder_epochs"),

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from clipreid_lib import captions, synthetic_hands
+from clipreid_lib.augment import normalise
 from clipreid_lib.backbone import Backbone
-from clipreid_lib.images import decode, normalise
+from clipreid_lib.images import Photographs
 from clipreid_lib.pretrain_images import render, squash, to_tensor
 
 import open_clip  # isort: skip
@@ -119,7 +120,8 @@ def on_photographs(trained: Backbone, untrained: Backbone, folder: Path) -> dict
     """
     rows = pd.read_csv(folder / "HandInfo.csv", dtype={"id": str})
     rows = rows[[(folder / "Hands" / name).exists() for name in rows["imageName"]]].reset_index(drop=True)
-    pictures = torch.stack([decode(folder / "Hands" / name, trained.image_size) for name in rows["imageName"]])
+    files = rows.assign(path="Hands/" + rows["imageName"])
+    pictures = torch.from_numpy(Photographs(folder).load(files, trained.image_size))
     report = {"photographs": len(rows), "zero_shot": zero_shot(trained, pictures, rows), "rank1": {}}
     for aspect, part in rows[rows["accessories"] == 0].groupby("aspectOfHand"):
         part = part[part.groupby("id")["id"].transform("size") >= 2]

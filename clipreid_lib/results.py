@@ -100,8 +100,9 @@ def facts(run: Run) -> dict[str, str]:
     metrics = read_metrics(run.folder)
     if metrics is None:
         raise UserError(f"{run.folder / 'metrics.json'}: not there; run notebook 04 with the same params first")
+    draws = "1 draw" if run.manifest.draws == 1 else f"{run.manifest.draws} draws"
     scores = {
-        f"{shown}, {run.params.draws} draws": f"{100 * metrics[score]:.1f} ± {100 * metrics[f'{score}_std']:.1f} %"
+        f"{shown}, {draws}": f"{100 * metrics[score]:.1f} ± {100 * metrics[f'{score}_std']:.1f} %"
         for score, shown in SHOWN.items()
     }
     return {

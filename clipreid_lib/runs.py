@@ -28,7 +28,10 @@ import pandas as pd
 
 from clipreid_lib import datasets, protocols
 from clipreid_lib.errors import UserError
-from clipreid_lib.files import write_json, write_yaml
+from clipreid_lib.files import file_sha, write_json, write_yaml
+from clipreid_lib.image_store import STORE
+from clipreid_lib.images import Photographs
+from clipreid_lib.manifest import Manifest
 from clipreid_lib.params import ROOT, Params, project_path
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pandas", "pillow", "papermill")
@@ -90,12 +93,33 @@ class Run:
         """Folder of the data set; the demo hands are drawn into it on first use."""
         return datasets.locate(self.params)
 
+    @property
+    def photographs(self) -> Photographs:
+        """The data set's images, decoded through the store where `clipreid data prepare` made one."""
+        return Photographs(self.data_root, project_path(self.params.outputs_root) / STORE)
+
     @cached_property
-    def manifest(self) -> protocols.Manifest:
+    def table(self) -> pd.DataFrame:
+        """The data set's image table, all aspects."""
+        params = self.params
+        return datasets.load_images(
+            params.dataset, self.data_root, allow_missing=params.allow_missing, burst_gap=params.burst_gap
+        )
+
+    @cached_property
+    def manifest(self) -> Manifest:
         """The run's manifest, built from the data on first use and then kept in the run's folder."""
-        manifest = build_manifest(self.params, self.data_root)
+        params = self.params
+        manifest = protocols.build(
+            self.table,
+            params.protocol,
+            params.aspect,
+            seed=params.draw_seed,
+            validation=params.validation,
+            draws=params.draws,
+        )
         kept = self.folder / "manifest.csv"
-        if kept.exists() and protocols.Manifest.load(kept).sha == manifest.sha:
+        if kept.exists() and file_sha(kept) == manifest.sha:
             return manifest
         if not kept.exists():
             manifest.save(kept)
@@ -103,6 +127,7 @@ class Run:
             self.reopen((), everything=True)
             manifest.save(kept)
         else:
+            Manifest.load(kept, self.table)  # may have a more telling answer: damaged, or of another data set
             raise UserError(
                 f"{kept}: the data at {self.data_root} has changed since this run began; "
                 "give the run another experiment name, or delete its folder"
@@ -141,23 +166,6 @@ class Run:
     def _inside(self, folder: str) -> Path:
         path = Path(folder).expanduser()
         return path / self.params.run_id if path.is_absolute() else self.folder / path
-
-
-def build_manifest(params: Params, data_root: Path) -> protocols.Manifest:
-    """Read the params' data set and apply their protocol.
-
-    Raises:
-        UserError: the data is missing or broken, or does not suit the protocol.
-    """
-    table = datasets.load_images(params.dataset, data_root, allow_missing=params.allow_missing)
-    return protocols.build(
-        table,
-        params.protocol,
-        params.aspect,
-        seed=params.draw_seed,
-        validation=params.validation,
-        draws=params.draws,
-    )
 
 
 def provenance() -> dict:

@@ -1,12 +1,13 @@
 """The ladder's trained stages: 1 classifier, 2a prompts, 2b image encoder (with and without text)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pandas as pd
 import torch
 from torch.nn import functional
 
-from clipreid_lib import backbone, checkpoints, evaluation, features, images, sampler, schedules
+from clipreid_lib import augment, backbone, checkpoints, evaluation, features, sampler, schedules
 from clipreid_lib.backbone import Backbone
 from clipreid_lib.clipid_model import ClipidModel
 from clipreid_lib.contrastive_loss import supervised_contrastive
@@ -48,7 +49,7 @@ def load_training_set(run: Run, size: int) -> TrainingSet:
     train = run.manifest.train
     identities = sorted(train["identity"].unique().tolist())
     row = {identity: index for index, identity in enumerate(identities)}
-    pixels = images.load_pixels(train, run.data_root, size)
+    pixels = torch.from_numpy(run.photographs.load(train, size))
     return TrainingSet(pixels, torch.tensor([row[i] for i in train["identity"]]), identities)
 
 
@@ -158,13 +159,13 @@ def finetune_encoder(run: Run, clip: Backbone) -> tuple[ClipidModel, pd.DataFram
     anchors = load_prompts(run, clip).anchors(clip) if params.variant == "clipid" else None
     torch.manual_seed(stable_seed("heads", params.seed))
     model = ClipidModel(clip, len(data.identities)).to(clip.device)
-    augment = images.Augment(clip.image_size)
+    spoil = augment.Augment(clip.image_size)
     smoothing = params.label_smoothing
 
     def losses(batch: torch.Tensor) -> dict[str, torch.Tensor]:
         rows = data.rows[batch].to(clip.device)
-        pixels = images.normalise(data.pixels[batch].to(clip.device), *clip.normalisation)
-        out = model(augment(pixels))
+        pixels = augment.normalise(data.pixels[batch].to(clip.device), *clip.normalisation)
+        out = model(spoil(pixels))
         both = (out.logits, out.logits_proj)
         identity = sum(functional.cross_entropy(x, rows, label_smoothing=smoothing) for x in both)
         terms = {"identity": params.id_weight * identity}
@@ -177,16 +178,6 @@ def finetune_encoder(run: Run, clip: Backbone) -> tuple[ClipidModel, pd.DataFram
             text = functional.cross_entropy(logits, rows, label_smoothing=smoothing)
             terms["image_to_text"] = params.text_weight * text
         return terms
-
-    validation = run.manifest.validation
-    held_apart = images.load_pixels(validation, run.data_root, clip.image_size) if len(validation) else None
-
-    def measure() -> dict[str, float]:
-        if held_apart is None:
-            return {}
-        embeddings = features.Embeddings(validation["path"].tolist(), features.encode(clip, held_apart))
-        scores = evaluation.evaluate(embeddings, run.manifest, "validation").summary()
-        return {"validation_rank1": scores["rank1"], "validation_map": scores["map"]}
 
     loop = Loop(
         name="encoder",  # not the variant: all variants must see the same crops and erasures
@@ -201,7 +192,7 @@ def finetune_encoder(run: Run, clip: Backbone) -> tuple[ClipidModel, pd.DataFram
             data.rows.numpy(), params.batch_size, params.images_per_identity, epoch, params.seed
         ),
         losses=losses,
-        measure=measure,
+        measure=_validation(run, model, data.identities),
     )
     parent = file_sha(run.prompts) if anchors is not None else None
     key = f"{params.run_id} {run.manifest.sha} {parent}"
@@ -224,6 +215,35 @@ def finetune_encoder(run: Run, clip: Backbone) -> tuple[ClipidModel, pd.DataFram
         },
     )
     return model, log
+
+
+def _validation(run: Run, model: ClipidModel, identities: list[int]) -> Callable[[], dict[str, float]]:
+    """Return what scores the held-out images after each epoch; nothing, where none are held out.
+
+    Of people nobody trains on (``identity_disjoint``) it is retrieval, by the protocol's own draws. Of one image
+    per training person (``published``) it is the share that the classifier on ``f`` names right, as in the papers
+    that hold them out; it says nothing about people nobody trained on.
+    """
+    held_out, clip = run.manifest.validation, model.backbone
+    if held_out.empty:
+        return dict
+    pixels = torch.from_numpy(run.photographs.load(held_out, clip.image_size))
+    rows = torch.tensor([identities.index(i) if i in identities else -1 for i in held_out["identity"]])
+
+    def retrieval() -> dict[str, float]:
+        embeddings = features.Embeddings(held_out["path"].tolist(), features.encode(clip, pixels))
+        scores = evaluation.evaluate(embeddings, run.manifest, "validation").summary()
+        return {"validation_rank1": scores["rank1"], "validation_map": scores["map"]}
+
+    @torch.no_grad()
+    def accuracy() -> dict[str, float]:
+        named = [
+            model(augment.normalise(part.to(clip.device), *clip.normalisation)).logits.argmax(dim=1).cpu()
+            for part in pixels.split(128)
+        ]
+        return {"validation_accuracy": float((torch.cat(named) == rows).float().mean())}
+
+    return retrieval if run.manifest.validates_people else accuracy
 
 
 @dataclass(frozen=True)

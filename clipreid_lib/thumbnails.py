@@ -8,6 +8,9 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from clipreid_lib.errors import UserError
+from clipreid_lib.images import open_rgb
+
 INK, PALE = "#1f1f1f", "#ededed"
 FRAME, LINE = 4, 16  # px: a tile's coloured frame, one line of caption
 
@@ -15,20 +18,11 @@ FRAME, LINE = 4, 16  # px: a tile's coloured frame, one line of caption
 def open_small(path: str | Path, side: int) -> Image.Image | str:
     """Open an image as RGB, its longest side at most ``side`` px, or say in two words why it cannot be."""
     try:
-        with Image.open(path) as image:
-            image.draft("RGB", (2 * side, 2 * side))  # large JPEGs decode several times faster at reduced scale
-            small = ImageOps.exif_transpose(image).convert("RGB")  # upright, as the model sees it
-            small.thumbnail((side, side))
-            return small
-    except FileNotFoundError:
-        return "file missing"
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ):  # what Pillow raises on bad files
-        return "file unreadable"
+        small = open_rgb(path, side)  # upright, as the model sees it
+    except UserError:
+        return "file unreadable" if Path(path).exists() else "file missing"
+    small.thumbnail((side, side))
+    return small
 
 
 def jpeg_base64(image: Image.Image) -> str:

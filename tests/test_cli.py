@@ -21,7 +21,7 @@ BASE = str(ROOT / "params" / "base.yaml")
         (["--set", "epohcs=3"], "--set epohcs=3: unknown key 'epohcs'; did you mean 'epochs'?"),
         (["--set", "encoder_lr=fast"], "--set encoder_lr=fast: encoder_lr: "),
         (["--set", "aspect=[]"], "the list is empty"),
-        (["--set", "aspect=thumb"], "'dorsal_r', 'dorsal_l', 'palmar_r' or 'palmar_l'"),
+        (["--set", "aspect=thumb"], "allowed: dorsal_r, dorsal_l, palmar_r, palmar_l"),
         (["--jobs", "0"], "--jobs 0: give at least 1"),
     ],
 )
@@ -62,7 +62,7 @@ def test_an_image_that_is_none_is_named(hands, tmp_path):
     table = datasets.load_images("demo", root)
     with pytest.raises(UserError, match="is not an image that can be read"):
         (root / table["path"].iloc[5]).write_text("text")
-        images.load_pixels(table, root, 8)
+        images.Photographs(root).load(table, 8)
 
 
 def test_changed_data_never_mixes_with_a_finished_run(open_run, hands, tmp_path):

@@ -43,10 +43,10 @@ def broken(hands, tmp_path):
         (lambda raw: raw.__setitem__("aspectOfHand", "dorsal"), "row 2: aspectOfHand is 'dorsal'"),
         (lambda raw: raw.__setitem__("id", "12 "), "id '12 ' has white space"),
         (lambda raw: raw.__setitem__("id", "x1"), "id 'x1' is not a whole number"),
-        (lambda raw: raw.__setitem__("age", "old"), "column 'age' must hold whole numbers"),
+        (lambda raw: raw.__setitem__("age", "old"), "row 2: age is 'old'; it must be a whole number"),
         (lambda raw: raw.__setitem__("imageName", raw["imageName"][0]), "stands twice"),
         (lambda raw: raw.loc.__setitem__((0, "imageName"), "../Hand_1.jpg"), "plain file name"),
-        (lambda raw: raw.loc.__setitem__((0, "imageName"), "Hand_none.jpg"), "1 of 128 .* Hand_none.jpg"),
+        (lambda raw: raw.loc.__setitem__((0, "imageName"), "Hand_none.jpg"), "1 of 128 .* Hands/Hand_none.jpg"),
     ],
 )
 def test_broken_metadata_is_told_in_one_line(broken, change, message):
@@ -71,7 +71,7 @@ def test_absent_images_and_folders(broken, tmp_path):
         datasets.load_images("11k", tmp_path / "nowhere")
     with pytest.raises(UserError, match="HandInfo.csv: not found"):
         datasets.load_images("11k", tmp_path)
-    with pytest.raises(UserError, match="'lfw' is unknown; allowed: 11k, demo"):
+    with pytest.raises(UserError, match="'lfw' is unknown; allowed: demo, 11k, hd, market1501, folder"):
         datasets.load_images("lfw", root)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from clipreid_lib import images
+from clipreid_lib import augment, images
 from clipreid_lib.errors import UserError
 
 
@@ -14,14 +14,14 @@ def test_the_whole_picture_is_squashed_and_exif_rotation_applied(tmp_path):
     wide[:, 40:, 2] = 255  # right half blue
     Image.fromarray(wide).save(tmp_path / "plain.png")
     pixels = images.decode(tmp_path / "plain.png", 16)
-    assert pixels.shape == (3, 16, 16) and pixels.dtype == torch.uint8
-    assert pixels[0, :, :6].float().mean() > 250 and pixels[2, :, 10:].float().mean() > 250
+    assert pixels.shape == (3, 16, 16) and pixels.dtype == np.uint8
+    assert pixels[0, :, :6].mean() > 250 and pixels[2, :, 10:].mean() > 250
 
     exif = Image.Exif()
     exif[0x0112] = 3  # the camera was held upside down
     Image.fromarray(wide).save(tmp_path / "turned.jpg", exif=exif, quality=95)
     turned = images.decode(tmp_path / "turned.jpg", 16)
-    assert turned[2, :, :6].float().mean() > 200 and turned[0, :, 10:].float().mean() > 200
+    assert turned[2, :, :6].mean() > 200 and turned[0, :, 10:].mean() > 200
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "L", "RGBA", "P", "I;16"])
@@ -42,22 +42,22 @@ def test_files_that_are_no_images_are_named(tmp_path):
         ("no.jpg", "not found"),
     ):
         with pytest.raises(UserError, match=f"{name}: .*{message}"):
-            images.load_pixels(pd.DataFrame({"path": [name]}), tmp_path, 8)
+            images.Photographs(tmp_path).load(pd.DataFrame({"path": [name]}), 8)
 
 
 def test_augmentation_follows_the_seed_and_treats_each_image_alone():
     batch = torch.rand(6, 3, 32, 32)
-    augment = images.Augment(32)
+    spoil = augment.Augment(32)
     outcomes = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        outcomes.append(augment(batch))
+        outcomes.append(spoil(batch))
     assert torch.equal(outcomes[0], outcomes[1]) and not torch.equal(outcomes[0], outcomes[2])
-    same = augment(batch[:1].expand(6, -1, -1, -1))
+    same = spoil(batch[:1].expand(6, -1, -1, -1))
     assert any(not torch.equal(same[0], other) for other in same[1:])
 
 
 def test_normalise_is_the_checkpoints_arithmetic():
     pixels = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)
-    out = images.normalise(pixels, (0.5, 0.25, 0.0), (0.5, 0.25, 2.0))
+    out = augment.normalise(pixels, (0.5, 0.25, 0.0), (0.5, 0.25, 2.0))
     assert out[0, :, 0, 0].tolist() == pytest.approx([1.0, 3.0, 0.5])

@@ -59,7 +59,7 @@ def test_every_params_file_composes_with_base(file):
         ({"encoder_lr": "fast"}, "encoder_lr: .*number.*'fast'"),
         ({"aspect": False}, "aspect: is false in YAML"),
         ({"num_prompts": True}, "num_prompts: is true in YAML"),
-        ({"aspect": "dorsal"}, "aspect: .*'dorsal_r', 'dorsal_l'"),
+        ({"aspect": "dorsal"}, "aspect: demo has no 'dorsal'; allowed: dorsal_r, dorsal_l, palmar_r, palmar_l"),
         ({"encoder_lr": float("nan")}, "encoder_lr"),
         ({"encoder_lr": -1}, "encoder_lr: .*greater than 0"),
         ({"epochs": 3}, "epochs: mode full .*prompt_epochs and encoder_epochs"),

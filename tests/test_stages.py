@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from clipreid_lib import backbone, checkpoints, features, images, stages
+from clipreid_lib import augment, backbone, checkpoints, features, stages
 from clipreid_lib.errors import UserError
 from clipreid_lib.files import file_sha
 
@@ -81,9 +81,9 @@ def test_all_variants_see_the_same_batches(open_run, tmp_path, monkeypatch):
     seen = {}
     for variant in ("classifier", "clipid_no_text"):
         batches = seen.setdefault(variant, [])
-        augment = images.Augment.__call__
+        spoil = augment.Augment.__call__
         monkeypatch.setattr(
-            images.Augment, "__call__", lambda self, b, to=batches, do=augment: to.append(do(self, b)) or to[-1]
+            augment.Augment, "__call__", lambda self, b, to=batches, do=spoil: to.append(do(self, b)) or to[-1]
         )
         finetune(open_run(fresh=tmp_path, variant=variant, encoder_epochs=1))
         monkeypatch.undo()
@@ -186,7 +186,7 @@ def test_a_loss_that_is_no_number_is_told(open_run, tmp_path):
 def test_embeddings_of_another_manifest_are_refused(open_run, tmp_path):
     run = open_run(variant="frozen")
     table = run.manifest.test
-    made = features.embed_table(backbone.load("embedded"), table, run.data_root)
+    made = features.embed_table(backbone.load("embedded"), table, run.photographs)
     kept = tmp_path / "embeddings.safetensors"
     features.save(kept, made, {"manifest": run.manifest.sha})
     again = features.load(kept, {"manifest": run.manifest.sha})

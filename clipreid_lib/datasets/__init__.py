@@ -1,61 +1,73 @@
-"""Data sets: every one becomes one table, one row per image.
-
-Columns of the table (the contract the rest of the library relies on):
-
-==================  =======  ==========================================================================
-``path``            str      image file, relative to the data root, with forward slashes
-``identity``        int      the person
-``aspect``          str      ``dorsal_r``, ``dorsal_l``, ``palmar_r`` or ``palmar_l``
-``session``         int      capture burst, counted from 0 within (identity, aspect)
-``camera``          int      always 0 here: the hand data sets have one camera
-``age``             int      years
-``gender``          str      as the data set writes it
-``skin_color``      str      as the data set writes it
-``accessories``     bool     a ring or the like is in the picture
-``nail_polish``     bool
-``irregularities``  bool
-==================  =======  ==========================================================================
-
-``table.attrs["dataset"]`` names the data set, ``table.attrs["missing"]`` counts files the metadata names
-but the disk lacks.
-"""
+"""Data sets: every one becomes one table, one row per image, as :mod:`clipreid_lib.datasets.contract` says."""
 
 import os
 from pathlib import Path
+from types import ModuleType
 
 import pandas as pd
 
-from clipreid_lib.datasets import demo, eleven_k
+from clipreid_lib.datasets import contract, demo, eleven_k, folder, hd, market1501
 from clipreid_lib.errors import UserError
-from clipreid_lib.params import Params, project_path
+from clipreid_lib.params import BURST_GAP, Params, project_path
 
-READERS = {"11k": eleven_k.read, "demo": eleven_k.read}  # the demo hands are written in 11k Hands' layout
+# The demo hands are written in 11k Hands' layout and read by its reader.
+MODULES: dict[str, ModuleType] = {
+    "demo": demo,
+    "11k": eleven_k,
+    "hd": hd,
+    "market1501": market1501,
+    "folder": folder,
+}
 
 
-def load_images(dataset: str, root: str | Path, aspect: str | None = None, allow_missing: bool = False) -> pd.DataFrame:
-    """Read a data set's metadata into one table; no image is opened.
+def summary(dataset: str) -> contract.Summary:
+    """Return the facts about a data set: licence, citation, where to get it, expected counts.
+
+    Raises:
+        UserError: unknown data set.
+    """
+    if dataset not in MODULES:
+        raise UserError(f"dataset: {dataset!r} is unknown; allowed: {', '.join(MODULES)}")
+    return MODULES[dataset].SUMMARY
+
+
+def load_images(
+    dataset: str,
+    root: str | Path,
+    aspect: str | None = None,
+    allow_missing: bool = False,
+    burst_gap: int = BURST_GAP,
+) -> pd.DataFrame:
+    """Read a data set's metadata into one table; no image is opened and nothing is downloaded.
 
     Args:
-        dataset: ``11k`` or ``demo``.
+        dataset: ``demo``, ``11k``, ``hd``, ``market1501`` or ``folder``.
         root: folder that holds the data set.
         aspect: keep this aspect only; all of them where None.
         allow_missing: leave out images whose file is absent instead of refusing.
+        burst_gap: where sessions are read off image numbers (``11k``, ``demo``), the largest step inside one.
 
     Returns:
-        The table described in this module's docstring, sorted by path.
+        The table of :mod:`clipreid_lib.datasets.contract`, sorted by path.
 
     Raises:
         UserError: unknown data set or aspect, missing root, broken metadata, or files absent.
     """
-    if dataset not in READERS:
-        raise UserError(f"dataset: {dataset!r} is unknown; allowed: {', '.join(READERS)}")
-    root = _folder(root)
-    table = READERS[dataset](root, allow_missing)
-    table.attrs["dataset"] = dataset
+    facts = summary(dataset)
+    if not os.path.isdir(root):  # also where a folder above it may not be entered
+        raise UserError(f"data_root: {root} is not a folder; {facts.where}")
+    root = Path(root)
+    if dataset in ("demo", "11k"):
+        table = eleven_k.read(root, allow_missing, burst_gap)
+    else:
+        table = MODULES[dataset].read(root, allow_missing)
+    table = contract.checked(table, root)
+    table.attrs = {"named": len(table), "missing": 0, **table.attrs, "dataset": dataset}
     if aspect is not None:
+        there = sorted(table["aspect"].unique())
+        if aspect not in there:
+            raise UserError(f"aspect: {root} holds no image of {aspect!r}; it has {', '.join(there)}")
         table = table[table["aspect"] == aspect].reset_index(drop=True)
-        if table.empty:
-            raise UserError(f"aspect: {root} holds no image of {aspect!r}")
     return table
 
 
@@ -63,14 +75,8 @@ def locate(params: Params) -> Path:
     """Return the data root of a run, drawing the demo hands first where they are not there yet.
 
     Raises:
-        UserError: no data root was given and none lies at the usual place.
+        UserError: the demo hands cannot be drawn.
     """
     if params.dataset == "demo":
         return demo.prepare(params, project_path(params.outputs_root))
-    return _folder(project_path(params.data_root or f"data/{params.dataset}"))
-
-
-def _folder(root: str | Path) -> Path:
-    if not os.path.isdir(root):  # also where a folder above it may not be entered
-        raise UserError(f"data_root: {root} is not a folder; {eleven_k.WHERE}")
-    return Path(root)
+    return project_path(params.data_root or f"data/{params.dataset}")

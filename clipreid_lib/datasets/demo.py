@@ -4,7 +4,19 @@ import hashlib
 from pathlib import Path
 
 from clipreid_lib import synthetic_hands
+from clipreid_lib.datasets.contract import Summary
+from clipreid_lib.datasets.eleven_k import ASPECTS
 from clipreid_lib.errors import UserError
+
+SUMMARY = Summary(
+    title="synthetic hands, drawn here in 11k Hands' layout",
+    licence="MIT, like the program that draws them",
+    citation="none; say that the hands are drawn",
+    where="nothing to get; they are drawn on first use",
+    aspects=tuple(ASPECTS.values()),
+    protocol="own",
+    size=(160, 120),
+)
 
 
 def prepare(params, outputs: Path) -> Path:

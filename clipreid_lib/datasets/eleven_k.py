@@ -1,20 +1,40 @@
-"""Reader of 11k Hands: ``HandInfo.csv`` and the folder ``Hands``.
+"""Reader of 11k Hands: ``HandInfo.csv`` and the folder ``Hands``."""
 
-M. Afifi, "11K Hands: gender recognition and biometric identification using a large dataset of hand images",
-Multimedia Tools and Applications, 2019. 11,076 photographs (1600x1200) of 190 subjects; free for reasonable
-academic fair use.
-"""
-
-import re
 from pathlib import Path
 
 import pandas as pd
 
+from clipreid_lib.datasets.contract import FLAGS, Summary, drop_absent, flags, read_csv, whole_numbers
 from clipreid_lib.errors import UserError
 
-WHERE = (
-    "11k Hands is one download from its authors (search for '11K Hands dataset Afifi'); "
-    "give the folder that holds HandInfo.csv and Hands/ as data_root"
+SUMMARY = Summary(
+    title="11k Hands: 11,076 photographs of the hands of 190 subjects, both sides of both hands",
+    licence="free for reasonable academic fair use",
+    citation="M. Afifi, 11K Hands: gender recognition and biometric identification using a large dataset of hand "
+    "images. Multimedia Tools and Applications, 2019",
+    where="11k Hands is one download from its authors (search for '11K Hands dataset Afifi'); "
+    "give the folder that holds HandInfo.csv and Hands/ as data_root",
+    aspects=("dorsal_r", "dorsal_l", "palmar_r", "palmar_l"),
+    protocol="mba",
+    size=(1600, 1200),
+    # 190 id strings are 189 people: "1200000 " and "1200000" are one.
+    counts={
+        **{"images": 11076, "identities": 189},
+        **{"dorsal_r": 2892, "dorsal_l": 2788, "palmar_r": 2813, "palmar_l": 2583},
+    },
+    # MBA-Net's split, one validation image per training person taken out (arXiv 2209.09110, table 1).
+    published={
+        aspect: {
+            **{"train": (train - people, people), "validation": (people, people)},
+            **{"test": (test, tested), "query": (test - tested, tested), "gallery": (290, 290)},
+        }
+        for aspect, train, people, test, tested in (
+            ("dorsal_r", 962, 72, 1042, 71),
+            ("dorsal_l", 808, 73, 1061, 73),
+            ("palmar_r", 977, 72, 988, 71),
+            ("palmar_l", 1004, 76, 1023, 75),
+        )
+    },
 )
 COLUMNS = {  # the CSV's name -> ours
     "id": "identity",
@@ -33,28 +53,31 @@ ASPECTS = {
     "palmar right": "palmar_r",
     "palmar left": "palmar_l",
 }
-# Photographs of one burst carry adjacent numbers (97 % of neighbours in one hand's list differ by 1); a jump
-# beyond this many numbers starts a new capture session.
-BURST_GAP = 10
 
 
-def read(root: Path, allow_missing: bool) -> pd.DataFrame:
-    """Read 11k Hands' metadata into the table of :mod:`clipreid_lib.datasets`.
+def read(root: Path, allow_missing: bool, burst_gap: int) -> pd.DataFrame:
+    """Read 11k Hands' metadata into the table of :mod:`clipreid_lib.datasets.contract`.
 
     Args:
         root: folder with ``HandInfo.csv`` and ``Hands/``.
         allow_missing: leave out rows whose image file is absent.
+        burst_gap: see :func:`sessions`.
 
     Raises:
         UserError: the CSV is missing or broken, or image files are absent and that was not allowed.
     """
+    table = read_metadata(root, burst_gap)
+    return drop_absent(table, root, allow_missing, "HandInfo.csv")
+
+
+def read_metadata(root: Path, burst_gap: int) -> pd.DataFrame:
+    """Read ``HandInfo.csv`` alone: every row it has, whether or not the image is there.
+
+    Raises:
+        UserError: the CSV is missing or broken.
+    """
     source = root / "HandInfo.csv"
-    try:
-        raw = pd.read_csv(source, dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise UserError(f"{source}: not found; {WHERE}") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{source}: cannot be read as CSV ({' '.join(str(error).split())})") from None
+    raw = read_csv(source, SUMMARY.where)
     absent = [name for name in COLUMNS if name not in raw.columns]
     if absent:
         raise UserError(f"{source}: lacks the column {absent[0]!r}; it must have {', '.join(COLUMNS)}")
@@ -67,29 +90,38 @@ def read(root: Path, allow_missing: bool) -> pd.DataFrame:
             f"{source}: row {unknown.index[0] + 2}: aspectOfHand is {unknown.iloc[0]!r}; allowed: {', '.join(ASPECTS)}"
         )
     table["aspect"] = table["aspect"].map(ASPECTS)
-    for name in ("age", "accessories", "nail_polish", "irregularities"):
-        try:
-            table[name] = table[name].astype(int)
-        except ValueError as error:
-            raise UserError(f"{source}: column {name!r} must hold whole numbers ({error})") from None
-    flags = ["accessories", "nail_polish", "irregularities"]
-    table[flags] = table[flags].astype(bool)
-    if table["path"].duplicated().any():
-        raise UserError(f"{source}: imageName {table['path'][table['path'].duplicated()].iloc[0]!r} stands twice")
-    strange = table["path"][table["path"].str.contains(r"[/\\]|^\.", regex=True)]
+    table["age"] = whole_numbers(table["age"], "age", source)
+    for name in FLAGS:
+        table[name] = flags(table[name], name, source)
+    strange = table["path"][table["path"].str.contains(r"[/\\]|^\.|^$", regex=True)]
     if len(strange):
         raise UserError(f"{source}: imageName {strange.iloc[0]!r} must be a plain file name inside Hands/")
-
-    present = _present(root / "Hands", table["path"], allow_missing)
-    missing = int((~present).sum())
-    table = table[present].sort_values("path").reset_index(drop=True)
-    if table.empty:
-        raise UserError(f"{root / 'Hands'}: none of the images named in HandInfo.csv is there; {WHERE}")
-    table["session"] = _sessions(table)
+    table["session"] = sessions(table, burst_gap)
     table["camera"] = 0
     table["path"] = "Hands/" + table["path"]
-    table.attrs["missing"] = missing
     return table
+
+
+def sessions(table: pd.DataFrame, burst_gap: int) -> pd.Series:
+    """Cut each hand's images into capture bursts, by their file numbers alone.
+
+    The photographs carry running numbers and no time. Within one hand (identity, aspect) a burst is a run of
+    numbers each at most ``burst_gap`` above the one before; a larger jump starts the next burst. In 11k Hands
+    10,269 of 10,323 neighbours lie within 10; grey pixels correlate at 0.99 between next neighbours, 0.9 some
+    ten numbers apart and 0.6 beyond 200, where a person came back later. Runs are found among all rows of the
+    metadata, so that a partial download does not tear them.
+
+    Args:
+        table: all rows, with ``path`` (whose last digits are the number), ``identity`` and ``aspect``.
+        burst_gap: largest step inside a burst.
+
+    Returns:
+        (rows,) burst of each image, counted from 0 within its hand.
+    """
+    number = table["path"].str.extract(r"(\d+)\D*$", expand=False).fillna("0").astype(int)
+    frame = table[["identity", "aspect"]].assign(number=number).sort_values("number")
+    hands = frame.groupby(["identity", "aspect"])["number"]
+    return (hands.diff() > burst_gap).groupby([frame["identity"], frame["aspect"]]).cumsum().astype(int)
 
 
 def _identities(ids: pd.Series, source: Path) -> pd.Series:
@@ -103,21 +135,3 @@ def _identities(ids: pd.Series, source: Path) -> pd.Series:
     if len(odd):
         raise UserError(f"{source}: id {odd.iloc[0]!r} is not a whole number of at most 15 digits")
     return clean.astype(int)
-
-
-def _present(folder: Path, names: pd.Series, allow_missing: bool) -> pd.Series:
-    there = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-    present = names.isin(there)
-    if not allow_missing and not present.all():
-        raise UserError(
-            f"{folder}: {(~present).sum():,} of {len(names):,} images named in HandInfo.csv are absent, the first "
-            f"is {names[~present].iloc[0]}; set allow_missing: true to work with the rest"
-        )
-    return present
-
-
-def _sessions(table: pd.DataFrame) -> pd.Series:
-    number = table["path"].map(lambda name: int((re.findall(r"\d+", name) or ["0"])[-1]))
-    frame = table[["identity", "aspect"]].assign(number=number).sort_values("number")
-    hands = frame.groupby(["identity", "aspect"])["number"]
-    return (hands.diff() > BURST_GAP).groupby([frame["identity"], frame["aspect"]]).cumsum().astype(int)

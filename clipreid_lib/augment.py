@@ -1,0 +1,37 @@
+"""From pixels to a network's input: normalise as the checkpoint wants, augment for training.
+
+Nothing is ever flipped: a mirrored right hand is a left hand.
+"""
+
+import torch
+
+from clipreid_lib import _compat  # noqa: F401  torchvision must come in through the repaired door
+
+from torchvision.transforms import v2  # isort: skip
+
+
+def normalise(pixels: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
+    """Map uint8 pixels (B, 3, H, W) to float32 with the checkpoint's channel means and deviations."""
+    mean = torch.tensor(mean, device=pixels.device).view(1, 3, 1, 1)
+    std = torch.tensor(std, device=pixels.device).view(1, 3, 1, 1)
+    return (pixels.float() / 255 - mean) / std
+
+
+class Augment:
+    """CLIP-ReID's training augmentation without its flip: pad, random crop, then erase a rectangle.
+
+    Draws from torch's global generator, which the training loop seeds per epoch.
+
+    Args:
+        size: side of the images in pixels.
+    """
+
+    def __init__(self, size: int):
+        """Build the transforms for one image size."""
+        pad = max(2, round(size * 10 / 256))  # 10 pixels of 256 in CLIP-ReID
+        self.crop = v2.RandomCrop(size, padding=pad, padding_mode="edge")  # edge: hands lie on a plain backdrop
+        self.erase = v2.RandomErasing(p=0.5, value=0)  # after normalising, 0 is the mean colour
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Augment each image of a normalised batch (B, 3, H, W) on its own."""
+        return torch.stack([self.erase(self.crop(image)) for image in images])

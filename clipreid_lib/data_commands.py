@@ -1,0 +1,131 @@
+"""The command line's ``data`` verbs: check a data set, or decode it ahead of training."""
+
+import shutil
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from clipreid_lib import audit, datasets, protocols
+from clipreid_lib.errors import UserError
+from clipreid_lib.image_store import STORE
+from clipreid_lib.images import Photographs, on_all_cores
+from clipreid_lib.inspection import inspect
+from clipreid_lib.params import BURST_GAP, project_path, validated
+
+
+def check(
+    dataset: str,
+    root: str | None,
+    aspect: str | None = None,
+    protocol: str | None = None,
+    allow_missing: bool = False,
+    burst_gap: int = BURST_GAP,
+) -> int:
+    """Print what a data set holds and what is wrong with it.
+
+    Args:
+        dataset: its name.
+        root: its folder; None takes ``data/<dataset>``, and ``demo`` draws its own.
+        aspect: the aspect to apply the protocol to; all of them where None.
+        protocol: None takes the one the data set's papers use.
+        allow_missing: absent images are known about and no fault.
+        burst_gap: see ``params/base.yaml``.
+
+    Returns:
+        The exit status: 0 where nothing is wrong, else 1.
+
+    Raises:
+        UserError: the data set cannot be read at all.
+    """
+    summary, root = datasets.summary(dataset), _root(dataset, root)
+    table = datasets.load_images(dataset, root, allow_missing=True, burst_gap=burst_gap)
+    print(f"{summary.title}\nlicence: {summary.licence}\ncite: {summary.citation}\nread from: {root}\n")
+    print(audit.shown(audit.counts(table, summary)).to_string())
+    seen = inspect(table, root)
+    found = audit.of_images(table, seen, summary, allow_missing)
+    protocol = protocol or summary.protocol
+    validation = "published" if summary.published and protocol == summary.protocol != "given" else "none"
+    for each in [aspect] if aspect else sorted(table["aspect"].unique()):
+        try:
+            manifest = protocols.build(table, protocol, each, validation=validation)
+        except UserError as error:
+            if aspect or not str(error).startswith("aspect"):  # one aspect with too few people is no fault of the rest
+                raise
+            found.append(audit.Finding("protocol", f"{protocol} is left out; {error}"))
+            continue
+        print(f"\n{each} under {protocol}, draw 0")
+        print(audit.shown(audit.protocol_counts(manifest, each, summary)).to_string())
+        found += audit.of_protocol(manifest, each, seen, summary)
+    print("", *audit.lines(found), sep="\n")
+    return int(any(finding.wrong for finding in found))
+
+
+def prepare(
+    dataset: str, root: str | None, sizes: list[int], outputs: str = "outputs", allow_missing: bool = False
+) -> int:
+    """Decode every image of a data set into the image store; what is there already is not decoded again.
+
+    Args:
+        dataset: its name.
+        root: its folder, as for :func:`check`.
+        sizes: sides in pixels.
+        outputs: the outputs folder whose runs will read the store.
+        allow_missing: work with a partial download.
+
+    Returns:
+        The exit status: 0 well, 1 where an image could not be read (the others are prepared).
+
+    Raises:
+        UserError: the data set cannot be read, a size makes no sense, or the disk is too small.
+    """
+    root = _root(dataset, root)
+    if min(sizes) < 16:
+        raise UserError(f"--size {min(sizes)}: give at least 16 pixels")
+    table = datasets.load_images(dataset, root, allow_missing=allow_missing)
+    photographs = Photographs(root, project_path(outputs) / STORE)
+    failed: dict[str, str] = {}
+    for size in sorted(set(sizes)):
+        store = photographs.at(size, make=True)
+        _check_space(store.root, len(table) * 3 * size**2)
+
+        def one(path: str, store=store) -> bool:
+            try:
+                return store.prepare(root / path)
+            except UserError as error:
+                if not str(error).startswith(str(root / path)):
+                    raise  # the store's fault, not this image's
+                failed[path] = str(error)
+                return False
+
+        began = time.perf_counter()
+        bar = tqdm(total=len(table), desc=f"{size} px", unit="image", disable=None)
+        with bar:
+            decoded = 0
+            for new in on_all_cores(one, table["path"]):
+                decoded += new
+                bar.update()
+        seconds = time.perf_counter() - began
+        there = len(table) - decoded - len(failed)
+        print(
+            f"{size} px: {decoded:,} images decoded, {there:,} there already, in {seconds:.1f} s "
+            f"({len(table) / seconds:,.0f} images a second); {store.folder}"
+        )
+    for problem in failed.values():
+        print(f"WRONG  unreadable: {problem}")
+    return int(bool(failed))
+
+
+def _root(dataset: str, root: str | None) -> Path:
+    if root is not None:
+        return Path(root).expanduser()
+    return datasets.locate(
+        validated({"dataset": dataset, "aspect": (datasets.summary(dataset).aspects or ("hand",))[0]})
+    )
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    there = next(parent for parent in folder.parents if parent.exists())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise UserError(f"{folder}: needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there")

@@ -1,0 +1,141 @@
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image, ImageEnhance
+
+from clipreid_lib import audit, datasets, inspection, protocols
+from clipreid_lib.__main__ import main
+from clipreid_lib.datasets import contract, eleven_k
+from clipreid_lib.datasets.contract import Summary
+
+NOTHING = Summary("", "", "", "", aspects=(), protocol="own")
+
+
+def findings(root, **overrides) -> dict[str, audit.Finding]:
+    table = datasets.load_images("demo", root, allow_missing=True)
+    seen = inspection.inspect(table, root)
+    manifest = protocols.build(table, "own", "dorsal_r", validation="none")
+    summary = datasets.summary("demo")
+    found = audit.of_images(table, seen, summary, **overrides)
+    return {each.about: each for each in found + audit.of_protocol(manifest, "dorsal_r", seen, summary)}
+
+
+@pytest.fixture
+def copy(hands, tmp_path):
+    """A copy of the tiny hands that a test may spoil, and its image files."""
+    root = tmp_path / "hands"
+    shutil.copytree(hands, root)
+    return root, sorted((root / "Hands").iterdir())
+
+
+def test_sound_hands_have_nothing_wrong(copy):
+    root, _ = copy
+    found = findings(root)
+    assert not any(each.wrong for each in found.values())
+    assert audit.lines(list(found.values()))[-1] == "OK"
+
+
+def test_every_kind_of_broken_file_is_told_by_name(copy):
+    root, files = copy
+    files[0].write_text("no picture")
+    files[1].write_bytes(files[1].read_bytes()[:2000])
+    Image.new("RGB", (160, 120), "white").save(files[2])
+    Image.new("RGB", (80, 60)).resize((80, 60)).save(files[3])
+    shutil.copy(files[5], files[4])
+    files[6].unlink()
+    found = findings(root)
+    wrong = {about: each.text for about, each in found.items() if each.wrong}
+    assert wrong["missing"] == "1 of 128 images are absent"
+    assert "2 images cannot be read" in wrong["unreadable"]
+    assert files[0].name in wrong["unreadable"] and files[1].name in wrong["unreadable"]
+    assert "1 image not of 160x120 pixels: 1 of 80x60" in wrong["size"]
+    assert files[2].name in wrong["blank"] and files[3].name in wrong["blank"]
+    assert "1 image stored more than once" in wrong["copies"] and files[4].name in wrong["copies"]
+    assert audit.lines(list(found.values()))[-1] == "NOT OK: 5 things to put right"
+    assert not findings(root, allow_missing=True)["missing"].wrong
+
+
+def test_a_look_alike_across_the_border_is_found_and_one_within_training_is_no_matter(copy):
+    root, _ = copy
+    table = datasets.load_images("demo", root, "dorsal_r")
+    manifest = protocols.build(table, "own", "dorsal_r", validation="none")
+    source, within, across = (*manifest.train["path"].iloc[:2], manifest.test["path"].iloc[0])
+    ImageEnhance.Brightness(Image.open(root / source).resize((200, 150))).enhance(0.9).save(root / within, quality=60)
+    assert "near-duplicates" not in findings(root)
+    ImageEnhance.Brightness(Image.open(root / source).resize((140, 105))).enhance(1.1).save(root / across, quality=60)
+    text = findings(root)["near-duplicates"].text
+    assert source in text and across in text
+
+
+def test_near_pairs_agree_with_counting_bits():
+    random = np.random.default_rng(1)
+    marks = random.integers(0, 256, (40, 32), dtype=np.uint8)
+    marks[20:] = marks[:20] ^ (random.random((20, 32)) < 0.1)  # a few bits off
+    seen = pd.DataFrame(
+        {"path": [str(i) for i in range(40)], "problem": "", "fingerprint": [m.tobytes() for m in marks]}
+    )
+    pairs = inspection.near_pairs(seen[:20], seen[20:])
+    plain = {(str(i), str(j)): int(np.unpackbits(marks[i] ^ marks[j]).sum()) for i in range(20) for j in range(20, 40)}
+    assert {(row.left, row.right): row.bits for row in pairs.itertuples()} == {
+        pair: bits for pair, bits in plain.items() if bits <= inspection.NEAR
+    }
+    assert len(pairs) >= 20 and pairs["bits"].is_monotonic_increasing
+    assert inspection.near_pairs(seen[:0], seen).empty
+
+
+@pytest.fixture(scope="module")
+def metadata(real_hands):
+    table = contract.checked(eleven_k.read_metadata(real_hands, burst_gap=10), real_hands)
+    table.attrs["dataset"] = "11k"
+    return table
+
+
+def test_the_real_metadata_has_the_published_counts_and_own_other_hands(metadata):
+    assert audit.counts(metadata, eleven_k.SUMMARY).eval("found == expected").all()
+    manifest = protocols.build(metadata, "mba", "dorsal_r", validation="published")
+    numbers = audit.protocol_counts(manifest, "dorsal_r", eleven_k.SUMMARY)
+    known = numbers.dropna()
+    assert len(known) == 5 and (known["images"] == known["published images"]).all()
+    assert (known["people"] == known["published people"]).all()
+    unseen = pd.DataFrame({"path": metadata["path"], "problem": "not opened", "fingerprint": b""})
+    found = {each.about: each.text for each in audit.of_protocol(manifest, "dorsal_r", unseen, eleven_k.SUMMARY)}
+    assert "56 of 71 test people have their own other hand" in found["mirrored hands"]
+    assert "71 have some other view" in found["mirrored hands"]
+    assert "protocol" not in found
+    fewer = protocols.build(metadata.drop(index=metadata.index[5]), "mba", "dorsal_r", validation="published")
+    found = audit.of_protocol(fewer, "dorsal_r", unseen, eleven_k.SUMMARY)
+    assert "differ from the published counts" in found[0].text and found[0].wrong
+
+
+def test_the_real_piece_is_audited_as_the_partial_download_it_is(real_hands, capsys):
+    assert main(["data", "check", "--dataset", "11k", "--root", str(real_hands), "--allow-missing"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "10,049" in line] == ["note   missing: 10,049 of 11,076 images are absent"]
+    assert [line for line in lines if line.startswith("WRONG")] == [
+        "WRONG  size: 1,027 images not of 1600x1200 pixels: 1,027 of 100x100"
+    ]
+    assert lines[-1] == "NOT OK: 1 thing to put right"
+    assert main(["data", "check", "--dataset", "11k", "--root", str(real_hands), "--aspect", "palmar_r"]) == 1
+    out = capsys.readouterr().out
+    assert "WRONG  missing: 10,049 of 11,076 images are absent" in out
+    assert "palmar_r under mba" in out and "dorsal_r under mba" not in out
+
+
+def test_the_check_ends_with_ok_and_tells_mistakes_in_one_line(hands, tmp_path, capsys):
+    check = ["data", "check", "--dataset"]
+    assert main([*check, "demo", "--root", str(hands)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "OK"
+    (tmp_path / "ann").mkdir()
+    for arguments, message in (
+        (["demo", "--root", "/nowhere"], "/nowhere is not a folder"),
+        (["lfw"], "'lfw' is unknown; allowed: demo, 11k"),
+        (["hd"], "given out on request"),
+        (["folder", "--root", str(tmp_path)], "ann: holds no image"),
+        (["demo", "--root", str(hands), "--aspect", "dorsal"], "holds no image of 'dorsal'; it has dorsal_l"),
+        (["demo", "--root", str(hands), "--protocol", "mbs"], "'mbs' is unknown; allowed: own"),
+    ):
+        assert main([*check, *arguments]) == 2
+        err = capsys.readouterr().err
+        assert message in err and err.count("\n") == 1
