@@ -34,17 +34,18 @@ def open_rgb(path: str | Path, side: int, content: bytes | None = None) -> Image
         content: the file's bytes, where they have been read already.
 
     Raises:
-        UserError: the file is missing, is no image, ends early, or holds floating-point pixels.
+        UserError: the file is missing, is no image, ends early, or holds more than 16 bits per channel.
     """
     try:
         with Image.open(path if content is None else io.BytesIO(content)) as image:
             image.draft("RGB", (2 * side, 2 * side))  # formats other than JPEG ignore it
             image.load()
             image = ImageOps.exif_transpose(image)
-            if image.mode == "F":
-                raise UserError(f"{path}: holds floating-point pixels; save it with 8 bits per channel")
-            if image.mode.startswith("I"):  # Pillow's own conversion would cut everything above 255 off
-                image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+            if image.mode.startswith(("I", "F")):  # Pillow's own conversion would cut everything above 255 off
+                deep = np.asarray(image)
+                if image.mode == "F" or deep.min() < 0 or deep.max() > 65535:
+                    raise UserError(f"{path}: holds more than 16 bits per channel; save it with 8")
+                image = Image.fromarray((deep.astype(np.uint16) >> 8).astype(np.uint8))
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

@@ -24,12 +24,33 @@ def test_the_whole_picture_is_squashed_and_exif_rotation_applied(tmp_path):
     assert turned[2, :, :6].mean() > 200 and turned[0, :, 10:].mean() > 200
 
 
-@pytest.mark.parametrize("mode", ["CMYK", "L", "RGBA", "P", "I;16"])
-def test_other_colour_modes_are_read_as_rgb(tmp_path, mode):
-    suffix = "jpg" if mode == "CMYK" else "png"
-    picture = Image.new("L", (20, 20), 90) if mode in ("I;16", "P") else Image.new(mode, (20, 20))
-    picture.convert(mode).save(tmp_path / f"a.{suffix}")
-    assert images.decode(tmp_path / f"a.{suffix}", 8).shape == (3, 8, 8)
+@pytest.mark.parametrize("mode", ["CMYK", "L", "RGBA", "P", "LA", "I;16", "I"])
+def test_other_colour_modes_keep_their_grey(tmp_path, mode):
+    grey = Image.new("L", (20, 20), 90)
+    if mode.startswith("I"):  # 16 bits: 90 of 255 is 90 * 257 of 65535
+        deep = np.full((20, 20), 90 * 257, dtype=np.uint16 if mode == "I;16" else np.int32)
+        Image.fromarray(deep).save(tmp_path / "a.tif")
+    else:
+        (grey if mode in ("L", "P") else grey.convert("RGB")).convert(mode).save(tmp_path / ("a.tif" if mode == "CMYK" else "a.png"))
+    (file,) = tmp_path.iterdir()
+    pixels = images.decode(file, 8)
+    assert pixels.shape == (3, 8, 8) and abs(pixels.astype(int) - 90).max() <= 2
+
+
+def test_what_is_transparent_shows_white(tmp_path):
+    Image.new("RGBA", (20, 20), (0, 0, 0, 0)).save(tmp_path / "a.png")
+    assert images.decode(tmp_path / "a.png", 8).min() == 255
+
+
+def test_a_cmyk_jpeg_is_not_inverted(tmp_path):
+    Image.new("RGB", (32, 32), (200, 40, 40)).convert("CMYK").save(tmp_path / "a.jpg", quality=95)
+    assert abs(images.decode(tmp_path / "a.jpg", 8)[:, 4, 4].astype(int) - (200, 40, 40)).max() < 12
+
+
+def test_floating_point_pixels_are_refused(tmp_path):
+    Image.fromarray(np.zeros((8, 8), dtype=np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(UserError, match="a.tif: holds more than 16 bits per channel"):
+        images.decode(tmp_path / "a.tif", 8)
 
 
 def test_files_that_are_no_images_are_named(tmp_path):
