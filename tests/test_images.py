@@ -31,7 +31,8 @@ def test_other_colour_modes_keep_their_grey(tmp_path, mode):
         deep = np.full((20, 20), 90 * 257, dtype=np.uint16 if mode == "I;16" else np.int32)
         Image.fromarray(deep).save(tmp_path / "a.tif")
     else:
-        (grey if mode in ("L", "P") else grey.convert("RGB")).convert(mode).save(tmp_path / ("a.tif" if mode == "CMYK" else "a.png"))
+        colour = grey if mode in ("L", "P") else grey.convert("RGB")  # a palette made of colour would be dithered
+        colour.convert(mode).save(tmp_path / ("a.tif" if mode == "CMYK" else "a.png"))
     (file,) = tmp_path.iterdir()
     pixels = images.decode(file, 8)
     assert pixels.shape == (3, 8, 8) and abs(pixels.astype(int) - 90).max() <= 2
