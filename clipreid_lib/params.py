@@ -59,9 +59,13 @@ class Params(BaseModel):
 
     model: str = "embedded"
     pretrained: str | None = None
-    image_size: Annotated[int, Field(ge=16)] | None = None
+    image_size: str | None = Field(None, pattern=r"^\d+(x\d+)?$")
+    resize: Literal["squash", "crop"] = "squash"
+    patch_stride: Count | None = None
+    last_stride: Annotated[int, Field(ge=1, le=2)] | None = None
+    side_info: Literal["none", "camera", "aspect"] = "none"
 
-    variant: Literal["frozen", "classifier", "clipid", "clipid_no_text"] = "clipid"
+    variant: Literal["frozen", "classifier", "clipid", "clipid_no_text", "inversion", "tip_adapter"] = "clipid"
     mode: Literal["full", "prompt_learn", "img_encoder_finetune"] = "full"
     epochs: Count | None = None
     lr: Rate | None = None
@@ -72,6 +76,8 @@ class Params(BaseModel):
     output_dir: str = "train_logs/"
     save_dir: str = "saved_models/"
 
+    prompt_form: Literal["learned", "shared", "fixed"] = "learned"
+    prompt_loss: Literal["cosine", "supcon", "infonce"] = "cosine"
     prompt_epochs: Count | None = None
     prompt_lr: Rate | None = None
     encoder_epochs: Count | None = None
@@ -84,6 +90,12 @@ class Params(BaseModel):
     text_weight: Weight = 1.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     text_logits: Literal["cosine", "dot"] = "cosine"
+    weight_decay: Weight | None = None
+    accumulate: Count = 1
+    checkpointing: bool = False
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+
+    embedding: Literal["image", "profile"] = "image"
 
     seed: int = 0
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
@@ -101,7 +113,7 @@ class Params(BaseModel):
     def _refuse_stray_booleans(cls, values: dict) -> dict:
         # YAML reads a bare no, off, yes as a boolean, and pydantic would quietly take it for 0 or 1.
         for key, value in values.items():
-            if isinstance(value, bool) and key != "allow_missing":
+            if isinstance(value, bool) and key not in ("allow_missing", "checkpointing"):
                 raise ValueError(f"{key}|is {str(value).lower()} in YAML; write it in quotes if a word was meant")
         return values
 

@@ -16,7 +16,22 @@ SHIPPED = Path(__file__).parent / "embedded"  # its config, vocabulary and weigh
 
 @dataclass(frozen=True)
 class Recipe:
-    """Numbers of one backbone family; rates are per optimiser step, lengths in epochs."""
+    """Numbers of one backbone family; rates are per optimiser step, lengths in epochs.
+
+    Attributes:
+        prompt_epochs: length of stage 2a.
+        prompt_lr: its peak rate.
+        encoder_epochs: length of stages 1 and 2b.
+        encoder_lr: their peak rate.
+        head_lr: rate of the classifier heads.
+        id_weight: of the two identity losses.
+        batch_size: images per step.
+        last_stride: stride of a ResNet's layer 4; ViTs have none.
+        weight_decay: Adam's L2 term in stages 1 and 2b.
+        bias_factor: how much faster biases learn than weights.
+        warm_start: share of the peak rate that warm-up starts from.
+        steps: shares of the run after which the rate falls to a tenth.
+    """
 
     prompt_epochs: int
     prompt_lr: float
@@ -25,6 +40,11 @@ class Recipe:
     head_lr: float
     id_weight: float
     batch_size: int
+    last_stride: int | None
+    weight_decay: float
+    bias_factor: float
+    warm_start: float
+    steps: tuple[float, float]
 
 
 # CLIP-ReID (arXiv 2211.13977), configs/person: the ViT is fine-tuned very gently, and its identity loss is
@@ -38,9 +58,14 @@ VIT = Recipe(
     head_lr=5e-5,
     id_weight=0.25,
     batch_size=64,
+    last_stride=None,
+    weight_decay=1e-4,
+    bias_factor=2.0,  # every parameter whose name holds "bias", in both of CLIP-ReID's families
+    warm_start=0.1,
+    steps=(30 / 60, 50 / 60),
 )
-# CLIP-ReID's ResNet needs a seventy times larger rate and half as many prompt epochs. The schedule's shape
-# and the weight decay are still the ViT's.
+# CLIP-ReID's ResNet needs a seventy times larger rate, more weight decay, a gentler start and half as many prompt
+# epochs; layer 4 keeps its input's resolution, which gives the attention pool four times as many places to look at.
 RESNET = Recipe(
     prompt_epochs=60,
     prompt_lr=3.5e-4,
@@ -49,6 +74,11 @@ RESNET = Recipe(
     head_lr=3.5e-4,
     id_weight=1.0,
     batch_size=64,
+    last_stride=1,
+    weight_decay=5e-4,
+    bias_factor=2.0,
+    warm_start=0.01,
+    steps=(40 / 120, 70 / 120),
 )
 # The embedded CLIP is a fiftieth of ViT-B-16's size and was trained on CPU, so it takes large steps and few
 # epochs. Chosen on synthetic people of other seeds than the ones the demo trains and tests on.
@@ -60,6 +90,11 @@ SMALL = Recipe(
     head_lr=3e-3,
     id_weight=1.0,
     batch_size=32,
+    last_stride=2,  # as it was pretrained: at 96 pixels there is little resolution to keep
+    weight_decay=1e-4,
+    bias_factor=1.0,
+    warm_start=0.1,
+    steps=(30 / 60, 50 / 60),
 )
 
 

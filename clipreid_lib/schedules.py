@@ -23,21 +23,32 @@ def prompt_rate(epoch: int, epochs: int, peak: float) -> float:
     return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
 
 
-def encoder_rate(epoch: int, epochs: int, peak: float) -> float:
-    """Linear warm-up, then steps down by ten, as CLIP-ReID fine-tunes its ViT.
+def encoder_rate(
+    epoch: int,
+    epochs: int,
+    peak: float,
+    start: float = 0.1,
+    steps: tuple[float, float] = (30 / 60, 50 / 60),
+    warm_up: float = 10,
+) -> float:
+    """Linear warm-up, then steps down by ten, as CLIP-ReID fine-tunes its image encoders.
 
-    Published for 60 epochs: warm-up over 10 starting from a tenth, steps at 30 and 50. Other lengths keep the
-    proportions.
+    Published: warm-up over 10 epochs; the ViT's 60 start from a tenth and step at 30 and 50, the ResNet's 120 start
+    from a hundredth and step at 40 and 70. Shorter runs keep the ViT's proportions (a sixth of the run warms up).
 
     Args:
         epoch: counted from 1.
         epochs: length of the run.
         peak: rate after warm-up.
+        start: share of the peak that warm-up starts from.
+        steps: shares of the run after which the rate falls to a tenth, twice.
+        warm_up: epochs, at most a sixth of the run.
 
     Returns:
         Rate for every step of that epoch.
     """
-    warm_up = epochs / 6
-    rate = peak * (0.1 + 0.9 * min(1.0, epoch / warm_up))
+    warm_up = min(warm_up, epochs / 6)
+    rate = peak * (start + (1 - start) * min(1.0, epoch / warm_up))
     # the two minima keep runs of one or two epochs, tried out for their speed, from starting at a hundredth
-    return rate * 0.1 ** ((epoch >= max(2, epochs / 2)) + (epoch >= max(3, epochs * 5 / 6)))
+    first, second = (round(share * epochs, 6) for share in steps)  # 0.58333 x 120 is to be 70
+    return rate * 0.1 ** ((epoch >= max(2, first)) + (epoch >= max(3, second)))
