@@ -45,11 +45,17 @@ def parser() -> argparse.ArgumentParser:
     prepare.add_argument(
         *("--size", "--sizes"),
         dest="sizes",
-        type=int,
         nargs="+",
-        default=[224, 32],  # what CLIP's ViT-B and RN50 read, and what the pixel floor reads
+        default=["224", "32"],  # what CLIP's ViT-B and RN50 read, and what the pixel floor reads
         metavar="PIXELS",
-        help="sides of the squares to keep (default 224 32: OpenAI's CLIP, and the pixel floor)",
+        help="sizes to keep, a square's side or HEIGHTxWIDTH such as 256x128 (default 224 32: OpenAI's CLIP, and "
+        "the pixel floor)",
+    )
+    prepare.add_argument(
+        "--resize",
+        choices=("squash", "crop"),
+        default="squash",
+        help="as in the params of the runs to come: the whole picture (the default), or its centre",
     )
     prepare.add_argument("--outputs", default="outputs", metavar="FOLDER", help="outputs_root of the runs to come")
     for job in (check, prepare):

@@ -6,6 +6,7 @@ Nothing is ever flipped: a mirrored right hand is a left hand.
 import torch
 
 from clipreid_lib import _compat  # noqa: F401  torchvision must come in through the repaired door
+from clipreid_lib.image_sizes import pair
 
 from torchvision.transforms import v2  # isort: skip
 
@@ -23,12 +24,13 @@ class Augment:
     Draws from torch's global generator, which the training loop seeds per epoch.
 
     Args:
-        size: side of the images in pixels.
+        size: of the images, (height, width) in pixels or a square's side.
     """
 
-    def __init__(self, size: int):
+    def __init__(self, size: int | tuple[int, int]):
         """Build the transforms for one image size."""
-        pad = max(2, round(size * 10 / 256))  # 10 pixels of 256 in CLIP-ReID
+        size = pair(size)
+        pad = max(2, round(max(size) * 10 / 256))  # on all sides; 10 pixels for 256 x 128 in CLIP-ReID
         self.crop = v2.RandomCrop(size, padding=pad, padding_mode="edge")  # edge: hands lie on a plain backdrop
         self.erase = v2.RandomErasing(p=0.5, value=0)  # after normalising, 0 is the mean colour
 

@@ -47,14 +47,14 @@ class ClipidModel(nn.Module):
         self.backbone = backbone
         backbone.clip.visual.requires_grad_(True)
         with torch.no_grad():
-            blank = torch.zeros(1, 3, backbone.image_size, backbone.image_size, device=backbone.device)
+            blank = torch.zeros(1, 3, *backbone.image_size, device=backbone.device)
             features = backbone.image_features(blank)
         self.head = BNNeck(features.f.shape[1], identities)
         self.head_proj = BNNeck(features.f_proj.shape[1], identities)
 
-    def forward(self, images: torch.Tensor) -> Identified:
-        """Run normalised images (B, 3, H, W) through encoder and heads."""
-        features = self.backbone.image_features(images)
+    def forward(self, images: torch.Tensor, side: torch.Tensor | None = None) -> Identified:
+        """Run normalised images (B, 3, H, W), with their rows of side information (B,), through encoder and heads."""
+        features = self.backbone.image_features(images, side)
         return Identified(features, self.head(features.f), self.head_proj(features.f_proj))
 
     def train(self, mode: bool = True) -> "ClipidModel":
@@ -64,11 +64,19 @@ class ClipidModel(nn.Module):
         self.backbone.clip.visual.train(mode)
         return self
 
-    def parameter_groups(self, encoder_lr: float, head_lr: float) -> list[dict]:
-        """Split the trainable parameters into encoder and heads, each with its peak rate."""
-        encoder = [p for p in self.backbone.parameters() if p.requires_grad]
-        heads = [p for h in (self.head, self.head_proj) for p in h.parameters() if p.requires_grad]
-        return [
-            {"params": encoder, "lr": encoder_lr, "peak": encoder_lr},
-            {"params": heads, "lr": head_lr, "peak": head_lr},
-        ]
+    def parameter_groups(self, encoder_lr: float, head_lr: float, bias_factor: float = 1.0) -> list[dict]:
+        """Split the trainable parameters into encoder and heads, weights and biases, each with its peak rate.
+
+        Args:
+            encoder_lr: of the image encoder.
+            head_lr: of the classifier heads.
+            bias_factor: how much faster biases learn, in both.
+        """
+        groups = []
+        for parts, rate in (((self.backbone,), encoder_lr), ((self.head, self.head_proj), head_lr)):
+            learning = [(n, p) for part in parts for n, p in part.named_parameters() if p.requires_grad]
+            for peak, biased in ((rate, False), (rate * bias_factor, True)):
+                chosen = [p for name, p in learning if ("bias" in name) == biased]
+                if chosen:
+                    groups.append({"params": chosen, "lr": peak, "peak": peak})
+        return groups

@@ -1,4 +1,4 @@
-"""Supervised contrastive loss between two sets of features, the loss CLIP-ReID learns its prompts with."""
+"""Contrastive losses between image and text features: supervised, as CLIP-ReID's, and CLIP's own."""
 
 import torch
 
@@ -37,6 +37,26 @@ def supervised_contrastive(
     log_share = (anchors @ contrasts.T / temperature).log_softmax(dim=1)  # (A, C)
     same = (anchor_ids[:, None] == contrast_ids[None, :]).to(log_share.dtype)  # (A, C)
     positives = same.sum(dim=1)  # (A,)
-    has_any = positives > 0
-    per_anchor = (log_share * same).sum(dim=1)[has_any] / positives[has_any]
-    return -per_anchor.sum() / has_any.sum().clamp(min=1)
+    per_anchor = (log_share * same).sum(dim=1) / positives.clamp(min=1)  # 0 for an anchor without positives
+    return -per_anchor.sum() / (positives > 0).sum().clamp(min=1)
+
+
+def info_nce(anchors: torch.Tensor, contrasts: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """CLIP's loss in one direction (Radford et al. 2021, arXiv 2103.00020): each anchor has one positive, its own pair.
+
+    Other pairs of the same identity are neither positives nor negatives: they are left out of the sum, where
+    CLIP, which knows no identities, would push them apart.
+
+    Args:
+        anchors: (B, D).
+        contrasts: (B, D), row by row the anchors' partners. Dot products are taken as they are.
+        ids: (B,) integer identities.
+
+    Returns:
+        Scalar mean over the anchors.
+    """
+    logits = anchors @ contrasts.T  # (B, B)
+    same = ids[:, None] == ids[None, :]
+    itself = torch.eye(len(ids), dtype=torch.bool, device=ids.device)
+    logits = logits.masked_fill(same & ~itself, -torch.inf)
+    return torch.nn.functional.cross_entropy(logits, torch.arange(len(ids), device=ids.device))

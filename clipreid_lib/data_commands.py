@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from clipreid_lib import audit, datasets, protocols
 from clipreid_lib.errors import UserError
+from clipreid_lib.image_sizes import pair, spell
 from clipreid_lib.image_store import STORE
 from clipreid_lib.images import Photographs, on_all_cores
 from clipreid_lib.inspection import inspect
@@ -62,16 +63,22 @@ def check(
 
 
 def prepare(
-    dataset: str, root: str | None, sizes: list[int], outputs: str = "outputs", allow_missing: bool = False
+    dataset: str,
+    root: str | None,
+    sizes: list[str],
+    outputs: str = "outputs",
+    allow_missing: bool = False,
+    resize: str = "squash",
 ) -> int:
     """Decode every image of a data set into the image store; what is there already is not decoded again.
 
     Args:
         dataset: its name.
         root: its folder, as for :func:`check`.
-        sizes: sides in pixels.
+        sizes: as params spell ``image_size``, each ``N`` or ``HEIGHTxWIDTH``.
         outputs: the outputs folder whose runs will read the store.
         allow_missing: work with a partial download.
+        resize: ``squash`` or ``crop``, as in the params of those runs.
 
     Returns:
         The exit status: 0 well, 1 where an image could not be read (the others are prepared).
@@ -80,14 +87,16 @@ def prepare(
         UserError: the data set cannot be read, a size makes no sense, or the disk is too small.
     """
     root = _root(dataset, root)
-    if min(sizes) < 16:
-        raise UserError(f"--size {min(sizes)}: give at least 16 pixels")
+    pairs = sorted({pair(size, "--size") for size in sizes})
+    for size in pairs:
+        if min(size) < 16:
+            raise UserError(f"--size {spell(size)}: give at least 16 pixels")
     table = datasets.load_images(dataset, root, allow_missing=allow_missing)
-    photographs = Photographs(root, project_path(outputs) / STORE)
+    photographs = Photographs(root, project_path(outputs) / STORE, resize)
     failed: dict[str, str] = {}
-    for size in sorted(set(sizes)):
+    for size in pairs:
         store = photographs.at(size, make=True)
-        _check_space(store.root, len(table) * 3 * size**2)
+        _check_space(store.root, len(table) * store.bytes_each)
 
         def one(path: str, store=store) -> bool:
             try:
@@ -99,7 +108,7 @@ def prepare(
                 return False
 
         began = time.perf_counter()
-        bar = tqdm(total=len(table), desc=f"{size} px", unit="image", disable=None)
+        bar = tqdm(total=len(table), desc=f"{spell(size)} px", unit="image", disable=None)
         with bar:
             decoded = 0
             for new in on_all_cores(one, table["path"]):
@@ -108,7 +117,7 @@ def prepare(
         seconds = time.perf_counter() - began
         there = len(table) - decoded - len(failed)
         print(
-            f"{size} px: {decoded:,} images decoded, {there:,} there already, in {seconds:.1f} s "
+            f"{spell(size)} px: {decoded:,} images decoded, {there:,} there already, in {seconds:.1f} s "
             f"({len(table) / seconds:,.0f} images a second); {store.folder}"
         )
     for problem in failed.values():

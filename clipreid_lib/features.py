@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from clipreid_lib import augment, checkpoints
-from clipreid_lib.backbone import Backbone
+from clipreid_lib.backbone import Backbone, ImageFeatures
 from clipreid_lib.errors import UserError
 from clipreid_lib.images import Photographs
 
@@ -27,40 +27,48 @@ class Embeddings:
 
 
 @torch.no_grad()
-def encode(backbone: Backbone, pixels: torch.Tensor, batch: int = 128) -> torch.Tensor:
-    """Return CLIP-ReID's test embedding, ``f`` and ``f_proj`` side by side.
+def encode(
+    backbone: Backbone, pixels: torch.Tensor, side: torch.Tensor | None = None, batch: int = 128
+) -> ImageFeatures:
+    """Return CLIP-ReID's features of many images.
 
     Args:
         backbone: with any image tower.
         pixels: (N, 3, H, W) uint8.
+        side: (N,) each image's row of side information, from the backbone's ``side_rows``; None adds none.
         batch: images at once.
 
     Returns:
-        (N, D), un-normalised, on the CPU.
+        Features of (N, D), un-normalised, float32 on the CPU; ``embedding`` of them is the paper's for tests.
     """
     backbone.eval()
     rows = []
     for start in range(0, len(pixels), batch):
-        part = pixels[start : start + batch].to(backbone.device)
-        normalised = augment.normalise(part, *backbone.normalisation)
-        rows.append(backbone.image_features(normalised).embedding.float().cpu())
-    return torch.cat(rows)
+        part = slice(start, start + batch)
+        normalised = augment.normalise(pixels[part].to(backbone.device), *backbone.normalisation)
+        out = backbone.image_features(normalised, None if side is None else side[part])
+        rows.append([each.float().cpu() for each in (out.f_last, out.f, out.f_proj)])
+    return ImageFeatures(*(torch.cat(column) for column in zip(*rows, strict=True)))
 
 
-def embed_table(backbone: Backbone, table: pd.DataFrame, photographs: Photographs) -> Embeddings:
-    """Decode and encode every distinct image of a table.
+def embed_table(backbone: Backbone, table: pd.DataFrame, photographs: Photographs) -> tuple[list[str], ImageFeatures]:
+    """Decode and encode every distinct image of a table, with the side information its columns give it.
+
+    Returns:
+        The images' paths and their features, in the same order.
 
     Raises:
         UserError: an image cannot be read, or its embedding is not finite (naming it).
     """
     distinct = table.drop_duplicates("path")
-    values = encode(backbone, torch.from_numpy(photographs.load(distinct, backbone.image_size)))
-    broken = ~values.isfinite().all(dim=1)
+    pixels = torch.from_numpy(photographs.load(distinct, backbone.image_size))
+    encoded = encode(backbone, pixels, backbone.side_rows(distinct))
+    broken = ~encoded.embedding.isfinite().all(dim=1)
     if broken.any():
         raise UserError(
             f"{photographs.root / distinct['path'].iloc[int(broken.nonzero()[0])]}: its embedding is not finite"
         )
-    return Embeddings(distinct["path"].tolist(), values)
+    return distinct["path"].tolist(), encoded
 
 
 def pixel_floor(table: pd.DataFrame, photographs: Photographs) -> Embeddings:

@@ -5,7 +5,8 @@ in a fraction of one. ``clipreid data prepare`` fills the store, training and fe
 it is there. The key is the content of the source file, so a changed image is decoded again, a moved or copied one
 is found, and sizes live side by side::
 
-    outputs/image_store/224-bicubic-1/3f/3fa9…c2.u8      3 x 224 x 224 bytes
+    outputs/image_store/224-bicubic-1/3f/3fa9…c2.u8          3 x 224 x 224 bytes
+    outputs/image_store/256x128-bicubic-1/3f/3fa9…c2.u8      3 x 256 x 128 bytes
 """
 
 import hashlib
@@ -17,6 +18,7 @@ import numpy as np
 
 from clipreid_lib.errors import UserError
 from clipreid_lib.files import replacing
+from clipreid_lib.image_sizes import spell
 
 STORE = "image_store"  # its folder under outputs_root
 
@@ -27,20 +29,25 @@ class ImageStore:
 
     Attributes:
         root: folder of all sizes.
-        size: side in pixels.
+        size: (height, width) in pixels.
         rule: name of what ``decode`` does.
-        decode: (path, size, content) to (3, size, size) uint8.
+        decode: (path, size, content) to (3, height, width) uint8.
     """
 
     root: Path
-    size: int
+    size: tuple[int, int]
     rule: str
-    decode: Callable[[Path, int, bytes], np.ndarray]
+    decode: Callable[[Path, tuple[int, int], bytes], np.ndarray]
 
     @property
     def folder(self) -> Path:
         """Folder of this size and resampling."""
-        return self.root / f"{self.size}-{self.rule}"
+        return self.root / f"{spell(self.size)}-{self.rule}"
+
+    @property
+    def bytes_each(self) -> int:
+        """What one image takes."""
+        return 3 * self.size[0] * self.size[1]
 
     def read(self, source: Path) -> np.ndarray:
         """Return an image's pixels, from the store where it has them and from the file where not.
@@ -73,7 +80,7 @@ class ImageStore:
 
     def _whole(self, place: Path) -> bool:
         try:
-            return place.stat().st_size == 3 * self.size**2
+            return place.stat().st_size == self.bytes_each
         except OSError:
             return False
 
@@ -82,8 +89,8 @@ class ImageStore:
             pixels = np.fromfile(place, dtype=np.uint8)
         except OSError:
             return None
-        whole = pixels.size == 3 * self.size**2  # a file cut short is no image
-        return pixels.reshape(3, self.size, self.size) if whole else None
+        whole = pixels.size == self.bytes_each  # a file cut short is no image
+        return pixels.reshape(3, *self.size) if whole else None
 
 
 def _content(source: Path) -> bytes:

@@ -1,7 +1,7 @@
-"""Pixels: open any photograph as upright RGB, decode it to a square, read a table's images on all cores.
+"""Pixels: open any photograph as upright RGB, decode it to a network's size, read a table's images on all cores.
 
-The whole picture is squashed to a square (hands fill most of the frame; a centre crop would cut fingers off)
-and the same rule serves training, zero-shot and evaluation.
+By default the whole picture is squashed (hands fill most of the frame; a centre crop would cut fingers off). The
+same rule serves training, zero-shot and evaluation of a run.
 """
 
 import io
@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,12 @@ import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from clipreid_lib.errors import UserError
+from clipreid_lib.image_sizes import pair
 from clipreid_lib.image_store import ImageStore
 
-RULE = "bicubic-1"  # names what decode does; goes up whenever the same file would give other pixels
+# What `decode` can do, by its name in params, and the name of the store that holds the outcome, whose number goes up
+# whenever the same file would give other pixels.
+RULES = {"squash": "bicubic-1", "crop": "bicubic-crop-1"}
 
 
 def open_rgb(path: str | Path, side: int, content: bytes | None = None) -> Image.Image:
@@ -57,22 +61,42 @@ def open_rgb(path: str | Path, side: int, content: bytes | None = None) -> Image
         raise UserError(f"{path}: is not an image that can be read{reason}") from None
 
 
-def decode(path: str | Path, size: int, content: bytes | None = None) -> np.ndarray:
-    """Read one image and squash it to a square.
+def decode(
+    path: str | Path, size: int | tuple[int, int], content: bytes | None = None, rule: str = "squash"
+) -> np.ndarray:
+    """Read one image at a size.
 
     Args:
         path: any file Pillow reads.
-        size: side in pixels.
+        size: (height, width) in pixels, or a square's side.
         content: the file's bytes, where they have been read already.
+        rule: ``squash`` resizes the whole picture, whatever its shape. ``crop`` keeps its shape and cuts out the
+            centre, as OpenAI prepares CLIP's images.
 
     Returns:
-        (3, size, size) uint8, RGB.
+        (3, height, width) uint8, RGB.
 
     Raises:
         UserError: as :func:`open_rgb`.
     """
-    image = open_rgb(path, size, content).resize((size, size), Image.Resampling.BICUBIC)
+    height, width = pair(size)
+    image = open_rgb(path, max(height, width), content)
+    if rule == "crop":
+        image = _cover(image, height, width)
+    else:
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+def _cover(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Resize until the picture just covers the size and cut the centre, rounding as torchvision does for OpenAI."""
+    if width * image.height >= height * image.width:  # the picture is too high: its width decides
+        scaled = width, max(height, int(width * image.height / image.width))
+    else:
+        scaled = max(width, int(height * image.width / image.height)), height
+    image = image.resize(scaled, Image.Resampling.BICUBIC)
+    left, top = round((scaled[0] - width) / 2), round((scaled[1] - height) / 2)
+    return image.crop((left, top, left + width, top + height))
 
 
 def on_all_cores(task: Callable, items: Iterable) -> Iterator:
@@ -91,33 +115,35 @@ class Photographs:
     Attributes:
         root: folder that the table's paths are relative to.
         store: folder of the :class:`~clipreid_lib.image_store.ImageStore`; None reads the files alone.
+        rule: how a picture gets to a size, as for :func:`decode`.
     """
 
     root: Path
     store: Path | None = None
+    rule: str = "squash"
 
-    def load(self, table: pd.DataFrame, size: int) -> np.ndarray:
-        """Read every row's image.
+    def load(self, table: pd.DataFrame, size: int | tuple[int, int]) -> np.ndarray:
+        """Read every row's image at (height, width) pixels, or as squares of one side.
 
         Returns:
-            (rows, 3, size, size) uint8, in the table's order. 1,000 images at 224 take 150 MB.
+            (rows, 3, height, width) uint8, in the table's order. 1,000 images at 224 take 150 MB.
 
         Raises:
             UserError: as :func:`decode`, for the first image that fails.
         """
-        pixels = np.empty((len(table), 3, size, size), dtype=np.uint8)
+        pixels = np.empty((len(table), 3, *pair(size)), dtype=np.uint8)
         store = self.at(size)
 
         def read(path: str) -> np.ndarray:
-            return store.read(self.root / path) if store else decode(self.root / path, size)
+            return store.read(self.root / path) if store else decode(self.root / path, size, rule=self.rule)
 
         for row, image in enumerate(on_all_cores(read, table["path"])):
             pixels[row] = image
         return pixels
 
-    def at(self, size: int, make: bool = False) -> ImageStore | None:
-        """Return the store of one size; None where there is none and none is to be made."""
+    def at(self, size: int | tuple[int, int], make: bool = False) -> ImageStore | None:
+        """Return the store of one size and this rule; None where there is none and none is to be made."""
         if self.store is None:
             return None
-        store = ImageStore(self.store, size, RULE, decode)
+        store = ImageStore(self.store, pair(size), RULES[self.rule], partial(decode, rule=self.rule))
         return store if make or store.folder.is_dir() else None

@@ -20,13 +20,14 @@ Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
+TRAIN_NOTHING = ("frozen", "tip_adapter")  # variants
 PROMPT_LEARN = "prompt_learn"  # stage 2a, notebook 02
 ENCODER_FINETUNE = "img_encoder_finetune"  # stages 1 and 2b, notebook 03
 
 # Keys that say where or how fast a run happens, never its numbers: they stay out of the run id. So do paths,
 # for which the hash of what they lead to stands (weights, prompts) or the manifest's (data).
 NOT_IN_ID = {
-    *("experiment", "outputs_root", "device", "top_k"),
+    *("experiment", "outputs_root", "device", "top_k", "checkpointing"),
     *("data_root", "allow_missing", "pretrained", "resume_prompt"),
 }
 # Keys that say which data is read, how it is split and where it goes.
@@ -95,8 +96,6 @@ class Params(BaseModel):
     checkpointing: bool = False
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
 
-    embedding: Literal["image", "profile"] = "image"
-
     seed: int = 0
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     top_k: Count = 8
@@ -131,8 +130,8 @@ class Params(BaseModel):
                     raise ValueError(f"{key}|mode full trains more than one stage: write {stages}")
         if self.mode == PROMPT_LEARN and self.variant != "clipid":
             raise ValueError(f"mode|variant {self.variant} learns no prompts; prompt_learn goes with clipid")
-        if self.mode == ENCODER_FINETUNE and self.variant == "frozen":
-            raise ValueError("mode|variant frozen trains nothing; use mode full")
+        if self.mode == ENCODER_FINETUNE and self.variant in TRAIN_NOTHING:
+            raise ValueError(f"mode|variant {self.variant} trains nothing; use mode full")
         needs_prompts = self.mode == ENCODER_FINETUNE and self.variant == "clipid"
         if needs_prompts and not self.resume_prompt:
             raise ValueError(
@@ -210,7 +209,7 @@ class Params(BaseModel):
     def notebooks(self) -> tuple[str, ...]:
         """The numbered notebooks this run needs after 01, in order."""
         learns_prompts = self.variant == "clipid" and self.mode != ENCODER_FINETUNE
-        trains_encoder = self.variant != "frozen" and self.mode != PROMPT_LEARN
+        trains_encoder = self.variant not in TRAIN_NOTHING and self.mode != PROMPT_LEARN
         return tuple(
             name
             for name, needed in (
@@ -225,7 +224,7 @@ class Params(BaseModel):
     @property
     def stage(self) -> str:
         """The last stage this run trains, as the leaderboard names it."""
-        if self.variant == "frozen":
+        if self.variant in TRAIN_NOTHING:
             return "frozen"
         if self.mode == PROMPT_LEARN:
             return PROMPT_LEARN

@@ -142,7 +142,7 @@ def train(rank: int, recipe: Recipe, folder: Path, material: Material, meeting: 
     backbone = build(folder if rank == 0 else meeting / str(rank), recipe.vision)
     if recipe.workers > 1:
         dist.init_process_group("gloo", init_method=f"file://{meeting}/w", rank=rank, world_size=recipe.workers)
-    model, size = backbone.clip.train(), backbone.image_size
+    model, size = backbone.clip.train(), backbone.image_size[0]
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]  # norms, biases and the logit scale do not decay
     groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]

@@ -30,7 +30,7 @@ def unseen(people: int, seed: int, folder: Path) -> tuple[torch.Tensor, pd.DataF
 def embed(backbone: Backbone, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Features of uint8 squares (N, 3, S, S), unit length: ``f_proj`` (N, D), retrieval embedding (N, E)."""
     backbone.eval()
-    size, parts = backbone.image_size, []
+    (size, _), parts = backbone.image_size, []
     for chunk in pictures.split(128):
         if chunk.shape[-1] != size:
             squares = [squash(picture.permute(1, 2, 0).numpy(), size) for picture in chunk]
@@ -140,7 +140,7 @@ def measure(trained: Backbone, untrained: Backbone, real: Path | None, folder: P
         real: photographs laid out as 11k Hands, or None.
         folder: where drawings are kept.
     """
-    pictures, ids = retrieval_people(PEOPLE["retrieval"], TEST + 1, trained.image_size)
+    pictures, ids = retrieval_people(PEOPLE["retrieval"], TEST + 1, trained.image_size[0])
     people = {"people": PEOPLE["zero-shot"], "seed": TEST, "score": "class-balanced accuracy"}
     result = {
         "zero_shot_unseen_people": {**people, **zero_shot(trained, *unseen(PEOPLE["zero-shot"], TEST, folder))},

@@ -1,63 +1,86 @@
-"""Learnable prompts: one sentence per identity, with tokens of its own in the middle."""
+"""Learnable prompts: one sentence per identity, and how image and text features are compared."""
 
 import torch
 from torch import nn
 
 from clipreid_lib.backbone import Backbone
-from clipreid_lib.errors import UserError
+from clipreid_lib.sentences import SLOT, Sentences
 
-PLACEHOLDER = "x"  # one token of CLIP's vocabulary; where it stands the learnable tokens go
+AT_ONCE = 256  # sentences through the text tower at a time, when all are wanted
 
 
 class PromptBank(nn.Module):
-    """Prompts ``a photo of a [X]1 ... [X]M hand.``, one per identity, as in CLIP-ReID (arXiv 2211.13977).
+    """Prompts of every identity, in one of three forms.
 
-    Only the M tokens of each identity learn. With ``prompt_dim`` each is a short code that one linear layer,
-    shared by all identities and learnt with them, maps to the text width.
+    ============ ===================================== ====================================================
+    form         sentence                              learns
+    ============ ===================================== ====================================================
+    ``learned``  a photo of a [X]1 ... [X]M hand.      M tokens per identity: CLIP-ReID (arXiv 2211.13977)
+    ``shared``   a photo of a [X]1 ... [X]M WORDS      M tokens that all share: CoOp (arXiv 2109.01134), the
+                                                       identity's attributes in place of a class name
+    ``fixed``    a photo of a WORDS                    nothing
+    ============ ===================================== ====================================================
+
+    With ``prompt_dim`` each token is a short code that one linear layer, shared by all identities and learnt with
+    them, maps to the text width.
 
     Args:
         backbone: whose vocabulary and text tower the prompts are written for; it is not held or changed.
         identities: the people, in the order of the rows; kept as the label map.
-        num_prompts: M, learnable tokens per identity.
+        num_prompts: M, learnable tokens per sentence.
         prompt_dim: width of a code; None learns at the text width itself, as CLIP-ReID does.
+        form: ``learned``, ``shared`` or ``fixed``.
+        words: what to say of each identity (``fair male left palmar hand.``); ``learned`` says ``hand.`` of all.
 
     Raises:
-        UserError: the vocabulary cuts the template in an unexpected way, or M tokens do not fit the context.
+        UserError: M tokens do not fit the context.
+        ValueError: words are needed and not one per identity.
     """
 
-    def __init__(self, backbone: Backbone, identities: list[int], num_prompts: int = 4, prompt_dim: int | None = None):
-        """Tokenise the template once and draw the codes from N(0, 0.02), CLIP's own scale of embeddings."""
+    def __init__(
+        self,
+        backbone: Backbone,
+        identities: list[int],
+        num_prompts: int = 4,
+        prompt_dim: int | None = None,
+        form: str = "learned",
+        words: list[str] | None = None,
+    ):
+        """Tokenise the sentences once and draw the codes from N(0, 0.02), CLIP's own scale of embeddings."""
         super().__init__()
         self.identities = [int(identity) for identity in identities]
-        self.template = f"a photo of a {' '.join([PLACEHOLDER] * num_prompts)} hand."
-        tokens = backbone.tokenize([self.template])  # (1, L)
-        marks = (tokens[0] == backbone.tokenizer.encode(PLACEHOLDER)[0]).nonzero().flatten()
-        if len(marks) != num_prompts or int(marks[-1] - marks[0]) != num_prompts - 1:
-            raise UserError(f"num_prompts: {num_prompts} tokens do not fit the text tower's context")
-        self.first = int(marks[0])
-        self.num_prompts = num_prompts
-        width = backbone.text_width
-        self.codes = nn.Parameter(torch.randn(len(self.identities), num_prompts, prompt_dim or width) * 0.02)
-        self.to_width = nn.Linear(prompt_dim, width, bias=False) if prompt_dim else nn.Identity()
-        with torch.no_grad():
-            embedded = backbone.embed_tokens(tokens.to(backbone.device))
-        self.register_buffer("tokens", tokens)  # (1, L)
-        self.register_buffer("prefix", embedded[:, : self.first].cpu())  # (1, first, width)
-        self.register_buffer("suffix", embedded[:, self.first + num_prompts :].cpu())  # (1, rest, width)
+        self.form = form
+        if form != "learned" and len(words or []) != len(self.identities):
+            raise ValueError(f"form {form} says something of each of {len(self.identities)} identities")
+        slots = 0 if form == "fixed" else num_prompts
+        said = ["hand."] if form == "learned" else words
+        self.sentences = Sentences(backbone, [" ".join(["a photo of a", *[SLOT] * slots, text]) for text in said], slots)
+        if slots:
+            owners = 1 if form == "shared" else len(self.identities)
+            width = backbone.text_width
+            self.codes = nn.Parameter(torch.randn(owners, slots, prompt_dim or width) * 0.02)  # (owners, M, dim)
+            self.to_width = nn.Linear(prompt_dim, width, bias=False) if prompt_dim else nn.Identity()
 
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return the token embeddings of some identities' sentences: rows (B,) to (B, L, text_width)."""
-        learnt = self.to_width(self.codes[rows])  # (B, M, text_width)
-        return torch.cat([self.prefix.expand(len(rows), -1, -1), learnt, self.suffix.expand(len(rows), -1, -1)], 1)
+    @property
+    def texts(self) -> list[str]:
+        """The sentences, slots shown as ``x``."""
+        return self.sentences.texts
+
+    def learnt(self, rows: torch.Tensor) -> torch.Tensor | None:
+        """Return some identities' learnt tokens, (B, M, text_width); None for ``fixed``."""
+        if self.form == "fixed":
+            return None
+        return self.to_width(self.codes[torch.zeros_like(rows) if self.form == "shared" else rows])
 
     def text_features(self, backbone: Backbone, rows: torch.Tensor) -> torch.Tensor:
         """Return some identities' text features through the backbone's text tower, (B, embed_dim)."""
-        return backbone.text_features(self(rows), self.tokens.expand(len(rows), -1))
+        return self.sentences.features(backbone, self.learnt(rows), rows)
 
     @torch.no_grad()
     def anchors(self, backbone: Backbone) -> torch.Tensor:
         """Return every identity's text feature, (identities, embed_dim), un-normalised."""
-        return self.text_features(backbone, torch.arange(len(self.identities), device=self.codes.device))
+        rows = torch.arange(len(self.identities), device=self.sentences.tokens.device)
+        return torch.cat([self.text_features(backbone, part) for part in rows.split(AT_ONCE)])
 
 
 def text_logits(image: torch.Tensor, text: torch.Tensor, how: str, scale: float) -> torch.Tensor:

@@ -96,7 +96,7 @@ class Run:
     @property
     def photographs(self) -> Photographs:
         """The data set's images, decoded through the store where `clipreid data prepare` made one."""
-        return Photographs(self.data_root, project_path(self.params.outputs_root) / STORE)
+        return Photographs(self.data_root, project_path(self.params.outputs_root) / STORE, self.params.resize)
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -133,6 +133,15 @@ class Run:
                 "give the run another experiment name, or delete its folder"
             )
         return manifest
+
+    def facts(self) -> dict:
+        """What a checkpoint of this run says about its origin: seed, manifest, every param, library versions."""
+        return {
+            "seed": self.params.seed,
+            "manifest_sha": self.manifest.sha,
+            "params": self.params.model_dump(),
+            "versions": provenance()["versions"],
+        }
 
     def figure(self, name: str) -> Path:
         """Path for a figure of this run."""

@@ -30,6 +30,8 @@ class Loop:
         batches: epoch (from 0) to the batches of that epoch.
         losses: batch to named terms; they are summed.
         measure: called after each epoch for further columns of the log (validation scores, accuracies).
+        precision: ``float32``, ``bf16``, ``fp16`` (with loss scaling), or ``auto``: bf16 where a GPU has it.
+        accumulate: batches whose gradients are averaged before each step.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Loop:
     batches: Callable[[int], Iterable]
     losses: Callable[[object], dict[str, torch.Tensor]]
     measure: Callable[[], dict[str, float]]
+    precision: str = "float32"
+    accumulate: int = 1
 
     def run(self, log: Path, resume: Path, key: str) -> pd.DataFrame:
         """Train to the end, going on from ``resume`` if an earlier process got part of the way.
@@ -84,19 +88,25 @@ class Loop:
 
     def _one_epoch(self, epoch: int) -> dict[str, float]:
         self.learner.train()
+        device = next(self.learner.parameters()).device.type
+        number = number_format(self.precision, device)
+        scaler = torch.amp.GradScaler(device, enabled=number is torch.float16)
         sums: dict[str, torch.Tensor] = {}
-        steps = 0
-        for batch in self.batches(epoch):
-            terms = self.losses(batch)
-            total = sum(terms.values())
-            self.optimiser.zero_grad(set_to_none=True)
-            total.backward()
-            self.optimiser.step()
-            steps += 1
+        batches = list(self.batches(epoch))
+        self.optimiser.zero_grad(set_to_none=True)
+        for step, batch in enumerate(batches, 1):
+            with torch.autocast(device, number, enabled=number is not torch.float32):
+                terms = self.losses(batch)
+                total = sum(terms.values())
+            scaler.scale(total / self.accumulate).backward()
+            if step % self.accumulate == 0 or step == len(batches):
+                scaler.step(self.optimiser)
+                scaler.update()
+                self.optimiser.zero_grad(set_to_none=True)
             for name, value in {**terms, "loss": total}.items():
                 sums[name] = sums.get(name, 0) + value.detach()  # stays on the device: no wait per step
         self.learner.eval()
-        means = {name: float(value) / steps for name, value in sums.items()}
+        means = {name: float(value) / len(batches) for name, value in sums.items()}
         if not math.isfinite(means["loss"]):
             raise UserError(f"{self.name}: the loss is {means['loss']} in epoch {epoch + 1}; lower the learning rate")
         return means
@@ -109,6 +119,19 @@ class Loop:
         self.optimiser.load_state_dict(state["optimiser"])
         print(f"{self.name}: going on after epoch {len(state['rows'])} of {self.epochs}", flush=True)
         return list(state["rows"])
+
+
+def number_format(precision: str, device: str) -> torch.dtype:
+    """Return the number format of forward passes.
+
+    Args:
+        precision: as in params; ``auto`` is bf16 where a GPU computes it, float32 elsewhere (CPUs without matrix
+            units for bf16 are four times slower with it).
+        device: ``cpu``, ``cuda`` or ``mps``.
+    """
+    if precision == "auto":
+        return torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    return {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 
 def _trainable_state(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -25,5 +25,5 @@ def batch_hard_triplet(features: torch.Tensor, identities: torch.Tensor, margin:
     farthest = distance.masked_fill(~positive, -torch.inf).amax(dim=1)
     nearest = distance.masked_fill(~negative, torch.inf).amin(dim=1)
     takes_part = positive.any(dim=1) & negative.any(dim=1)
-    losses = (margin + farthest - nearest)[takes_part].clamp(min=0)
-    return losses.sum() / takes_part.sum().clamp(min=1)
+    losses = (margin + farthest - nearest).clamp(min=0)  # (B,); -inf, so 0, for who takes no part
+    return losses.sum() / takes_part.sum().clamp(min=1)  # no indexing by a mask: a GPU would have to wait for it

@@ -1,3 +1,4 @@
+import json
 import os
 
 import open_clip
@@ -22,7 +23,7 @@ def clip(request):
 
 
 def test_image_features_agree_with_open_clip(clip):
-    images = torch.randn(3, 3, clip.image_size, clip.image_size)
+    images = torch.randn(3, 3, *clip.image_size)
     features = clip.image_features(images)
     torch.testing.assert_close(features.f_proj, clip.clip.encode_image(images), atol=1e-5, rtol=1e-5)
     if clip.is_vit:
@@ -37,6 +38,22 @@ def test_image_features_agree_with_open_clip(clip):
     assert features.embedding.shape == (3, features.f.shape[1] + features.f_proj.shape[1])
 
 
+def test_the_embedded_model_at_its_own_size_is_what_open_clip_loads_bit_by_bit(embedded):
+    weights = str(recipes.SHIPPED / "embedded_clip.safetensors")
+    plain = open_clip.create_model("embedded_clip", pretrained=weights).eval()
+    told = backbone.load("embedded", weights, image_size="96", last_stride=2)  # what it is already
+    images = torch.randn(2, 3, 96, 96)
+    with torch.no_grad():
+        out = plain.visual.forward_intermediates(images, indices=2)
+        layer3, layer4 = (maps.mean(dim=(2, 3)) for maps in out["image_intermediates"])
+        for clip in (embedded, told):
+            features = clip.image_features(images)
+            assert torch.equal(features.f_proj, plain.encode_image(images))
+            assert torch.equal(features.f_last, layer3) and torch.equal(features.f, layer4)
+            texts = clip.tokenizer(["a photo of the back of a right hand"])
+            assert torch.equal(clip.clip.encode_text(texts), plain.encode_text(texts))
+
+
 def test_text_features_agree_with_open_clip_at_live_and_full_length(clip):
     texts = ["a photo of a x x x x hand.", "a photo of the back of a left hand"]
     full = clip.tokenizer(texts)
@@ -49,7 +66,8 @@ def test_text_features_agree_with_open_clip_at_live_and_full_length(clip):
 def test_everything_is_frozen_and_describes_itself(embedded):
     assert not any(p.requires_grad for p in embedded.parameters())
     facts = backbone.describe(embedded)
-    assert facts["model"] == "embedded" and facts["image_size"] == embedded.image_size
+    assert facts["model"] == "embedded" and facts["image_size"] == "96" and embedded.image_size == (96, 96)
+    assert json.loads(json.dumps(facts)) == facts  # as a checkpoint hands them back
     assert embedded.logit_scale > 1
 
 
@@ -62,7 +80,7 @@ def test_random_weights_are_the_same_random_weights():
 def test_a_weights_file_loads_through_the_same_door(embedded, tmp_path):
     torch.save(embedded.clip.state_dict(), tmp_path / "mine.pt")
     again = backbone.load("embedded", str(tmp_path / "mine.pt"))
-    images = torch.randn(1, 3, embedded.image_size, embedded.image_size)
+    images = torch.randn(1, 3, *embedded.image_size)
     assert torch.equal(again.image_features(images).f, embedded.image_features(images).f)
 
 

@@ -42,6 +42,25 @@ def test_stored_pixels_are_those_of_the_files_and_sizes_live_side_by_side(photog
     assert len(entries(photographs)) == 6
 
 
+def test_sizes_and_rules_that_differ_have_stores_of_their_own(photographs):
+    photographs, table = photographs
+    cropped = Photographs(photographs.root, photographs.store, "crop")
+    for reader, size, name in (
+        (photographs, 32, "32-bicubic-1"),
+        (photographs, (32, 32), "32-bicubic-1"),
+        (photographs, (64, 32), "64x32-bicubic-1"),
+        (cropped, 32, "32-bicubic-crop-1"),
+        (cropped, (64, 32), "64x32-bicubic-crop-1"),
+    ):
+        assert reader.at(size, make=True).folder == photographs.store / name
+        fill(reader, table, size)
+        stored = reader.load(table, size)
+        assert np.array_equal(stored, Photographs(reader.root, rule=reader.rule).load(table, size))
+    assert stored.shape == (3, 3, 64, 32)
+    assert not np.array_equal(photographs.load(table, 32), cropped.load(table, 32))
+    assert len(list(photographs.store.iterdir())) == 4 and len(entries(photographs)) == 12
+
+
 def test_what_is_stored_is_read_instead_of_decoded(photographs, monkeypatch):
     photographs, table = photographs
     fill(photographs, table, 32)
@@ -95,6 +114,11 @@ def test_prepare_fills_the_store_that_runs_read_and_counts(hands, tmp_path, caps
     assert "16 px: 0 images decoded, 128 there already" in capsys.readouterr().out
     run = open_run(fresh=tmp_path, dataset="11k", data_root=str(hands))
     assert run.photographs.at(16) is not None and run.photographs.at(17) is None
+    assert main([*arguments, "--size", "16", "32x16", "--resize", "crop"]) == 0
+    out = capsys.readouterr().out
+    assert "16 px: 128 images decoded" in out and "32x16 px: 128 images decoded" in out
+    cropping = open_run(fresh=tmp_path, dataset="11k", data_root=str(hands), resize="crop")
+    assert cropping.photographs.at((32, 16)) is not None and run.photographs.at((32, 16)) is None
 
 
 def test_prepare_names_what_cannot_be_read_and_does_the_rest(hands, tmp_path, capsys):
@@ -118,6 +142,8 @@ def test_prepare_names_what_cannot_be_read_and_does_the_rest(hands, tmp_path, ca
     assert main(arguments) == 2
     assert "cannot be written" in capsys.readouterr().err
     assert main([*arguments[:-1], "4"]) == 2 and "at least 16" in capsys.readouterr().err
+    assert main([*arguments[:-1], "32x8"]) == 2 and "--size 32x8: give at least 16" in capsys.readouterr().err
+    assert main([*arguments[:-1], "16,32"]) == 2 and "--size: '16,32' is no size" in capsys.readouterr().err
     assert main([*arguments[:-1], "9999999"]) == 2 and "GB are free" in capsys.readouterr().err
 
 

@@ -4,8 +4,10 @@ import pytest
 import torch
 from PIL import Image
 
-from clipreid_lib import augment, images
+from clipreid_lib import augment, image_sizes, images
 from clipreid_lib.errors import UserError
+
+from torchvision.transforms import v2  # isort: skip
 
 
 def test_the_whole_picture_is_squashed_and_exif_rotation_applied(tmp_path):
@@ -22,6 +24,31 @@ def test_the_whole_picture_is_squashed_and_exif_rotation_applied(tmp_path):
     Image.fromarray(wide).save(tmp_path / "turned.jpg", exif=exif, quality=95)
     turned = images.decode(tmp_path / "turned.jpg", 16)
     assert turned[2, :, :6].mean() > 200 and turned[0, :, 10:].mean() > 200
+
+
+def test_crop_keeps_the_shape_and_the_centre_and_squash_neither(tmp_path):
+    wide = np.zeros((40, 80, 3), dtype=np.uint8)
+    wide[:, :20, 0] = wide[:, 60:, 2] = 255  # a quarter red, a black middle, a quarter blue
+    Image.fromarray(wide).save(tmp_path / "a.png")
+    assert images.decode(tmp_path / "a.png", 20, rule="crop")[:, :, 2:-2].max() == 0  # the middle alone
+    squashed = images.decode(tmp_path / "a.png", 20)
+    assert squashed[0, :, 0].min() == 255 and squashed[2, :, -1].min() == 255
+    for size in ((20, 40), (10, 20)):  # the picture's own shape: nothing to cut off
+        assert np.array_equal(
+            images.decode(tmp_path / "a.png", size, rule="crop"), images.decode(tmp_path / "a.png", size)
+        )
+    high = images.decode(tmp_path / "a.png", (40, 10), rule="crop")  # scaled to cover, 40 x 80, then its middle
+    assert high.shape == (3, 40, 10) and high.max() == 0
+    assert images.decode(tmp_path / "a.png", (8, 30)).shape == (3, 8, 30)
+
+
+@pytest.mark.parametrize("shape", [(37, 61), (61, 37), (50, 50), (33, 400)])
+def test_a_square_crop_is_openais(tmp_path, shape):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (*shape, 3), dtype=np.uint8))
+    picture.save(tmp_path / "a.png")
+    theirs = v2.Compose([v2.Resize(32, v2.InterpolationMode.BICUBIC), v2.CenterCrop(32)])(picture)
+    ours = images.decode(tmp_path / "a.png", 32, rule="crop")
+    assert np.array_equal(ours, np.asarray(theirs).transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "L", "RGBA", "P", "LA", "I;16", "I"])
@@ -77,6 +104,23 @@ def test_augmentation_follows_the_seed_and_treats_each_image_alone():
     assert torch.equal(outcomes[0], outcomes[1]) and not torch.equal(outcomes[0], outcomes[2])
     same = spoil(batch[:1].expand(6, -1, -1, -1))
     assert any(not torch.equal(same[0], other) for other in same[1:])
+
+
+def test_augmentation_keeps_a_size_that_is_not_square():
+    spoil = augment.Augment((32, 16))
+    assert spoil(torch.rand(4, 3, 32, 16)).shape == (4, 3, 32, 16)
+    assert augment.Augment((256, 128)).crop.padding == [10, 10, 10, 10]  # CLIP-ReID's, on all sides
+    assert augment.Augment(256).crop.padding == augment.Augment((256, 256)).crop.padding == [10, 10, 10, 10]
+
+
+def test_sizes_are_spelt_one_way_and_read_in_several():
+    for size in (224, "224", "224x224", (224, 224), [224, 224]):
+        assert image_sizes.pair(size) == (224, 224)
+    assert image_sizes.pair("256x128") == (256, 128)
+    assert image_sizes.spell((256, 128)) == "256x128" and image_sizes.spell((224, 224)) == "224"
+    for size in ("", "256*128", "0", 0, "256x0", "1x2x3", (1, 2, 3), None, 2.5):
+        with pytest.raises(UserError, match=r"^image_size: .* is no size; give a side .*\(224\) or HEIGHTxWIDTH"):
+            image_sizes.pair(size)
 
 
 def test_normalise_is_the_checkpoints_arithmetic():

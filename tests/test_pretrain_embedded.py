@@ -44,9 +44,8 @@ def shipped():
 
 def test_shipped_model_loads_through_open_clip_in_float32(shipped):
     assert {p.dtype for p in shipped.clip.parameters()} == {torch.float32}
-    size = shipped.image_size
     with torch.no_grad():
-        image = shipped.clip.encode_image(torch.zeros(2, 3, size, size))
+        image = shipped.clip.encode_image(torch.zeros(2, 3, *shipped.image_size))
         text = shipped.clip.encode_text(shipped.tokenizer(["a photo of the back of a right hand", "a hand"]))
     assert image.shape == text.shape == (2, shipped.clip.visual.output_dim)
     assert torch.isfinite(image).all() and torch.isfinite(text).all()
@@ -168,7 +167,7 @@ def test_shipped_weights_tell_back_from_palm_and_left_from_right(shipped):
         person = synthetic_hands.make_person(number, 20269999)  # neither trained, validated nor reported on
         for aspect in synthetic_hands.ASPECTS:
             picture, row = synthetic_hands.draw(person, aspect, 0, 0, size=(160, 120), seed=20269999)
-            pictures.append(pretrain_images.squash(picture, shipped.image_size))
+            pictures.append(pretrain_images.squash(picture, shipped.image_size[0]))
             rows.append(row)
     pictures = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
     table = pretrain_report.zero_shot(shipped, pictures, pd.DataFrame(rows))
