@@ -22,7 +22,7 @@ SUMMARY = Summary(
         **{"images": 11076, "identities": 189},
         **{"dorsal_r": 2892, "dorsal_l": 2788, "palmar_r": 2813, "palmar_l": 2583},
     },
-    # MBA-Net's split, one validation image per training person taken out (arXiv 2209.09110, table 1).
+    # MBA-Net's split, one validation image per training person taken out (arXiv 2108.02234).
     published={
         aspect: {
             **{"train": (train - people, people), "validation": (people, people)},
