@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipreid_lib.errors import UserError
+from clipreid_lib.errors import UnreadableImage
 from clipreid_lib.files import replacing
 
 STORE = "image_store"  # its folder under outputs_root
@@ -46,7 +46,7 @@ class ImageStore:
         """Return an image's pixels, from the store where it has them and from the file where not.
 
         Raises:
-            UserError: the file is missing or no image.
+            UnreadableImage: the file is missing or no image.
         """
         content = _content(source)
         kept = self._kept(self._place(content))
@@ -56,7 +56,8 @@ class ImageStore:
         """Decode an image into the store unless it is there; return whether it had to be.
 
         Raises:
-            UserError: the file is missing or no image, or the store cannot be written.
+            UnreadableImage: the file is missing or no image.
+            UserError: the store cannot be written.
         """
         content = _content(source)
         place = self._place(content)
@@ -91,4 +92,4 @@ def _content(source: Path) -> bytes:
         return source.read_bytes()
     except OSError as error:
         what = "image not found" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
-        raise UserError(f"{source}: {what}") from None
+        raise UnreadableImage(f"{source}: {what}") from None
