@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--aspect", help="apply the protocol to this aspect alone (default: every one there is)")
     check.add_argument("--protocol", help="default: the one the data set's papers use")
-    check.add_argument("--burst-gap", type=int, default=BURST_GAP, metavar="N", help="see params/base.yaml")
+    check.add_argument("--burst-gap", type=_count, default=BURST_GAP, metavar="N", help="see params/base.yaml")
     prepare = jobs.add_parser(
         "prepare",
         help="decode every image once into the store that training and evaluation read",
@@ -65,6 +65,13 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("give at least 1")
+    return number
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb and return the exit status: 0 well, 1 a run failed, 2 a mistake in what was asked."""
     given = parser().parse_args(arguments)
@@ -74,7 +81,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"clipreid: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nclipreid: stopped; the same command goes on where this one was", file=sys.stderr)
+        goes_on = "" if getattr(given, "job", "") == "check" else "; the same command goes on where this one was"
+        print(f"\nclipreid: stopped{goes_on}", file=sys.stderr)
         return 130
 
 

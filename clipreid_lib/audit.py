@@ -82,7 +82,7 @@ def of_images(table: pd.DataFrame, seen: pd.DataFrame, summary: Summary, allow_m
     differ = counts(table, summary).dropna().query("found != expected")
     if len(differ):
         text = ", ".join(f"{name} {row['found']:,} of {row['expected']:,}" for name, row in differ.iterrows())
-        found.append(Finding("counts", f"the set is not complete: {text}", not (missing and allow_missing)))
+        found.append(Finding("counts", f"the set is not complete: {text}", not allow_missing))
     broken = seen[seen["problem"] != ""]
     if len(broken):
         text = _some(f"{row.path} ({row.problem})" for row in broken.itertuples())
@@ -106,18 +106,35 @@ def of_images(table: pd.DataFrame, seen: pd.DataFrame, summary: Summary, allow_m
     return found
 
 
-def of_protocol(manifest: Manifest, aspect: str, seen: pd.DataFrame, summary: Summary) -> list[Finding]:
-    """Judge what a protocol makes of a data set's images; each finding begins with the aspect."""
+def of_protocol(
+    manifest: Manifest, aspect: str, table: pd.DataFrame, seen: pd.DataFrame, summary: Summary
+) -> list[Finding]:
+    """Judge what a protocol makes of a data set's images; each finding begins with the aspect.
+
+    Args:
+        manifest: the protocol's.
+        aspect: the one it was built for.
+        table: the image table it was built from.
+        seen: inspection of its images at least.
+        summary: what the data set should be.
+    """
     found = []
 
     def add(about: str, text: str, wrong: bool = False) -> None:
         found.append(Finding(about, f"{aspect}: {text}", wrong))
 
-    whole = len(seen) >= summary.counts.get("images", 0)  # a partial download cannot have the published counts
     published = protocol_counts(manifest, aspect, summary).dropna()
-    differ = published[published["images"] != published["published images"]]
-    if len(differ) and whole and not manifest.validation.empty:
-        text = ", ".join(f"{part} {row['images']} for {row['published images']}" for part, row in differ.iterrows())
+    if manifest.validation.empty or manifest.validates_people:  # training then differs from the papers' by intent
+        published = published.drop(["train", "validation"], errors="ignore")
+    differ = published[
+        (published["images"] != published["published images"]) | (published["people"] != published["published people"])
+    ]
+    if len(differ) and len(table) >= summary.counts.get("images", 0):  # a partial download cannot have them
+        text = ", ".join(
+            f"{part} {row['images']} of {row['people']} people, "
+            f"published {row['published images']} of {row['published people']}"
+            for part, row in differ.iterrows()
+        )
         add("protocol", f"images differ from the published counts: {text}", True)
 
     images = manifest.images

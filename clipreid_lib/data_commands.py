@@ -7,7 +7,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from clipreid_lib import audit, datasets, protocols
-from clipreid_lib.errors import UserError
+from clipreid_lib.errors import TooFewPeople, UnreadableImage, UserError
 from clipreid_lib.image_sizes import pair, spell
 from clipreid_lib.image_store import STORE
 from clipreid_lib.images import Photographs, on_all_cores
@@ -41,23 +41,31 @@ def check(
     """
     summary, root = datasets.summary(dataset), _root(dataset, root)
     table = datasets.load_images(dataset, root, allow_missing=True, burst_gap=burst_gap)
+    protocol, there = protocol or summary.protocol, sorted(table["aspect"].unique())
+    for given, allowed, key in ((protocol, protocols.PROTOCOLS, "--protocol"), (aspect, (None, *there), "--aspect")):
+        if given not in allowed:  # told before thousands of images are opened
+            raise UserError(f"{key} {given}: unknown; allowed: {', '.join(filter(None, allowed))}")
     print(f"{summary.title}\nlicence: {summary.licence}\ncite: {summary.citation}\nread from: {root}\n")
     print(audit.shown(audit.counts(table, summary)).to_string())
     seen = inspect(table, root)
     found = audit.of_images(table, seen, summary, allow_missing)
-    protocol = protocol or summary.protocol
     validation = "published" if summary.published and protocol == summary.protocol != "given" else "none"
-    for each in [aspect] if aspect else sorted(table["aspect"].unique()):
+    built = 0
+    for each in [aspect] if aspect else there:
         try:
             manifest = protocols.build(table, protocol, each, validation=validation)
-        except UserError as error:
-            if aspect or not str(error).startswith("aspect"):  # one aspect with too few people is no fault of the rest
-                raise
+        except TooFewPeople as error:  # of one aspect, which is no fault of the others
             found.append(audit.Finding("protocol", f"{protocol} is left out; {error}"))
             continue
+        except UserError as error:
+            found.append(audit.Finding("protocol", f"{each} under {protocol}: {error}", wrong=True))
+            continue
+        built += 1
         print(f"\n{each} under {protocol}, draw 0")
         print(audit.shown(audit.protocol_counts(manifest, each, summary)).to_string())
-        found += audit.of_protocol(manifest, each, seen, summary)
+        found += audit.of_protocol(manifest, each, table, seen, summary)
+    if not built:
+        found.append(audit.Finding("protocol", f"{protocol} can be applied to no aspect there is", wrong=True))
     print("", *audit.lines(found), sep="\n")
     return int(any(finding.wrong for finding in found))
 
@@ -86,7 +94,7 @@ def prepare(
     Raises:
         UserError: the data set cannot be read, a size makes no sense, or the disk is too small.
     """
-    root = _root(dataset, root)
+    root = _root(dataset, root, outputs)
     pairs = sorted({pair(size, "--size") for size in sizes})
     for size in pairs:
         if min(size) < 16:
@@ -96,14 +104,12 @@ def prepare(
     failed: dict[str, str] = {}
     for size in pairs:
         store = photographs.at(size, make=True)
-        _check_space(store.root, len(table) * store.bytes_each)
+        _check_space(store.folder, len(table), store.bytes_each)
 
         def one(path: str, store=store) -> bool:
             try:
                 return store.prepare(root / path)
-            except UserError as error:
-                if not str(error).startswith(str(root / path)):
-                    raise  # the store's fault, not this image's
+            except UnreadableImage as error:
                 failed[path] = str(error)
                 return False
 
@@ -125,16 +131,15 @@ def prepare(
     return int(bool(failed))
 
 
-def _root(dataset: str, root: str | None) -> Path:
+def _root(dataset: str, root: str | None, outputs: str = "outputs") -> Path:
     if root is not None:
         return Path(root).expanduser()
-    return datasets.locate(
-        validated({"dataset": dataset, "aspect": (datasets.summary(dataset).aspects or ("hand",))[0]})
-    )
+    aspect = (datasets.summary(dataset).aspects or ("hand",))[0]
+    return datasets.locate(validated({"dataset": dataset, "aspect": aspect, "outputs_root": outputs}))
 
 
-def _check_space(folder: Path, needed: int) -> None:
-    there = next(parent for parent in folder.parents if parent.exists())
-    free = shutil.disk_usage(there).free
+def _check_space(folder: Path, images: int, size: int) -> None:
+    needed = (images - sum(1 for _ in folder.rglob("*.u8"))) * size
+    free = shutil.disk_usage(next(parent for parent in folder.parents if parent.exists())).free
     if needed > free:
         raise UserError(f"{folder}: needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there")

@@ -1,4 +1,4 @@
-"""The one exception a user's mistake raises."""
+"""The exception a user's mistake raises, and the two kinds of it that some callers can work on after."""
 
 
 class UserError(Exception):
@@ -11,3 +11,11 @@ class UserError(Exception):
         self,
     ) -> list[str]:  # IPython asks an exception for this before it draws a traceback
         return [f"clipreid: {self}"]
+
+
+class UnreadableImage(UserError):
+    """An image file is missing or cannot be read; others may be fine."""
+
+
+class TooFewPeople(UserError):
+    """An aspect has not the people a protocol needs; other aspects may have."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipreid_lib.errors import UserError
+from clipreid_lib.errors import UnreadableImage
 from clipreid_lib.files import replacing
 from clipreid_lib.image_sizes import spell
 
@@ -53,7 +53,7 @@ class ImageStore:
         """Return an image's pixels, from the store where it has them and from the file where not.
 
         Raises:
-            UserError: the file is missing or no image.
+            UnreadableImage: the file is missing or no image.
         """
         content = _content(source)
         kept = self._kept(self._place(content))
@@ -63,7 +63,8 @@ class ImageStore:
         """Decode an image into the store unless it is there; return whether it had to be.
 
         Raises:
-            UserError: the file is missing or no image, or the store cannot be written.
+            UnreadableImage: the file is missing or no image.
+            UserError: the store cannot be written.
         """
         content = _content(source)
         place = self._place(content)
@@ -98,4 +99,4 @@ def _content(source: Path) -> bytes:
         return source.read_bytes()
     except OSError as error:
         what = "image not found" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
-        raise UserError(f"{source}: {what}") from None
+        raise UnreadableImage(f"{source}: {what}") from None

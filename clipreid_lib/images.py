@@ -6,6 +6,7 @@ same rule serves training, zero-shot and evaluation of a run.
 
 import io
 import os
+import struct
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,15 +15,29 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
-from clipreid_lib.errors import UserError
+from clipreid_lib.errors import UnreadableImage
 from clipreid_lib.image_sizes import pair
 from clipreid_lib.image_store import ImageStore
 
 # What `decode` can do, by its name in params, and the name of the store that holds the outcome, whose number goes up
 # whenever the same file would give other pixels.
 RULES = {"squash": "bicubic-1", "crop": "bicubic-crop-1"}
+# EXIF's orientation -> what turns the picture upright (Pillow's own helper rewrites all tags, and fails on odd ones).
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+# What Pillow raises on files that are broken in one way or another.
+BROKEN = (UnidentifiedImageError, OSError, SyntaxError, ValueError, TypeError, struct.error)
 
 
 def open_rgb(path: str | Path, side: int, content: bytes | None = None) -> Image.Image:
@@ -38,27 +53,29 @@ def open_rgb(path: str | Path, side: int, content: bytes | None = None) -> Image
         content: the file's bytes, where they have been read already.
 
     Raises:
-        UserError: the file is missing, is no image, ends early, or holds more than 16 bits per channel.
+        UnreadableImage: the file is missing, is no image, ends early, or holds more than 16 bits per channel.
     """
     try:
         with Image.open(path if content is None else io.BytesIO(content)) as image:
             image.draft("RGB", (2 * side, 2 * side))  # formats other than JPEG ignore it
+            turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
             image.load()
-            image = ImageOps.exif_transpose(image)
+            image = image if turn is None else image.transpose(turn)
             if image.mode.startswith(("I", "F")):  # Pillow's own conversion would cut everything above 255 off
                 deep = np.asarray(image)
                 if image.mode == "F" or deep.min() < 0 or deep.max() > 65535:
-                    raise UserError(f"{path}: holds more than 16 bits per channel; save it with 8")
-                image = Image.fromarray((deep.astype(np.uint16) >> 8).astype(np.uint8))
+                    raise UnreadableImage(f"{path}: holds more than 16 bits per channel; save it with 8")
+                bits = 0 if image.mode == "I" and deep.max() < 256 else 8  # small numbers in a wide format
+                image = Image.fromarray((deep.astype(np.uint16) >> bits).astype(np.uint8))
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
             return image.convert("RGB")
     except FileNotFoundError:
-        raise UserError(f"{path}: image not found") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UnreadableImage(f"{path}: image not found") from None
+    except (*BROKEN, Image.DecompressionBombError) as error:
         reason = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
-        raise UserError(f"{path}: is not an image that can be read{reason}") from None
+        raise UnreadableImage(f"{path}: is not an image that can be read{reason}") from None
 
 
 def decode(
@@ -77,7 +94,7 @@ def decode(
         (3, height, width) uint8, RGB.
 
     Raises:
-        UserError: as :func:`open_rgb`.
+        UnreadableImage: as :func:`open_rgb`.
     """
     height, width = pair(size)
     image = open_rgb(path, max(height, width), content)
@@ -129,7 +146,7 @@ class Photographs:
             (rows, 3, height, width) uint8, in the table's order. 1,000 images at 224 take 150 MB.
 
         Raises:
-            UserError: as :func:`decode`, for the first image that fails.
+            UnreadableImage: as :func:`decode`, for the first image that fails.
         """
         pixels = np.empty((len(table), 3, *pair(size)), dtype=np.uint8)
         store = self.at(size)

@@ -10,7 +10,7 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from clipreid_lib.errors import UserError
+from clipreid_lib.errors import UnreadableImage
 from clipreid_lib.images import on_all_cores, open_rgb
 
 SIDE = 64  # pixels; what fingerprint and brightness are taken from
@@ -22,6 +22,8 @@ NEAR = 24
 
 def inspect(table: pd.DataFrame, root: str | Path) -> pd.DataFrame:
     """Open every image of a table.
+
+    A file is read to its end, so one that was cut short is found; one whose end was filled with zeros is not.
 
     Args:
         table: with ``path``.
@@ -73,7 +75,7 @@ def _look(path: Path) -> dict:
         image = open_rgb(path, SIDE, content)
         with Image.open(io.BytesIO(content)) as header:
             seen["width"], seen["height"] = header.size
-    except UserError as error:
+    except UnreadableImage as error:
         return {**seen, "problem": str(error).removeprefix(f"{path}: ")}
     grey = np.asarray(image.convert("L"), dtype=np.float32) / 255
     mark = imagehash.phash(image, hash_size=int(BITS**0.5)).hash

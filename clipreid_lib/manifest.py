@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from clipreid_lib.datasets.contract import leaves_root
+from clipreid_lib.datasets.contract import FLAGS, check_paths
 from clipreid_lib.errors import UserError
 from clipreid_lib.files import write_text
 
+PROTOCOLS = ("own", "mba", "common", "cross_session", "given")
 ROLES = ("train", "validation", "test", "distractor", "unpaired", "junk")
 COLUMNS = ("dataset", "protocol", "role", "subject", "path", "identity", "aspect")
+NEEDS = {"cross_session": "session", "given": "camera"}  # protocol -> a column it cannot do without
+DRAW = r"^draw_\d+$"
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,13 @@ class Manifest:
     @property
     def validates_people(self) -> bool:
         """Whether validation is a retrieval of its own, with people nobody trains on."""
-        drawn = self.validation.filter(like="draw_")
+        drawn = self.validation.filter(regex=DRAW)
         return bool((drawn != "").any(axis=None))
 
     @property
     def draws(self) -> int:
         """Number of gallery/query draws."""
-        return sum(name.startswith("draw_") for name in self.images.columns)
+        return self.images.filter(regex=DRAW).shape[1]
 
     @property
     def same_camera_rule(self) -> bool:
@@ -83,7 +86,7 @@ class Manifest:
 
     @cached_property
     def sha(self) -> str:
-        """SHA-256 of the manifest's CSV: equal exactly if every image has the same part in every draw."""
+        """SHA-256 of the manifest's CSV: equal exactly if every image has the same columns, role and part in draws."""
         return hashlib.sha256(self._csv().encode()).hexdigest()
 
     def save(self, path: str | Path) -> None:
@@ -102,11 +105,15 @@ class Manifest:
             UserError: the file is missing, breaks a rule of the protocol, or belongs to another data set.
         """
         try:
-            images = pd.read_csv(path, keep_default_na=False, dtype={"dataset": str, "session": str, "name": str})
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read as a manifest ({error})") from None
-        if "session" in images:
-            images["session"] = pd.to_numeric(images["session"], errors="coerce").astype("Int64")
+            images = pd.read_csv(path, keep_default_na=False, dtype=str)
+            for name in {"identity", "subject", "camera"} & set(images):
+                images[name] = images[name].astype(int)
+            for name in {"session", "age"} & set(images):
+                images[name] = pd.to_numeric(images[name].where(images[name] != "", None)).astype("Int64")
+            for name in set(FLAGS) & set(images):
+                images[name] = images[name] == "True"
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{path}: cannot be read as a manifest ({' '.join(str(error).split())})") from None
         manifest = cls(images).checked(str(path))
         return manifest if table is None else manifest.fits(table, str(path))
 
@@ -132,18 +139,23 @@ class Manifest:
 
         Raises:
             UserError: a column is missing, a path leaves the data root, an image stands twice, an image is used
-                against its role, people cross between train and test, a test person lacks query or gallery in a
-                draw, or (``cross_session``) query and gallery share a burst. The message names the first image.
+                against its role, people cross between train and test, a test or validation person lacks query or
+                gallery in a draw, query and gallery share a burst (``cross_session``), or a query has matches by its
+                own camera alone (``given``). The message names the first image.
         """
-        images = self.images
-        for column in (*COLUMNS, "draw_0"):
+        images, drawn = self.images, self.images.filter(regex=DRAW)
+        for column in (*COLUMNS, *(f"draw_{index}" for index in range(max(1, self.draws)))):
             if column not in images:
                 raise UserError(f"{name}: is no manifest; it lacks the column {column!r}")
-        for path in images["path"]:
-            leaves = leaves_root(str(path))
-            if leaves:
-                raise UserError(f"{name}: path {path!r} {leaves}")
-        drawn = images.filter(like="draw_")
+        if images.empty:
+            raise UserError(f"{name}: holds no image")
+        for column, allowed in (("dataset", None), ("protocol", PROTOCOLS)):
+            values = sorted(images[column].unique())
+            if len(values) != 1 or (allowed and values[0] not in allowed):
+                raise UserError(f"{name}: column {column!r} must hold one name in all rows, not {', '.join(values)}")
+        if NEEDS.get(self.protocol, "path") not in images:
+            raise UserError(f"{name}: lacks the column {NEEDS[self.protocol]!r}, which {self.protocol} needs")
+        check_paths(images["path"], name)
         idle = images["role"].isin(["train", "unpaired", "junk"]) & (drawn != "").any(axis=1)
         for wrong, what in (
             (images["path"].duplicated(), "stands twice"),
@@ -151,44 +163,58 @@ class Manifest:
             (~drawn.isin(["", "query", "gallery"]).all(axis=1), "is neither query nor gallery nor unused in a draw"),
             (idle, "takes no part in tests but is drawn"),
             ((images["role"] == "distractor") & (drawn == "query").any(axis=1), "is a distractor and a query"),
-            (self._trained_and_tested(), "shows a person who is both trained on and tested"),
+            (
+                self._shares_people(("train", "validation"), ("test", "unpaired")),
+                "shows a person both trained on and tested",
+            ),
+            (
+                (images["role"] != "distractor") & (images["identity"] != images["subject"]),
+                "has another person's number",
+            ),
             (self._distractors_that_match(), "is a distractor with a test person's number"),
         ):
             if wrong.any():
                 raise UserError(f"{name}: image {_first(images, wrong)} {what}")
-        for index in range(self.draws):
-            query, gallery = self.draw(index)
-            for lack, there in (("query", query), ("gallery", gallery)):
-                lacking = ~self.test["identity"].isin(there["identity"])
-                if lacking.any():
-                    raise UserError(
-                        f"{name}: image {_first(self.test, lacking)} shows a person without {lack} in draw {index}"
-                    )
-            if self.protocol == "cross_session":
-                burst = gallery.drop_duplicates("identity").set_index("identity")["session"]
-                shared = query["session"] == query["identity"].map(burst)
-                if shared.any():
-                    raise UserError(f"{name}: image {_first(query, shared)} shares its gallery image's burst")
+        if self.test.empty:
+            raise UserError(f"{name}: holds no test image")
+        self._check_draws("test", name)
+        if self.validates_people:
+            trained = self._shares_people(("train",), ("validation",))
+            if trained.any():
+                raise UserError(f"{name}: image {_first(images, trained)} shows a person both trained on and validated")
+            self._check_draws("validation", name)
         return self
 
-    def counts(self) -> pd.DataFrame:
-        """Return images and identities per role, and of draw 0's query and gallery: what a paper's table has."""
-        query, gallery = self.draw(0)
-        parts = {role: self._with_role(role) for role in ("train", "validation", "test", "unpaired")}
-        own = gallery["role"] == "test"
-        parts |= {"query (draw 0)": query, "gallery (draw 0)": gallery[own]}
-        parts["distractor (draw 0)"] = gallery[~own]
-        return pd.DataFrame(
-            {name: {"images": len(t), "identities": t["identity"].nunique()} for name, t in parts.items()}
-        ).T
+    def _check_draws(self, part: str, name: str) -> None:
+        people = self._with_role(part)
+        for index in range(self.draws):
+            query, gallery = self.draw(index, part)
+            own = gallery[gallery["role"] == part]
+            wrongs = [
+                (people, ~people["identity"].isin(query["identity"]), "shows a person without query"),
+                (people, ~people["identity"].isin(own["identity"]), "shows a person without gallery"),
+            ]
+            if self.protocol != "given" or part == "validation":
+                wrongs.append((own, own["identity"].duplicated(), "is its person's second gallery image"))
+            if self.protocol == "cross_session":
+                burst = query["identity"].map(own.drop_duplicates("identity").set_index("identity")["session"])
+                shared = (query["session"] == burst) | query["session"].isna() | burst.isna()
+                wrongs.append((query, shared.astype(bool), "may share its gallery image's burst"))
+            if part == "test" and self.same_camera_rule:
+                pairs = query[["path", "identity", "camera"]].merge(own[["identity", "camera"]], on="identity")
+                seen = pairs.loc[pairs["camera_x"] != pairs["camera_y"], "path"]
+                wrongs.append((query, ~query["path"].isin(seen), "has no gallery image by another camera"))
+            for table, wrong, what in wrongs:
+                if wrong.any():
+                    raise UserError(f"{name}: image {_first(table, wrong)} {what} in draw {index}")
 
     def _with_role(self, role: str) -> pd.DataFrame:
         return self.images[self.images["role"] == role]
 
-    def _trained_and_tested(self) -> pd.Series:
-        learned = self.images["role"].isin(["train", "validation"])
-        tested = self.images["role"].isin(["test", "unpaired"])
-        return tested & self.images["subject"].isin(self.images.loc[learned, "subject"])
+    def _shares_people(self, one: tuple[str, ...], other: tuple[str, ...]) -> pd.Series:
+        """Which rows of the roles ``other`` show a person of the roles ``one``."""
+        role = self.images["role"]
+        return role.isin(other) & self.images["subject"].isin(self.images.loc[role.isin(one), "subject"])
 
     def _distractors_that_match(self) -> pd.Series:
         return (self.images["role"] == "distractor") & self.images["identity"].isin(self.test["identity"])

@@ -1,14 +1,17 @@
 """Protocols: who trains, who is tested, and which test image is gallery or query in each draw.
 
-A protocol turns the image table into a :class:`~clipreid_lib.manifest.Manifest`. Every choice hangs on a SHA-256
-of (seed, what is chosen, image path), so it is the same on every platform, in every file order and with every
-library version, and two protocols with one seed choose the same gallery image for a person.
+A protocol turns the image table into a :class:`~clipreid_lib.manifest.Manifest`. Every random choice hangs on a
+SHA-256 of (seed, what is chosen, image path or person), so it is the same on every platform, in every file order and
+with every library version, and two protocols with one seed choose the same gallery image for a person.
 
-``own``            half of the aspect's people train, the others are tested. In each draw one random image per
-                   test person is the gallery and all others are queries (one-shot gallery).
+``own``            half of the aspect's people train, the others are tested: those up to MBA-Net's thresholds (11k,
+                   hd), a random half (folder, whose people may be sorted by something), or the lower half of the
+                   numbers. In each draw one random image per test person is the gallery and all others are
+                   queries (one-shot gallery).
 ``mba``            MBA-Net's: the same split and draws, and distractors in the gallery. For 11k Hands these are the
-                   gallery images that the other aspects' test people have in that draw, for HD all images of its
-                   second folder; both under shifted identities, so that they never count as a match.
+                   gallery images that the other aspects' test people have in that draw (also of those with a single
+                   image), for HD all images of its second folder; both under shifted identities, so that they never
+                   count as a match.
 ``common``         ``own`` with one split of people for all aspects, so that whoever trains in one aspect is tested
                    in none. (MBA-Net's thresholds differ between aspects: six people train in one and are tested
                    in another.) For work across aspects.
@@ -22,8 +25,9 @@ All but ``given`` leave out images with accessories, as MBA-Net does, and test p
 cannot be query and gallery both.
 
 Validation takes images out of training. ``published`` takes one random image per person, for comparison with
-papers that trained without them: nothing may be chosen by it. ``identity_disjoint`` takes a fifth of the people and
-scores them by the protocol's own one-shot retrieval: for choosing epochs and rates. ``none`` takes nothing.
+papers that trained without them: nothing may be chosen by it. ``identity_disjoint`` takes a fifth of the people for
+a one-shot retrieval among themselves (without distractors; under ``cross_session`` only those with several bursts):
+for choosing epochs and rates. ``none`` takes nothing.
 """
 
 import hashlib
@@ -31,8 +35,8 @@ import hashlib
 import numpy as np
 import pandas as pd
 
-from clipreid_lib.errors import UserError
-from clipreid_lib.manifest import Manifest
+from clipreid_lib.errors import TooFewPeople, UserError
+from clipreid_lib.manifest import PROTOCOLS, Manifest
 
 # MBA-Net's identity thresholds: people up to and including this number train, the rest are tested.
 THRESHOLDS = {
@@ -47,7 +51,6 @@ OTHERS = {
     "palmar_l": ("palmar_r", "dorsal_r", "dorsal_l"),
 }
 FIRST_SHIFT, NEXT_SHIFT = 11_000_000, 10_000_000
-PROTOCOLS = ("own", "mba", "common", "cross_session", "given")
 VALIDATIONS = ("identity_disjoint", "published", "none")
 HELD_APART = 0.2  # share of the training people that identity_disjoint validation takes
 
@@ -71,9 +74,11 @@ def build(
         draws: how many gallery/query draws (the papers take 10); ``given`` has one.
 
     Raises:
-        UserError: a misspelt argument, an aspect the table lacks, data that the protocol cannot work with, or
-            too few people.
+        UserError: a misspelt argument, an aspect the table lacks, or data that the protocol cannot work with.
+        TooFewPeople: not enough people to train, validate and test.
     """
+    if draws < 1:
+        raise UserError(f"draws: {draws}; give at least 1")
     for given, allowed, key in ((protocol, PROTOCOLS, "protocol"), (validation, VALIDATIONS, "validation")):
         if given not in allowed:
             raise UserError(f"{key}: {given!r} is unknown; allowed: {', '.join(allowed)}")
@@ -84,15 +89,19 @@ def build(
     if aspect not in there:
         raise UserError(f"aspect: {dataset} holds no image of {aspect!r}; it has {', '.join(there) or 'nothing'}")
 
+    if protocol in ("mba", "common") and "aspect" in table.attrs:
+        raise UserError(f"protocol: {protocol} looks at all aspects; load the images without naming one")
+    table = table.sort_values("path")
     if protocol == "given":
         images, draws = _given(table, aspect, dataset), 1
     else:
-        images = _one_shot(table, protocol, aspect, dataset)
+        images = _one_shot(table, protocol, aspect, dataset, seed)
+    parts = set(images["role"])
     images = _hold_out(images, validation, seed, protocol)
-    for role in ("train", "test"):
-        if not (images["role"] == role).any():
-            what = "train on some and test others" if protocol != "given" else f"have a {role} part"
-            raise UserError(f"aspect: {dataset} has too few people of {aspect!r} to {what}")
+    for role in ("train", "test") if validation != "identity_disjoint" else ("train", "validation", "test"):
+        if role not in set(images["role"]):
+            taken = f"; validation {validation} takes them" if role in parts else ""
+            raise TooFewPeople(f"aspect: {dataset} has too few people of {aspect!r} for a {role} part{taken}")
     for index in range(draws):
         images[f"draw_{index}"] = _one_draw(images, f"{seed}|draw {index}", protocol)
     images.insert(0, "dataset", dataset)
@@ -101,7 +110,7 @@ def build(
     return Manifest(images).checked()
 
 
-def _one_shot(table: pd.DataFrame, protocol: str, aspect: str, dataset: str) -> pd.DataFrame:
+def _one_shot(table: pd.DataFrame, protocol: str, aspect: str, dataset: str, seed: int) -> pd.DataFrame:
     bare = table[~table["accessories"]] if "accessories" in table else table
     extra = bare["split"].isin(["distractor", "junk"]) if "split" in bare else pd.Series(False, bare.index)
     extra, bare = bare[extra & (bare["aspect"] == aspect)], bare[~extra]
@@ -109,8 +118,8 @@ def _one_shot(table: pd.DataFrame, protocol: str, aspect: str, dataset: str) -> 
     if mine.empty:
         lacks = ", ".join(sorted(bare["aspect"].unique())) or "nothing"
         raise UserError(f"aspect: {dataset} holds no usable image of {aspect!r}; it has {lacks}")
-    threshold = _half(bare) if protocol == "common" else _threshold(dataset, mine, aspect)
-    mine = mine.assign(subject=mine["identity"], role=np.where(mine["identity"] <= threshold, "train", "test"))
+    trainers = _half(bare, dataset, seed) if protocol == "common" else _trainers(mine, dataset, aspect, seed)
+    mine = mine.assign(subject=mine["identity"], role=np.where(mine["identity"].isin(trainers), "train", "test"))
     mine.loc[_lone(mine) & (mine["role"] == "test"), "role"] = "unpaired"
     if protocol == "cross_session":
         if mine["session"].isna().any():
@@ -118,14 +127,17 @@ def _one_shot(table: pd.DataFrame, protocol: str, aspect: str, dataset: str) -> 
         mine.loc[_lone(mine, "session") & (mine["role"] == "test"), "role"] = "distractor"
     parts = [mine]
     if protocol == "mba":
+        largest = int(table["identity"].max())
+        first, step = (FIRST_SHIFT, NEXT_SHIFT) if largest < NEXT_SHIFT else 2 * [10 ** len(str(largest))]
         if dataset == "hd":
-            parts.append(_shifted(extra, FIRST_SHIFT))
+            parts.append(_shifted(extra, first))
         others = OTHERS.get(aspect) or sorted(set(bare["aspect"]) - {aspect})
         for place, other in enumerate(others):
             theirs = bare[bare["aspect"] == other]
-            if len(theirs):
-                tested = theirs[theirs["identity"] > _threshold(dataset, theirs, other)]
-                parts.append(_shifted(tested, FIRST_SHIFT + NEXT_SHIFT * place))
+            tested = theirs[~theirs["identity"].isin(_trainers(theirs, dataset, other, seed))]
+            parts.append(_shifted(tested, first + step * place))
+        if not sum(map(len, parts[1:])):
+            raise UserError(f"protocol: mba needs distractors, and {dataset} holds none here; use own")
     return pd.concat(parts).reset_index(drop=True)
 
 
@@ -161,15 +173,19 @@ def _lone(images: pd.DataFrame, column: str | None = None) -> pd.Series:
     return (people["path"].transform("size") if column is None else people[column].transform("nunique")) == 1
 
 
-def _threshold(dataset: str, images: pd.DataFrame, aspect: str) -> int:
+def _trainers(images: pd.DataFrame, dataset: str, aspect: str, seed: int) -> set[int]:
     # MBA-Net chose its thresholds so that half of an aspect's people train; elsewhere that rule itself serves.
     published = THRESHOLDS.get(dataset, {}).get(aspect)
-    return _half(images) if published is None else published
+    if published is None:
+        return _half(images, dataset, seed)
+    return {person for person in images["identity"].unique() if person <= published}
 
 
-def _half(images: pd.DataFrame) -> int:
-    people = np.sort(images["identity"].unique())
-    return int(people[(len(people) + 1) // 2 - 1])
+def _half(images: pd.DataFrame, dataset: str, seed: int) -> set[int]:
+    people = sorted(images["identity"].unique())
+    if dataset == "folder":
+        people.sort(key=lambda person: _ticket(f"{seed}|split", str(person)))
+    return set(people[: (len(people) + 1) // 2])
 
 
 def _one_draw(images: pd.DataFrame, name: str, protocol: str) -> np.ndarray:
@@ -182,7 +198,9 @@ def _one_draw(images: pd.DataFrame, name: str, protocol: str) -> np.ndarray:
     whole = images["role"].isin(["test", "validation"])  # distractors are drawn for the gallery alone
     trained = set(images.loc[images["role"] == "train", "identity"])
     for (role, identity), hand in images.groupby(["role", "identity"]):
-        if role not in ("test", "validation", "distractor") or identity in trained or (drawn[hand.index] != "").any():
+        if role not in ("test", "validation", "distractor") or (drawn[hand.index] != "").any():
+            continue
+        if role == "validation" and identity in trained:  # published: held out of training, not drawn
             continue
         chosen = _chosen(hand, name)
         if whole[chosen] and protocol == "cross_session":

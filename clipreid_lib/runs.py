@@ -119,7 +119,7 @@ class Run:
             draws=params.draws,
         )
         kept = self.folder / "manifest.csv"
-        if kept.exists() and file_sha(kept) == manifest.sha:
+        if kept.is_file() and file_sha(kept) == manifest.sha:
             return manifest
         if not kept.exists():
             manifest.save(kept)

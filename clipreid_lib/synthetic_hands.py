@@ -38,7 +38,7 @@ COLUMNS = (
     "irregularities",
 )
 GENERATOR = 1  # goes up whenever the same arguments would give other pixels
-SESSION_GAP = 25  # image numbers left out between sessions: a reader tells bursts apart by gaps of 20 or more
+SESSION_GAP = 25  # image numbers left out between sessions, more than a burst_gap of 10 bridges
 
 
 def draw(

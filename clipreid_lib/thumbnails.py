@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from clipreid_lib.errors import UserError
+from clipreid_lib.errors import UnreadableImage
 from clipreid_lib.images import open_rgb
 
 INK, PALE = "#1f1f1f", "#ededed"
@@ -19,7 +19,7 @@ def open_small(path: str | Path, side: int) -> Image.Image | str:
     """Open an image as RGB, its longest side at most ``side`` px, or say in two words why it cannot be."""
     try:
         small = open_rgb(path, side)  # upright, as the model sees it
-    except UserError:
+    except UnreadableImage:
         return "file unreadable" if Path(path).exists() else "file missing"
     small.thumbnail((side, side))
     return small

@@ -19,7 +19,7 @@ def findings(root, **overrides) -> dict[str, audit.Finding]:
     manifest = protocols.build(table, "own", "dorsal_r", validation="none")
     summary = datasets.summary("demo")
     found = audit.of_images(table, seen, summary, **overrides)
-    return {each.about: each for each in found + audit.of_protocol(manifest, "dorsal_r", seen, summary)}
+    return {each.about: each for each in found + audit.of_protocol(manifest, "dorsal_r", table, seen, summary)}
 
 
 @pytest.fixture
@@ -100,13 +100,19 @@ def test_the_real_metadata_has_the_published_counts_and_own_other_hands(metadata
     assert len(known) == 5 and (known["images"] == known["published images"]).all()
     assert (known["people"] == known["published people"]).all()
     unseen = pd.DataFrame({"path": metadata["path"], "problem": "not opened", "fingerprint": b""})
-    found = {each.about: each.text for each in audit.of_protocol(manifest, "dorsal_r", unseen, eleven_k.SUMMARY)}
+    found = {
+        each.about: each.text for each in audit.of_protocol(manifest, "dorsal_r", metadata, unseen, eleven_k.SUMMARY)
+    }
     assert "56 of 71 test people have their own other hand" in found["mirrored hands"]
     assert "71 have some other view" in found["mirrored hands"]
     assert "protocol" not in found
     fewer = protocols.build(metadata.drop(index=metadata.index[5]), "mba", "dorsal_r", validation="published")
-    found = audit.of_protocol(fewer, "dorsal_r", unseen, eleven_k.SUMMARY)
+    found = audit.of_protocol(fewer, "dorsal_r", metadata, unseen, eleven_k.SUMMARY)
     assert "differ from the published counts" in found[0].text and found[0].wrong
+    found = audit.of_protocol(fewer, "dorsal_r", metadata[1:], unseen, eleven_k.SUMMARY)
+    assert found[0].about != "protocol"  # a partial download cannot have them
+    other = protocols.build(metadata, "mba", "dorsal_r", validation="identity_disjoint")
+    assert audit.of_protocol(other, "dorsal_r", metadata, unseen, eleven_k.SUMMARY)[0].about != "protocol"
 
 
 def test_the_real_piece_is_audited_as_the_partial_download_it_is(real_hands, capsys):
@@ -133,9 +139,20 @@ def test_the_check_ends_with_ok_and_tells_mistakes_in_one_line(hands, tmp_path, 
         (["lfw"], "'lfw' is unknown; allowed: demo, 11k"),
         (["hd"], "given out on request"),
         (["folder", "--root", str(tmp_path)], "ann: holds no image"),
-        (["demo", "--root", str(hands), "--aspect", "dorsal"], "holds no image of 'dorsal'; it has dorsal_l"),
-        (["demo", "--root", str(hands), "--protocol", "mbs"], "'mbs' is unknown; allowed: own"),
+        (["demo", "--root", str(hands), "--aspect", "dorsal"], "--aspect dorsal: unknown; allowed: dorsal_l"),
+        (["demo", "--root", str(hands), "--protocol", "mbs"], "--protocol mbs: unknown; allowed: own"),
     ):
         assert main([*check, *arguments]) == 2
         err = capsys.readouterr().err
         assert message in err and err.count("\n") == 1
+
+
+def test_a_protocol_that_fits_nothing_is_wrong_and_hides_no_other_finding(hands, copy, capsys):
+    check = ["data", "check", "--dataset", "demo", "--protocol", "cross_session", "--burst-gap", "10000", "--root"]
+    assert main([*check, str(hands)]) == 1
+    assert "WRONG  protocol: cross_session can be applied to no aspect there is" in capsys.readouterr().out
+    root, files = copy
+    files[0].write_text("no picture")
+    assert main([*check[:4], "--protocol", "given", "--root", str(root)]) == 1
+    out = capsys.readouterr().out
+    assert "given needs a split column" in out and files[0].name in out

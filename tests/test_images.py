@@ -127,3 +127,21 @@ def test_normalise_is_the_checkpoints_arithmetic():
     pixels = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)
     out = augment.normalise(pixels, (0.5, 0.25, 0.0), (0.5, 0.25, 2.0))
     assert out[0, :, 0, 0].tolist() == pytest.approx([1.0, 3.0, 0.5])
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_every_exif_orientation_is_turned_upright_whatever_else_the_tags_hold(tmp_path, turn):
+    upright = np.zeros((40, 60, 3), dtype=np.uint8)
+    upright[:10, :15] = 255  # a white corner at the top left
+    stored = Image.fromarray(upright)
+    back = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}[turn]  # Pillow's transpose that undoes each
+    stored = stored if back is None else stored.transpose(Image.Transpose(back))
+    exif = Image.Exif()
+    exif[0x0112], exif[0x011A] = turn, "odd"  # a resolution that is no number
+    try:
+        stored.save(tmp_path / "a.jpg", exif=exif, quality=95)
+    except (TypeError, ValueError):
+        del exif[0x011A]
+        stored.save(tmp_path / "a.jpg", exif=exif, quality=95)
+    pixels = images.decode(tmp_path / "a.jpg", 40)
+    assert pixels[:, :6, :6].min() > 200 and pixels[:, 20:].max() < 60 and pixels[:, :, 20:].max() < 60

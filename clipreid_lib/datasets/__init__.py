@@ -68,6 +68,7 @@ def load_images(
         if aspect not in there:
             raise UserError(f"aspect: {root} holds no image of {aspect!r}; it has {', '.join(there)}")
         table = table[table["aspect"] == aspect].reset_index(drop=True)
+        table.attrs["aspect"] = aspect
     return table
 
 

@@ -6,7 +6,7 @@ The table has one row per image, sorted by path. Its columns are the contract th
 ``path``            str      image file, relative to the data root, with forward slashes; unique
 ``identity``        int      the person
 ``aspect``          str      which view of the hand, for example ``dorsal_r``
-``session``         Int64    capture burst, counted from 0 within (identity, aspect); null where unknown
+``session``         Int64    capture burst, a number of its own within (identity, aspect); null where unknown
 ``camera``          int      0 where the data set has one camera
 ==================  =======  ==========================================================================
 
@@ -21,14 +21,16 @@ and whichever of these the data set brings:
 ``irregularities``  bool
 ``name``            str      what the person is called in folders or files that do not count people
 ``split``           str      the data set's own parts: ``train``, ``query``, ``gallery``, ``distractor``
-                             (in every gallery, matches nobody) or ``junk`` (takes no part); else empty
+                             (for galleries alone, matches nobody) or ``junk`` (takes no part); else empty
 ==================  =======  ==========================================================================
 
 ``table.attrs`` holds ``dataset`` (its name), ``named`` and ``missing`` (how many images the metadata names, and
-how many of them the disk lacks).
+how many of them the disk lacks), and ``aspect`` where only that one was asked for.
 """
 
+import os
 import re
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -40,7 +42,7 @@ REQUIRED = ("path", "identity", "aspect", "session", "camera")
 FLAGS = ("accessories", "nail_polish", "irregularities")
 OPTIONAL = ("age", "gender", "skin_color", *FLAGS, "name", "split")
 SPLITS = ("", "train", "query", "gallery", "distractor", "junk")
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}  # what a folder of images may hold
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}  # what a folder of images may hold
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,7 @@ def checked(table: pd.DataFrame, source: Path) -> pd.DataFrame:
     Raises:
         UserError: an image stands twice or its path leaves the data root.
     """
-    for path in table["path"]:
-        leaves = leaves_root(path)
-        if leaves:
-            raise UserError(f"{source}: path {path!r} {leaves}")
+    check_paths(table["path"], str(source))
     twice = table["path"].duplicated()
     if twice.any():
         raise UserError(f"{source}: image {table.loc[twice, 'path'].iloc[0]!r} stands twice")
@@ -92,22 +91,37 @@ def checked(table: pd.DataFrame, source: Path) -> pd.DataFrame:
     return table.sort_values("path").reset_index(drop=True)
 
 
-def leaves_root(path: str) -> str | None:
-    """Say what is wrong with a path that is to stay inside the data root; None where nothing is."""
-    parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or re.match(r"[A-Za-z]:", path):
-        return "must be relative to the data root"
-    if ".." in parts:
-        return "leaves the data root; `..` is not allowed"
-    if "\\" in path:
-        return "must be written with forward slashes"
-    return None
+def check_paths(paths: pd.Series, source: str) -> None:
+    """Check that every path is plainly written and stays inside the data root.
+
+    Raises:
+        UserError: naming the first that does not.
+    """
+    for path in paths.astype(str):
+        what = None
+        if not path.isprintable():
+            what = "holds characters that cannot be printed"
+        elif not path or path.startswith("/") or re.match(r"[A-Za-z]:", path):
+            what = "must be relative to the data root"
+        elif ".." in path.split("/"):
+            what = "leaves the data root; `..` is not allowed"
+        elif "\\" in path:
+            what = "must be written with forward slashes"
+        elif PurePosixPath(path).as_posix() != path:
+            what = f"must be written plainly: {PurePosixPath(path).as_posix()!r}"
+        if what:
+            raise UserError(f"{source}: path {path!r} {what}")
+
+
+def is_number(text: str) -> bool:
+    """Whether a person's name is a whole number that a computer can count with."""
+    return text.isascii() and text.isdecimal() and len(text) <= 15
 
 
 def image_files(folder: Path) -> list[Path]:
     """Return the image files below a folder, sorted; hidden files and other kinds of file are passed over."""
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    return sorted(path for path in files if not path.name.startswith(".") and path.is_file())
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    return sorted(path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
 def whole_numbers(column: pd.Series, name: str, source: Path, nullable: bool = False) -> pd.Series:
@@ -117,7 +131,7 @@ def whole_numbers(column: pd.Series, name: str, source: Path, nullable: bool = F
         UserError: naming the first row that holds something else.
     """
     text = column.astype(str).str.strip()
-    wrong = ~text.str.fullmatch(r"-?\d{1,15}") & ~(nullable & (text == ""))
+    wrong = ~text.str.fullmatch(r"-?[0-9]{1,15}") & ~(nullable & (text == ""))
     if wrong.any():
         row = wrong.idxmax()
         raise UserError(f"{source}: row {row + 2}: {name} is {column[row]!r}; it must be a whole number")
@@ -145,9 +159,13 @@ def read_csv(source: Path, where: str) -> pd.DataFrame:
         UserError: it is missing or no CSV.
     """
     try:
-        return pd.read_csv(source, dtype=str, keep_default_na=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows with more cells than the header
+            return pd.read_csv(source, dtype=str, keep_default_na=False, index_col=False)
     except FileNotFoundError:
         raise UserError(f"{source}: not found; {where}") from None
+    except pd.errors.ParserWarning:
+        raise UserError(f"{source}: has rows with more cells than the header has columns") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{source}: cannot be read as CSV ({' '.join(str(error).split())})") from None
 
@@ -164,13 +182,15 @@ def drop_absent(table: pd.DataFrame, root: Path, allow_missing: bool, named_in: 
     Raises:
         UserError: images are absent and that was not allowed, or none is there at all.
     """
-    folders = {str(PurePosixPath(path).parent) for path in table["path"]}
-    there = {
-        (PurePosixPath(folder) / entry.name).as_posix()
-        for folder in folders
-        if (root / folder).is_dir()
-        for entry in (root / folder).iterdir()
-    }
+    there: set[str] = set()
+    for folder in sorted({str(PurePosixPath(path).parent) for path in table["path"]}):
+        try:
+            with os.scandir(root / folder) as entries:
+                there.update((PurePosixPath(folder) / e.name).as_posix() for e in entries if e.is_file())
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise UserError(f"{root / folder}: cannot be listed ({error.strerror})") from None
     present = table["path"].isin(there)
     missing = int((~present).sum())
     if missing and not allow_missing:

@@ -12,9 +12,11 @@ from clipreid_lib.datasets.contract import (
     SPLITS,
     SUFFIXES,
     Summary,
+    check_paths,
     drop_absent,
     flags,
     image_files,
+    is_number,
     read_csv,
     whole_numbers,
 )
@@ -45,19 +47,29 @@ def read(root: Path, allow_missing: bool) -> pd.DataFrame:
     Raises:
         UserError: nothing to read, or something that cannot be understood, named.
     """
-    tables = sorted(path for path in root.glob("*.csv") if not path.name.startswith("."))
+    top = _listed(root)
+    tables = [path for path in top if path.suffix.lower() == ".csv"]
     if len(tables) > 1:
         raise UserError(f"{root}: holds {len(tables)} CSV files ({tables[0].name}, {tables[1].name}); keep one")
     if tables:
         return _from_csv(tables[0], allow_missing)
-    return _from_folders(root)
+    return _from_folders(root, top)
 
 
-def _from_folders(root: Path) -> pd.DataFrame:
-    people = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be listed ({error.strerror})") from None
+
+
+def _from_folders(root: Path, top: list[Path]) -> pd.DataFrame:
+    stray = [path for path in top if path.suffix.lower() in SUFFIXES and path.is_file()]
+    if stray:
+        raise UserError(f"{stray[0]}: lies in no person's folder; it must be PERSON/IMAGE or PERSON/ASPECT/IMAGE")
     rows = []
-    for person in people:
-        unreadable = [path for path in person.rglob("*") if path.suffix.lower() in UNREADABLE]
+    for person in filter(Path.is_dir, top):
+        unreadable = [p for p in person.rglob("[!.]*") if p.suffix.lower() in UNREADABLE]
         if unreadable:
             raise UserError(f"{unreadable[0]}: cannot be read; convert it to one of {', '.join(sorted(SUFFIXES))}")
         files = image_files(person)
@@ -81,18 +93,19 @@ def _from_csv(source: Path, allow_missing: bool) -> pd.DataFrame:
             raise UserError(f"{source}: lacks the column {name!r}; it has {', '.join(raw.columns)}")
     known = (*REQUIRED, *OPTIONAL)
     for name in raw:
-        near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.8)
+        near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.9)
         if name not in known and near:
             raise UserError(f"{source}: unknown column {name!r}; did you mean {near[0]!r}?")
         if name in TAKEN or str(name).startswith("draw_"):
             raise UserError(f"{source}: column {name!r} is one that manifests add; call it otherwise")
     if raw.empty:
         raise UserError(f"{source}: names no image")
+    check_paths(raw["path"], str(source))
     table = raw.copy()
     empty = table["identity"].str.strip() == ""
     if empty.any():
         raise UserError(f"{source}: row {empty.idxmax() + 2}: identity is empty")
-    if not table["identity"].str.fullmatch(r"\d{1,15}").all():
+    if "name" not in raw and not table["identity"].str.fullmatch(r"[0-9]{1,15}").all():
         table["name"] = table["identity"]
     table["identity"] = _numbered(table["identity"], source)
     table["aspect"] = raw["aspect"].str.strip().replace("", ASPECT) if "aspect" in raw else ASPECT
@@ -119,17 +132,17 @@ def _numbered(names: pd.Series, source: Path) -> pd.Series:
     distinct = sorted(names.unique())
     for before, name in _pairs_alike(distinct):
         raise UserError(f"{source}: {before!r} and {name!r} would be one person; write each person's name one way")
-    if all(name.isdecimal() and len(name) <= 15 for name in distinct):
+    if all(map(is_number, distinct)):
         return names.astype(int)
     return names.map({name: number for number, name in enumerate(distinct, 1)})
 
 
 def _pairs_alike(names: list[str]) -> list[tuple[str, str]]:
-    # "7" and "07", "ann" and "ann ": people are told apart by what they are called, so these must not differ.
+    # "7" and "07", "ann" and "Ann ": people are told apart by what they are called, so these must not differ.
     seen: dict[str, str] = {}
     pairs = []
     for name in names:
-        key = str(int(name)) if name.strip().isdecimal() else name.strip()
+        key = str(int(name)) if is_number(name.strip()) else name.strip().casefold()
         if key in seen:
             pairs.append((seen[key], name))
         seen[key] = name

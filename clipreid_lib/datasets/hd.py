@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from clipreid_lib.datasets.contract import Summary, image_files
+from clipreid_lib.datasets.contract import Summary, image_files, is_number
 from clipreid_lib.errors import UserError
 
 SUMMARY = Summary(
@@ -52,7 +52,7 @@ def read(root: Path, allow_missing: bool) -> pd.DataFrame:
         if not files:
             raise UserError(f"{folder}: holds no image")
         number = [path.name.partition("_")[0] for path in files]
-        wrong = [path for path, text in zip(files, number, strict=True) if not text.isdecimal() or "_" not in path.name]
+        wrong = [path for path, text in zip(files, number, strict=True) if not is_number(text)]
         if wrong:
             raise UserError(f"{wrong[0]}: the file name must begin with the person's number and an underscore")
         paths = [path.relative_to(root).as_posix() for path in files]

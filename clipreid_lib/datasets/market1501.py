@@ -52,5 +52,7 @@ def read(root: Path, allow_missing: bool) -> pd.DataFrame:
             person, camera, sequence = (int(part) for part in named.groups())
             part = {-1: "junk", 0: "distractor"}.get(person, split)
             rows.append((file.relative_to(root).as_posix(), person, sequence, camera, part))
+    if not rows:
+        raise UserError(f"{root}: none of its folders holds an image")
     table = pd.DataFrame(rows, columns=["path", "identity", "session", "camera", "split"])
     return table.assign(aspect="body")
