@@ -198,7 +198,20 @@ class Backbone(nn.Module):
         x = embeddings + tower.positional_embedding[:length]
         mask = tower.attn_mask
         x = tower.transformer(x, attn_mask=None if mask is None else mask[:length, :length])
-        x = tower.ln_final(x)  # (B, L, text_width)
+        return self.read_out(x, tokens)
+
+    def read_out(self, states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Turn what the text tower's last block gives into text features.
+
+        Args:
+            states: (B, L, text_width).
+            tokens: (B, L) ids, which say where the end-of-text token stands.
+
+        Returns:
+            (B, embed_dim), un-normalised.
+        """
+        tower = self.text
+        x = tower.ln_final(states)
         pool = getattr(tower, "text_pool_type", None) or tower.pool_type
         eos = getattr(tower, "text_eos_id", None) or getattr(tower, "eos_id", None)
         x = text_global_pool(x, tokens, pool, eos_token_id=eos)  # (B, text_width) at the end-of-text token

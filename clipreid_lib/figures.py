@@ -40,8 +40,9 @@ def curves(log: pd.DataFrame) -> plt.Figure:
     """Draw a training log: loss terms at the left, shares (accuracies, validation scores) at the right."""
     shares = [name for name in log if name.startswith("validation_") or name.endswith("accuracy")]
     losses = [name for name in log if name not in {"epoch", "lr", "seconds", *shares}]
-    figure, axes = plt.subplots(1, 2 if shares else 1, figsize=WIDE if shares else HALF, squeeze=False)
-    for names, place, label in zip((losses, shares), axes[0], ("loss", "share"), strict=False):
+    panels = [(names, label) for names, label in ((losses, "loss"), (shares, "share")) if names]
+    figure, axes = plt.subplots(1, len(panels), figsize=WIDE if len(panels) > 1 else HALF, squeeze=False)
+    for (names, label), place in zip(panels, axes[0], strict=True):
         for name in names:
             place.plot(log["epoch"], log[name], marker=".", label=name.replace("_", " "))
         place.set(xlabel="epoch", ylabel=label)

@@ -160,7 +160,7 @@ class Params(BaseModel):
         if self.mode == ENCODER_FINETUNE:
             mine.update(encoder_epochs=self.epochs or self.encoder_epochs, encoder_lr=self.lr or self.encoder_lr)
         for field in dataclasses.fields(recipe):
-            if mine[field.name] is None:
+            if field.name in mine and mine[field.name] is None:
                 mine[field.name] = getattr(recipe, field.name)
         mine["experiment"] = self.experiment or f"{self.dataset}-{self.model.replace('/', '_')}"
         return Params.model_construct(**mine)

@@ -54,7 +54,9 @@ class PromptBank(nn.Module):
             raise ValueError(f"form {form} says something of each of {len(self.identities)} identities")
         slots = 0 if form == "fixed" else num_prompts
         said = ["hand."] if form == "learned" else words
-        self.sentences = Sentences(backbone, [" ".join(["a photo of a", *[SLOT] * slots, text]) for text in said], slots)
+        self.sentences = Sentences(
+            backbone, [" ".join(["a photo of a", *[SLOT] * slots, text]) for text in said], slots
+        )
         if slots:
             owners = 1 if form == "shared" else len(self.identities)
             width = backbone.text_width

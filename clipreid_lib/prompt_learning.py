@@ -33,7 +33,7 @@ def learn_prompts(run: Run, clip: Backbone) -> tuple[PromptBank, pd.DataFrame]:
         The prompt bank and the training log (for ``fixed`` prompts one row, as there is nothing to learn).
     """
     params, data = run.params, load_training_set(run, clip)
-    image = features.encode(clip, data.pixels, data.side).f_proj.to(clip.device)  # (N, embed_dim)
+    image = features.encode(clip, data.pixels).f_proj.to(clip.device)  # (N, embed_dim); side vectors know nothing yet
     rows = data.rows.to(clip.device)
     torch.manual_seed(stable_seed("prompt bank", params.seed))
     bank = _bank(run, clip, data.identities, params.num_prompts, params.prompt_dim, params.prompt_form).to(clip.device)

@@ -19,27 +19,30 @@ COLUMNS = (
     "rank1 rank1_std rank5 rank5_std rank10 map map_std minp manifest_sha checkpoint_sha run"
 ).split()
 SHOWN = {"rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-10", "map": "mAP", "minp": "mINP"}
+FLOOR = "32x32 pixels"
 DEFINITIONS = {
     "rank1": "share of queries whose best-ranked gallery image is a true match; mean over draws",
     "map": "mean average precision, standard definition; mean over draws",
     "minp": "mean inverse negative penalty: matches / rank of the last match; mean over draws",
     "_std": "standard deviation over draws",
+    "closed_set": "share of held-out images of training people (validation: published) given to the right person",
 }
 
 
-def write_metrics(run: Run, scores: Evaluation, floor: Evaluation, checkpoint_sha: str) -> dict:
+def write_metrics(run: Run, evaluations: dict[str, Evaluation], checkpoint_sha: str, closed_set: dict) -> dict:
     """Write a run's ``metrics.json``, ``per_draw.csv`` and ``per_query.csv`` and refresh the leaderboard.
 
     Args:
         run: the run.
-        scores: of its embeddings.
-        floor: of 32 x 32 pixels under the same manifest.
+        evaluations: by embedding. The first is the run's own; :data:`FLOOR` is the pixels'; others are kept beside.
         checkpoint_sha: of the weights that made the embeddings.
+        closed_set: shares of held-out images of training people identified, by way of identifying them.
 
     Returns:
         What ``metrics.json`` holds.
     """
     params, manifest = run.params, run.manifest
+    own, scores = next(iter(evaluations.items()))
     metrics = {
         **{key: getattr(params, key) for key in ("experiment", "dataset", "aspect", "model", "variant")},
         "stage": params.stage,
@@ -50,7 +53,10 @@ def write_metrics(run: Run, scores: Evaluation, floor: Evaluation, checkpoint_sh
         "distractors": int((manifest.draw(0)[1]["role"] == "distractor").sum()),
         "identities": int(manifest.test["identity"].nunique()),
         **scores.summary(),
-        "pixels": floor.summary(),
+        "embedding": own,
+        "embeddings": {name: each.summary() for name, each in evaluations.items() if name not in (own, FLOOR)},
+        "pixels": evaluations[FLOOR].summary(),
+        "closed_set": closed_set,
         "manifest_sha": manifest.sha,
         "checkpoint_sha": checkpoint_sha,
         "run": params.run_id,

@@ -143,6 +143,10 @@ class Run:
             "versions": provenance()["versions"],
         }
 
+    def made_by(self, checkpoint_sha: str) -> dict[str, str]:
+        """What stored embeddings must agree on before anybody uses them."""
+        return {"checkpoint": checkpoint_sha, "manifest": self.manifest.sha, "resize": self.params.resize}
+
     def figure(self, name: str) -> Path:
         """Path for a figure of this run."""
         return self.folder / "figures" / name

@@ -7,12 +7,13 @@ from torch import nn
 
 from clipreid_lib.backbone import Backbone
 from clipreid_lib.errors import UserError
+from clipreid_lib.text_prefix import TextPrefix
 
 SLOT = "x"  # one token of CLIP's vocabulary; where it stands a learnt token goes
 
 
 class Sentences(nn.Module):
-    """One or more sentences that share the place of their slots.
+    """One or more sentences that share the place of their slots and what stands before it.
 
     Args:
         backbone: whose vocabulary and text tower they are written for; it is not held or changed.
@@ -32,12 +33,13 @@ class Sentences(nn.Module):
         self.first = int(marks[0].int().argmax()) if slots else 0
         in_a_row = torch.zeros_like(marks)
         in_a_row[:, self.first : self.first + slots] = True
-        if not torch.equal(marks, in_a_row):
+        if not torch.equal(marks, in_a_row) or (tokens[:, : self.first] != tokens[0, : self.first]).any():
             raise UserError(f"num_prompts: {slots} tokens do not fit the text tower's context")
         with torch.no_grad():
             embedded = backbone.embed_tokens(tokens.to(backbone.device)).cpu()
         self.register_buffer("tokens", tokens)  # (S, L)
         self.register_buffer("embedded", embedded)  # (S, L, width)
+        self._prefix: tuple[torch.device, TextPrefix] | None = None
 
     def features(self, backbone: Backbone, learnt: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor:
         """Return text features.
@@ -51,7 +53,16 @@ class Sentences(nn.Module):
             (B, embed_dim), un-normalised.
         """
         rows = torch.zeros_like(rows) if len(self.texts) == 1 else rows
-        words = self.embedded[rows]  # (B, L, width)
+        words, tokens = self.embedded[rows], self.tokens[rows]  # (B, L, width), (B, L)
         if self.slots:
             words = torch.cat([words[:, : self.first], learnt, words[:, self.first + self.slots :]], dim=1)
-        return backbone.text_features(words, self.tokens[rows])
+        if self.slots and TextPrefix.fits(backbone):
+            states = self._beginning(backbone).states(backbone, words[:, self.first :])
+            return backbone.read_out(states, tokens[:, self.first :])
+        return backbone.text_features(words, tokens)
+
+    def _beginning(self, backbone: Backbone) -> TextPrefix:
+        if self._prefix is None or self._prefix[0] != self.embedded.device:
+            # All texts share what stands before their slots, which stand at the same place.
+            self._prefix = self.embedded.device, TextPrefix(backbone, self.embedded[:1, : self.first])
+        return self._prefix[1]

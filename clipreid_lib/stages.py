@@ -4,13 +4,14 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
+from torch.nn import functional
 
 from clipreid_lib import backbone, checkpoints, features
 from clipreid_lib.backbone import Backbone
 from clipreid_lib.errors import UserError
 from clipreid_lib.features import Embeddings
 from clipreid_lib.files import file_sha
-from clipreid_lib.prompt_bank import scaled_pair
+from clipreid_lib.prompt_bank import text_logits
 from clipreid_lib.prompt_learning import load_prompts
 from clipreid_lib.runs import Run, choose_device
 from clipreid_lib.tip_adapter import cache_logits
@@ -32,12 +33,9 @@ def load_backbone(run: Run) -> Backbone:
         UserError: unknown model, unfitting weights, or a shape the model cannot take.
     """
     params = run.params
-    stride = params.last_stride
-    clip = backbone.load(
-        params.model, params.weights or params.pretrained, params.image_size, params.patch_stride, stride
-    )
+    weights = params.weights or params.pretrained
+    clip = backbone.load(params.model, weights, params.image_size, params.patch_stride, params.last_stride)
     if params.side_info != "none":
-        torch.manual_seed(0)  # the same start in every notebook of a run
         clip.add_side_information(params.side_info, sorted(run.manifest.train[params.side_info].unique().tolist()))
     return clip.to(choose_device(params.device))
 
@@ -90,6 +88,37 @@ def embed(run: Run, trained: Trained, images: pd.DataFrame) -> dict[str, Embeddi
     made["image"] = Embeddings(paths, image.embedding)
     if run.prompts.exists() and run.params.variant == "clipid":
         anchors = load_prompts(run, clip).anchors(clip).cpu()
-        pair = scaled_pair(image.f_proj, anchors, "cosine", clip.logit_scale)
-        made["profile"] = Embeddings(paths, (pair[0] @ pair[1].T).softmax(dim=1))
+        likeness = text_logits(image.f_proj, anchors, "cosine", clip.logit_scale)  # (N, identities)
+        made["profile"] = Embeddings(paths, likeness.softmax(dim=1))
     return made
+
+
+def identify(run: Run, trained: Trained) -> dict[str, float]:
+    """Identify the held-out images of training people: the closed set, where everybody is known.
+
+    Args:
+        run: with ``validation: published``; others hold out nobody who is trained on.
+        trained: its backbone.
+
+    Returns:
+        Share of right answers of ``nearest image`` (the training image of highest cosine), ``cache`` (Tip-Adapter's
+        votes of all training images) and, for ``clipid``, ``anchors`` (the nearest learned anchor). Empty where no
+        such images are held out.
+    """
+    held_out, clip = run.manifest.validation, trained.backbone
+    if held_out.empty or run.manifest.validates_people:
+        return {}
+    data = load_training_set(run, clip)
+    truth = torch.tensor([data.identities.index(identity) for identity in held_out["identity"]])
+    known = features.encode(clip, data.pixels, data.side)
+    pixels = torch.from_numpy(run.photographs.load(held_out, clip.image_size))
+    asked = features.encode(clip, pixels, clip.side_rows(held_out))
+    unit = [functional.normalize(each.embedding, dim=1) for each in (asked, known)]
+    named = {
+        "nearest image": data.rows[(unit[0] @ unit[1].T).argmax(dim=1)],
+        "cache": cache_logits(asked.f_proj, known.f_proj, data.rows, len(data.identities)).argmax(dim=1),
+    }
+    if run.params.variant == "clipid":
+        anchors = load_prompts(run, clip).anchors(clip).cpu()
+        named["anchors"] = text_logits(asked.f_proj, anchors, "cosine", clip.logit_scale).argmax(dim=1)
+    return {how: float((rows == truth).float().mean()) for how, rows in named.items()}

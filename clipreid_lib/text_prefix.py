@@ -40,7 +40,8 @@ class TextPrefix:
         """Whether a tower is causal and made of plain blocks; others are run whole."""
         blocks = getattr(backbone.text.transformer, "resblocks", [])
         plain = all(type(b) is ResidualAttentionBlock and type(b.attn) is nn.MultiheadAttention for b in blocks)
-        return bool(len(blocks)) and plain and backbone.text.attn_mask is not None
+        pool = getattr(backbone.text, "text_pool_type", None) or backbone.text.pool_type
+        return bool(len(blocks)) and plain and backbone.text.attn_mask is not None and pool == "argmax"
 
     def states(self, backbone: Backbone, embedded: torch.Tensor) -> torch.Tensor:
         """Run the rest of sentences that begin so.

@@ -4,7 +4,7 @@ import pytest
 import torch
 from pytorch_metric_learning import distances, losses, miners, reducers
 
-from clipreid_lib.contrastive_loss import supervised_contrastive
+from clipreid_lib.contrastive_loss import info_nce, supervised_contrastive
 from clipreid_lib.triplet_loss import batch_hard_triplet
 
 
@@ -63,3 +63,26 @@ def test_an_image_is_never_its_own_positive_and_nothing_turns_nan():
     assert loss.item() == 0 and torch.isfinite(features.grad).all()
     alone = batch_hard_triplet(torch.randn(3, 4), torch.tensor([1, 2, 3]), 0.3)
     assert alone.item() == 0
+
+
+def test_info_nce_agrees_with_pytorch_metric_learning_where_nobody_stands_twice(batch):
+    image, text, _ = batch
+    ids = torch.arange(12)
+    oracle = losses.NTXentLoss(
+        temperature=1.0,
+        distance=distances.DotProductSimilarity(normalize_embeddings=False),
+        reducer=reducers.MeanReducer(),
+    )
+    expected = oracle(image, ids, ref_emb=text, ref_labels=ids.clone())
+    assert info_nce(image, text, ids).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_info_nce_leaves_other_pairs_of_the_same_identity_out():
+    anchors, contrasts = torch.tensor([[1.0], [2.0], [1.0]]), torch.tensor([[1.0], [3.0], [0.0]])
+    # anchor 0 (id 7): own 1, other identity 0; anchor 1 (id 7): own 6, 0; anchor 2 (id 9): own 0, others 1 and 3
+    by_hand = (-(1 - math.log(math.e + 1)) - (6 - math.log(math.exp(6) + 1)) + math.log(1 + math.e + math.exp(3))) / 3
+    assert info_nce(anchors, contrasts, torch.tensor([7, 7, 9])).item() == pytest.approx(by_hand, rel=1e-6)
+    alone = torch.randn(1, 3, requires_grad=True)
+    loss = info_nce(alone, torch.randn(1, 3), torch.tensor([1]))
+    loss.backward()
+    assert loss.item() == 0 and torch.isfinite(alone.grad).all()

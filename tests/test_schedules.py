@@ -1,5 +1,6 @@
 import pytest
 
+from clipreid_lib.recipes import recipe_of
 from clipreid_lib.schedules import encoder_rate, prompt_rate
 
 
@@ -13,6 +14,14 @@ def test_encoder_rate_gives_the_published_values():
     published = {1: 0.19 * 5e-6, 10: 5e-6, 29: 5e-6, 30: 5e-7, 49: 5e-7, 50: 5e-8, 60: 5e-8}
     for epoch, rate in published.items():
         assert encoder_rate(epoch, 60, 5e-6) == pytest.approx(rate, rel=1e-6)
+
+
+def test_encoder_rate_gives_the_resnets_published_values():
+    resnet = recipe_of("rn50")
+    published = {1: 0.109 * 3.5e-4, 10: 3.5e-4, 39: 3.5e-4, 40: 3.5e-5, 69: 3.5e-5, 70: 3.5e-6, 120: 3.5e-6}
+    for epoch, rate in published.items():
+        found = encoder_rate(epoch, 120, 3.5e-4, resnet.warm_start, resnet.steps)
+        assert found == pytest.approx(rate, rel=1e-6)
 
 
 @pytest.mark.parametrize("rate", [prompt_rate, encoder_rate])

@@ -4,9 +4,11 @@ import pandas as pd
 import pytest
 import torch
 
-from clipreid_lib import augment, backbone, checkpoints, features, stages
+from clipreid_lib import augment, backbone, checkpoints, encoder_finetune, features, prompt_learning, stages
+from clipreid_lib.clipid_model import ClipidModel
 from clipreid_lib.errors import UserError
 from clipreid_lib.files import file_sha
+from clipreid_lib.training import Loop, number_format
 
 
 def moved(before: dict, after: dict) -> set[str]:
@@ -19,19 +21,19 @@ def state(clip) -> dict:
 
 def learn(run):
     clip = stages.load_backbone(run)
-    return clip, *stages.learn_prompts(run, clip)
+    return clip, *prompt_learning.learn_prompts(run, clip)
 
 
 def finetune(run):
     clip = stages.load_backbone(run)
-    return clip, *stages.finetune_encoder(run, clip)
+    return clip, *encoder_finetune.finetune_encoder(run, clip)
 
 
 def test_stage_2a_moves_prompts_and_nothing_else(open_run):
     run = open_run(variant="clipid")
     clip = stages.load_backbone(run)
     before = state(clip)
-    bank, log = stages.learn_prompts(run, clip)
+    bank, log = prompt_learning.learn_prompts(run, clip)
     assert moved(before, clip.clip.state_dict()) == set()
     tensors, facts = checkpoints.load(run.models / "prompts.safetensors", "prompts")
     assert facts["identities"] == sorted(run.manifest.train["identity"].unique())
@@ -55,7 +57,7 @@ def test_the_encoder_stages_move_the_image_tower_and_nothing_else(open_run, vari
         prompts = file_sha(run.prompts)
     clip = stages.load_backbone(run)
     before = state(clip)
-    model, log = stages.finetune_encoder(run, clip)
+    model, log = encoder_finetune.finetune_encoder(run, clip)
     changed = moved(before, clip.clip.state_dict())
     assert changed and all(name.startswith("visual.") for name in changed)
     trainable = {name for name, p in clip.clip.named_parameters() if name.startswith("visual.")}
@@ -156,9 +158,9 @@ def test_prompts_of_other_people_are_refused(open_run, tmp_path):
     checkpoints.save(theirs, tensors, facts | {"identities": [1, 2, 3]})
     other = open_run(variant="clipid", mode="img_encoder_finetune", resume_prompt=str(theirs))
     with pytest.raises(UserError, match="its identities is \\[1, 2, 3\\], this run has"):
-        stages.load_prompts(other, clip)
+        prompt_learning.load_prompts(other, clip)
     checkpoints.save(theirs, tensors, facts)
-    assert torch.equal(stages.load_prompts(other, clip).anchors(clip), bank.anchors(clip))
+    assert torch.equal(prompt_learning.load_prompts(other, clip).anchors(clip), bank.anchors(clip))
 
 
 def test_missing_parents_are_told(open_run, tmp_path):
@@ -186,10 +188,71 @@ def test_a_loss_that_is_no_number_is_told(open_run, tmp_path):
 def test_embeddings_of_another_manifest_are_refused(open_run, tmp_path):
     run = open_run(variant="frozen")
     table = run.manifest.test
-    made = features.embed_table(backbone.load("embedded"), table, run.photographs)
+    paths, image = features.embed_table(backbone.load("embedded"), table, run.photographs)
+    made = features.Embeddings(paths, image.embedding)
     kept = tmp_path / "embeddings.safetensors"
     features.save(kept, made, {"manifest": run.manifest.sha})
     again = features.load(kept, {"manifest": run.manifest.sha})
     assert torch.equal(again.of(table.iloc[[3, 1]]), made.values[[3, 1]])
     with pytest.raises(UserError, match="its manifest is"):
         features.load(kept, {"manifest": "another"})
+
+
+def test_biases_learn_at_their_own_rate():
+    model = ClipidModel(backbone.load("embedded"), 3)
+    names = {id(p): name for name, p in model.named_parameters()}
+    groups = model.parameter_groups(1e-3, 1e-2, bias_factor=2.0)
+    learning = [p for p in model.parameters() if p.requires_grad]
+    assert sorted(id(p) for g in groups for p in g["params"]) == sorted(id(p) for p in learning)
+    for group in groups:
+        for p in group["params"]:
+            head, bias = "head" in names[id(p)], "bias" in names[id(p)]
+            assert group["peak"] == (1e-2 if head else 1e-3) * (2.0 if bias else 1.0)
+
+
+def test_accumulated_batches_make_the_step_of_their_mean_gradient():
+    def train(accumulate):
+        learner = torch.nn.Linear(2, 1, bias=False)
+        torch.nn.init.ones_(learner.weight)
+        group = {"params": list(learner.parameters()), "lr": 0.1, "peak": 0.1}
+        return learner, Loop(
+            name="any", epochs=1, seed=0, learner=learner, optimiser=torch.optim.SGD([group]), measure=dict,
+            rate=lambda epoch, epochs, peak: peak, batches=lambda epoch: [1.0, 2.0, 3.0, 4.0],
+            losses=lambda batch: {"any": (learner(torch.full((1, 2), batch))).square().sum()}, accumulate=accumulate,
+        )  # fmt: skip
+
+    learner, loop = train(4)
+    loop._one_epoch(0)
+    # gradient of (b w1 + b w2)^2 is 2 b^2 (w1 + w2) = 4 b^2 at first; mean over 1, 4, 9, 16 is 7.5 times 4
+    torch.testing.assert_close(learner.weight.detach(), torch.full((1, 2), 1 - 0.1 * 4 * 7.5))
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("auto", torch.float32), ("bf16", torch.bfloat16)])
+def test_number_formats(precision, expected):
+    assert number_format(precision, "cpu") == expected
+
+
+def test_bf16_and_checkpointing_train_too(open_run, tmp_path):
+    exact = finetune(open_run(fresh=tmp_path / "a", variant="clipid_no_text", encoder_epochs=1))[2]
+    coarse = finetune(open_run(fresh=tmp_path / "b", variant="clipid_no_text", encoder_epochs=1, precision="bf16"))[2]
+    frugal = finetune(open_run(fresh=tmp_path / "c", variant="clipid_no_text", encoder_epochs=1, checkpointing=True))[2]
+    assert coarse["loss"].iloc[0] == pytest.approx(exact["loss"].iloc[0], rel=0.1)
+    assert coarse["loss"].iloc[0] != exact["loss"].iloc[0]
+    assert frugal["loss"].iloc[0] == pytest.approx(exact["loss"].iloc[0], rel=1e-3)
+
+
+def test_checkpoints_describe_themselves(open_run):
+    run = open_run(variant="clipid")
+    learn(run)
+    finetune(run)
+    for path, kind in ((run.prompts, "prompts"), (run.models / "encoder.safetensors", "encoder")):
+        _, facts = checkpoints.load(path, kind)
+        assert facts["identities"] == sorted(run.manifest.train["identity"].unique())
+        assert facts["params"] == run.params.model_dump() and facts["versions"]["torch"] and facts["seed"] == 0
+        assert facts["manifest_sha"] == run.manifest.sha and facts["image_size"] == "96" and facts["last_stride"] == 2
+    assert facts["prompts_sha"] == file_sha(run.prompts)
+    _, facts = checkpoints.load(run.prompts, "prompts")
+    assert facts["sentences"] == ["a photo of a x x x x hand."] and len(facts["token_ids"][0]) > 8
+    changed = open_run(variant="clipid", image_size="80", mode="img_encoder_finetune", resume_prompt=str(run.prompts))
+    with pytest.raises(UserError, match="its image_size is '96', this run has '80'"):
+        finetune(changed)

@@ -1,0 +1,47 @@
+import math
+
+import pytest
+import torch
+
+from clipreid_lib import evaluation, stages
+from clipreid_lib.tip_adapter import cache_logits
+
+
+def test_votes_by_hand():
+    keys = torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, 1.0]])
+    votes = cache_logits(torch.tensor([[3.0, 0.0]]), keys, torch.tensor([0, 0, 1]), 2, sharpness=2.0)
+    near, far = 1.0, math.exp(-2.0)  # cosines 1 and 0
+    torch.testing.assert_close(votes, torch.tensor([[(near + far) / 2, far]]))
+
+
+def test_an_identity_without_training_images_gets_no_votes():
+    votes = cache_logits(torch.ones(1, 2), torch.ones(1, 2), torch.tensor([1]), 3)
+    assert votes.tolist() == [[0.0, 1.0, 0.0]]
+
+
+def test_the_run_is_scored_by_votes_and_the_closed_set_is_named(open_run, tmp_path):
+    run = open_run(fresh=tmp_path, variant="tip_adapter", validation="published")
+    trained = stages.load_trained(run)
+    embeddings = stages.embed(run, trained, run.manifest.test)
+    assert list(embeddings) == ["tip_adapter", "image"]
+    assert embeddings["tip_adapter"].values.shape[1] == run.manifest.train["identity"].nunique()
+    assert 0 <= evaluation.evaluate(embeddings["tip_adapter"], run.manifest).summary()["rank1"] <= 1
+    named = stages.identify(run, trained)
+    assert set(named) == {"nearest image", "cache"} and all(0 <= share <= 1 for share in named.values())
+    everybody = open_run(variant="tip_adapter")
+    assert stages.identify(everybody, trained) == {}
+
+
+@pytest.mark.parametrize("variant", ["clipid"])
+def test_a_profile_is_shares_over_the_anchors(open_run, tmp_path, variant):
+    from clipreid_lib import encoder_finetune, prompt_learning
+
+    run = open_run(fresh=tmp_path, variant=variant)
+    clip = stages.load_backbone(run)
+    prompt_learning.learn_prompts(run, clip)
+    encoder_finetune.finetune_encoder(run, clip)
+    embeddings = stages.embed(run, stages.load_trained(run), run.manifest.test)
+    assert list(embeddings) == ["image", "profile"]
+    profile = embeddings["profile"].values
+    assert profile.shape == (len(run.manifest.test), run.manifest.train["identity"].nunique())
+    torch.testing.assert_close(profile.sum(dim=1), torch.ones(len(profile)))
