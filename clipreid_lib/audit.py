@@ -27,6 +27,26 @@ class Finding:
     wrong: bool = False
 
 
+@dataclass(frozen=True)
+class Report:
+    """What an audit found, ready to print."""
+
+    findings: list[Finding]
+
+    @property
+    def wrong(self) -> int:
+        """How many things have to be put right."""
+        return sum(finding.wrong for finding in self.findings)
+
+    @property
+    def lines(self) -> list[str]:
+        """One line per finding, what is wrong first and a verdict last."""
+        ordered = sorted(self.findings, key=lambda finding: not finding.wrong)
+        told = [f"{'WRONG' if finding.wrong else 'note '}  {finding.about}: {finding.text}" for finding in ordered]
+        verdict = f"NOT OK: {self.wrong} thing{'s' * (self.wrong != 1)} to put right" if self.wrong else "OK"
+        return [*told, verdict]
+
+
 def counts(table: pd.DataFrame, summary: Summary) -> pd.DataFrame:
     """Return how many images and people there are, beside how many the complete set has.
 
@@ -176,14 +196,6 @@ def of_protocol(
         share = float((query["session"] == query["identity"].map(burst)).mean())
         add("bursts", f"{100 * share:.0f} % of queries (draw 0) come from their gallery image's own capture burst")
     return found
-
-
-def lines(found: list[Finding]) -> list[str]:
-    """Return the findings as lines to print, what is wrong first and a verdict last."""
-    wrong = [finding for finding in found if finding.wrong]
-    ordered = wrong + [finding for finding in found if not finding.wrong]
-    told = [f"{'WRONG' if finding.wrong else 'note '}  {finding.about}: {finding.text}" for finding in ordered]
-    return [*told, f"NOT OK: {len(wrong)} thing{'s' * (len(wrong) != 1)} to put right" if wrong else "OK"]
 
 
 def _images(number: int) -> str:

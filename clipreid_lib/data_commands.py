@@ -66,8 +66,9 @@ def check(
         found += audit.of_protocol(manifest, each, table, seen, summary)
     if not built:
         found.append(audit.Finding("protocol", f"{protocol} can be applied to no aspect there is", wrong=True))
-    print("", *audit.lines(found), sep="\n")
-    return int(any(finding.wrong for finding in found))
+    report = audit.Report(found)
+    print("", *report.lines, sep="\n")
+    return int(report.wrong > 0)
 
 
 def prepare(
