@@ -67,7 +67,8 @@ def test_the_beginning_is_computed_once(clip, monkeypatch):
 def test_a_tower_that_looks_ahead_is_run_whole(tmp_path):
     config = tmp_path / "looks_ahead.json"
     config.write_text(
-        '{"embed_dim": 16, "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},'
+        '{"embed_dim": 16, "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16,'
+        '"patch_size": 16},'
         '"text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2,'
         '"no_causal_mask": true}, "custom_text": true}'
     )
