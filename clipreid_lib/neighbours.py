@@ -30,19 +30,19 @@ def of_anchors(run: Run, clip: Backbone, bank: PromptBank) -> Ranking:
     return Ranking(first, train, similarity)
 
 
-def most_changed(before: Ranking, after: Ranking, number: int = 3) -> np.ndarray:
+def most_changed(before: Ranking, after: Ranking, number: int = 3) -> list[int]:
     """Return the positions of the queries whose average precision rose most, then of those whose fell most."""
     gain = after.average_precision() - before.average_precision()
     order = np.argsort(-gain, kind="stable")
-    return np.unique(np.concatenate([order[:number], order[len(order) - number :]]), return_index=False)
+    return list(dict.fromkeys([*order[:number].tolist(), *order[len(order) - number :].tolist()]))
 
 
 @torch.no_grad()
 def nearest_words(bank: PromptBank, clip: Backbone, people: int = 5, top: int = 3) -> pd.DataFrame:
     """Name the vocabulary's words that learned tokens lie nearest to.
 
-    By cosine between token embeddings, as CoOp does by distance (arXiv 2109.01134, table 4). Learned tokens mostly
-    lie far from every word, so the names hint at most.
+    By cosine between token embeddings, as CoOp does by distance (arXiv 2109.01134, table 4); pieces of words are
+    passed over. Learned tokens mostly lie far from every word, so the names hint at most.
 
     Args:
         bank: learned prompts.
@@ -56,11 +56,13 @@ def nearest_words(bank: PromptBank, clip: Backbone, people: int = 5, top: int = 
     rows = torch.arange(len(bank.identities), device=bank.codes.device)
     rows = rows[:1] if bank.form == "shared" else rows[np.unique(np.linspace(0, len(rows) - 1, people).astype(int))]
     tokens = torch.nn.functional.normalize(bank.learnt(rows), dim=2)  # (people, M, width)
-    words = torch.nn.functional.normalize(clip.text.token_embedding.weight, dim=1)  # (vocabulary, width)
+    spelt = _whole_words(clip)
+    words = torch.nn.functional.normalize(clip.text.token_embedding.weight[list(spelt)], dim=1)  # (words, width)
     best = (tokens @ words.T).topk(top, dim=2)
+    spelt = list(spelt.values())
     named = [
         [
-            ", ".join(f"{_spelt(clip, i)} ({c:.2f})" for i, c in zip(ids, cosines, strict=True))
+            ", ".join(f"{spelt[i]} ({c:.2f})" for i, c in zip(ids, cosines, strict=True))
             for ids, cosines in zip(person_ids, person_cosines, strict=True)
         ]
         for person_ids, person_cosines in zip(best.indices.tolist(), best.values.tolist(), strict=True)
@@ -69,5 +71,7 @@ def nearest_words(bank: PromptBank, clip: Backbone, people: int = 5, top: int = 
     return pd.DataFrame(named, index=index, columns=[f"[X]{m + 1}" for m in range(tokens.shape[1])])
 
 
-def _spelt(clip: Backbone, token: int) -> str:
-    return clip.tokenizer.decode([token]).strip() or f"token {token}"
+def _whole_words(clip: Backbone) -> dict[int, str]:
+    # In CLIP's vocabulary a piece that ends a word decodes to text with a space behind it.
+    spelt = {token: clip.tokenizer.decode([token]) for token in range(len(clip.text.token_embedding.weight))}
+    return {token: text[:-1] for token, text in spelt.items() if text[:-1].isalpha() and text.endswith(" ")}

@@ -1,0 +1,48 @@
+import numpy as np
+import pandas as pd
+import torch
+
+from clipreid_lib import neighbours, stages
+from clipreid_lib.gallery import Ranking
+from clipreid_lib.prompt_bank import PromptBank
+
+
+def test_no_training_image_is_its_own_neighbour(open_run):
+    run = open_run(variant="classifier")
+    ranking = neighbours.among_training_images(run, stages.load_backbone(run))
+    train = run.manifest.train
+    assert len(ranking.gallery) == len(train)
+    for q in range(len(ranking.query)):
+        found, late = ranking.row(q, top=len(train))
+        paths = [ranking.gallery["path"].iloc[tile.position] for tile in found]
+        assert ranking.query["path"].iloc[q] not in paths and len(paths) == len(train) - 1 and not late
+
+
+def test_gains_come_first_and_losses_last():
+    query = pd.DataFrame({"path": list("abcd"), "identity": [1, 2, 3, 4], "aspect": "hand"})
+    gallery = query.assign(path=list("efgh"))
+    good = np.eye(4)
+    bad = good.copy()
+    bad[0, 0], bad[3, 3] = -1, -0.5  # a and d rank their own image last
+    before, after = Ranking(query, gallery, bad), Ranking(query, gallery, good)
+    assert neighbours.most_changed(before, after, 1) == [0, 2]
+    assert neighbours.most_changed(after, before, 1)[-1] == 3
+
+
+def test_every_anchor_ranks_all_training_images(open_run):
+    run = open_run(variant="clipid")
+    clip = stages.load_backbone(run)
+    people = sorted(run.manifest.train["identity"].unique())
+    ranking = neighbours.of_anchors(run, clip, PromptBank(clip, people))
+    assert ranking.query["identity"].tolist() == people
+    assert ranking.similarity.shape == (len(people), len(run.manifest.train))
+
+
+def test_a_token_that_is_a_word_is_named_by_it(open_run):
+    clip = stages.load_backbone(open_run(variant="clipid"))
+    bank = PromptBank(clip, [5, 6], num_prompts=1)
+    with torch.no_grad():
+        for row, word in enumerate(("dark", "left")):
+            bank.codes[row] = clip.embed_tokens(torch.tensor(clip.tokenizer.encode(word)))
+    named = neighbours.nearest_words(bank, clip, people=2, top=1)
+    assert named.index.tolist() == [5, 6] and named["[X]1"].tolist() == ["dark (1.00)", "left (1.00)"]
