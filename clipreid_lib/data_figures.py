@@ -133,6 +133,7 @@ def image_statistics(seen: pd.DataFrame, manifest: Manifest) -> plt.Figure:
             if values.nunique() > 1:  # a density needs two
                 sns.kdeplot(values, ax=place, label=role, color=COLOURS[role], cut=0)
         place.set(xlabel=f"{name} (grey, 0 to 1)", ylabel="density")
+        place.xaxis.set_major_locator(MaxNLocator(6))
     axes[0].legend()
     return figure
 
