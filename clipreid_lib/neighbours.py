@@ -51,10 +51,13 @@ def nearest_words(bank: PromptBank, clip: Backbone, people: int = 5, top: int = 
         top: words per token.
 
     Returns:
-        One row per identity (one in all for ``shared``), one column per token, ``word (cosine)``.
+        One row per identity (one in all for ``shared``), one column per token, ``word (cosine)``; for ``fixed``, which
+        learns no token, the sentence.
     """
-    rows = torch.arange(len(bank.identities), device=bank.codes.device)
-    rows = rows[:1] if bank.form == "shared" else rows[np.unique(np.linspace(0, len(rows) - 1, people).astype(int))]
+    chosen = np.unique(np.linspace(0, len(bank.identities) - 1, people).astype(int)).tolist()
+    if bank.form == "fixed":
+        return pd.DataFrame({"sentence": [bank.texts[row] for row in chosen]}, [bank.identities[row] for row in chosen])
+    rows = torch.tensor(chosen[:1] if bank.form == "shared" else chosen, device=bank.codes.device)
     tokens = torch.nn.functional.normalize(bank.learnt(rows), dim=2)  # (people, M, width)
     spelt = _whole_words(clip)
     words = torch.nn.functional.normalize(clip.text.token_embedding.weight[list(spelt)], dim=1)  # (words, width)

@@ -45,4 +45,7 @@ def test_a_token_that_is_a_word_is_named_by_it(open_run):
         for row, word in enumerate(("dark", "left")):
             bank.codes[row] = clip.embed_tokens(torch.tensor(clip.tokenizer.encode(word)))
     named = neighbours.nearest_words(bank, clip, people=2, top=1)
+    assert neighbours.nearest_words(PromptBank(clip, [5, 6], form="shared", words=["a.", "b."]), clip).shape == (1, 4)
+    fixed = neighbours.nearest_words(PromptBank(clip, [5, 6], form="fixed", words=["hand.", "dark hand."]), clip)
+    assert fixed["sentence"].to_dict() == {5: "a photo of a hand.", 6: "a photo of a dark hand."}
     assert named.index.tolist() == [5, 6] and named["[X]1"].tolist() == ["dark (1.00)", "left (1.00)"]
