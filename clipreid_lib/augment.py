@@ -21,6 +21,8 @@ def normalise(pixels: torch.Tensor, mean: tuple[float, ...], std: tuple[float, .
 class Augment:
     """CLIP-ReID's training augmentation without its flip: pad, random crop, then erase a rectangle.
 
+    It pads with the edge's colour, not black, and erases with the mean, not noise: hands lie on a plain backdrop.
+
     Draws from torch's global generator, which the training loop seeds per epoch.
 
     Args:

@@ -5,6 +5,7 @@ What it computes is :mod:`clipreid_lib.clip_towers`, how its shape changes :mod:
 
 import json
 import logging
+import warnings
 from pathlib import Path
 
 import torch
@@ -65,7 +66,9 @@ def load(
         raise UserError(f"model: {model!r} is unknown; use {known} or an open_clip model name such as ViT-B-16")
     logging.getLogger("root").setLevel(logging.ERROR)  # open_clip narrates its loading on the root logger
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            # OpenAI's weights in a network with another activation give slightly wrong features everywhere.
+            warnings.filterwarnings("error", message=".*QuickGELU")
             torch.manual_seed(0)  # so that `random` is the same untrained network in every notebook of a run
             clip = open_clip.create_model(name, pretrained=None if pretrained == "random" else pretrained)
         tokenizer = open_clip.get_tokenizer(name, **tokenizer_options)
@@ -73,7 +76,8 @@ def load(
         reason = " ".join(str(error).split()).split(". ")[0][:200]
         raise UserError(
             f"pretrained: {pretrained!r} cannot be loaded into {model} ({reason}); "
-            "give an open_clip tag, or a safetensors or state-dict file of this very model"
+            "give an open_clip tag, or a safetensors or state-dict file of this very model (OpenAI's weights go with "
+            "an alias such as vitb16, or with a name that ends in -quickgelu)"
         ) from None
     backbone = Backbone(clip, tokenizer, model, pretrained)
     tower_shapes.adapt(clip.visual, model, image_size, patch_stride, last_stride)

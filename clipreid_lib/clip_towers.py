@@ -33,6 +33,10 @@ class ImageFeatures:
     f: torch.Tensor
     f_proj: torch.Tensor
 
+    def exact(self) -> "ImageFeatures":
+        """Return the same in float32, whatever they were computed in: losses need all the digits."""
+        return ImageFeatures(self.f_last.float(), self.f.float(), self.f_proj.float())
+
     @property
     def embedding(self) -> torch.Tensor:
         """What retrieval compares: ``f`` and ``f_proj`` side by side, (B, width + embed_dim)."""
@@ -65,7 +69,9 @@ class Backbone(nn.Module):
         self.checkpointing = False
         self.side_info: str | None = None
         self.side_values: list | None = None
-        known = (self.is_vit and clip.visual.attn_pool is None) or hasattr(clip.visual, "layer4")
+        # A ViT that pools all places has no class token to take the features from.
+        class_token = self.is_vit and clip.visual.attn_pool is None and clip.visual.pool_type == "tok"
+        known = class_token or hasattr(clip.visual, "layer4")
         if not known or not hasattr(self.text, "token_embedding"):
             raise UserError(f"model: {name} is neither an open_clip ViT nor a ModifiedResNet with CLIP's text tower")
 

@@ -16,6 +16,10 @@ class Identified:
     logits: torch.Tensor
     logits_proj: torch.Tensor
 
+    def exact(self) -> "Identified":
+        """Return the same in float32, for the losses."""
+        return Identified(self.features.exact(), self.logits.float(), self.logits_proj.float())
+
 
 class BNNeck(nn.Module):
     """Batch norm without a learnt shift, then a bias-free classifier (Luo et al. 2019, arXiv 1903.07071)."""

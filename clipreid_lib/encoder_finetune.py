@@ -18,7 +18,7 @@ from clipreid_lib.prompt_learning import load_prompts
 from clipreid_lib.recipes import recipe_of
 from clipreid_lib.runs import Run
 from clipreid_lib.seeding import stable_seed
-from clipreid_lib.training import Loop
+from clipreid_lib.training import Loop, number_format
 from clipreid_lib.training_set import load_training_set
 from clipreid_lib.triplet_loss import batch_hard_triplet
 
@@ -39,7 +39,8 @@ def finetune_encoder(run: Run, clip: Backbone) -> tuple[ClipidModel, pd.DataFram
     ============== ============= ======= ==========================================
 
     Batches, augmentation, schedule and start are the same for all, so that they differ in their losses alone. The
-    last epoch counts: nothing is chosen. Writes ``encoder.safetensors``.
+    model computes in the params' precision, the losses in float32. The last epoch counts: nothing is chosen. Writes
+    ``encoder.safetensors``.
 
     Args:
         run: the run.
@@ -54,18 +55,24 @@ def finetune_encoder(run: Run, clip: Backbone) -> tuple[ClipidModel, pd.DataFram
     clip.set_checkpointing(params.checkpointing)
     text_terms, reader = _text(run, clip)
     spoil = augment.Augment(clip.image_size)
+    number = number_format(params.precision, clip.device.type)
+    half = torch.autocast(clip.device.type, number, enabled=number is not torch.float32)
+    # On the device from the start: a few thousand images are a few hundred MB, and no step waits for a copy.
+    pixels, rows = data.pixels.to(clip.device), data.rows.to(clip.device)
+    sides = None if data.side is None else data.side.to(clip.device)
 
     def losses(batch: torch.Tensor) -> Terms:
-        rows = data.rows[batch].to(clip.device, non_blocking=True)
-        pixels = augment.normalise(data.pixels[batch].to(clip.device, non_blocking=True), *clip.normalisation)
-        side = None if data.side is None else data.side[batch].to(clip.device)
-        out = model(spoil(pixels), side)
-        terms = {"identity": params.id_weight * sum(_ce(run, x, rows) for x in (out.logits, out.logits_proj))}
+        batch = batch.to(clip.device)
+        labels, side = rows[batch], None if sides is None else sides[batch]
+        with half:
+            out = model(spoil(augment.normalise(pixels[batch], *clip.normalisation)), side)
+        out = out.exact()  # in half precision, cosines times CLIP's scale would be rounded to quarters
+        terms = {"identity": params.id_weight * sum(_ce(run, x, labels) for x in (out.logits, out.logits_proj))}
         if params.variant in TRIPLET:
             three = (out.features.f_last, out.features.f, out.features.f_proj)
-            triplet = sum(batch_hard_triplet(x, rows, params.triplet_margin) for x in three)
+            triplet = sum(batch_hard_triplet(x, labels, params.triplet_margin) for x in three)
             terms["triplet"] = params.triplet_weight * triplet
-        return terms | text_terms(out, rows)
+        return terms | text_terms(out, labels)
 
     groups = model.parameter_groups(params.encoder_lr, params.head_lr, recipe.bias_factor)
     if reader is not None:
@@ -82,11 +89,11 @@ def finetune_encoder(run: Run, clip: Backbone) -> tuple[ClipidModel, pd.DataFram
         ),
         losses=losses,
         measure=_validation(run, model, data.identities),
-        precision=params.precision,
         accumulate=params.accumulate,
+        scaled=number is torch.float16,
     )
     parent = file_sha(run.prompts) if params.variant == "clipid" else None
-    key = f"{params.run_id} {run.manifest.sha} {parent}"
+    key = f"{params.run_id} {run.manifest.sha} {parent} {number}"
     log = loop.run(run.logs / "encoder.csv", run.models / "encoder.resume.pt", key)
     clip.set_checkpointing(False)
     tensors = {
@@ -105,6 +112,7 @@ def finetune_encoder(run: Run, clip: Backbone) -> tuple[ClipidModel, pd.DataFram
             "identities": data.identities,
             "variant": params.variant,
             "prompts_sha": parent,
+            "number_format": str(number).removeprefix("torch."),
             **run.facts(),
         },
     )
@@ -130,7 +138,8 @@ def _text(run: Run, clip: Backbone) -> tuple[Callable[[Identified, torch.Tensor]
         reader = Inversion(clip).to(clip.device)
 
         def with_own_sentence(out: Identified, rows: torch.Tensor) -> Terms:
-            text = reader.text_features(clip, out.features.f_proj)
+            with torch.random.fork_rng(devices=[]):  # its dropout must not change the crops that follow
+                text = reader.text_features(clip, out.features.f_proj)
             images, texts = scaled_pair(out.features.f_proj, text, params.text_logits, scale)
             return {
                 "image_to_text": params.text_weight * supervised_contrastive(images, texts, rows, rows),

@@ -11,9 +11,10 @@ class Inversion(nn.Module):
     """Maps an image feature to one token embedding, and that to the text feature of "a photo of a [it] hand.".
 
     Three linear layers with layer norm, GELU and dropout between them, as CLIP-HandID describes (arXiv 2506.12447).
-    Two things differ from its published code, where no gradient reaches the network and the word is averaged
-    over its own components: here the word keeps its components and the text tower is differentiated through. The
-    word starts at the length that the vocabulary's words have, since CLIP's text tower never read longer ones.
+    In its published code no gradient reaches the network and the word is averaged over its own components; here the
+    word keeps its components and the text tower is differentiated through. The word starts at the length that the
+    vocabulary's words have, since CLIP's text tower never read longer ones. Weights and logits of the losses are
+    the ladder's (``id_weight``, ``text_weight``, ``text_logits``), where CLIP-HandID weighs all alike on raw dots.
 
     Args:
         backbone: its text tower reads the word; it is not held or changed.

@@ -1,24 +1,54 @@
 """Neighbours among the training images: what a stage has learned, before any test image is looked at."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image, ImageDraw
 
-from clipreid_lib import features, metrics
+from clipreid_lib import features, gallery, metrics
 from clipreid_lib.backbone import Backbone
 from clipreid_lib.gallery import Ranking
 from clipreid_lib.prompt_bank import PromptBank
 from clipreid_lib.runs import Run
+from clipreid_lib.thumbnails import INK, font
+
+ASK = 2000  # training images that ask for their neighbours; each ranks all others
 
 
-def among_training_images(run: Run, clip: Backbone) -> Ranking:
-    """Rank, for every training image whose person has another, all other training images by cosine similarity."""
+def among_training_images(run: Run, clip: Backbone) -> Ranking | None:
+    """Rank other training images for training images whose person has several, by cosine similarity.
+
+    Returns:
+        At most ``ASK`` queries against all training images, each without itself; None where nobody has two images.
+    """
     train = run.manifest.train.reset_index(drop=True)
-    _, image = features.embed_table(clip, train, run.photographs)
     asks = np.flatnonzero(train["identity"].map(train["identity"].value_counts()) > 1)
+    if not len(asks):
+        return None
+    asks = asks[np.unique(np.linspace(0, len(asks) - 1, ASK).astype(int))]
+    _, image = features.embed_table(clip, train, run.photographs)
     similarity = metrics.cosine_similarity(image.embedding[asks], image.embedding)
     similarity[np.arange(len(asks)), asks] = -np.inf  # nobody is their own neighbour
     return Ranking(train.iloc[asks].reset_index(drop=True), train, similarity)
+
+
+def told(ranking: Ranking | None) -> str:
+    """Say how often the nearest neighbour is the same person's."""
+    if ranking is None:
+        return "no training person has two images, so nobody can be asked for"
+    share = 100 * (ranking.first_hit() == 1).mean()
+    return f"{share:.1f} % of {len(ranking.query)} training images have their own person nearest"
+
+
+def sheet(ranking: Ranking | None, root: Path, queries: list[int], title: str) -> Image.Image:
+    """Draw some queries' six nearest neighbours; a line of text where there is nothing to draw."""
+    if ranking is not None:
+        return gallery.sheet(ranking, root, queries, top=6, title=title)
+    canvas = Image.new("RGB", (700, 40), "white")
+    ImageDraw.Draw(canvas).text((8, 12), f"{title}: {told(None)}", INK, font(14))
+    return canvas
 
 
 def of_anchors(run: Run, clip: Backbone, bank: PromptBank) -> Ranking:
@@ -30,8 +60,10 @@ def of_anchors(run: Run, clip: Backbone, bank: PromptBank) -> Ranking:
     return Ranking(first, train, similarity)
 
 
-def most_changed(before: Ranking, after: Ranking, number: int = 3) -> list[int]:
+def most_changed(before: Ranking | None, after: Ranking | None, number: int = 3) -> list[int]:
     """Return the positions of the queries whose average precision rose most, then of those whose fell most."""
+    if before is None or after is None:
+        return []
     gain = after.average_precision() - before.average_precision()
     order = np.argsort(-gain, kind="stable")
     return list(dict.fromkeys([*order[:number].tolist(), *order[len(order) - number :].tolist()]))

@@ -138,6 +138,10 @@ class Params(BaseModel):
                 "resume_prompt|mode img_encoder_finetune starts from learned prompts: give the "
                 "prompts.safetensors of a prompt_learn run, or use mode full"
             )
+        if self.side_info != "none" and "03_encoder_finetune" not in self.notebooks:
+            raise ValueError(f"side_info|{self.variant}, mode {self.mode}, trains no image encoder to use it; use none")
+        if self.image_size and max(map(int, self.image_size.split("x"))) > 4096:
+            raise ValueError(f"image_size|{self.image_size} is too large; at most 4096 pixels a side")
         if self.resume_prompt and not needs_prompts:
             raise ValueError("resume_prompt|only variant clipid with mode img_encoder_finetune reads it")
         if self.dataset == "demo" and self.demo_sessions > self.demo_images:

@@ -68,6 +68,11 @@ class PromptBank(nn.Module):
         """The sentences, slots shown as ``x``."""
         return self.sentences.texts
 
+    @property
+    def kinds(self) -> int:
+        """How many identities the sentences can tell apart: all if each learns, else as many as differ in words."""
+        return len(self.identities) if self.form == "learned" else len(set(self.texts))
+
     def learnt(self, rows: torch.Tensor) -> torch.Tensor | None:
         """Return some identities' learnt tokens, (B, M, text_width); None for ``fixed``."""
         if self.form == "fixed":

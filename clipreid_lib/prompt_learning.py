@@ -1,5 +1,7 @@
 """Stage 2a, notebook 02: prompts that become each identity's textual anchor."""
 
+from functools import partial
+
 import pandas as pd
 import torch
 
@@ -10,6 +12,7 @@ from clipreid_lib.errors import UserError
 from clipreid_lib.files import write_text
 from clipreid_lib.prompt_bank import PromptBank, scaled_pair, text_logits
 from clipreid_lib.prompt_words import words_of
+from clipreid_lib.recipes import recipe_of
 from clipreid_lib.runs import Run
 from clipreid_lib.seeding import stable_seed
 from clipreid_lib.training import Loop
@@ -34,16 +37,16 @@ def learn_prompts(run: Run, clip: Backbone) -> tuple[PromptBank, pd.DataFrame]:
     """
     params, data = run.params, load_training_set(run, clip)
     image = features.encode(clip, data.pixels).f_proj.to(clip.device)  # (N, embed_dim); side vectors know nothing yet
-    rows = data.rows.to(clip.device)
+    rows = data.rows  # stays on the CPU, where telling who stands in a batch makes no GPU wait
     torch.manual_seed(stable_seed("prompt bank", params.seed))
     bank = _bank(run, clip, data.identities, params.num_prompts, params.prompt_dim, params.prompt_form).to(clip.device)
     compared = "dot" if params.prompt_loss == "supcon" else "cosine"
 
     def losses(batch: torch.Tensor) -> dict[str, torch.Tensor]:
         distinct, place = rows[batch].unique(return_inverse=True)
-        text = bank.text_features(clip, distinct)[place]  # (B, embed_dim)
-        images, texts = scaled_pair(image[batch], text, compared, clip.logit_scale)
-        ids = rows[batch]
+        text = bank.text_features(clip, distinct.to(clip.device))[place.to(clip.device)]  # (B, embed_dim)
+        images, texts = scaled_pair(image[batch.to(clip.device)], text, compared, clip.logit_scale)
+        ids = rows[batch].to(clip.device)
         if params.prompt_loss == "infonce":
             return {"image_to_text": info_nce(images, texts, ids), "text_to_image": info_nce(texts, images, ids)}
         return {
@@ -53,7 +56,7 @@ def learn_prompts(run: Run, clip: Backbone) -> tuple[PromptBank, pd.DataFrame]:
 
     def measure() -> dict[str, float]:
         nearest = text_logits(image, bank.anchors(clip), compared, clip.logit_scale).argmax(dim=1)
-        return {"text_accuracy": float((nearest == rows).float().mean())}
+        return {"text_accuracy": float((nearest.cpu() == rows).float().mean())}
 
     if params.prompt_form == "fixed":
         log = pd.DataFrame([{"epoch": 0, **measure()}])
@@ -66,8 +69,8 @@ def learn_prompts(run: Run, clip: Backbone) -> tuple[PromptBank, pd.DataFrame]:
             seed=params.seed,
             learner=bank,
             optimiser=torch.optim.Adam([group], weight_decay=WEIGHT_DECAY),
-            rate=schedules.prompt_rate,
-            batches=lambda epoch: torch.randperm(len(rows)).to(rows.device).split(params.batch_size),
+            rate=partial(schedules.prompt_rate, warm_up=recipe_of(params.model).prompt_warm_up),
+            batches=lambda epoch: torch.randperm(len(rows)).split(params.batch_size),
             losses=losses,
             measure=measure,
         )
@@ -101,7 +104,8 @@ def load_prompts(run: Run, clip: Backbone) -> PromptBank:
         raise UserError(f"{run.prompts}: no learned prompts there; run notebook 02 with the same params first")
     tensors, facts = checkpoints.load(run.prompts, "prompts")
     people = sorted(run.manifest.train["identity"].unique().tolist())
-    checkpoints.require(run.prompts, facts, {**backbone.describe(clip), "identities": people})
+    wanted = {**backbone.describe(clip), "resize": run.params.resize, "identities": people}
+    checkpoints.require(run.prompts, facts, wanted)
     bank = _bank(run, clip, people, facts["num_prompts"], facts["prompt_dim"], facts["prompt_form"])
     checkpoints.require(run.prompts, facts, {"sentences": bank.texts})
     bank.load_state_dict(tensors)

@@ -21,6 +21,7 @@ class Recipe:
     Attributes:
         prompt_epochs: length of stage 2a.
         prompt_lr: its peak rate.
+        prompt_warm_up: share of it that warms up.
         encoder_epochs: length of stages 1 and 2b.
         encoder_lr: their peak rate.
         head_lr: rate of the classifier heads.
@@ -35,6 +36,7 @@ class Recipe:
 
     prompt_epochs: int
     prompt_lr: float
+    prompt_warm_up: float
     encoder_epochs: int
     encoder_lr: float
     head_lr: float
@@ -53,6 +55,7 @@ class Recipe:
 VIT = Recipe(
     prompt_epochs=120,
     prompt_lr=3.5e-4,
+    prompt_warm_up=5 / 120,
     encoder_epochs=60,
     encoder_lr=5e-6,
     head_lr=5e-5,
@@ -69,6 +72,7 @@ VIT = Recipe(
 RESNET = Recipe(
     prompt_epochs=60,
     prompt_lr=3.5e-4,
+    prompt_warm_up=5 / 60,
     encoder_epochs=120,
     encoder_lr=3.5e-4,
     head_lr=3.5e-4,
@@ -85,6 +89,7 @@ RESNET = Recipe(
 SMALL = Recipe(
     prompt_epochs=40,
     prompt_lr=1e-2,
+    prompt_warm_up=5 / 120,
     encoder_epochs=30,
     encoder_lr=1e-3,
     head_lr=3e-3,

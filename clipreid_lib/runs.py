@@ -139,6 +139,7 @@ class Run:
         return {
             "seed": self.params.seed,
             "manifest_sha": self.manifest.sha,
+            "resize": self.params.resize,
             "params": self.params.model_dump(),
             "versions": provenance()["versions"],
         }

@@ -3,21 +3,22 @@
 import math
 
 
-def prompt_rate(epoch: int, epochs: int, peak: float) -> float:
+def prompt_rate(epoch: int, epochs: int, peak: float, warm_up: float = 5 / 120) -> float:
     """Cosine decay with a short warm-up, as CLIP-ReID learns prompts.
 
     For 120 epochs and a peak of 3.5e-4 it gives the published 7.8e-5 in epoch 1, 3.48e-4 in epoch 5 and
-    1.755e-4 in epoch 60. Warm-up lasts 5 epochs (of 120; a twenty-fourth of the run, but not less than one).
+    1.755e-4 in epoch 60. Warm-up lasts 5 epochs, of the ViT's 120 and of the ResNet's 60.
 
     Args:
         epoch: counted from 1.
         epochs: length of the run.
         peak: rate the cosine starts from.
+        warm_up: share of the run, but not less than one epoch.
 
     Returns:
         Rate for every step of that epoch.
     """
-    floor, start, warm_up = peak / 350, peak / 35, max(1.0, epochs * 5 / 120)  # 1e-6 and 1e-5 of 3.5e-4
+    floor, start, warm_up = peak / 350, peak / 35, max(1.0, epochs * warm_up)  # 1e-6 and 1e-5 of 3.5e-4
     if epoch < warm_up:
         return start + (peak - start) * epoch / warm_up
     return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * epoch / epochs))

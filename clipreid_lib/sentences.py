@@ -39,7 +39,7 @@ class Sentences(nn.Module):
             embedded = backbone.embed_tokens(tokens.to(backbone.device)).cpu()
         self.register_buffer("tokens", tokens)  # (S, L)
         self.register_buffer("embedded", embedded)  # (S, L, width)
-        self._prefix: tuple[torch.device, TextPrefix] | None = None
+        self._prefix: tuple[tuple, TextPrefix] | None = None
 
     def features(self, backbone: Backbone, learnt: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor:
         """Return text features.
@@ -62,7 +62,8 @@ class Sentences(nn.Module):
         return backbone.text_features(words, tokens)
 
     def _beginning(self, backbone: Backbone) -> TextPrefix:
-        if self._prefix is None or self._prefix[0] != self.embedded.device:
+        whose = (backbone.text.transformer, self.embedded.device)
+        if self._prefix is None or self._prefix[0] != whose:
             # All texts share what stands before their slots, which stand at the same place.
-            self._prefix = self.embedded.device, TextPrefix(backbone, self.embedded[:1, : self.first])
+            self._prefix = whose, TextPrefix(backbone, self.embedded[:1, : self.first])
         return self._prefix[1]

@@ -36,7 +36,12 @@ def load_backbone(run: Run) -> Backbone:
     weights = params.weights or params.pretrained
     clip = backbone.load(params.model, weights, params.image_size, params.patch_stride, params.last_stride)
     if params.side_info != "none":
-        clip.add_side_information(params.side_info, sorted(run.manifest.train[params.side_info].unique().tolist()))
+        values = sorted(run.manifest.train[params.side_info].unique().tolist())
+        if len(values) < 2:  # a vector that all training images share would only mark the distractors of other aspects
+            raise UserError(
+                f"side_info: the training images have one {params.side_info} alone, {values[0]!r}; use none"
+            )
+        clip.add_side_information(params.side_info, values)
     return clip.to(choose_device(params.device))
 
 
@@ -55,7 +60,8 @@ def load_trained(run: Run) -> Trained:
     if not path.exists():
         raise UserError(f"{path}: no trained encoder there; run notebook 03 with the same params first")
     tensors, facts = checkpoints.load(path, "encoder")
-    wanted = {**backbone.describe(clip), "variant": run.params.variant, "manifest_sha": run.manifest.sha}
+    wanted = {**backbone.describe(clip), "resize": run.params.resize}
+    wanted |= {"variant": run.params.variant, "manifest_sha": run.manifest.sha}
     checkpoints.require(path, facts, wanted)
     visual = {n.removeprefix("visual."): t for n, t in tensors.items() if n.startswith("visual.")}
     clip.clip.visual.load_state_dict(visual)

@@ -1,4 +1,7 @@
-"""Tip-Adapter: a classifier that is a cache of the training features, with nothing to train."""
+"""Tip-Adapter: a classifier that is a cache of the training features, with nothing to train.
+
+Its cache alone: the original adds CLIP's zero-shot logits of class names, which identities do not have.
+"""
 
 import torch
 from torch.nn import functional

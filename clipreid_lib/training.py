@@ -30,8 +30,8 @@ class Loop:
         batches: epoch (from 0) to the batches of that epoch.
         losses: batch to named terms; they are summed.
         measure: called after each epoch for further columns of the log (validation scores, accuracies).
-        precision: ``float32``, ``bf16``, ``fp16`` (with loss scaling), or ``auto``: bf16 where a GPU has it.
         accumulate: batches whose gradients are averaged before each step.
+        scaled: whether losses are scaled up for the backward pass, as half precision (fp16) needs.
     """
 
     name: str
@@ -43,8 +43,8 @@ class Loop:
     batches: Callable[[int], Iterable]
     losses: Callable[[object], dict[str, torch.Tensor]]
     measure: Callable[[], dict[str, float]]
-    precision: str = "float32"
     accumulate: int = 1
+    scaled: bool = False
 
     def run(self, log: Path, resume: Path, key: str) -> pd.DataFrame:
         """Train to the end, going on from ``resume`` if an earlier process got part of the way.
@@ -63,13 +63,14 @@ class Loop:
         Raises:
             UserError: the loss stops being a number, or a file cannot be written.
         """
-        rows = self._restore(resume, key)
+        scaler = torch.amp.GradScaler(next(self.learner.parameters()).device.type, enabled=self.scaled)
+        rows = self._restore(resume, key, scaler)
         for epoch in range(len(rows), self.epochs):
             began = time.perf_counter()
             torch.manual_seed(stable_seed(self.name, self.seed, epoch))
             for group in self.optimiser.param_groups:
                 group["lr"] = self.rate(epoch + 1, self.epochs, group["peak"])
-            means = self._one_epoch(epoch)
+            means = self._one_epoch(epoch, scaler)
             row = {"epoch": epoch + 1, "lr": self.optimiser.param_groups[0]["lr"], **means, **self.measure()}
             rows.append(row | {"seconds": round(time.perf_counter() - began, 2)})
             write_text(log, pd.DataFrame(rows).to_csv(index=False))
@@ -80,25 +81,23 @@ class Loop:
                     "rows": rows,
                     "learner": _trainable_state(self.learner),
                     "optimiser": self.optimiser.state_dict(),
+                    "scaler": scaler.state_dict(),
                 },
             )
             shown = "  ".join(f"{name} {value:.3f}" for name, value in row.items() if name not in ("epoch", "lr"))
             print(f"{self.name}: epoch {epoch + 1}/{self.epochs}  {shown}", flush=True)
         return pd.DataFrame(rows)
 
-    def _one_epoch(self, epoch: int) -> dict[str, float]:
+    def _one_epoch(self, epoch: int, scaler: torch.amp.GradScaler) -> dict[str, float]:
         self.learner.train()
-        device = next(self.learner.parameters()).device.type
-        number = number_format(self.precision, device)
-        scaler = torch.amp.GradScaler(device, enabled=number is torch.float16)
         sums: dict[str, torch.Tensor] = {}
         batches = list(self.batches(epoch))
         self.optimiser.zero_grad(set_to_none=True)
         for step, batch in enumerate(batches, 1):
-            with torch.autocast(device, number, enabled=number is not torch.float32):
-                terms = self.losses(batch)
-                total = sum(terms.values())
-            scaler.scale(total / self.accumulate).backward()
+            terms = self.losses(batch)
+            total = sum(terms.values())
+            first = (step - 1) // self.accumulate * self.accumulate  # of the batches that share a step
+            scaler.scale(total / min(self.accumulate, len(batches) - first)).backward()
             if step % self.accumulate == 0 or step == len(batches):
                 scaler.step(self.optimiser)
                 scaler.update()
@@ -109,14 +108,17 @@ class Loop:
         means = {name: float(value) / len(batches) for name, value in sums.items()}
         if not math.isfinite(means["loss"]):
             raise UserError(f"{self.name}: the loss is {means['loss']} in epoch {epoch + 1}; lower the learning rate")
+        if self.scaled and scaler.get_scale() < 1:
+            raise UserError(f"precision: fp16 cannot hold the gradients in epoch {epoch + 1}; use bf16 or float32")
         return means
 
-    def _restore(self, resume: Path, key: str) -> list[dict]:
+    def _restore(self, resume: Path, key: str, scaler: torch.amp.GradScaler) -> list[dict]:
         state = checkpoints.load_resume(resume)
         if state is None or state["key"] != key:
             return []
         self.learner.load_state_dict(state["learner"], strict=False)  # frozen weights are not stored
         self.optimiser.load_state_dict(state["optimiser"])
+        scaler.load_state_dict(state["scaler"])
         print(f"{self.name}: going on after epoch {len(state['rows'])} of {self.epochs}", flush=True)
         return list(state["rows"])
 
@@ -128,9 +130,15 @@ def number_format(precision: str, device: str) -> torch.dtype:
         precision: as in params; ``auto`` is bf16 where a GPU computes it, float32 elsewhere (CPUs without matrix
             units for bf16 are four times slower with it).
         device: ``cpu``, ``cuda`` or ``mps``.
+
+    Raises:
+        UserError: fp16 without a GPU, on which its losses would vanish unseen.
     """
+    if precision == "fp16" and device == "cpu":
+        raise UserError("precision: fp16 needs a GPU; use float32 (or bf16) on cpu")
     if precision == "auto":
-        return torch.bfloat16 if device == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+        has_it = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has_it else torch.float32
     return {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
 

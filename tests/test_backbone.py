@@ -1,5 +1,6 @@
 import json
 import os
+import warnings
 
 import open_clip
 import pytest
@@ -109,3 +110,12 @@ def test_relative_weights_files_start_at_the_projects_top_folder(embedded):
 def test_aliases_are_models_open_clip_knows_with_openai_weights():
     for name in backbone.ALIASES.values():
         assert "openai" in open_clip.list_pretrained_tags_by_model(name)
+
+
+def test_openais_weights_in_a_network_of_another_activation_are_refused(monkeypatch):
+    def create(name, pretrained=None):
+        warnings.warn("QuickGELU mismatch between final model config and pretrained tag", UserWarning, stacklevel=1)
+
+    monkeypatch.setattr(backbone.open_clip, "create_model", create)
+    with pytest.raises(UserError, match="QuickGELU mismatch.*an alias such as vitb16"):
+        backbone.load("ViT-B-16", "openai")

@@ -18,6 +18,15 @@ def test_no_training_image_is_its_own_neighbour(open_run):
         assert ranking.query["path"].iloc[q] not in paths and len(paths) == len(train) - 1 and not late
 
 
+def test_people_with_one_image_each_ask_for_nobody(open_run):
+    run = open_run(variant="classifier", demo_images=2, demo_sessions=1, validation="published")
+    assert neighbours.among_training_images(run, None) is None
+    assert neighbours.told(None).startswith("no training person has two images")
+    assert (
+        neighbours.most_changed(None, None) == [] and neighbours.sheet(None, run.data_root, [], "Before").width == 700
+    )
+
+
 def test_gains_come_first_and_losses_last():
     query = pd.DataFrame({"path": list("abcd"), "identity": [1, 2, 3, 4], "aspect": "hand"})
     gallery = query.assign(path=list("efgh"))

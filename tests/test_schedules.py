@@ -18,6 +18,8 @@ def test_encoder_rate_gives_the_published_values():
 
 def test_encoder_rate_gives_the_resnets_published_values():
     resnet = recipe_of("rn50")
+    for epoch, rate in {1: 7.8e-5, 2: 1.46e-4, 5: 3.44e-4}.items():
+        assert prompt_rate(epoch, 60, 3.5e-4, resnet.prompt_warm_up) == pytest.approx(rate, rel=1e-2)
     published = {1: 0.109 * 3.5e-4, 10: 3.5e-4, 39: 3.5e-4, 40: 3.5e-5, 69: 3.5e-5, 70: 3.5e-6, 120: 3.5e-6}
     for epoch, rate in published.items():
         found = encoder_rate(epoch, 120, 3.5e-4, resnet.warm_start, resnet.steps)

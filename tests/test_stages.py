@@ -81,7 +81,7 @@ def test_same_seed_same_numbers_and_another_seed_others(open_run, tmp_path):
 
 def test_all_variants_see_the_same_batches(open_run, tmp_path, monkeypatch):
     seen = {}
-    for variant in ("classifier", "clipid_no_text"):
+    for variant in ("classifier", "clipid_no_text", "inversion"):
         batches = seen.setdefault(variant, [])
         spoil = augment.Augment.__call__
         monkeypatch.setattr(
@@ -90,8 +90,8 @@ def test_all_variants_see_the_same_batches(open_run, tmp_path, monkeypatch):
         finetune(open_run(fresh=tmp_path, variant=variant, encoder_epochs=1))
         monkeypatch.undo()
     assert len(seen["classifier"]) > 1
-    for left, right in zip(*seen.values(), strict=True):
-        assert torch.equal(left, right)
+    for first, *others in zip(*seen.values(), strict=True):
+        assert all(torch.equal(first, other) for other in others)
 
 
 class Killed(BaseException):
@@ -222,7 +222,7 @@ def test_accumulated_batches_make_the_step_of_their_mean_gradient():
         )  # fmt: skip
 
     learner, loop = train(4)
-    loop._one_epoch(0)
+    loop._one_epoch(0, torch.amp.GradScaler("cpu", enabled=False))
     # gradient of (b w1 + b w2)^2 is 2 b^2 (w1 + w2) = 4 b^2 at first; mean over 1, 4, 9, 16 is 7.5 times 4
     torch.testing.assert_close(learner.weight.detach(), torch.full((1, 2), 1 - 0.1 * 4 * 7.5))
 
@@ -230,6 +230,39 @@ def test_accumulated_batches_make_the_step_of_their_mean_gradient():
 @pytest.mark.parametrize(("precision", "expected"), [("auto", torch.float32), ("bf16", torch.bfloat16)])
 def test_number_formats(precision, expected):
     assert number_format(precision, "cpu") == expected
+    assert number_format("fp16", "cuda") == torch.float16
+    with pytest.raises(UserError, match="precision: fp16 needs a GPU"):
+        number_format("fp16", "cpu")
+
+
+def test_a_last_group_of_fewer_batches_is_averaged_over_those():
+    seen = []
+    learner = torch.nn.Linear(1, 1, bias=False)
+    optimiser = torch.optim.SGD([{"params": list(learner.parameters()), "lr": 0.0, "peak": 0.0}])
+    optimiser.register_step_pre_hook(lambda *_: seen.append(float(learner.weight.grad)))
+    loop = Loop(
+        name="any", epochs=1, seed=0, learner=learner, optimiser=optimiser, measure=dict, accumulate=4,
+        rate=lambda epoch, epochs, peak: peak, batches=lambda epoch: [1.0, 1.0, 3.0, 3.0, 5.0],
+        losses=lambda batch: {"any": learner(torch.tensor([[batch]])).sum()},
+    )  # fmt: skip
+    loop._one_epoch(0, torch.amp.GradScaler("cpu", enabled=False))
+    assert seen == [2.0, 5.0]
+
+
+def test_side_information_needs_two_values_and_a_stage_that_learns_it(open_run):
+    with pytest.raises(UserError, match="side_info: frozen, mode full, trains no image encoder"):
+        open_run(variant="frozen", model="vitb32", pretrained="random", side_info="camera")
+    run = open_run(variant="classifier", model="ViT-S-32", pretrained="random", side_info="aspect")
+    with pytest.raises(UserError, match="the training images have one aspect alone, 'dorsal_r'; use none"):
+        stages.load_backbone(run)
+
+
+def test_prompts_of_another_resize_rule_are_refused(open_run):
+    run = open_run(variant="clipid")
+    clip, _, _ = learn(run)
+    other = open_run(variant="clipid", mode="img_encoder_finetune", resume_prompt=str(run.prompts), resize="crop")
+    with pytest.raises(UserError, match="its resize is 'squash', this run has 'crop'"):
+        prompt_learning.load_prompts(other, clip)
 
 
 def test_bf16_and_checkpointing_train_too(open_run, tmp_path):
