@@ -1,6 +1,8 @@
 """The epoch loop: seeds, rates, logging, checkpoints, and going on after a kill."""
 
 import math
+import os
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from clipreid_lib import checkpoints
 from clipreid_lib.errors import UserError
@@ -93,7 +96,8 @@ class Loop:
         sums: dict[str, torch.Tensor] = {}
         batches = list(self.batches(epoch))
         self.optimiser.zero_grad(set_to_none=True)
-        for step, batch in enumerate(batches, 1):
+        bar = tqdm(batches, desc=f"{self.name} {epoch + 1}/{self.epochs}", leave=False, disable=not watched())
+        for step, batch in enumerate(bar, 1):
             terms = self.losses(batch)
             total = sum(terms.values())
             first = (step - 1) // self.accumulate * self.accumulate  # of the batches that share a step
@@ -121,6 +125,11 @@ class Loop:
         scaler.load_state_dict(state["scaler"])
         print(f"{self.name}: going on after epoch {len(state['rows'])} of {self.epochs}", flush=True)
         return list(state["rows"])
+
+
+def watched() -> bool:
+    """Whether a person sees the progress: at a terminal, or in a notebook that Jupyter runs and not papermill."""
+    return sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ  # what Jupyter's server tells its kernels
 
 
 def number_format(precision: str, device: str) -> torch.dtype:

@@ -235,6 +235,16 @@ def test_number_formats(precision, expected):
         number_format("fp16", "cpu")
 
 
+def test_a_bar_moves_where_a_person_watches_and_a_batch_run_prints_lines_alone(open_run, tmp_path, monkeypatch, capsys):
+    for place, session in (("batch", None), ("lab", "02_prompt_learning.ipynb")):
+        monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+        if session:
+            monkeypatch.setenv("JPY_SESSION_NAME", session)
+        learn(open_run(fresh=tmp_path / place, variant="clipid", prompt_epochs=1))
+        out, err = capsys.readouterr()
+        assert out.count("epoch 1/1") == 1 and ("prompts 1/1:" in err) == bool(session)
+
+
 def test_a_last_group_of_fewer_batches_is_averaged_over_those():
     seen = []
     learner = torch.nn.Linear(1, 1, bias=False)
