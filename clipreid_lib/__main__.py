@@ -1,4 +1,4 @@
-"""The command line: ``clipreid run``, ``clipreid data check`` and ``clipreid data prepare``."""
+"""The command line: ``clipreid run``, ``clipreid across``, ``clipreid data check`` and ``clipreid data prepare``."""
 
 import argparse
 import signal
@@ -6,7 +6,7 @@ import sys
 
 from clipreid_lib import compose
 from clipreid_lib.errors import UserError
-from clipreid_lib.params import ASPECTS, BURST_GAP
+from clipreid_lib.params import ASPECTS, BURST_GAP, project_path
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,6 +24,19 @@ def parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key; [a,b] makes a list"
     )
     run.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (default 1)")
+    across = verbs.add_parser(
+        "across",
+        help="test what was trained on one aspect or data set on every other one",
+        description="Test every run on the aspects and data sets of all of them, under protocol common, and write "
+        "across.csv and heat maps into the outputs folder.",
+    )
+    across.add_argument(
+        "runs", nargs="*", metavar="RUN", help="run folders (default: every evaluated run of protocol common)"
+    )
+    across.add_argument(
+        "--on", action="append", default=[], metavar="NAME=FOLDER", help="one more data set to test on; NAME:ASPECT too"
+    )
+    across.add_argument("--outputs", default="outputs", metavar="FOLDER", help="outputs_root of the runs")
     data = verbs.add_parser("data", help="check a data set, or decode its images ahead of training")
     jobs = data.add_subparsers(dest="job", required=True)
     check = jobs.add_parser(
@@ -76,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one verb and return the exit status: 0 well, 1 a run failed, 2 a mistake in what was asked."""
     given = parser().parse_args(arguments)
     try:
-        return _data(vars(given)) if given.verb == "data" else _run(given)
+        return {"data": _data, "run": _run, "across": _across}[given.verb](given)
     except UserError as error:
         print(f"clipreid: {error}", file=sys.stderr)
         return 2
@@ -105,11 +118,19 @@ def _run(given: argparse.Namespace) -> int:
     return 0
 
 
-def _data(given: dict) -> int:
+def _across(given: argparse.Namespace) -> int:
+    from clipreid_lib import across  # here, so that help stays quick
+
+    print(across.report(given.runs, given.on, project_path(given.outputs)))
+    return 0
+
+
+def _data(given: argparse.Namespace) -> int:
     from clipreid_lib import data_commands  # here, so that help stays quick
 
-    del given["verb"]
-    return getattr(data_commands, given.pop("job"))(**given)
+    values = vars(given).copy()
+    del values["verb"]
+    return getattr(data_commands, values.pop("job"))(**values)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clipreid_lib import results
+from clipreid_lib import leaderboard
 from clipreid_lib.errors import UserError
 from clipreid_lib.params import ROOT, Params, project_path
 from clipreid_lib.runs import Run
@@ -164,7 +164,7 @@ class Batch:
                 child.kill()
 
     def _report(self, runs: list[Run], seconds: float) -> None:
-        table, note = results.table([run.folder for run in runs])
+        table, note = leaderboard.table([run.folder for run in runs])
         print(f"\n{len(runs)} run{'s' * (len(runs) != 1)} in {seconds:.0f} s")
         if len(table):
             print(f"\n{table.to_string()}\n\n{note}")
@@ -179,4 +179,4 @@ class Batch:
             for page in pages:
                 print(f"  {page.as_uri()}")
         for outputs in {project_path(run.params.outputs_root) for run in runs}:
-            results.refresh_leaderboard(outputs)
+            leaderboard.refresh_leaderboard(outputs)

@@ -1,15 +1,19 @@
-"""Evaluation of embeddings under a manifest: every draw scored, then mean and spread."""
+"""Evaluation of embeddings under a manifest: every draw scored, then mean, spread and interval."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from clipreid_lib import metrics
+from clipreid_lib import metrics, similarity, uncertainty
+from clipreid_lib.errors import UserError
 from clipreid_lib.features import Embeddings
 from clipreid_lib.manifest import Manifest
+from clipreid_lib.metrics import RANKS
+from clipreid_lib.reranking import expand_queries, k_reciprocal
 
-RANKS = (1, 5, 10)
+HOW = ("cosine", "re-ranked", "expanded")  # ways to compare the same features
+SCORES = (*(f"rank{k}" for k in RANKS), "map", "map_trapezoid", "minp")
 
 
 @dataclass(frozen=True)
@@ -17,8 +21,10 @@ class Evaluation:
     """Scores of one embedding under one manifest.
 
     Attributes:
-        per_draw: one row per draw: ``rank1 rank5 rank10 map minp`` in [0, 1], ``queries gallery``.
-        per_query: one row per draw and query: ``path identity first_hit average_precision``.
+        per_draw: one row per draw: ``rank1 rank5 rank10 map map_trapezoid minp`` in [0, 1], ``queries gallery
+            unmatched``.
+        per_query: one row per draw and query: ``path identity first_hit average_precision
+            average_precision_trapezoid inverse_penalty``.
         cmc: (draws, G) CMC curve of each draw.
     """
 
@@ -29,48 +35,80 @@ class Evaluation:
     def summary(self) -> dict[str, float]:
         """Mean over draws of every score, with its standard deviation over draws as ``<score>_std``."""
         means, spread = self.per_draw.mean(), self.per_draw.std(ddof=1).fillna(0)  # one draw has no spread
-        scores = [f"rank{k}" for k in RANKS] + ["map", "minp"]
-        return {s: float(means[s]) for s in scores} | {f"{s}_std": float(spread[s]) for s in scores}
+        return {s: float(means[s]) for s in SCORES} | {f"{s}_std": float(spread[s]) for s in SCORES}
+
+    def intervals(self, seed: int = 0) -> dict[str, tuple[float, float]]:
+        """95 % interval of every score by bootstrap over identities, all draws together."""
+        return {score: uncertainty.interval(self.of(score), self.per_query["identity"], seed) for score in SCORES}
+
+    def of(self, score: str) -> pd.Series:
+        """Return what each query of each draw adds to a score's mean; NaN where it has no match."""
+        queries = self.per_query
+        if score.startswith("rank"):
+            hit = queries["first_hit"] <= int(score.removeprefix("rank"))
+            return hit.astype(float).where(queries["first_hit"] > 0)
+        column = {"map": "average_precision", "map_trapezoid": "average_precision_trapezoid"}
+        return queries[column.get(score, "inverse_penalty")]
 
 
 def compared(
-    embeddings: Embeddings, manifest: Manifest, index: int, part: str = "test"
+    embeddings: Embeddings, manifest: Manifest, index: int, part: str = "test", how: str = "cosine"
 ) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
     """Compare one draw's queries with its gallery.
 
+    Args:
+        embeddings: of at least the draw's images.
+        manifest: the protocol's roles and draws.
+        index: number of the draw.
+        part: ``test`` or ``validation``.
+        how: ``cosine``; ``re-ranked``, by k-reciprocal re-ranking; ``expanded``, by alpha query expansion.
+
     Returns:
-        The query table, the gallery table and their (Q, G) cosine similarity; -inf where the protocol leaves a
-        gallery image out of a query's gallery (the same person by the same camera).
+        The query table, the gallery table and their (Q, G) similarity (re-ranked: the negative distance); -inf where
+        the protocol leaves a gallery image out of a query's gallery (the same person by the same camera).
+
+    Raises:
+        UserError: an image has no embedding, or one that is not finite (naming it).
     """
     query, gallery = manifest.draw(index, part)
-    similarity = metrics.cosine_similarity(embeddings.of(query), embeddings.of(gallery))
+    sides = embeddings.of(query), embeddings.of(gallery)
+    if how == "re-ranked":
+        alike = -k_reciprocal(*sides)
+    else:
+        mine = expand_queries(*sides) if how == "expanded" else sides[0]
+        alike = similarity.cosine_similarity(mine, sides[1])
     if part == "test" and manifest.same_camera_rule:
         ids, cameras = (query["identity"], gallery["identity"]), (query["camera"], gallery["camera"])
-        similarity = metrics.without_same_camera(similarity, *ids, *cameras)
-    return query, gallery, similarity
+        alike = similarity.without_same_camera(alike, *ids, *cameras)
+    return query, gallery, alike
 
 
-def evaluate(embeddings: Embeddings, manifest: Manifest, part: str = "test") -> Evaluation:
+def evaluate(embeddings: Embeddings, manifest: Manifest, part: str = "test", how: str = "cosine") -> Evaluation:
     """Score every draw of a manifest.
 
     Args:
         embeddings: of at least all images the draws use.
         manifest: the protocol's roles and draws.
         part: ``test``, or ``validation`` for choosing epochs and rates.
+        how: as for :func:`compared`.
+
+    Raises:
+        UserError: as :func:`compared`; a gallery shows one identity alone, so that nothing can be confused.
     """
     draws, queries, curves = [], [], []
     for index in range(manifest.draws):
-        query, gallery, similarity = compared(embeddings, manifest, index, part)
-        scores = metrics.score_similarity(similarity, query["identity"].to_numpy(), gallery["identity"].to_numpy())
-        ranks = {f"rank{k}": scores.rank(k) for k in RANKS}
-        draws.append(
-            {"draw": index, **ranks, "map": scores.map, "minp": scores.minp}
-            | {"queries": len(query), "gallery": len(gallery)}
-        )
-        queries.append(
-            query[["path", "identity"]].assign(
-                draw=index, first_hit=scores.first_hit, average_precision=scores.average_precision
-            )
-        )
+        query, gallery, alike = compared(embeddings, manifest, index, part, how)
+        if gallery["identity"].nunique() < 2:
+            raise UserError(f"draw {index}: its gallery shows one person alone; there is nobody to tell them from")
+        scores = metrics.score_similarity(alike, query["identity"], gallery["identity"])
+        ranks = {f"rank{k}": share for k, share in scores.at.items()}
+        means = {"map": scores.map, "map_trapezoid": scores.map_trapezoid, "minp": scores.minp}
+        sizes = {"queries": len(query), "gallery": len(gallery), "unmatched": scores.unmatched}
+        draws.append({"draw": index, **ranks, **means, **sizes})
+        per_query = {
+            name: getattr(scores, name)
+            for name in ("first_hit", "average_precision", "average_precision_trapezoid", "inverse_penalty")
+        }
+        queries.append(query[["path", "identity"]].assign(draw=index, **per_query))
         curves.append(scores.cmc)
     return Evaluation(pd.DataFrame(draws).set_index("draw"), pd.concat(queries, ignore_index=True), np.stack(curves))

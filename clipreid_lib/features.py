@@ -1,13 +1,12 @@
-"""Embeddings: encode each image a protocol needs once, keep them with what made them."""
+"""Features of images: encoding them, and finding those of a table's rows."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 import torch
 from torch.nn import functional
 
-from clipreid_lib import augment, checkpoints
+from clipreid_lib import augment
 from clipreid_lib.backbone import Backbone, ImageFeatures
 from clipreid_lib.errors import UserError
 from clipreid_lib.images import Photographs
@@ -21,14 +20,29 @@ class Embeddings:
     values: torch.Tensor
 
     def of(self, table: pd.DataFrame) -> torch.Tensor:
-        """Return the embeddings of a table's rows, (rows, D)."""
+        """Return the embeddings of a table's rows, (rows, D).
+
+        Raises:
+            UserError: an image has none, or one that is not finite (naming it).
+        """
         place = {path: row for row, path in enumerate(self.paths)}
-        return self.values[[place[path] for path in table["path"]]]
+        lacking = [path for path in table["path"] if path not in place]
+        if lacking:
+            raise UserError(f"{lacking[0]}: has no embedding; encode it first ({len(lacking)} images lack one)")
+        values = self.values[[place[path] for path in table["path"]]]
+        broken = ~values.isfinite().all(dim=1)
+        if broken.any():
+            raise UserError(f"{table['path'].iloc[int(broken.nonzero()[0])]}: its embedding is not finite")
+        return values
 
 
 @torch.no_grad()
 def encode(
-    backbone: Backbone, pixels: torch.Tensor, side: torch.Tensor | None = None, batch: int = 128
+    backbone: Backbone,
+    pixels: torch.Tensor,
+    side: torch.Tensor | None = None,
+    mirrored: bool = False,
+    batch: int = 128,
 ) -> ImageFeatures:
     """Return CLIP-ReID's features of many images.
 
@@ -36,6 +50,7 @@ def encode(
         backbone: with any image tower.
         pixels: (N, 3, H, W) uint8.
         side: (N,) each image's row of side information, from the backbone's ``side_rows``; None adds none.
+        mirrored: add the mirrored image's features, as MBA-Net and CLIP-HandID do in their tests.
         batch: images at once.
 
     Returns:
@@ -46,13 +61,25 @@ def encode(
     for start in range(0, len(pixels), batch):
         part = slice(start, start + batch)
         normalised = augment.normalise(pixels[part].to(backbone.device), *backbone.normalisation)
-        out = backbone.image_features(normalised, None if side is None else side[part])
-        rows.append([each.float().cpu() for each in (out.f_last, out.f, out.f_proj)])
+        out = backbone.image_features(normalised, None if side is None else side[part]).exact()
+        three = [out.f_last, out.f, out.f_proj]
+        if mirrored:
+            out = backbone.image_features(normalised.flip(3), None if side is None else side[part]).exact()
+            three = [one + other for one, other in zip(three, (out.f_last, out.f, out.f_proj), strict=True)]
+        rows.append([each.cpu() for each in three])
     return ImageFeatures(*(torch.cat(column) for column in zip(*rows, strict=True)))
 
 
-def embed_table(backbone: Backbone, table: pd.DataFrame, photographs: Photographs) -> tuple[list[str], ImageFeatures]:
+def embed_table(
+    backbone: Backbone, table: pd.DataFrame, photographs: Photographs, mirrored: bool = False
+) -> tuple[list[str], ImageFeatures]:
     """Decode and encode every distinct image of a table, with the side information its columns give it.
+
+    Args:
+        backbone: with any image tower.
+        table: with ``path``.
+        photographs: the image files.
+        mirrored: as for :func:`encode`.
 
     Returns:
         The images' paths and their features, in the same order.
@@ -62,7 +89,7 @@ def embed_table(backbone: Backbone, table: pd.DataFrame, photographs: Photograph
     """
     distinct = table.drop_duplicates("path")
     pixels = torch.from_numpy(photographs.load(distinct, backbone.image_size))
-    encoded = encode(backbone, pixels, backbone.side_rows(distinct))
+    encoded = encode(backbone, pixels, backbone.side_rows(distinct), mirrored)
     broken = ~encoded.embedding.isfinite().all(dim=1)
     if broken.any():
         raise UserError(
@@ -77,23 +104,3 @@ def pixel_floor(table: pd.DataFrame, photographs: Photographs) -> Embeddings:
     pixels = torch.from_numpy(photographs.load(distinct, 32)).float()  # (N, 3, 32, 32)
     grey = (pixels * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(dim=1).flatten(1)  # ITU-R 601
     return Embeddings(distinct["path"].tolist(), functional.normalize(grey - grey.mean(dim=1, keepdim=True)))
-
-
-def save(path: Path, embeddings: Embeddings, facts: dict) -> None:
-    """Keep embeddings with the facts that say what made them."""
-    checkpoints.save(
-        path,
-        {"embeddings": embeddings.values},
-        {"kind": "embeddings", "paths": embeddings.paths, **facts},
-    )
-
-
-def load(path: Path, wanted: dict) -> Embeddings:
-    """Read kept embeddings, refusing those that something else made.
-
-    Raises:
-        UserError: the file is missing or broken, or a fact differs.
-    """
-    tensors, facts = checkpoints.load(path, "embeddings")
-    checkpoints.require(path, facts, wanted)
-    return Embeddings(facts["paths"], tensors["embeddings"])

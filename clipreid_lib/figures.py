@@ -9,7 +9,6 @@ import seaborn as sns
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from clipreid_lib.evaluation import Evaluation
 from clipreid_lib.files import replacing
 
 WIDE, HALF = (9.0, 3.2), (4.6, 3.4)  # inches: a full text width, and half of one
@@ -62,38 +61,4 @@ def anchor_similarity(anchors: np.ndarray, identities: list[int]) -> plt.Figure:
     axes.set_xticks(places + 0.5, [identities[i] for i in places], rotation=90)
     axes.set_yticks(places + 0.5, [identities[i] for i in places], rotation=0)
     axes.set(xlabel="identity", ylabel="identity")
-    return figure
-
-
-def cmc(named: dict[str, Evaluation], top: int = 20) -> plt.Figure:
-    """Draw CMC curves: the mean over draws, with a band of one standard deviation."""
-    figure, axes = plt.subplots(figsize=HALF)
-    for name, scores in named.items():
-        curve = scores.cmc[:, :top]
-        ranks = np.arange(1, curve.shape[1] + 1)
-        mean, spread = curve.mean(axis=0), curve.std(axis=0)
-        (line,) = axes.plot(ranks, mean, marker=".", label=name)
-        axes.fill_between(ranks, mean - spread, np.minimum(mean + spread, 1), color=line.get_color(), alpha=0.2)
-    axes.set(xlabel="rank", ylabel="share of queries with a hit by then", ylim=(0, 1.02))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(loc="lower right")
-    return figure
-
-
-def score_distributions(similarity: np.ndarray, match: np.ndarray) -> plt.Figure:
-    """Draw the similarity of genuine and impostor pairs.
-
-    Args:
-        similarity: (Q, G) cosine similarity; pairs at -inf are left out.
-        match: (Q, G) whether the pair shows one identity.
-    """
-    figure, axes = plt.subplots(figsize=HALF)
-    compared = similarity > -np.inf
-    bins = np.linspace(similarity[compared].min(), similarity.max(), 60)
-    for pairs, label in ((~match, "impostor"), (match, "genuine")):
-        sns.histplot(
-            similarity[pairs & compared], bins=bins, stat="density", ax=axes, label=label, element="step", alpha=0.4
-        )
-    axes.set(xlabel="cosine similarity", ylabel="density")
-    axes.legend()
     return figure

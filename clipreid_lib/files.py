@@ -61,3 +61,24 @@ def file_sha(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """Hold a lock file while the block runs, so that two processes never read, add and write at the same time.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows: whoever comes second overwrites; what is lost is made again when it is asked for
+        yield
+        return
+    try:
+        file = open(path, "w")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -7,11 +7,12 @@ import pandas as pd
 import torch
 from PIL import Image, ImageDraw
 
-from clipreid_lib import features, gallery, metrics
+from clipreid_lib import features, gallery
 from clipreid_lib.backbone import Backbone
 from clipreid_lib.gallery import Ranking
 from clipreid_lib.prompt_bank import PromptBank
 from clipreid_lib.runs import Run
+from clipreid_lib.similarity import cosine_similarity
 from clipreid_lib.thumbnails import INK, font
 
 ASK = 2000  # training images that ask for their neighbours; each ranks all others
@@ -29,7 +30,7 @@ def among_training_images(run: Run, clip: Backbone) -> Ranking | None:
         return None
     asks = asks[np.unique(np.linspace(0, len(asks) - 1, ASK).astype(int))]
     _, image = features.embed_table(clip, train, run.photographs)
-    similarity = metrics.cosine_similarity(image.embedding[asks], image.embedding)
+    similarity = cosine_similarity(image.embedding[asks], image.embedding)
     similarity[np.arange(len(asks)), asks] = -np.inf  # nobody is their own neighbour
     return Ranking(train.iloc[asks].reset_index(drop=True), train, similarity)
 
@@ -55,7 +56,7 @@ def of_anchors(run: Run, clip: Backbone, bank: PromptBank) -> Ranking:
     """Rank, for every identity's text anchor, all training images; the first image of the identity stands for it."""
     train = run.manifest.train.reset_index(drop=True)
     _, image = features.embed_table(clip, train, run.photographs)
-    similarity = metrics.cosine_similarity(bank.anchors(clip).cpu(), image.f_proj)
+    similarity = cosine_similarity(bank.anchors(clip).cpu(), image.f_proj)
     first = train.drop_duplicates("identity").set_index("identity").loc[bank.identities].reset_index()
     return Ranking(first, train, similarity)
 

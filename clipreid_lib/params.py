@@ -99,6 +99,7 @@ class Params(BaseModel):
     seed: int = 0
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     top_k: Count = 8
+    flip_test: bool = False
     outputs_root: str = "outputs"
 
     demo_people: Annotated[int, Field(ge=4)] = 100
@@ -112,7 +113,7 @@ class Params(BaseModel):
     def _refuse_stray_booleans(cls, values: dict) -> dict:
         # YAML reads a bare no, off, yes as a boolean, and pydantic would quietly take it for 0 or 1.
         for key, value in values.items():
-            if isinstance(value, bool) and key not in ("allow_missing", "checkpointing"):
+            if isinstance(value, bool) and key not in ("allow_missing", "checkpointing", "flip_test"):
                 raise ValueError(f"{key}|is {str(value).lower()} in YAML; write it in quotes if a word was meant")
         return values
 

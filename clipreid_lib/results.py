@@ -1,89 +1,80 @@
-"""Results that travel: each run's ``metrics.json``, the leaderboard made of them, and the table to read."""
-
-import contextlib
-import json
-from collections.abc import Iterator
-from pathlib import Path
+"""Results that travel: each run's ``metrics.json`` and CSV files, and the tables to read."""
 
 import pandas as pd
 
-from clipreid_lib.compose import read_yaml
+from clipreid_lib.assessment import SHOWN, Assessment
 from clipreid_lib.errors import UserError
 from clipreid_lib.evaluation import Evaluation
 from clipreid_lib.files import write_json, write_text
+from clipreid_lib.leaderboard import read_metrics, refresh_leaderboard
 from clipreid_lib.params import project_path
-from clipreid_lib.runs import Run
+from clipreid_lib.runs import Run, choose_device, provenance
 
-COLUMNS = (
-    "experiment dataset aspect model variant stage protocol seed queries gallery distractors identities "
-    "rank1 rank1_std rank5 rank5_std rank10 map map_std minp manifest_sha checkpoint_sha run"
-).split()
-SHOWN = {"rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-10", "map": "mAP", "minp": "mINP"}
 FLOOR = "32x32 pixels"
 DEFINITIONS = {
-    "rank1": "share of queries whose best-ranked gallery image is a true match; mean over draws",
+    "rank1": "share of queries whose best-ranked gallery image is a true match (rank5, rank10: among the first 5, 10); "
+    "mean over draws; ties count against the model",
     "map": "mean average precision, standard definition; mean over draws",
+    "map_trapezoid": "mean average precision of MBA-Net and CLIP-HandID: precision just before and at each match, "
+    "averaged; with one match per query it equals (map + rank1) / 2",
     "minp": "mean inverse negative penalty: matches / rank of the last match; mean over draws",
     "_std": "standard deviation over draws",
+    "_low, _high": "ends of the 95 % interval, percentile bootstrap over identities, all draws together",
+    "unmatched": "queries without a match in their gallery; they take no part in any mean",
+    "eer": "equal error rate over all distinct pairs that the draws compare",
+    "tpr_at_fpr_x": "share of genuine pairs accepted at the threshold where at most x of the impostor pairs are",
+    "fnir_at_fpir_x": "share of mated searches whose mate is not at rank 1 above the threshold that at most x of the "
+    "non-mated searches exceed; half of the people enrolled at a time, all draws together",
+    "rows": "identification scores of other embeddings, and of the run's own compared in other ways",
     "closed_set": "share of held-out images of training people (validation: published) given to the right person",
+    "seconds": "spent on scoring (encoding apart), and on training as the logs say",
 }
 
 
-def write_metrics(run: Run, evaluations: dict[str, Evaluation], checkpoint_sha: str, closed_set: dict) -> dict:
-    """Write a run's ``metrics.json``, ``per_draw.csv`` and ``per_query.csv`` and refresh the leaderboard.
+def write_metrics(
+    run: Run, assessments: dict[str, Assessment], checkpoint_sha: str, closed_set: dict, left_out: dict[str, str]
+) -> dict:
+    """Write a run's ``metrics.json`` and its CSV files, and refresh the leaderboard.
 
     Args:
         run: the run.
-        evaluations: by embedding. The first is the run's own; :data:`FLOOR` is the pixels'; others are kept beside.
+        assessments: by protocol. The first is the run's own.
         checkpoint_sha: of the weights that made the embeddings.
         closed_set: shares of held-out images of training people identified, by way of identifying them.
+        left_out: protocols that could not test this run, and why.
 
     Returns:
-        What ``metrics.json`` holds.
+        What ``metrics.json`` holds: the run's own protocol at the top, every protocol under ``protocols``.
     """
-    params, manifest = run.params, run.manifest
-    own, scores = next(iter(evaluations.items()))
+    params = run.params
+    protocols = {name: each.numbers() for name, each in assessments.items()}
+    own = protocols[params.protocol]
+    facts = provenance()
     metrics = {
         **{key: getattr(params, key) for key in ("experiment", "dataset", "aspect", "model", "variant")},
         "stage": params.stage,
-        "protocol": params.protocol,
         "seed": params.seed,
-        "queries": int(scores.per_draw["queries"].iloc[0]),
-        "gallery": int(scores.per_draw["gallery"].iloc[0]),
-        "distractors": int((manifest.draw(0)[1]["role"] == "distractor").sum()),
-        "identities": int(manifest.test["identity"].nunique()),
-        **scores.summary(),
-        "embedding": own,
-        "embeddings": {name: each.summary() for name, each in evaluations.items() if name not in (own, FLOOR)},
-        "pixels": evaluations[FLOOR].summary(),
+        **{key: value for key, value in own.items() if key != "rows"},
+        "pixels": own["rows"].get(FLOOR),
         "closed_set": closed_set,
-        "manifest_sha": manifest.sha,
+        "protocols": protocols,
+        "left_out": left_out,
         "checkpoint_sha": checkpoint_sha,
         "run": params.run_id,
         "definitions": DEFINITIONS,
+        "seconds": {"scoring": sum(each.seconds for each in assessments.values()), "training": _trained_for(run)},
+        "device": choose_device(params.device),
+        **{key: facts[key] for key in ("git", "python", "system", "versions")},
     }
-    write_text(run.folder / "per_draw.csv", scores.per_draw.to_csv())
-    write_text(run.folder / "per_query.csv", scores.per_query.to_csv(index=False))
+    for name in ("per_draw", "per_query"):
+        parts = [getattr(each.own, name).reset_index().assign(protocol=p) for p, each in assessments.items()]
+        table = pd.concat(parts, ignore_index=True)
+        columns = ["protocol", "draw"] + [c for c in table if c not in ("protocol", "draw", "index")]
+        write_text(run.folder / f"{name}.csv", table[columns].to_csv(index=False))
+    write_text(run.folder / "subgroups.csv", assessments[params.protocol].groups().to_csv())
     write_json(run.folder / "metrics.json", metrics)
     refresh_leaderboard(project_path(params.outputs_root))
     return metrics
-
-
-def refresh_leaderboard(outputs: Path) -> pd.DataFrame:
-    """Write ``leaderboard.csv`` anew from every run's ``metrics.json``, so it never disagrees with them."""
-    with _locked(outputs / ".leaderboard.lock"):
-        rows = [read_metrics(path.parent) for path in sorted((outputs / "runs").glob("*/metrics.json"))]
-        board = pd.DataFrame([row for row in rows if row], columns=COLUMNS)
-        write_text(outputs / "leaderboard.csv", board.to_csv(index=False))
-    return board
-
-
-def read_metrics(folder: Path) -> dict | None:
-    """Read one run's metrics; None where there are none yet or the file is damaged."""
-    try:
-        return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def side_by_side(named: dict[str, Evaluation]) -> pd.DataFrame:
@@ -121,60 +112,6 @@ def facts(run: Run) -> dict[str, str]:
     }
 
 
-def table(folders: list[Path]) -> tuple[pd.DataFrame, str]:
-    """Summarise runs in per cent, one row per variant and whatever else they differ in, averaged over seeds.
-
-    Args:
-        folders: of evaluated runs; those without metrics are left out.
-
-    Returns:
-        The table, and a sentence with the pixel floor.
-    """
-    found = [(folder, row) for folder in folders if (row := read_metrics(folder))]
-    if not found:
-        return pd.DataFrame(), ""
-    metrics = pd.DataFrame([row for _, row in found])
-    settings = pd.DataFrame([read_yaml(folder / "params.yaml") for folder, _ in found])
-    one_stage = settings["mode"] != "full"  # say so: after prompt_learn the image encoder is still the frozen one
-    settings.loc[one_stage, "variant"] += ", " + settings.loc[one_stage, "mode"]
-    varying = [
-        key for key in settings if key not in ("variant", "mode", "seed") and settings[key].nunique(dropna=False) > 1
-    ]
-    keys = [*varying, "variant"]  # whatever the runs differ in names a row; only seeds are averaged
-    rows = {}
-    for name, group in metrics.groupby([settings[key] for key in keys], sort=False, dropna=False):
-        row = {}
-        for score in ("rank1", "rank5", "map"):
-            row[SHOWN[score]] = f"{100 * group[score].mean():5.1f} ± {100 * group[f'{score}_std'].mean():.1f}"
-            if len(group) > 1:
-                row[SHOWN[score]] += f" ({100 * group[score].std(ddof=1):.1f})"
-        rows[name if varying else name[0]] = row
-    shown = pd.DataFrame.from_dict(rows, orient="index")
-    shown.index.names = keys if varying else [None]
-    note = "Per cent, mean ± standard deviation over draws"
-    note += "; in brackets the deviation over seeds.\n" if settings["seed"].nunique() > 1 else ".\n"
-    floors = metrics.drop_duplicates("manifest_sha")
-    for _, run in floors.iterrows():
-        floor = {score: f"{100 * run['pixels'][score]:.1f}" for score in ("rank1", "rank5", "map")}
-        note += (
-            f"Floor, 32x32 grey pixels on {run['dataset']} {run['aspect']} ({run['protocol']}): "
-            f"rank-1 {floor['rank1']}, rank-5 {floor['rank5']}, mAP {floor['map']}.\n"
-        )
-    return shown, note.rstrip()
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    # Two runs that finish together must not each write a leaderboard without the other.
-    try:
-        import fcntl
-    except ImportError:  # Windows: `clipreid run` refreshes the leaderboard once more when all is done
-        yield
-        return
-    try:
-        file = open(path, "w")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _trained_for(run: Run) -> float:
+    logs = [pd.read_csv(path) for path in sorted(run.logs.glob("*.csv"))]
+    return float(sum(log["seconds"].sum() for log in logs if "seconds" in log))

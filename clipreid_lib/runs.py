@@ -8,7 +8,7 @@
         saved_models/   prompts.safetensors, encoder.safetensors (save_dir)
         notebooks/      the executed notebooks
         figures/        what they drew
-        embeddings.safetensors  metrics.json  per_draw.csv  per_query.csv  gallery.html
+        metrics.json  per_draw.csv  per_query.csv  subgroups.csv  gallery.html
         done/           one record per finished notebook, written last
 
 A stage counts as finished when its record in ``done/`` exists; an executed notebook proves nothing, since
@@ -143,10 +143,6 @@ class Run:
             "params": self.params.model_dump(),
             "versions": provenance()["versions"],
         }
-
-    def made_by(self, checkpoint_sha: str) -> dict[str, str]:
-        """What stored embeddings must agree on before anybody uses them."""
-        return {"checkpoint": checkpoint_sha, "manifest": self.manifest.sha, "resize": self.params.resize}
 
     def figure(self, name: str) -> Path:
         """Path for a figure of this run."""

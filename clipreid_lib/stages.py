@@ -6,16 +6,17 @@ import pandas as pd
 import torch
 from torch.nn import functional
 
-from clipreid_lib import backbone, checkpoints, features
+from clipreid_lib import backbone, checkpoints
 from clipreid_lib.backbone import Backbone
 from clipreid_lib.errors import UserError
+from clipreid_lib.feature_store import FeatureStore
 from clipreid_lib.features import Embeddings
 from clipreid_lib.files import file_sha
+from clipreid_lib.params import project_path
 from clipreid_lib.prompt_bank import text_logits
 from clipreid_lib.prompt_learning import load_prompts
 from clipreid_lib.runs import Run, choose_device
 from clipreid_lib.tip_adapter import cache_logits
-from clipreid_lib.training_set import load_training_set
 
 
 @dataclass(frozen=True)
@@ -68,35 +69,56 @@ def load_trained(run: Run) -> Trained:
     return Trained(clip, file_sha(path))
 
 
+def store_of(run: Run) -> FeatureStore:
+    """Return the feature store that all runs with the same outputs folder share."""
+    return FeatureStore(project_path(run.params.outputs_root) / "features", run.table, run.photographs)
+
+
 def embed(run: Run, trained: Trained, images: pd.DataFrame) -> dict[str, Embeddings]:
-    """Encode images once and return every embedding they can be compared by; the run's own scores stand on the first.
+    """Return every embedding that images can be compared by; the run's own scores stand on the first.
 
     ``image`` is CLIP-ReID's: ``f`` and ``f_proj`` side by side. ``profile`` says how alike an image is to each of the
     run's learned anchors, as shares that sum to one: the text at work in the test, chosen by nobody's label.
-    ``tip_adapter`` is the same with votes of the training images in place of anchors.
+    ``tip_adapter`` is the same with votes of the training images in place of anchors. ``stage 0`` is the encoder's
+    before any training, for comparison. ``mirrored`` adds the features
+    of each image's mirror image, where ``flip_test`` asks for it.
 
     Args:
         run: the run.
         trained: its backbone, from :func:`load_trained`.
-        images: rows of the image table.
+        images: rows of the image table or of a manifest; each is encoded once and kept in the run's feature store.
 
     Returns:
-        Name to embeddings: ``tip_adapter`` where that is the variant, ``image``, and ``profile`` for ``clipid``.
+        Name to embeddings: ``tip_adapter`` where that is the variant, ``image``, ``profile`` for ``clipid``,
+        ``mirrored`` with ``flip_test``, ``stage 0`` where the run trains the encoder.
     """
     clip = trained.backbone
-    paths, image = features.embed_table(clip, images, run.photographs)
+    image = store_of(run).embed(clip, trained.sha, images)
     made = {}
     if run.params.variant == "tip_adapter":
-        data = load_training_set(run, clip)
-        keys = features.encode(clip, data.pixels, data.side).f_proj
-        votes = cache_logits(image.f_proj, keys, data.rows, len(data.identities))
-        made["tip_adapter"] = Embeddings(paths, votes)
-    made["image"] = Embeddings(paths, image.embedding)
+        keys, rows, people = _known(run, trained)
+        votes = cache_logits(projected(image, clip), projected(keys, clip), rows, people)
+        made["tip_adapter"] = Embeddings(image.paths, votes)
+    made["image"] = image
     if run.prompts.exists() and run.params.variant == "clipid":
         anchors = load_prompts(run, clip).anchors(clip).cpu()
-        likeness = text_logits(image.f_proj, anchors, "cosine", clip.logit_scale)  # (N, identities)
-        made["profile"] = Embeddings(paths, likeness.softmax(dim=1))
+        likeness = text_logits(projected(image, clip), anchors, "cosine", clip.logit_scale)  # (N, identities)
+        made["profile"] = Embeddings(image.paths, likeness.softmax(dim=1))
+    if run.params.flip_test:
+        print(
+            "flip_test: a mirrored right hand looks like a left hand, and the other hands of people are among the "
+            "distractors of protocol mba; compare the rows before you use it"
+        )
+        made["mirrored"] = store_of(run).embed(clip, trained.sha, images, mirrored=True)
+    if "03_encoder_finetune" in run.params.notebooks:
+        start = load_backbone(run)
+        made["stage 0"] = store_of(run).embed(start, backbone.describe(start)["pretrained"], images)
     return made
+
+
+def projected(embeddings: Embeddings, clip: Backbone) -> torch.Tensor:
+    """Return the part of image embeddings that lies in the space shared with text, (N, embed_dim)."""
+    return embeddings.values[:, -clip.clip.visual.output_dim :]
 
 
 def identify(run: Run, trained: Trained) -> dict[str, float]:
@@ -114,17 +136,24 @@ def identify(run: Run, trained: Trained) -> dict[str, float]:
     held_out, clip = run.manifest.validation, trained.backbone
     if held_out.empty or run.manifest.validates_people:
         return {}
-    data = load_training_set(run, clip)
-    truth = torch.tensor([data.identities.index(identity) for identity in held_out["identity"]])
-    known = features.encode(clip, data.pixels, data.side)
-    pixels = torch.from_numpy(run.photographs.load(held_out, clip.image_size))
-    asked = features.encode(clip, pixels, clip.side_rows(held_out))
-    unit = [functional.normalize(each.embedding, dim=1) for each in (asked, known)]
+    known, rows, people = _known(run, trained)
+    asked = store_of(run).embed(clip, trained.sha, held_out)
+    identities = sorted(run.manifest.train["identity"].unique().tolist())
+    truth = torch.tensor([identities.index(identity) for identity in held_out["identity"]])
+    unit = [functional.normalize(each.values, dim=1) for each in (asked, known)]
     named = {
-        "nearest image": data.rows[(unit[0] @ unit[1].T).argmax(dim=1)],
-        "cache": cache_logits(asked.f_proj, known.f_proj, data.rows, len(data.identities)).argmax(dim=1),
+        "nearest image": rows[(unit[0] @ unit[1].T).argmax(dim=1)],
+        "cache": cache_logits(projected(asked, clip), projected(known, clip), rows, people).argmax(dim=1),
     }
     if run.params.variant == "clipid":
         anchors = load_prompts(run, clip).anchors(clip).cpu()
-        named["anchors"] = text_logits(asked.f_proj, anchors, "cosine", clip.logit_scale).argmax(dim=1)
+        named["anchors"] = text_logits(projected(asked, clip), anchors, "cosine", clip.logit_scale).argmax(dim=1)
     return {how: float((rows == truth).float().mean()) for how, rows in named.items()}
+
+
+def _known(run: Run, trained: Trained) -> tuple[Embeddings, torch.Tensor, int]:
+    """Embed the training images: their embeddings, each one's row in the label map, and the number of people."""
+    train = run.manifest.train
+    identities = sorted(train["identity"].unique().tolist())
+    rows = torch.tensor([identities.index(identity) for identity in train["identity"]])
+    return store_of(run).embed(trained.backbone, trained.sha, train), rows, len(identities)

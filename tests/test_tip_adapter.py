@@ -41,7 +41,7 @@ def test_a_profile_is_shares_over_the_anchors(open_run, tmp_path, variant):
     prompt_learning.learn_prompts(run, clip)
     encoder_finetune.finetune_encoder(run, clip)
     embeddings = stages.embed(run, stages.load_trained(run), run.manifest.test)
-    assert list(embeddings) == ["image", "profile"]
+    assert list(embeddings) == ["image", "profile", "stage 0"]
     profile = embeddings["profile"].values
     assert profile.shape == (len(run.manifest.test), run.manifest.train["identity"].nunique())
     torch.testing.assert_close(profile.sum(dim=1), torch.ones(len(profile)))

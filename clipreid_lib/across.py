@@ -1,0 +1,175 @@
+"""Across: what is trained on one aspect or data set, tested on every other one.
+
+Always under protocol ``common``, whose split of people is one for all aspects, so that nobody tested in one aspect was
+trained on in another. A run trained under another protocol is refused wherever that would happen.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from clipreid_lib import datasets, figures, protocols, score_figures, stages
+from clipreid_lib.compose import read_yaml
+from clipreid_lib.errors import UserError
+from clipreid_lib.evaluation import evaluate
+from clipreid_lib.feature_store import FeatureStore
+from clipreid_lib.files import write_text
+from clipreid_lib.image_store import STORE
+from clipreid_lib.images import Photographs
+from clipreid_lib.manifest import Manifest
+from clipreid_lib.params import ASPECTS, Params, project_path, validated
+from clipreid_lib.runs import Run
+
+SCORES = ("rank1", "map", "map_trapezoid")
+
+
+@dataclass(frozen=True)
+class Target:
+    """One aspect of one data set to test on.
+
+    Attributes:
+        dataset: its name.
+        root: folder of its images.
+        table: its image table, all aspects.
+        manifest: its ``common`` protocol for one aspect.
+        aspect: which.
+    """
+
+    dataset: str
+    root: Path
+    table: pd.DataFrame
+    manifest: Manifest
+    aspect: str
+
+
+def open_runs(folders: list[str], outputs: Path) -> list[Run]:
+    """Open trained runs by their folders, or every evaluated run of protocol ``common`` in an outputs folder.
+
+    Raises:
+        UserError: a folder is no run's, or none is found.
+    """
+    given = [Path(folder) for folder in folders] or sorted(p.parent for p in (outputs / "runs").glob("*/metrics.json"))
+    runs = []
+    for folder in given:
+        if not (folder / "params.yaml").is_file():
+            raise UserError(f"{folder}: is no run's folder (it holds no params.yaml); give one of outputs/runs/")
+        params = validated(read_yaml(folder / "params.yaml"), str(folder / "params.yaml"))
+        if folders or params.protocol == "common":
+            runs.append(Run(params, folder.resolve()))
+    if not runs:
+        raise UserError(
+            f"{outputs / 'runs'}: no evaluated run of protocol common; make some with --set protocol=common"
+        )
+    return runs
+
+
+def targets(runs: list[Run], on: list[str]) -> list[Target]:
+    """Return every aspect of every data set to test on, each once.
+
+    Args:
+        runs: whose own aspects are tested.
+        on: more data sets, ``NAME=FOLDER`` or ``NAME:ASPECT=FOLDER``.
+
+    Raises:
+        UserError: a data set is misspelt, cannot be read, or has too few people.
+    """
+    wanted = {(run.params.dataset, run.data_root, run.params.aspect): run for run in runs}
+    for text in on:
+        name, equals, root = text.partition("=")
+        name, _, aspect = name.partition(":")
+        if not equals or name not in ASPECTS:
+            raise UserError(f"--on {text}: write NAME=FOLDER or NAME:ASPECT=FOLDER; names: {', '.join(ASPECTS)}")
+        table = _table(runs, name, project_path(root))
+        for each in [aspect] if aspect else sorted(table["aspect"].unique()):
+            wanted.setdefault((name, project_path(root), each), None)
+    params, found = runs[0].params, []
+    for dataset, root, aspect in wanted:
+        table = _table(runs, dataset, root)
+        manifest = protocols.build(
+            table, "common", aspect, seed=params.draw_seed, validation="none", draws=params.draws
+        )
+        found.append(Target(dataset, root, table, manifest, aspect))
+    return found
+
+
+def measure(runs: list[Run], aims: list[Target], outputs: Path) -> pd.DataFrame:
+    """Test every run on every target, by the image embedding.
+
+    Returns:
+        One row per pair: how the run was trained, what it was tested on, counts, scores in [0, 1] with deviation over
+        draws and 95 % interval over people; empty scores and the reason in ``left_out`` where people would leak.
+    """
+    rows = []
+    for run in runs:
+        trained = stages.load_trained(run)
+        for aim in aims:
+            row = {
+                **{key: getattr(run.params, key) for key in ("experiment", "dataset", "aspect", "model", "variant")},
+                "stage": run.params.stage,
+                "seed": run.params.seed,
+                "tested_dataset": aim.dataset,
+                "tested_aspect": aim.aspect,
+            }
+            leak = _trained_people(run, aim.dataset) & set(aim.manifest.test["subject"])
+            if leak:
+                rows.append(row | {"left_out": f"{len(leak)} people tested were trained on; train under common"})
+                continue
+            photographs = Photographs(aim.root, outputs / STORE, run.params.resize)
+            images = aim.manifest.images.query("role in ['test', 'distractor']")
+            store = FeatureStore(outputs / "features", aim.table, photographs)
+            scores = evaluate(store.embed(trained.backbone, trained.sha, images), aim.manifest)
+            summary, ends, counts = scores.summary(), scores.intervals(), scores.per_draw.iloc[0]
+            row |= {name: int(counts[name]) for name in ("queries", "gallery")}
+            row["identities"] = aim.manifest.test["identity"].nunique()
+            for score in SCORES:
+                row |= {score: summary[score], f"{score}_std": summary[f"{score}_std"]}
+                row |= {f"{score}_low": ends[score][0], f"{score}_high": ends[score][1]}
+            rows.append(row | {"left_out": "", "checkpoint_sha": trained.sha, "manifest_sha": aim.manifest.sha})
+    return pd.DataFrame(rows)
+
+
+def square(table: pd.DataFrame, score: str = "rank1") -> pd.DataFrame:
+    """Arrange one score as a matrix in per cent, averaged over seeds: rows trained, columns tested."""
+    trained = table["dataset"] + " " + table["aspect"] + ", " + table["variant"]
+    models = table["model"] if table["model"].nunique() > 1 else ""
+    named = table.assign(trained=trained + (" " + models if len(models) else ""))
+    named["tested"] = table["tested_dataset"] + " " + table["tested_aspect"]
+    rows, columns = named["trained"].unique(), named["tested"].unique()
+    means = named.groupby(["trained", "tested"])[score].mean() * 100
+    return means.unstack().reindex(index=rows, columns=columns)
+
+
+def report(folders: list[str], on: list[str], outputs: Path) -> str:
+    """Do all of it: write ``across.csv``, ``across_rank1.png`` and ``across_map.png``, and return what to print."""
+    runs = open_runs(folders, outputs)
+    table = measure(runs, targets(runs, on), outputs)
+    write_text(outputs / "across.csv", table.to_csv(index=False))
+    if table["left_out"].ne("").all():
+        return f"{outputs / 'across.csv'}: nothing could be tested; {table['left_out'].iloc[0]}"
+    figures.style()
+    said = []
+    for score, label in (("rank1", "rank-1"), ("map", "mAP")):
+        matrix = square(table, score)
+        figures.keep(score_figures.matrix(matrix, f"{label}, per cent"), outputs / f"across_{score}.png")
+        said.append(f"{label}, per cent; rows trained on, columns tested on\n\n{matrix.round(1).to_string()}")
+    left_out = table[table["left_out"] != ""]
+    for _, one in left_out.iterrows():
+        pair = f"{one['dataset']} {one['aspect']} on {one['tested_dataset']} {one['tested_aspect']}"
+        said.append(f"left out: {pair}: {one['left_out']}")
+    return "\n\n".join([*said, f"every number: {outputs / 'across.csv'}; heat maps beside it"])
+
+
+def _table(runs: list[Run], dataset: str, root: Path) -> pd.DataFrame:
+    for run in runs:
+        if (run.params.dataset, run.data_root) == (dataset, root):
+            return run.table
+    return datasets.load_images(dataset, root)
+
+
+def _trained_people(run: Run, dataset: str) -> set:
+    params: Params = run.params
+    if params.dataset != dataset or not {"02_prompt_learning", "03_encoder_finetune"} & set(params.notebooks):
+        return set()
+    images = run.manifest.images
+    return set(images.loc[images["role"].isin(["train", "validation"]), "subject"])

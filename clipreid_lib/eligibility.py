@@ -1,0 +1,70 @@
+"""Eligibility: which protocols may test what a run has trained, so that one checkpoint answers for all of them."""
+
+import pandas as pd
+
+from clipreid_lib import protocols
+from clipreid_lib.errors import UserError
+from clipreid_lib.manifest import DRAW, PROTOCOLS, Manifest
+from clipreid_lib.params import Params
+
+
+def manifests(trained: Manifest, table: pd.DataFrame, params: Params) -> tuple[dict[str, Manifest], dict[str, str]]:
+    """Build the manifest of every protocol that tests nobody the run has trained or chosen by.
+
+    Args:
+        trained: the run's own manifest; its protocol comes first.
+        table: the data set's image table, all aspects.
+        params: of the run.
+
+    Returns:
+        Manifests by protocol, and for every other protocol the reason why it is left out.
+    """
+    fit, unfit = {trained.protocol: trained}, {}
+    seen = trained.images["role"].isin(["train", "validation"])
+    people = set(trained.images.loc[seen, "subject"])
+    for name in PROTOCOLS:
+        if name in fit:
+            continue
+        try:
+            other = protocols.build(
+                table, name, params.aspect, seed=params.draw_seed, validation="none", draws=params.draws
+            )
+        except UserError as error:
+            unfit[name] = str(error)
+            continue
+        shared = people & set(other.test["subject"])
+        twin = next((mine for mine, each in fit.items() if _compares(each).equals(_compares(other))), None)
+        if shared:
+            unfit[name] = f"it tests {len(shared)} people this run has trained on or chosen by"
+        elif twin:
+            unfit[name] = f"it compares the same images as {twin}"
+        else:
+            fit[name] = other
+    return fit, unfit
+
+
+def images(tests: dict[str, Manifest]) -> pd.DataFrame:
+    """Return every image that the protocols compare, each once."""
+    parts = [each.images[each.images["role"].isin(["test", "distractor"])] for each in tests.values()]
+    return pd.concat(parts).drop_duplicates("path")
+
+
+def summary(tests: dict[str, Manifest], left_out: dict[str, str]) -> pd.DataFrame:
+    """Say which protocols test the run, with the counts of draw 0, and why the others don't."""
+    rows = {}
+    for name, each in tests.items():
+        query, gallery = each.draw(0)
+        away = int((gallery["role"] == "distractor").sum())
+        draws = "1 draw" if each.draws == 1 else f"{each.draws} draws"
+        people = each.test["identity"].nunique()
+        rows[name] = (
+            f"{draws}: {people} people, {len(query)} queries, {len(gallery)} gallery images ({away} distractors)"
+        )
+    rows |= {name: f"left out: {reason}" for name, reason in left_out.items()}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=[""])
+
+
+def _compares(manifest: Manifest) -> pd.DataFrame:
+    drawn = manifest.images.set_index("path")
+    drawn = drawn[drawn["role"].isin(["test", "distractor"])].filter(regex=DRAW)
+    return drawn[(drawn != "").any(axis=1)].sort_index()

@@ -1,0 +1,156 @@
+"""Verification: is this pair of photographs one person? Score distributions, ROC, DET, EER, TPR at fixed FPR.
+
+A pair is what a draw compares: a query and a gallery image. Over all draws each pair counts once, whichever of the two
+asked, because its cosine is the same. scikit-learn makes the curves.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import roc_curve
+
+from clipreid_lib.errors import UserError
+from clipreid_lib.evaluation import compared
+from clipreid_lib.features import Embeddings
+from clipreid_lib.manifest import Manifest
+
+LEVELS = (1e-2, 1e-3, 1e-4)  # false positive rates, as face and finger recognition print them
+ERRORS_NEEDED = 10  # expected at a rate before it is called measured: ten make a relative standard error of a third
+RESAMPLES = 200
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Compared pairs.
+
+    Attributes:
+        table: one row per pair: ``query gallery`` (paths), ``query_identity gallery_identity``, ``score`` (cosine),
+            ``genuine`` (whether both show one identity).
+    """
+
+    table: pd.DataFrame
+
+    def of(self, paths: set[str]) -> "Pairs":
+        """Return the pairs with one of these images on either side."""
+        mine = self.table["query"].isin(paths) | self.table["gallery"].isin(paths)
+        return Pairs(self.table[mine])
+
+    @property
+    def both(self) -> bool:
+        """Whether there are genuine and impostor pairs, so that anything can be measured."""
+        return 0 < self.table["genuine"].sum() < len(self.table)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Error rates over all thresholds.
+
+    Attributes:
+        fpr: (T,) false positive rate (false match rate) at falling thresholds.
+        tpr: (T,) true positive rate there; 1 - tpr is the false non-match rate.
+        eer: equal error rate, where false positive and false negative rate cross (linear between thresholds).
+        tpr_at: true positive rate at each of :data:`LEVELS`; None where it is not measurable.
+        genuine: number of genuine pairs.
+        impostor: number of impostor pairs.
+    """
+
+    fpr: np.ndarray
+    tpr: np.ndarray
+    eer: float
+    tpr_at: dict[float, float | None]
+    genuine: int
+    impostor: int
+
+    def why_not(self, level: float) -> str:
+        """Say why a rate is not measurable."""
+        needed = int(np.ceil(ERRORS_NEEDED / level))
+        return f"not measurable: {self.impostor:,} impostor pairs, {needed:,} needed for {ERRORS_NEEDED} errors"
+
+
+def pairs(embeddings: Embeddings, manifest: Manifest) -> Pairs:
+    """Collect every pair that a manifest's draws compare, each once."""
+    parts = []
+    for index in range(manifest.draws):
+        query, gallery, similarity = compared(embeddings, manifest, index)
+        row, column = np.nonzero(similarity > -np.inf)
+        parts.append(
+            pd.DataFrame(
+                {
+                    "query": query.index.to_numpy()[row],
+                    "gallery": gallery.index.to_numpy()[column],
+                    "score": similarity[row, column],
+                }
+            )
+        )
+    table = pd.concat(parts, ignore_index=True)
+    ends = np.sort(table[["query", "gallery"]].to_numpy(), axis=1)
+    _, first = np.unique(ends[:, 0] * (ends.max() + 1) + ends[:, 1], return_index=True)
+    table = table.iloc[np.sort(first)].reset_index(drop=True)
+    paths, people = manifest.images["path"], manifest.images["identity"]
+    for side in ("query", "gallery"):
+        table[f"{side}_identity"] = people.loc[table[side]].to_numpy()
+        table[side] = pd.Categorical.from_codes(paths.index.get_indexer(table[side]), categories=paths)
+    return Pairs(table.assign(genuine=table["query_identity"] == table["gallery_identity"]))
+
+
+def verify(compared_pairs: Pairs) -> Verification:
+    """Measure error rates over all thresholds.
+
+    Raises:
+        UserError: there is no genuine or no impostor pair.
+    """
+    table = compared_pairs.table
+    if not compared_pairs.both:
+        raise UserError(
+            f"verification: {len(table)} pairs, {table['genuine'].sum()} of them genuine; it needs both kinds"
+        )
+    fpr, tpr, _ = roc_curve(table["genuine"], table["score"])
+    genuine = int(table["genuine"].sum())
+    impostor = len(table) - genuine
+    tpr_at = {level: float(tpr[fpr <= level].max()) if level * impostor >= ERRORS_NEEDED else None for level in LEVELS}
+    return Verification(fpr, tpr, equal_error_rate(fpr, tpr), tpr_at, genuine, impostor)
+
+
+def equal_error_rate(fpr: np.ndarray, tpr: np.ndarray) -> float:
+    """Return the rate at which false positives and false negatives are equally many.
+
+    Args:
+        fpr: (T,) rising false positive rate, from 0 to 1.
+        tpr: (T,) true positive rate at the same thresholds.
+    """
+    gap = fpr - (1 - tpr)  # rises from -1 to 1
+    after = int(np.argmax(gap >= 0))
+    before = max(after - 1, 0)
+    share = 0.0 if gap[after] == gap[before] else -gap[before] / (gap[after] - gap[before])
+    return float(fpr[before] + share * (fpr[after] - fpr[before]))
+
+
+def eer_interval(compared_pairs: Pairs, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of the EER by bootstrap over identities, gallery people included.
+
+    A person drawn w times brings a genuine pair w times and meets a person drawn v times in w v impostor pairs.
+
+    Returns:
+        Lower and upper end; NaN twice where nothing can be measured.
+    """
+    table = compared_pairs.table
+    if not compared_pairs.both:
+        return np.nan, np.nan
+    table = table.sort_values("score", ascending=False, kind="stable")
+    people, codes = np.unique(table[["query_identity", "gallery_identity"]].to_numpy(), return_inverse=True)
+    asked, shown = codes.reshape(-1, 2).T
+    genuine = table["genuine"].to_numpy()
+    score = table["score"].to_numpy()
+    last = np.append(score[1:] != score[:-1], True)  # thresholds between equal scores do not exist
+    random, found = np.random.default_rng(seed), []
+    for _ in range(RESAMPLES):
+        drawn = np.bincount(random.integers(0, len(people), len(people)), minlength=len(people)).astype(float)
+        right = np.cumsum(np.where(genuine, drawn[asked], 0))[last]
+        wrong = np.cumsum(np.where(genuine, 0, drawn[asked] * drawn[shown]))[last]
+        if right[-1] and wrong[-1]:
+            rates = (np.append(0, side / side[-1]) for side in (wrong, right))
+            found.append(equal_error_rate(*rates))
+    if not found:
+        return np.nan, np.nan
+    return tuple(float(end) for end in np.quantile(found, (0.025, 0.975)))
