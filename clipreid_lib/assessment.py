@@ -93,7 +93,7 @@ def assess(embeddings: dict[str, Embeddings], manifest: Manifest) -> Assessment:
 
 
 def by_protocol(assessments: dict[str, Assessment]) -> pd.DataFrame:
-    """Return the run's own scores under every protocol, in per cent: mean ± deviation over draws [95 % interval]."""
+    """Return the run's own scores, a column per protocol, in per cent: mean ± deviation over draws [95 % interval]."""
     rows = {}
     for protocol, each in assessments.items():
         summary, ends = each.own.summary(), each.own.intervals()
@@ -107,7 +107,7 @@ def by_protocol(assessments: dict[str, Assessment]) -> pd.DataFrame:
         low, high = verification.eer_interval(each.pairs)
         row["EER"] = f"{100 * each.verified.eer:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
         rows[protocol] = row
-    return pd.DataFrame.from_dict(rows, orient="index")
+    return pd.DataFrame(rows)
 
 
 def error_rates(assessments: dict[str, Assessment]) -> pd.DataFrame:
@@ -126,4 +126,4 @@ def error_rates(assessments: dict[str, Assessment]) -> pd.DataFrame:
                 searched.why_not(level) if rate is None else f"{100 * rate:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
             )
         rows[protocol] = row
-    return pd.DataFrame.from_dict(rows, orient="index").T
+    return pd.DataFrame(rows)

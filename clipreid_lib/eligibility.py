@@ -30,12 +30,12 @@ def manifests(trained: Manifest, table: pd.DataFrame, params: Params) -> tuple[d
                 table, name, params.aspect, seed=params.draw_seed, validation="none", draws=params.draws
             )
         except UserError as error:
-            unfit[name] = str(error)
+            unfit[name] = str(error).removeprefix("protocol: ")
             continue
         shared = people & set(other.test["subject"])
         twin = next((mine for mine, each in fit.items() if _compares(each).equals(_compares(other))), None)
         if shared:
-            unfit[name] = f"it tests {len(shared)} people this run has trained on or chosen by"
+            unfit[name] = f"{len(shared)} of its test people were trained on or chosen by"
         elif twin:
             unfit[name] = f"it compares the same images as {twin}"
         else:

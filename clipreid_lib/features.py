@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import torch
 from torch.nn import functional
@@ -30,9 +31,9 @@ class Embeddings:
         if lacking:
             raise UserError(f"{lacking[0]}: has no embedding; encode it first ({len(lacking)} images lack one)")
         values = self.values[[place[path] for path in table["path"]]]
-        broken = ~values.isfinite().all(dim=1)
-        if broken.any():
-            raise UserError(f"{table['path'].iloc[int(broken.nonzero()[0])]}: its embedding is not finite")
+        sane = np.isfinite(values.numpy()).all(axis=1)
+        if not sane.all():
+            raise UserError(f"{table['path'].iloc[int(sane.argmin())]}: its embedding is not finite")
         return values
 
 

@@ -34,7 +34,7 @@ class RetrievalScores:
         at: the same at the ranks asked for, by rank; beyond the gallery's end its last value.
         map: mean average precision, standard definition (mean over true matches of precision at each).
         map_trapezoid: the mAP of MBA-Net and CLIP-HandID: precision just before and at each match, averaged (just
-            before rank 1 it is 1). With one match per query it is (map + rank-1) / 2, so it flatters.
+            before rank 1 it is 1). With one match per query it is (map + rank-1) / 2, so it is the lower of the two.
         minp: mean inverse negative penalty (Ye et al. 2021, arXiv 2001.04193): matches / rank of the last, averaged.
         average_precision: (Q,) per query, standard; NaN where the gallery holds no match, as in the next two.
         average_precision_trapezoid: (Q,) per query, MBA-Net's.

@@ -50,9 +50,9 @@ class OpenSet:
         return uncertainty.interval(self._missed(fpir), self.mated["identity"], seed)
 
     def why_not(self, fpir: float) -> str:
-        """Say why a rate is not measurable."""
+        """Say why a rate is not measurable: how many non-mated searches there are of those needed."""
         needed = int(np.ceil(ERRORS_NEEDED / fpir))
-        return f"not measurable: {len(self.non_mated):,} non-mated searches, {needed:,} needed"
+        return f"not measurable: {len(self.non_mated):,} of {needed:,} non-mated searches"
 
     def _missed(self, fpir: float) -> np.ndarray:
         return (self.mated["score"] <= self.threshold(fpir)).to_numpy()

@@ -12,7 +12,7 @@ from clipreid_lib.figures import HALF, WIDE
 from clipreid_lib.subgroups import FEWEST
 from clipreid_lib.verification import Pairs, Verification
 
-RATES = (0.0001, 0.001, 0.01, 0.05, 0.2, 0.4)  # ticks of the DET axes
+RATES = (0.001, 0.01, 0.05, 0.2, 0.5)  # ticks of the DET axes
 
 
 def cmc(named: dict[str, Evaluation], top: int = 20) -> plt.Figure:
@@ -56,7 +56,7 @@ def roc_and_det(named: dict[str, Verification]) -> plt.Figure:
     A DET curve is straight where both kinds of score are normally distributed (Martin et al. 1997). Curves end at the
     lowest false positive rate that one impostor pair makes.
     """
-    figure, (roc, det) = plt.subplots(1, 2, figsize=WIDE)
+    figure, (roc, det) = plt.subplots(1, 2, figsize=(WIDE[0], 4.2))
     deviate = stats.norm.ppf
     for name, each in named.items():
         seen = each.fpr > 0
@@ -66,14 +66,16 @@ def roc_and_det(named: dict[str, Verification]) -> plt.Figure:
         both = [deviate(np.clip(rate[seen], tiny, 1 - tiny)) for rate in (each.fpr, 1 - each.tpr)]
         det.plot(*both, color=line.get_color(), label=label)
         det.plot(*2 * [[deviate(each.eer)]], "o", color=line.get_color(), markersize=4)
-    roc.set(xscale="log", xlabel="false positive rate", ylabel="true positive rate", ylim=(0, 1.02))
-    roc.legend(loc="lower right")
-    low = min(0.0005, *(0.5 / each.impostor for each in named.values()))
+    roc.set(
+        xscale="log", xlabel="false positive rate", ylabel="true positive rate", ylim=(0, 1.3)
+    )  # room for the legend
+    roc.set_yticks(np.linspace(0, 1, 6))
+    roc.legend(loc="upper left")
     for axis in (det.xaxis, det.yaxis):
         axis.set_major_locator(FixedLocator(deviate(RATES)))
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(FixedFormatter([f"{100 * rate:g} %" for rate in RATES]))
-    limits = deviate((low, 0.6))
+    limits = deviate((0.0005, 0.7))
     det.plot(limits, limits, color="0.7", linewidth=0.8, linestyle="--", zorder=0)
     det.set(xlim=limits, ylim=limits, xlabel="false positive rate", ylabel="false negative rate", aspect="equal")
     return figure
@@ -82,6 +84,7 @@ def roc_and_det(named: dict[str, Verification]) -> plt.Figure:
 def subgroup_rates(table: pd.DataFrame, score: str = "rank1", label: str = "rank-1") -> plt.Figure:
     """Draw one score of every subgroup with its interval; small groups are named with their count alone."""
     figure, axes = plt.subplots(figsize=(WIDE[0], 0.8 + 0.26 * len(table)))
+    axes.grid(False, axis="y")
     names = []
     for place, ((attribute, group), row) in enumerate(table.iterrows()):
         people = int(row["identities"])

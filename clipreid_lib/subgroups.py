@@ -12,6 +12,7 @@ FEWEST = 10  # people in a group before a rate is printed: with fewer, one perso
 AGES = ((0, 19, "under 20"), (20, 29, "20 to 29"), (30, 39, "30 to 39"), (40, 49, "40 to 49"), (50, 999, "50 and over"))
 NUMBERS = ((1, 5, "up to 5"), (6, 10, "6 to 10"), (11, 15, "11 to 15"), (16, 10**9, "16 and more"))
 UNKNOWN = "unknown"
+ORDER = {name: place for bands in (AGES, NUMBERS) for place, (_, _, name) in enumerate(bands)} | {UNKNOWN: 99}
 ENDS = ("", "_low", "_high")  # a score and its interval
 
 
@@ -52,7 +53,7 @@ def by_attribute(scores: Evaluation, pairs: Pairs, manifest: Manifest, seed: int
     queries = scores.per_query.assign(rank1=scores.per_query["first_hit"] == 1)
     for attribute in known:
         groups = known.loc[queries["path"], attribute].to_numpy()
-        for group in sorted(set(groups)):
+        for group in sorted(set(groups), key=lambda name: (ORDER.get(name, 0), name)):
             mine = queries[groups == group]
             row = {"identities": mine["identity"].nunique(), "queries": mine["path"].nunique()}
             if row["identities"] >= FEWEST:

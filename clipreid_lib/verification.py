@@ -63,9 +63,9 @@ class Verification:
     impostor: int
 
     def why_not(self, level: float) -> str:
-        """Say why a rate is not measurable."""
+        """Say why a rate is not measurable: how many impostor pairs there are of those needed for ten errors."""
         needed = int(np.ceil(ERRORS_NEEDED / level))
-        return f"not measurable: {self.impostor:,} impostor pairs, {needed:,} needed for {ERRORS_NEEDED} errors"
+        return f"not measurable: {self.impostor:,} of {needed:,} impostor pairs"
 
 
 def pairs(embeddings: Embeddings, manifest: Manifest) -> Pairs:

@@ -50,7 +50,7 @@ def test_a_rate_that_the_pairs_cannot_support_is_not_measurable():
     random = np.random.default_rng(1)
     found = verify(make_pairs(random.normal(2, 1, 500), random.normal(0, 1, 1000)))
     assert found.tpr_at[1e-2] is not None and found.tpr_at[1e-3] is None and found.tpr_at[1e-4] is None
-    assert found.why_not(1e-4) == "not measurable: 1,000 impostor pairs, 100,000 needed for 10 errors"
+    assert found.why_not(1e-4) == "not measurable: 1,000 of 100,000 impostor pairs"
     with pytest.raises(UserError, match="3 pairs, 3 of them genuine; it needs both"):
         verify(make_pairs(np.arange(3.0), np.zeros(0)))
 
@@ -84,7 +84,7 @@ def test_fnir_at_fpir_by_hand():
     assert searched.threshold(0.1) == pytest.approx(0.89)
     assert (non_mated["score"] > searched.threshold(0.1)).mean() == pytest.approx(0.1)
     assert searched.fnir(0.1) == 0.75
-    assert searched.fnir(0.01) is None and "100 non-mated searches, 1,000 needed" in searched.why_not(0.01)
+    assert searched.fnir(0.01) is None and "100 of 1,000 non-mated searches" in searched.why_not(0.01)
     low, high = searched.interval(0.1)
     assert 0 <= low <= 0.75 <= high <= 1
 
