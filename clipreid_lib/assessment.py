@@ -2,10 +2,12 @@
 
 import time
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import pandas as pd
 
-from clipreid_lib import open_set, subgroups, verification
+from clipreid_lib import open_set, subgroups, uncertainty, verification
 from clipreid_lib.evaluation import SCORES, Evaluation, evaluate
 from clipreid_lib.features import Embeddings
 from clipreid_lib.manifest import Manifest
@@ -40,13 +42,18 @@ class Assessment:
         """Identification by the run's own embedding."""
         return next(iter(self.scores.values()))
 
+    @cached_property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """95 % intervals over people of every identification score and of ``eer``."""
+        return self.own.intervals() | {"eer": verification.eer_interval(self.pairs)}
+
     def groups(self) -> pd.DataFrame:
         """Score subgroups of the test people; see :func:`clipreid_lib.subgroups.by_attribute`."""
         return subgroups.by_attribute(self.own, self.pairs, self.manifest)
 
     def numbers(self) -> dict:
         """Return every number of the first embedding, flat, and the other rows' under ``rows``."""
-        verified, searched, ends = self.verified, self.searched, verification.eer_interval(self.pairs)
+        verified, searched = self.verified, self.searched
         counts = self.own.per_draw.iloc[0]
         found = {
             "protocol": self.manifest.protocol,
@@ -56,9 +63,10 @@ class Assessment:
             "identities": int(self.manifest.test["identity"].nunique()),
             **self.own.summary(),
         }
-        for score, (low, high) in self.own.intervals().items():
+        found["eer"] = verified.eer
+        for score, both in self.intervals.items():
+            low, high = (None if np.isnan(end) else end for end in both)  # JSON knows no NaN
             found |= {f"{score}_low": low, f"{score}_high": high}
-        found |= {"eer": verified.eer, "eer_low": ends[0], "eer_high": ends[1]}
         found |= {"genuine_pairs": verified.genuine, "impostor_pairs": verified.impostor}
         for level, rate in verified.tpr_at.items():
             found[f"tpr_at_fpr_{level:g}"] = verified.why_not(level) if rate is None else rate
@@ -79,7 +87,7 @@ def assess(embeddings: dict[str, Embeddings], manifest: Manifest) -> Assessment:
         manifest: the protocol.
 
     Raises:
-        UserError: as :func:`~clipreid_lib.evaluation.evaluate`, or too few people for an open set.
+        UserError: as :func:`~clipreid_lib.evaluation.evaluate`.
     """
     began = time.perf_counter()
     name, own = next(iter(embeddings.items()))
@@ -96,16 +104,13 @@ def by_protocol(assessments: dict[str, Assessment]) -> pd.DataFrame:
     """Return the run's own scores, a column per protocol, in per cent: mean ± deviation over draws [95 % interval]."""
     rows = {}
     for protocol, each in assessments.items():
-        summary, ends = each.own.summary(), each.own.intervals()
+        summary, ends = each.own.summary(), each.intervals
         counts = each.own.per_draw.iloc[0]
         row = {name: f"{counts[name]:.0f}" for name in ("queries", "gallery")}
         for score, shown in SHOWN.items():
-            low, high = ends[score]
-            row[shown] = (
-                f"{100 * summary[score]:.1f} ± {100 * summary[f'{score}_std']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-            )
-        low, high = verification.eer_interval(each.pairs)
-        row["EER"] = f"{100 * each.verified.eer:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+            value = f"{100 * summary[score]:.1f} ± {100 * summary[f'{score}_std']:.1f}"
+            row[shown] = f"{value} {uncertainty.in_words(ends[score])}"
+        row["EER"] = f"{100 * each.verified.eer:.1f} {uncertainty.in_words(ends['eer'])}"
         rows[protocol] = row
     return pd.DataFrame(rows)
 
@@ -121,9 +126,9 @@ def error_rates(assessments: dict[str, Assessment]) -> pd.DataFrame:
         row["searches"] = f"{len(searched.mated):,} mated, {len(searched.non_mated):,} non-mated"
         for level in open_set.LEVELS:
             rate = searched.fnir(level)
-            low, high = searched.interval(level)
-            row[f"FNIR at FPIR {100 * level:g} %"] = (
-                searched.why_not(level) if rate is None else f"{100 * rate:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-            )
+            said = searched.why_not(level)
+            if rate is not None:
+                said = f"{100 * rate:.1f} {uncertainty.in_words(searched.interval(level))}"
+            row[f"FNIR at FPIR {100 * level:g} %"] = said
         rows[protocol] = row
     return pd.DataFrame(rows)

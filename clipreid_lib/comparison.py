@@ -38,7 +38,7 @@ def against(own: Evaluation, others: dict[str, pd.DataFrame], seed: int = 0) -> 
             ("mAP", both["average_precision_theirs"], both["average_precision"]),
         ):
             found = uncertainty.compare(one, other, both["identity"], seed)
-            row[shown] = f"{100 * found.mean:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+            row[shown] = f"{100 * found.mean:+.1f} {uncertainty.in_words((found.low, found.high), '+')}"
             row[f"p ({shown})"] = f"{found.p:.4f}"
         rows[f"over {name}"] = row
     return pd.DataFrame.from_dict(rows, orient="index")

@@ -20,7 +20,8 @@ def k_reciprocal(query, gallery, k1: int = 20, k2: int = 6, lambda_value: float 
     features, divided by each image's largest; an image is its own first neighbour; half of k1 is rounded to even.
 
     Args:
-        query: (Q, D) tensor or array; normalised here, since everything is compared by cosine.
+        query: (Q, D) tensor or array; normalised here, since everything is compared by cosine. A zero vector
+            is at distance 2 from everything.
         gallery: (G, D) tensor or array.
         k1: neighbours that may be reciprocal; more than there are images means all of them.
         k2: neighbours whose encodings are averaged (local query expansion); 1 averages nothing.
@@ -66,14 +67,14 @@ def expand_queries(query, gallery, top: int = 5, alpha: float = 3.0) -> np.ndarr
     Raises:
         UserError: features as :func:`~clipreid_lib.similarity.checked`; top below 1; alpha below 0.
     """
-    if top < 1 or not alpha >= 0:
+    if top < 1 or not 0 <= alpha < np.inf:
         raise UserError(f"top, alpha: {top}, {alpha}; top must be 1 or more, alpha 0 or more")
     query, gallery = unit_features(query, "query"), unit_features(gallery, "gallery")
     same_width(query, gallery)
     cosine = exact_product(query, gallery).astype(np.float64)  # (Q, G)
     top = min(top, len(gallery))
     last = np.partition(cosine, len(gallery) - top, axis=1)[:, len(gallery) - top, None]
-    weights = np.where(cosine >= last, cosine.clip(0) ** alpha, 0)
+    weights = np.where((cosine >= last) & (cosine > 0), cosine.clip(0) ** alpha, 0)
     return unit_features(query + weights @ gallery, "expanded query").astype(np.float32)
 
 
@@ -84,11 +85,15 @@ def _neighbours(images: np.ndarray, number: int, asked: int) -> tuple[np.ndarray
     direct = np.empty((asked, len(images) - asked), np.float32)
     for start in range(0, len(images), ROWS):
         part = slice(start, start + ROWS)
-        distance = 2 - 2 * (images[part] @ images.T)  # squared Euclidean
+        # Squared Euclidean; rounded, since a product's last digits differ between equal images.
+        distance = (2 - 2 * (images[part] @ images.T)).round(12)
         largest[part] = distance.max(axis=1)
         first = np.argpartition(distance, number - 1, axis=1)[:, :number]
-        order = np.lexsort((first, np.take_along_axis(distance, first, axis=1)))
-        near[part] = np.take_along_axis(first, order, axis=1)
+        values = np.take_along_axis(distance, first, axis=1)
+        near[part] = np.take_along_axis(first, np.lexsort((first, values)), axis=1)
+        # Where the last one's equals are more than fit, the partition took any of them, not the first by position.
+        tied = np.flatnonzero((distance <= values.max(axis=1, keepdims=True)).sum(axis=1) > number)
+        near[start + tied] = distance[tied].argsort(axis=1, kind="stable")[:, :number]
         inside = max(0, min(asked - start, ROWS))
         direct[start : start + inside] = distance[:inside, asked:]
     largest = np.where(largest > 0, largest, 1)  # all images equal: every distance is 0

@@ -77,6 +77,13 @@ def write_metrics(
     return metrics
 
 
+def closed_set(metrics: dict) -> pd.DataFrame:
+    """Return the shares of held-out images of training people given to the right person, in per cent."""
+    shares = metrics["closed_set"] or {"nobody was held out": float("nan")}
+    shown = {how: "" if share != share else f"{100 * share:.1f} %" for how, share in shares.items()}
+    return pd.DataFrame.from_dict(shown, orient="index", columns=[""])
+
+
 def side_by_side(named: dict[str, Evaluation]) -> pd.DataFrame:
     """Return the scores of several evaluations in per cent, one row each, as mean ± deviation over draws."""
     rows = {}

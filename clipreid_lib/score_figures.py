@@ -66,9 +66,8 @@ def roc_and_det(named: dict[str, Verification]) -> plt.Figure:
         both = [deviate(np.clip(rate[seen], tiny, 1 - tiny)) for rate in (each.fpr, 1 - each.tpr)]
         det.plot(*both, color=line.get_color(), label=label)
         det.plot(*2 * [[deviate(each.eer)]], "o", color=line.get_color(), markersize=4)
-    roc.set(
-        xscale="log", xlabel="false positive rate", ylabel="true positive rate", ylim=(0, 1.3)
-    )  # room for the legend
+    roc.set(xscale="log", xlabel="false positive rate", ylabel="true positive rate")
+    roc.set_ylim(0, 1.3)  # room for the legend
     roc.set_yticks(np.linspace(0, 1, 6))
     roc.legend(loc="upper left")
     for axis in (det.xaxis, det.yaxis):

@@ -76,8 +76,8 @@ def in_words(table: pd.DataFrame) -> pd.DataFrame:
     shown = table[["identities", "queries"]].copy()
     for score, name in (("rank1", "rank-1"), ("map", "mAP"), ("eer", "EER")):
         shown[name] = [
-            "" if np.isnan(value) else f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-            for value, low, high in table[[f"{score}{end}" for end in ENDS]].to_numpy(float)
+            "" if np.isnan(value) else f"{100 * value:.1f} {uncertainty.in_words(ends)}"
+            for value, *ends in table[[f"{score}{end}" for end in ENDS]].to_numpy(float)
         ]
     return shown
 

@@ -59,6 +59,13 @@ def interval(values, identities, seed: int = 0) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
+def in_words(ends: tuple[float, float], sign: str = "") -> str:
+    """Write an interval of shares in per cent; "[one person]" where there is none to resample."""
+    if np.isnan(ends).any():
+        return "[one person]"
+    return f"[{100 * ends[0]:{sign}.1f}, {100 * ends[1]:{sign}.1f}]"
+
+
 def compare(one, other, identities, seed: int = 0) -> Difference:
     """Compare two methods query by query.
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from clipreid_lib import datasets, images, params, results
+from clipreid_lib import datasets, images, leaderboard, params
 from clipreid_lib.__main__ import main
 from clipreid_lib.errors import UserError
 from clipreid_lib.files import write_json, write_yaml
@@ -95,7 +95,7 @@ def test_rows_are_averaged_over_seeds_and_nothing_else(tmp_path):
         facts = {"manifest_sha": "x", "pixels": scores, "dataset": "demo", "aspect": "dorsal_r", "protocol": "own"}
         write_json(folder / "metrics.json", scores | facts)
         folders.append(folder)
-    table, note = results.table(folders)
+    table, note = leaderboard.table(folders)
     assert table["rank-1"].tolist() == [" 30.0 ± 30.0 (14.1)", " 90.0 ± 90.0"]
     assert note.count("Floor") == 1
 

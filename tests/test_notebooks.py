@@ -101,19 +101,23 @@ def test_the_ladder_runs_and_prints_one_table(ladder):
     assert re.search(r"^clipid +\d+\.\d ± \d+\.\d", done.stdout, re.M)
     assert done.stdout.count("file://") == 2
     board = pd.read_csv(place / "out" / "leaderboard.csv")
-    promised = "experiment,dataset,aspect,model,variant,stage,protocol,seed,rank1,rank5,map".split(",")
+    promised = (
+        "experiment,dataset,aspect,model,variant,stage,protocol,seed,queries,gallery,identities,rank1,rank1_std,rank5,"
+        "rank10,map,map_std,map_trapezoid,minp,eer,checkpoint_sha,manifest_sha"
+    ).split(",")
     assert set(promised) <= set(board.columns)
-    assert board["variant"].tolist() == ["clipid", "frozen"]
-    assert board["stage"].tolist() == ["img_encoder_finetune", "frozen"]
+    assert board["variant"].tolist() == ["clipid"] * 3 + ["frozen"] * 3
+    assert board["protocol"].tolist() == ["own", "mba", "cross_session"] * 2
+    assert board["stage"].tolist() == ["img_encoder_finetune"] * 3 + ["frozen"] * 3
 
 
 def test_a_run_leaves_what_it_promises(ladder):
     place, _ = ladder
     (folder,) = (place / "out" / "runs").glob("tiny-dorsal_r-clipid-*")
     for name in (
-        "params.yaml provenance.json manifest.csv metrics.json per_draw.csv per_query.csv gallery.html "
-        "embeddings.safetensors train_logs/prompts.csv train_logs/encoder.csv saved_models/prompts.safetensors "
-        "saved_models/encoder.safetensors figures/cmc.png figures/hardest.png"
+        "params.yaml provenance.json manifest.csv metrics.json per_draw.csv per_query.csv subgroups.csv gallery.html "
+        "train_logs/prompts.csv train_logs/encoder.csv saved_models/prompts.safetensors "
+        "saved_models/encoder.safetensors figures/cmc.png figures/roc_det.png figures/hardest.png"
     ).split():
         assert (folder / name).stat().st_size > 0, name
     assert sorted(p.stem for p in (folder / "notebooks").iterdir()) == NAMES[1:]
@@ -121,8 +125,14 @@ def test_a_run_leaves_what_it_promises(ladder):
     metrics = json.loads((folder / "metrics.json").read_text())
     draws = pd.read_csv(folder / "per_draw.csv")
     queries = pd.read_csv(folder / "per_query.csv")
-    assert metrics["rank1"] == pytest.approx(draws["rank1"].mean())
-    assert metrics["map"] == pytest.approx(queries["average_precision"].mean())
+    for protocol, scores in metrics["protocols"].items():
+        mine, asked = (table[table["protocol"] == protocol] for table in (draws, queries))
+        assert scores["rank1"] == pytest.approx(mine["rank1"].mean())
+        assert scores["map"] == pytest.approx(asked["average_precision"].mean())
+        assert scores["map_trapezoid"] == pytest.approx((scores["map"] + scores["rank1"]) / 2)
+        assert scores["rank1_low"] <= scores["rank1"] <= scores["rank1_high"] and 0 <= scores["eer"] <= 1
+        assert {"definitions", "versions", "device", "seconds", "checkpoint_sha", "manifest_sha"} <= set(metrics)
+    assert metrics["rank1"] == metrics["protocols"]["own"]["rank1"]
     assert not [name for name in os.listdir(folder / "saved_models") if "resume" in name]
 
 

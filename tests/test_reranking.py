@@ -70,6 +70,15 @@ def test_k_reciprocal_equals_the_definition(queries, gallery, k1, k2, lambda_val
         assert found.shape == (queries, gallery) and found.dtype == np.float32
 
 
+@pytest.mark.parametrize("copies", [2, 5, 30])  # 30: more of them than k1 + 1
+def test_copies_of_an_image_rank_by_position(copies):
+    query, gallery, *_ = clustered(15, 30, seed=4)
+    images = np.repeat(np.vstack([query, gallery]), copies, axis=0)
+    images = images[np.random.default_rng(4).permutation(len(images))[:90]]
+    found = k_reciprocal(images[:30], images[30:])
+    np.testing.assert_allclose(found, by_definition(images[:30], images[30:], 20, 6, 0.3), atol=1e-5)
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 1000), st.floats(0.01, 100))
 def test_order_and_scale_never_matter(seed, scale):

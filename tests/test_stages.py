@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from clipreid_lib import augment, backbone, checkpoints, encoder_finetune, features, prompt_learning, stages
+from clipreid_lib import augment, backbone, checkpoints, encoder_finetune, prompt_learning, stages
 from clipreid_lib.clipid_model import ClipidModel
 from clipreid_lib.errors import UserError
 from clipreid_lib.files import file_sha
@@ -183,19 +183,6 @@ def test_a_loss_that_is_no_number_is_told(open_run, tmp_path):
     run = open_run(fresh=tmp_path, variant="classifier", encoder_lr=1e30)
     with pytest.raises(UserError, match="encoder: the loss is .* in epoch .; lower the learning rate"):
         finetune(run)
-
-
-def test_embeddings_of_another_manifest_are_refused(open_run, tmp_path):
-    run = open_run(variant="frozen")
-    table = run.manifest.test
-    paths, image = features.embed_table(backbone.load("embedded"), table, run.photographs)
-    made = features.Embeddings(paths, image.embedding)
-    kept = tmp_path / "embeddings.safetensors"
-    features.save(kept, made, {"manifest": run.manifest.sha})
-    again = features.load(kept, {"manifest": run.manifest.sha})
-    assert torch.equal(again.of(table.iloc[[3, 1]]), made.values[[3, 1]])
-    with pytest.raises(UserError, match="its manifest is"):
-        features.load(kept, {"manifest": "another"})
 
 
 def test_biases_learn_at_their_own_rate():

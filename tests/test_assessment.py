@@ -1,0 +1,184 @@
+"""Everything notebook 04 measures, on embeddings whose answers are known."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from clipreid_lib import (
+    across,
+    assessment,
+    comparison,
+    eligibility,
+    leaderboard,
+    open_set,
+    protocols,
+    results,
+    subgroups,
+)
+from clipreid_lib.datasets import load_images
+from clipreid_lib.errors import UserError
+from clipreid_lib.evaluation import evaluate
+from clipreid_lib.features import Embeddings
+from clipreid_lib.verification import pairs
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """Thirty people of 11k Hands' kind, metadata alone."""
+    from clipreid_lib import synthetic_hands
+
+    root = tmp_path_factory.mktemp("people") / "set"
+    synthetic_hands.write_dataset(root, people=30, images_per_aspect=3, sessions=2, seed=1)
+    return load_images("11k", root)
+
+
+@pytest.fixture(scope="module")
+def manifest(table):
+    return protocols.build(table, "common", "dorsal_r", validation="none", draws=3)
+
+
+def knowing(manifest, noise: float, seed: int = 0) -> Embeddings:
+    """Embed each image as its person's direction and noise."""
+    images, random = manifest.images, np.random.default_rng(seed)
+    centres = {person: random.normal(size=16) for person in sorted(images["identity"].unique())}
+    values = np.stack([centres[i] for i in images["identity"]]) + noise * random.normal(size=(len(images), 16))
+    return Embeddings(images["path"].tolist(), torch.from_numpy(values).float())
+
+
+def test_perfect_and_noisy_embeddings(manifest):
+    found = assessment.assess({"image": knowing(manifest, 0), "noise": knowing(manifest, 9)}, manifest)
+    assert list(found.scores) == ["image", "image, re-ranked", "image, expanded", "noise"]
+    numbers = found.numbers()
+    assert numbers["rank1"] == numbers["map"] == numbers["rank1_low"] == 1 and numbers["eer"] == 0
+    assert numbers["rows"]["noise"]["rank1"] < 0.6
+    assert numbers["genuine_pairs"] + numbers["impostor_pairs"] == len(found.pairs.table)
+    assert "not measurable" in numbers["tpr_at_fpr_0.0001"]
+    json.dumps(numbers)  # travels as it is
+    shown = assessment.by_protocol({"common": found})
+    assert shown.loc["rank-1", "common"] == "100.0 ± 0.0 [100.0, 100.0]"
+    assert "of 100,000 impostor pairs" in assessment.error_rates({"common": found}).loc["TPR at FPR 0.0001", "common"]
+
+
+def test_each_pair_counts_once_whoever_asks(manifest):
+    found = pairs(knowing(manifest, 1), manifest).table
+    ends = {frozenset(pair) for pair in zip(found["query"], found["gallery"], strict=True)}
+    assert len(ends) == len(found) and all(len(pair) == 2 for pair in ends)
+    expected = set()
+    for index in range(manifest.draws):
+        query, gallery = manifest.draw(index)
+        expected |= {frozenset((q, g)) for q in query["path"] for g in gallery["path"]}
+    assert ends == expected
+    person = manifest.images.set_index("path")["identity"]
+    same = person.loc[found["query"]].to_numpy() == person.loc[found["gallery"]].to_numpy()
+    assert (same == found["genuine"]).all()
+
+
+def test_open_set_leaves_every_person_out_once_per_draw(manifest):
+    searched = open_set.search(knowing(manifest, 0.5), manifest)
+    queries = sum(len(manifest.draw(index)[0]) for index in range(manifest.draws))
+    assert len(searched.mated) == len(searched.non_mated) == queries
+    assert (searched.non_mated["score"] < 1).all()  # nobody finds themselves
+    perfect = open_set.search(knowing(manifest, 0), manifest)
+    assert (perfect.mated["score"] > 0.999).all() and perfect.fnir(0.5) == 0
+
+
+def test_subgroups_count_people_and_keep_silent_below_ten(manifest):
+    scores = evaluate(knowing(manifest, 1.5), manifest)
+    compared = pairs(knowing(manifest, 1.5), manifest)
+    found = subgroups.by_attribute(scores, compared, manifest)
+    test = manifest.test
+    for gender in test["gender"].unique():
+        row = found.loc[("gender", gender)]
+        people = test.loc[test["gender"] == gender, "identity"].nunique()
+        assert row["identities"] == people
+        assert np.isnan(row["rank1"]) == (people < 10)
+        if people >= 10:
+            mine = scores.per_query[scores.per_query["path"].isin(test.loc[test["gender"] == gender, "path"])]
+            assert row["rank1"] == pytest.approx((mine["first_hit"] == 1).mean())
+            assert row["rank1_low"] <= row["rank1"] <= row["rank1_high"]
+    shown = subgroups.in_words(found)
+    assert (shown.loc[found["rank1"].isna(), "rank-1"] == "").all()
+    assert found.loc["images of the person"].index.tolist() == ["up to 5"]
+    bare = manifest.images.drop(columns=["gender", "age", "skin_color", "nail_polish", "irregularities"])
+    assert len(subgroups.by_attribute(scores, compared, type(manifest)(bare))) == 1
+    hardest = subgroups.hardest(scores, 3)
+    lowest = scores.per_query.groupby("identity")["average_precision"].mean().sort_values().head(3)
+    assert hardest["mAP"].tolist() == pytest.approx((100 * lowest).round(1).tolist())
+
+
+def test_paired_comparison_of_embeddings(manifest):
+    good, poor = (evaluate(knowing(manifest, noise), manifest) for noise in (0.8, 2.5))
+    told = comparison.against(good, {"poor": poor.per_query, "itself": good.per_query})
+    assert told.loc["over poor", "rank-1"].startswith("+") and float(told.loc["over poor", "p (mAP)"]) < 0.01
+    assert told.loc["over itself", "mAP"] == "+0.0 [+0.0, +0.0]" and told.loc["over itself", "p (mAP)"] == "1.0000"
+    with pytest.raises(UserError, match="other: answers other queries"):
+        comparison.against(good, {"other": poor.per_query.iloc[:-1]})
+
+
+def test_a_gallery_of_one_person_is_refused(manifest):
+    one = manifest.images.copy()
+    keep = one.loc[one["role"] == "test", "identity"].iloc[0]
+    alone = type(manifest)(one[(one["identity"] == keep)])
+    with pytest.raises(UserError, match="draw 0: its gallery shows one person alone"):
+        evaluate(knowing(alone, 1), alone)
+
+
+def test_eligible_protocols_test_nobody_who_was_trained_on(open_run):
+    run = open_run(variant="frozen", protocol="own", demo_people=12)
+    fit, unfit = eligibility.manifests(run.manifest, run.table, run.params)
+    assert list(fit)[0] == "own" and {"mba", "cross_session"} <= set(fit) and "given" in unfit
+    trained = set(run.manifest.train["subject"])
+    assert all(not trained & set(each.test["subject"]) for each in fit.values())
+    for name in fit:  # what a protocol of its own would have drawn
+        alone = protocols.build(run.table, name, "dorsal_r", seed=0, validation="none", draws=2)
+        assert name == "own" or alone.sha == fit[name].sha
+    assert set(eligibility.images(fit)["path"]) >= set(run.manifest.test["path"])
+    said = eligibility.summary(fit, unfit)
+    assert said.loc["given", ""].startswith("left out: ") and "queries" in said.loc["mba", ""]
+
+
+def test_people_trained_on_keep_a_protocol_out(open_run):
+    run = open_run(variant="frozen", protocol="own", demo_people=12)
+    images = run.manifest.images.copy()
+    images.loc[images["role"] == "test", "role"] = "train"  # everybody trains
+    _, unfit = eligibility.manifests(type(run.manifest)(images), run.table, run.params)
+    assert "of its test people were trained on or chosen by" in unfit["mba"]
+
+
+def test_across_aspects(open_run, tmp_path):
+    runs = [open_run(fresh=tmp_path, variant="frozen", protocol="common", aspect=a) for a in ("dorsal_r", "palmar_r")]
+    for run in runs:
+        (run.folder / "metrics.json").write_text("{}")
+    said = across.report([], [], tmp_path)
+    table = pd.read_csv(tmp_path / "across.csv", keep_default_na=False)
+    assert len(table) == 4 and (table["left_out"] == "").all()
+    assert (tmp_path / "across_rank1.png").stat().st_size > 0 and "demo palmar_r, frozen" in said
+    square = across.square(table)
+    assert square.shape == (2, 2) and square.notna().all(axis=None)
+    mine = table[(table["aspect"] == "dorsal_r") & (table["tested_aspect"] == "dorsal_r")].iloc[0]
+    assert square.loc["demo dorsal_r, frozen", "demo dorsal_r"] == pytest.approx(100 * float(mine["rank1"]))
+
+
+def test_across_refuses_leaks_and_mistakes(open_run, tmp_path, monkeypatch):
+    run = open_run(fresh=tmp_path, variant="frozen", protocol="common")
+    monkeypatch.setattr(across, "_trained_people", lambda *_: set(run.manifest.test["subject"]))
+    assert "people tested were trained on; train under common" in across.report([str(run.folder)], [], tmp_path)
+    with pytest.raises(UserError, match="holds no params.yaml"):
+        across.open_runs([str(tmp_path)], tmp_path)
+    with pytest.raises(UserError, match="no evaluated run of protocol common"):
+        across.open_runs([], tmp_path / "empty")
+    with pytest.raises(UserError, match="--on hd: write NAME=FOLDER"):
+        across.targets([run], ["hd"])
+
+
+def test_the_leaderboard_has_a_row_per_protocol():
+    metrics = {"experiment": "x", "rank1": 0.1, "protocols": {p: {"protocol": p, "rank1": s} for p, s in SCORED}}
+    board = leaderboard.rows(metrics, metrics)
+    assert board["protocol"].tolist() == ["own", "mba"] * 2 and board["rank1"].tolist() == [0.5, 0.4] * 2
+    assert list(board) == leaderboard.COLUMNS and set(results.DEFINITIONS) >= {"map", "map_trapezoid", "eer"}
+
+
+SCORED = (("own", 0.5), ("mba", 0.4))
