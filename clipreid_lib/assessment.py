@@ -47,6 +47,7 @@ class Assessment:
         """95 % intervals over people of every identification score and of ``eer``."""
         return self.own.intervals() | {"eer": verification.eer_interval(self.pairs)}
 
+    @cached_property
     def groups(self) -> pd.DataFrame:
         """Score subgroups of the test people; see :func:`clipreid_lib.subgroups.by_attribute`."""
         return subgroups.by_attribute(self.own, self.pairs, self.manifest)

@@ -71,7 +71,7 @@ def write_metrics(
         table = pd.concat(parts, ignore_index=True)
         columns = ["protocol", "draw"] + [c for c in table if c not in ("protocol", "draw", "index")]
         write_text(run.folder / f"{name}.csv", table[columns].to_csv(index=False))
-    write_text(run.folder / "subgroups.csv", assessments[params.protocol].groups().to_csv())
+    write_text(run.folder / "subgroups.csv", assessments[params.protocol].groups.to_csv())
     write_json(run.folder / "metrics.json", metrics)
     refresh_leaderboard(project_path(params.outputs_root))
     return metrics

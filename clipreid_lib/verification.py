@@ -17,7 +17,8 @@ from clipreid_lib.manifest import Manifest
 
 LEVELS = (1e-2, 1e-3, 1e-4)  # false positive rates, as face and finger recognition print them
 ERRORS_NEEDED = 10  # expected at a rate before it is called measured: ten make a relative standard error of a third
-RESAMPLES = 200
+RESAMPLES = 200  # of people, for the EER's interval
+ENOUGH = 200_000  # impostor pairs that each resample looks at: more change the interval less than the resampling does
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,10 @@ def pairs(embeddings: Embeddings, manifest: Manifest) -> Pairs:
             )
         )
     table = pd.concat(parts, ignore_index=True)
-    ends = np.sort(table[["query", "gallery"]].to_numpy(), axis=1)
-    _, first = np.unique(ends[:, 0] * (ends.max() + 1) + ends[:, 1], return_index=True)
-    table = table.iloc[np.sort(first)].reset_index(drop=True)
+    if manifest.draws > 1:  # within a draw no pair stands twice
+        ends = np.sort(table[["query", "gallery"]].to_numpy(), axis=1)
+        _, first = np.unique(ends[:, 0] * (ends.max() + 1) + ends[:, 1], return_index=True)
+        table = table.iloc[np.sort(first)].reset_index(drop=True)
     paths, people = manifest.images["path"], manifest.images["identity"]
     for side in ("query", "gallery"):
         table[f"{side}_identity"] = people.loc[table[side]].to_numpy()
@@ -129,7 +131,8 @@ def equal_error_rate(fpr: np.ndarray, tpr: np.ndarray) -> float:
 def eer_interval(compared_pairs: Pairs, seed: int = 0) -> tuple[float, float]:
     """95 % interval of the EER by bootstrap over identities, gallery people included.
 
-    A person drawn w times brings a genuine pair w times and meets a person drawn v times in w v impostor pairs.
+    A person drawn w times brings a genuine pair w times and meets a person drawn v times in w v impostor pairs. Beyond
+    :data:`ENOUGH` impostor pairs a random part of them stands for all.
 
     Returns:
         Lower and upper end; NaN twice where nothing can be measured.
@@ -137,13 +140,18 @@ def eer_interval(compared_pairs: Pairs, seed: int = 0) -> tuple[float, float]:
     table = compared_pairs.table
     if not compared_pairs.both:
         return np.nan, np.nan
+    random = np.random.default_rng(seed)
+    impostor = np.flatnonzero(~table["genuine"])
+    if len(impostor) > ENOUGH:
+        kept = random.choice(impostor, ENOUGH, replace=False)
+        table = table.iloc[np.sort(np.append(kept, np.flatnonzero(table["genuine"])))]
     table = table.sort_values("score", ascending=False, kind="stable")
     people, codes = np.unique(table[["query_identity", "gallery_identity"]].to_numpy(), return_inverse=True)
     asked, shown = codes.reshape(-1, 2).T
     genuine = table["genuine"].to_numpy()
     score = table["score"].to_numpy()
     last = np.append(score[1:] != score[:-1], True)  # thresholds between equal scores do not exist
-    random, found = np.random.default_rng(seed), []
+    found = []
     for _ in range(RESAMPLES):
         drawn = np.bincount(random.integers(0, len(people), len(people)), minlength=len(people)).astype(float)
         right = np.cumsum(np.where(genuine, drawn[asked], 0))[last]
