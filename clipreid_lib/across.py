@@ -18,7 +18,7 @@ from clipreid_lib.files import write_text
 from clipreid_lib.image_store import STORE
 from clipreid_lib.images import Photographs
 from clipreid_lib.manifest import Manifest
-from clipreid_lib.params import ASPECTS, Params, project_path, validated
+from clipreid_lib.params import ASPECTS, project_path, validated
 from clipreid_lib.runs import Run
 
 SCORES = ("rank1", "map", "map_trapezoid")
@@ -111,7 +111,7 @@ def measure(runs: list[Run], aims: list[Target], outputs: Path) -> pd.DataFrame:
                 "tested_dataset": aim.dataset,
                 "tested_aspect": aim.aspect,
             }
-            leak = _trained_people(run, aim.dataset) & set(aim.manifest.test["subject"])
+            leak = _leaked(run, aim)
             if leak:
                 rows.append(row | {"left_out": f"{len(leak)} people tested were trained on; train under common"})
                 continue
@@ -131,9 +131,11 @@ def measure(runs: list[Run], aims: list[Target], outputs: Path) -> pd.DataFrame:
 
 def square(table: pd.DataFrame, score: str = "rank1") -> pd.DataFrame:
     """Arrange one score as a matrix in per cent, averaged over seeds: rows trained, columns tested."""
+    varying = [key for key in ("experiment", "model", "stage") if table.groupby("variant")[key].nunique().max() > 1]
     trained = table["dataset"] + " " + table["aspect"] + ", " + table["variant"]
-    models = table["model"] if table["model"].nunique() > 1 else ""
-    named = table.assign(trained=trained + (" " + models if len(models) else ""))
+    for key in varying:  # whatever the runs differ in names a row; only seeds are averaged
+        trained = trained + ", " + table[key]
+    named = table.assign(trained=trained)
     named["tested"] = table["tested_dataset"] + " " + table["tested_aspect"]
     rows, columns = named["trained"].unique(), named["tested"].unique()
     means = named.groupby(["trained", "tested"])[score].mean() * 100
@@ -167,9 +169,12 @@ def _table(runs: list[Run], dataset: str, root: Path) -> pd.DataFrame:
     return datasets.load_images(dataset, root)
 
 
-def _trained_people(run: Run, dataset: str) -> set:
-    params: Params = run.params
-    if params.dataset != dataset or not {"02_prompt_learning", "03_encoder_finetune"} & set(params.notebooks):
+def _leaked(run: Run, aim: Target) -> set:
+    """Return the people tested whom the run has seen: by number, or by name where a folder of one's own has names."""
+    if run.params.dataset != aim.dataset:
         return set()
-    images = run.manifest.images
-    return set(images.loc[images["role"].isin(["train", "validation"]), "subject"])
+    tested, seen = set(aim.manifest.test["subject"]), run.seen_people
+    if run.data_root != aim.root and "name" in run.table and "name" in aim.table:  # numbers count a folder's names
+        tested = set(aim.table.loc[aim.table["identity"].isin(tested), "name"])
+        seen = set(run.table.loc[run.table["identity"].isin(seen), "name"])
+    return tested & seen

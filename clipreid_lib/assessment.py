@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from clipreid_lib import open_set, subgroups, uncertainty, verification
-from clipreid_lib.evaluation import SCORES, Evaluation, evaluate
+from clipreid_lib.evaluation import SCORES, Evaluation, evaluate, in_words
 from clipreid_lib.features import Embeddings
 from clipreid_lib.manifest import Manifest
 from clipreid_lib.open_set import OpenSet
@@ -66,7 +66,7 @@ class Assessment:
         }
         found["eer"] = verified.eer
         for score, both in self.intervals.items():
-            low, high = (None if np.isnan(end) else end for end in both)  # JSON knows no NaN
+            low, high = map(_plain, both)
             found |= {f"{score}_low": low, f"{score}_high": high}
         found |= {"genuine_pairs": verified.genuine, "impostor_pairs": verified.impostor}
         for level, rate in verified.tpr_at.items():
@@ -74,7 +74,9 @@ class Assessment:
         for level in open_set.LEVELS:
             rate = searched.fnir(level)
             found[f"fnir_at_fpir_{level:g}"] = searched.why_not(level) if rate is None else rate
-        found["manifest_sha"] = self.manifest.sha
+            low, high = (None, None) if rate is None else map(_plain, searched.interval(level))
+            found |= {f"fnir_at_fpir_{level:g}_low": low, f"fnir_at_fpir_{level:g}_high": high}
+        found |= {"manifest_sha": self.manifest.sha, "compared_sha": self.manifest.compared_sha}
         found["rows"] = {name: each.summary() for name, each in self.scores.items()}
         return found
 
@@ -109,7 +111,7 @@ def by_protocol(assessments: dict[str, Assessment]) -> pd.DataFrame:
         counts = each.own.per_draw.iloc[0]
         row = {name: f"{counts[name]:.0f}" for name in ("queries", "gallery")}
         for score, shown in SHOWN.items():
-            value = f"{100 * summary[score]:.1f} ± {100 * summary[f'{score}_std']:.1f}"
+            value = in_words(summary[score], summary[f"{score}_std"])
             row[shown] = f"{value} {uncertainty.in_words(ends[score])}"
         row["EER"] = f"{100 * each.verified.eer:.1f} {uncertainty.in_words(ends['eer'])}"
         rows[protocol] = row
@@ -133,3 +135,7 @@ def error_rates(assessments: dict[str, Assessment]) -> pd.DataFrame:
             row[f"FNIR at FPIR {100 * level:g} %"] = said
         rows[protocol] = row
     return pd.DataFrame(rows)
+
+
+def _plain(end: float) -> float | None:
+    return None if np.isnan(end) else end  # JSON knows no NaN

@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from clipreid_lib import uncertainty
+from clipreid_lib.assessment import Assessment
 from clipreid_lib.errors import UserError
 from clipreid_lib.evaluation import Evaluation
 from clipreid_lib.leaderboard import read_metrics
@@ -44,28 +45,30 @@ def against(own: Evaluation, others: dict[str, pd.DataFrame], seed: int = 0) -> 
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def other_runs(run: Run) -> dict[str, pd.DataFrame]:
-    """Find evaluated runs in the same outputs folder that answer the very same queries (one manifest hash).
+def other_runs(run: Run, mine: Assessment) -> dict[str, pd.DataFrame]:
+    """Find evaluated runs in the same outputs folder that answer the very same questions, however they were trained.
+
+    Args:
+        run: this run, which is left out.
+        mine: its scores under its own protocol.
 
     Returns:
-        ``per_query`` tables of their own protocol by a name that says variant, stage and seed; this run is left out.
+        ``per_query`` tables of that protocol by a name that says variant, stage and seed; damaged ones are left out.
     """
     found = {}
     for folder in sorted(run.folder.parent.glob("*")):
         metrics = read_metrics(folder) if folder != run.folder else None
-        if metrics and metrics["manifest_sha"] == run.manifest.sha:
-            table = _per_query(folder / "per_query.csv")
-            if table is not None:
+        if metrics and metrics["compared_sha"] == mine.manifest.compared_sha:
+            table = _per_query(folder / "per_query.csv", metrics["protocol"])
+            if table is not None and len(table) == len(mine.own.per_query):
                 name = f"{metrics['variant']} ({metrics['stage']}), seed {metrics['seed']}"
-                taken = name in found
-                found[f"{name}, {folder.name[-8:]}" if taken else name] = table[
-                    table["protocol"] == metrics["protocol"]
-                ]
+                found[f"{name}, {folder.name[-8:]}" if name in found else name] = table
     return found
 
 
-def _per_query(path: Path) -> pd.DataFrame | None:
+def _per_query(path: Path, protocol: str) -> pd.DataFrame | None:
     try:
-        return pd.read_csv(path)
-    except (OSError, ValueError):  # not there yet, or cut short
+        table = pd.read_csv(path)
+        return table.loc[table["protocol"] == protocol, [*SAME, "first_hit", "average_precision"]]
+    except (OSError, ValueError, KeyError):  # not there yet, cut short, or an older version's
         return None

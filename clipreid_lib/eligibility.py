@@ -4,36 +4,30 @@ import pandas as pd
 
 from clipreid_lib import protocols
 from clipreid_lib.errors import UserError
-from clipreid_lib.manifest import DRAW, PROTOCOLS, Manifest
-from clipreid_lib.params import Params
+from clipreid_lib.manifest import PROTOCOLS, Manifest
+from clipreid_lib.runs import Run
 
 
-def manifests(trained: Manifest, table: pd.DataFrame, params: Params) -> tuple[dict[str, Manifest], dict[str, str]]:
-    """Build the manifest of every protocol that tests nobody the run has trained or chosen by.
-
-    Args:
-        trained: the run's own manifest; its protocol comes first.
-        table: the data set's image table, all aspects.
-        params: of the run.
+def manifests(run: Run) -> tuple[dict[str, Manifest], dict[str, str]]:
+    """Build the manifest of every protocol that tests nobody the run has trained on or chosen by.
 
     Returns:
-        Manifests by protocol, and for every other protocol the reason why it is left out.
+        Manifests by protocol, the run's own first, and for every other protocol the reason why it is left out.
     """
-    fit, unfit = {trained.protocol: trained}, {}
-    seen = trained.images["role"].isin(["train", "validation"])
-    people = set(trained.images.loc[seen, "subject"])
+    params = run.params
+    fit, unfit = {params.protocol: run.manifest}, {}
     for name in PROTOCOLS:
         if name in fit:
             continue
         try:
             other = protocols.build(
-                table, name, params.aspect, seed=params.draw_seed, validation="none", draws=params.draws
+                run.table, name, params.aspect, seed=params.draw_seed, validation="none", draws=params.draws
             )
         except UserError as error:
             unfit[name] = str(error).removeprefix("protocol: ")
             continue
-        shared = people & set(other.test["subject"])
-        twin = next((mine for mine, each in fit.items() if _compares(each).equals(_compares(other))), None)
+        shared = run.seen_people & set(other.test["subject"])
+        twin = next((mine for mine, each in fit.items() if each.compared_sha == other.compared_sha), None)
         if shared:
             unfit[name] = f"{len(shared)} of its test people were trained on or chosen by"
         elif twin:
@@ -62,9 +56,3 @@ def summary(tests: dict[str, Manifest], left_out: dict[str, str]) -> pd.DataFram
         )
     rows |= {name: f"left out: {reason}" for name, reason in left_out.items()}
     return pd.DataFrame.from_dict(rows, orient="index", columns=[""])
-
-
-def _compares(manifest: Manifest) -> pd.DataFrame:
-    drawn = manifest.images.set_index("path")
-    drawn = drawn[drawn["role"].isin(["test", "distractor"])].filter(regex=DRAW)
-    return drawn[(drawn != "").any(axis=1)].sort_index()

@@ -12,7 +12,6 @@ from clipreid_lib.manifest import Manifest
 from clipreid_lib.metrics import RANKS
 from clipreid_lib.reranking import expand_queries, k_reciprocal
 
-HOW = ("cosine", "re-ranked", "expanded")  # ways to compare the same features
 SCORES = (*(f"rank{k}" for k in RANKS), "map", "map_trapezoid", "minp")
 
 
@@ -33,9 +32,10 @@ class Evaluation:
     cmc: np.ndarray
 
     def summary(self) -> dict[str, float]:
-        """Mean over draws of every score, with its standard deviation over draws as ``<score>_std``."""
-        means, spread = self.per_draw.mean(), self.per_draw.std(ddof=1).fillna(0)  # one draw has no spread
-        return {s: float(means[s]) for s in SCORES} | {f"{s}_std": float(spread[s]) for s in SCORES}
+        """Mean over draws of every score, and its standard deviation as ``<score>_std``; None with a single draw."""
+        means, spread = self.per_draw.mean(), self.per_draw.std(ddof=1)
+        found = {score: float(means[score]) for score in SCORES}
+        return found | {f"{score}_std": float(spread[score]) if len(self.per_draw) > 1 else None for score in SCORES}
 
     def intervals(self, seed: int = 0) -> dict[str, tuple[float, float]]:
         """95 % interval of every score by bootstrap over identities, all draws together."""
@@ -49,6 +49,12 @@ class Evaluation:
             return hit.astype(float).where(queries["first_hit"] > 0)
         column = {"map": "average_precision", "map_trapezoid": "average_precision_trapezoid"}
         return queries[column.get(score, "inverse_penalty")]
+
+
+def in_words(mean: float, deviation: float | None) -> str:
+    """Write a share in per cent with its deviation over draws, where there are several."""
+    spread = "" if deviation is None or np.isnan(deviation) else f" ± {100 * deviation:.1f}"
+    return f"{100 * mean:.1f}{spread}"
 
 
 def compared(
@@ -70,16 +76,10 @@ def compared(
     Raises:
         UserError: an image has no embedding, or one that is not finite (naming it).
     """
-    query, gallery = manifest.draw(index, part)
-    sides = embeddings.of(query), embeddings.of(gallery)
-    if how == "re-ranked":
-        alike = -k_reciprocal(*sides)
-    else:
-        mine = expand_queries(*sides) if how == "expanded" else sides[0]
-        alike = similarity.cosine_similarity(mine, sides[1])
-    if part == "test" and manifest.same_camera_rule:
-        ids, cameras = (query["identity"], gallery["identity"]), (query["camera"], gallery["camera"])
-        alike = similarity.without_same_camera(alike, *ids, *cameras)
+    query, gallery, sides, cameras = _sides(embeddings, manifest, index, part, how)
+    alike = -k_reciprocal(*sides) if how == "re-ranked" else similarity.cosine_similarity(*sides)
+    if cameras:
+        alike = similarity.without_same_camera(alike, query["identity"], gallery["identity"], *cameras.values())
     return query, gallery, alike
 
 
@@ -97,10 +97,14 @@ def evaluate(embeddings: Embeddings, manifest: Manifest, part: str = "test", how
     """
     draws, queries, curves = [], [], []
     for index in range(manifest.draws):
-        query, gallery, alike = compared(embeddings, manifest, index, part, how)
-        if gallery["identity"].nunique() < 2:
+        if how == "re-ranked":
+            query, gallery, alike = compared(embeddings, manifest, index, part, how)
+            scores = metrics.score_similarity(alike, query["identity"], gallery["identity"])
+        else:
+            query, gallery, sides, cameras = _sides(embeddings, manifest, index, part, how)
+            scores = metrics.score_retrieval(sides[0], query["identity"], sides[1], gallery["identity"], **cameras)
+        if part == "test" and gallery["identity"].nunique() < 2:
             raise UserError(f"draw {index}: its gallery shows one person alone; there is nobody to tell them from")
-        scores = metrics.score_similarity(alike, query["identity"], gallery["identity"])
         ranks = {f"rank{k}": share for k, share in scores.at.items()}
         means = {"map": scores.map, "map_trapezoid": scores.map_trapezoid, "minp": scores.minp}
         sizes = {"queries": len(query), "gallery": len(gallery), "unmatched": scores.unmatched}
@@ -112,3 +116,16 @@ def evaluate(embeddings: Embeddings, manifest: Manifest, part: str = "test", how
         queries.append(query[["path", "identity"]].assign(draw=index, **per_query))
         curves.append(scores.cmc)
     return Evaluation(pd.DataFrame(draws).set_index("draw"), pd.concat(queries, ignore_index=True), np.stack(curves))
+
+
+def _sides(
+    embeddings: Embeddings, manifest: Manifest, index: int, part: str, how: str
+) -> tuple[pd.DataFrame, pd.DataFrame, tuple, dict]:
+    """Return a draw's query and gallery tables, their embeddings, and their cameras where the protocol minds them."""
+    query, gallery = manifest.draw(index, part)
+    mine, theirs = embeddings.of(query), embeddings.of(gallery)
+    if how == "expanded":
+        mine = expand_queries(mine, theirs)
+    minds = part == "test" and manifest.same_camera_rule
+    cameras = {"query_cameras": query["camera"], "gallery_cameras": gallery["camera"]} if minds else {}
+    return query, gallery, (mine, theirs), cameras

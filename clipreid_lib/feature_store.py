@@ -99,11 +99,12 @@ class FeatureStore:
             return {}
         try:
             tensors, facts = checkpoints.load(path, "features")
-        except UserError:  # cut short by a full disk or a pulled plug: encode again
+            stamps = map(tuple, tensors["stamps"].tolist())
+            known = dict(zip(facts["paths"], zip(stamps, tensors["embeddings"], strict=True), strict=True))
+        except (UserError, KeyError, ValueError):  # cut short by a full disk or a pulled plug: encode again
             return {}
         checkpoints.require(path, facts, made_by)
-        stamps = map(tuple, tensors["stamps"].tolist())
-        return dict(zip(facts["paths"], zip(stamps, tensors["embeddings"], strict=True), strict=True))
+        return known
 
 
 def _stamp(path: Path) -> tuple[int, int]:

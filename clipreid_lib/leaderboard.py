@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from clipreid_lib.compose import read_yaml
+from clipreid_lib.evaluation import in_words
 from clipreid_lib.files import locked, write_text
 
 COLUMNS = (
@@ -17,11 +18,12 @@ SHOWN = {"rank1": "rank-1", "rank5": "rank-5", "map": "mAP"}
 
 
 def read_metrics(folder: Path) -> dict | None:
-    """Read one run's metrics; None where there are none yet or the file is damaged."""
+    """Read one run's metrics; None where there are none yet, or the file is damaged or older."""
     try:
-        return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return metrics if isinstance(metrics, dict) and {"protocols", "compared_sha"} <= set(metrics) else None
 
 
 def rows(*runs: dict) -> pd.DataFrame:
@@ -66,7 +68,7 @@ def table(folders: list[Path]) -> tuple[pd.DataFrame, str]:
     for name, group in metrics.groupby([settings[key] for key in keys], sort=False, dropna=False):
         row = {}
         for score in ("rank1", "rank5", "map"):
-            row[SHOWN[score]] = f"{100 * group[score].mean():5.1f} ± {100 * group[f'{score}_std'].mean():.1f}"
+            row[SHOWN[score]] = in_words(group[score].mean(), group[f"{score}_std"].astype(float).mean()).rjust(5)
             if len(group) > 1:
                 row[SHOWN[score]] += f" ({100 * group[score].std(ddof=1):.1f})"
         rows[name if varying else name[0]] = row

@@ -89,6 +89,14 @@ class Manifest:
         """SHA-256 of the manifest's CSV: equal exactly if every image has the same columns, role and part in draws."""
         return hashlib.sha256(self._csv().encode()).hexdigest()
 
+    @cached_property
+    def compared_sha(self) -> str:
+        """SHA-256 of what the draws compare: equal for runs that answer the same questions, however they trained."""
+        images = self.images[self.images["role"].isin(["test", "distractor"])].sort_values("path")
+        drawn = images.filter(regex=DRAW)
+        asked = images.loc[(drawn != "").any(axis=1), ["path", "identity", *drawn]]
+        return hashlib.sha256(asked.to_csv(index=False, lineterminator="\n").encode()).hexdigest()
+
     def save(self, path: str | Path) -> None:
         """Write the manifest as CSV, atomically."""
         write_text(path, self._csv())

@@ -25,9 +25,9 @@ class OpenSet:
     """All searches of all draws.
 
     Attributes:
-        mated: one row per search for somebody enrolled: ``identity``, ``score`` of the mate where it stands at rank 1
-            (ties count against it), -inf where it does not.
-        non_mated: one row per search for somebody who is not: ``identity``, ``score`` of the best gallery image.
+        mated: one row per search for somebody enrolled: ``path identity``, ``score`` of the mate where it stands
+            at rank 1 (ties count against it), -inf where it does not.
+        non_mated: one row per search for somebody who is not: ``path identity``, ``score`` of the best gallery image.
     """
 
     mated: pd.DataFrame
@@ -39,8 +39,11 @@ class OpenSet:
         return float(scores[min(int(fpir * len(scores)), len(scores) - 1)])
 
     def fnir(self, fpir: float) -> float | None:
-        """FNIR at that FPIR, rank 1; None where fewer than ten non-mated searches could be false positives."""
-        if fpir * len(self.non_mated) < ERRORS_NEEDED:
+        """FNIR at that FPIR, rank 1; None where fewer than ten images could be false positives.
+
+        Images count, not searches: another draw's search for the same image is hardly another trial.
+        """
+        if fpir * self.non_mated["path"].nunique() < ERRORS_NEEDED:
             return None
         return float(self._missed(fpir).mean())
 
@@ -49,9 +52,9 @@ class OpenSet:
         return uncertainty.interval(self._missed(fpir), self.mated["identity"], seed)
 
     def why_not(self, fpir: float) -> str:
-        """Say why a rate is not measurable: how many non-mated searches there are of those needed."""
+        """Say why a rate is not measurable: how many images there are of those needed."""
         needed = int(np.ceil(ERRORS_NEEDED / fpir))
-        return f"not measurable: {len(self.non_mated):,} of {needed:,} non-mated searches"
+        return f"not measurable: {self.non_mated['path'].nunique():,} of {needed:,} images of people not enrolled"
 
     def _missed(self, fpir: float) -> np.ndarray:
         return (self.mated["score"] <= self.threshold(fpir)).to_numpy()
@@ -60,10 +63,8 @@ class OpenSet:
 def search(embeddings: Embeddings, manifest: Manifest) -> OpenSet:
     """Search every draw twice: with one random half of the test people enrolled, then with the other.
 
-    The images of whoever is not enrolled leave the gallery; distractors stay. So each query is searched for once with
-    its person enrolled and once without, against galleries of about half the closed set's size.
-
-    With fewer than two people nobody is enrolled, and no rate is measurable.
+    All images of whoever is not enrolled leave the gallery, those of their other hands too; other distractors stay. So
+    each query is searched for once with its person enrolled and once without, with half of the test people enrolled.
     """
     people = np.sort(manifest.test["identity"].unique())
     mated, non_mated = [], []
@@ -72,14 +73,14 @@ def search(embeddings: Embeddings, manifest: Manifest) -> OpenSet:
         order = sorted(people, key=lambda person: stable_seed("enrolled", index, person))
         half = len(order) // 2
         asked, shown = query["identity"].to_numpy(), gallery["identity"].to_numpy()
+        subject = gallery["subject"].to_numpy()
         for absent in (order[:half], order[half:]):
-            there = np.where(np.isin(shown, absent), -np.inf, similarity)  # (Q, G)
+            there = np.where(np.isin(subject, absent), -np.inf, similarity)  # (Q, G)
             same = asked[:, None] == shown
             mate = np.where(same, there, -np.inf).max(axis=1)
             best_other = np.where(same, -np.inf, there).max(axis=1)
             missing = np.isin(asked, absent)
-            mated.append(
-                pd.DataFrame({"identity": asked, "score": np.where(mate > best_other, mate, -np.inf)})[~missing]
-            )
-            non_mated.append(pd.DataFrame({"identity": asked, "score": best_other})[missing])
+            searches = query[["path", "identity"]]
+            mated.append(searches.assign(score=np.where(mate > best_other, mate, -np.inf))[~missing])
+            non_mated.append(searches.assign(score=best_other)[missing])
     return OpenSet(pd.concat(mated, ignore_index=True), pd.concat(non_mated, ignore_index=True))

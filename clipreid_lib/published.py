@@ -30,14 +30,15 @@ def beside(rows: pd.DataFrame) -> pd.DataFrame:
     Returns:
         In per cent, best rank-1 first: ``method protocol rank-1 mAP``, ``mAP (trapezoid)``, ``converted`` (which of
         the two was computed and not printed), ``trained on`` (where it is not the same data's training part),
-        ``source``. Empty where nothing is comparable.
+        ``flip`` (whether mirrored images' features were added), ``source``, ``note``. Empty where nothing fits.
     """
     printed = load()
-    fitting = pd.concat([_comparable(printed, row) for _, row in rows.iterrows()] or [printed[:0]]).drop_duplicates()
+    found = [_comparable(printed, row) for _, row in rows.iterrows()]
+    fitting = pd.concat([printed[:0], *found]).drop_duplicates()
     if fitting.empty:
         return pd.DataFrame()
     theirs = pd.DataFrame([_converted(row) for _, row in fitting.iterrows()])
-    ours = rows.merge(fitting[SAME].drop_duplicates(), on=SAME)
+    ours = rows[[len(each) > 0 for each in found]]
     mine = pd.DataFrame(
         {
             "method": "ours: " + ours["model"] + " " + ours["variant"] + " (" + ours["stage"] + ")",
@@ -47,7 +48,9 @@ def beside(rows: pd.DataFrame) -> pd.DataFrame:
             "mAP (trapezoid)": 100 * ours["map_trapezoid"],
             "converted": "",
             "trained on": "",
+            "flip": "no",
             "source": "here",
+            "note": "",
         }
     )
     table = pd.concat([mine, theirs], ignore_index=True).sort_values("rank-1", ascending=False, kind="stable")
@@ -77,7 +80,7 @@ def explained(rows: pd.DataFrame) -> str:
 def _comparable(printed: pd.DataFrame, row: pd.Series) -> pd.DataFrame:
     same = (printed[SAME] == row[SAME]).all(axis=1)
     for count in ("queries", "gallery"):
-        same &= printed[count].isna() | (printed[count] == row[count])
+        same &= printed[count] == row[count]
     return printed[same]
 
 
@@ -98,5 +101,7 @@ def _converted(row: pd.Series) -> dict:
         "mAP (trapezoid)": trapezoid,
         "converted": made,
         "trained on": row["trained_on"],
+        "flip": row["flip"],
         "source": row["source"],
+        "note": row["note"],
     }

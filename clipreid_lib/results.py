@@ -4,7 +4,7 @@ import pandas as pd
 
 from clipreid_lib.assessment import SHOWN, Assessment
 from clipreid_lib.errors import UserError
-from clipreid_lib.evaluation import Evaluation
+from clipreid_lib.evaluation import Evaluation, in_words
 from clipreid_lib.files import write_json, write_text
 from clipreid_lib.leaderboard import read_metrics, refresh_leaderboard
 from clipreid_lib.params import project_path
@@ -18,13 +18,17 @@ DEFINITIONS = {
     "map_trapezoid": "mean average precision of MBA-Net and CLIP-HandID: precision just before and at each match, "
     "averaged; with one match per query it equals (map + rank1) / 2",
     "minp": "mean inverse negative penalty: matches / rank of the last match; mean over draws",
-    "_std": "standard deviation over draws",
-    "_low, _high": "ends of the 95 % interval, percentile bootstrap over identities, all draws together",
+    "_std": "standard deviation over draws; null where there is one",
+    "_low, _high": "ends of the 95 % interval, percentile bootstrap over identities who ask, all draws together (too "
+    "narrow near 0 and 1 and with few people; where all people agree, the exact binomial bound); eer: people resampled "
+    "on both sides of a pair, distractors held; fnir: the threshold held; null with one person",
     "unmatched": "queries without a match in their gallery; they take no part in any mean",
-    "eer": "equal error rate over all distinct pairs that the draws compare",
+    "eer": "equal error rate over all distinct pairs that the draws compare; pairs of one person under two numbers "
+    "(the other hand of protocol mba) are left out",
     "tpr_at_fpr_x": "share of genuine pairs accepted at the threshold where at most x of the impostor pairs are",
     "fnir_at_fpir_x": "share of mated searches whose mate is not at rank 1 above the threshold that at most x of the "
-    "non-mated searches exceed; half of the people enrolled at a time, all draws together",
+    "non-mated searches exceed; half of the people enrolled at a time, all "
+    "images of the others out of the gallery, all draws together",
     "rows": "identification scores of other embeddings, and of the run's own compared in other ways",
     "closed_set": "share of held-out images of training people (validation: published) given to the right person",
     "seconds": "spent on scoring (encoding apart), and on training as the logs say",
@@ -89,9 +93,7 @@ def side_by_side(named: dict[str, Evaluation]) -> pd.DataFrame:
     rows = {}
     for name, scores in named.items():
         summary = scores.summary()
-        rows[name] = {
-            shown: f"{100 * summary[score]:.1f} ± {100 * summary[f'{score}_std']:.1f}" for score, shown in SHOWN.items()
-        }
+        rows[name] = {shown: in_words(summary[score], summary[f"{score}_std"]) for score, shown in SHOWN.items()}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -106,8 +108,7 @@ def facts(run: Run) -> dict[str, str]:
         raise UserError(f"{run.folder / 'metrics.json'}: not there; run notebook 04 with the same params first")
     draws = "1 draw" if run.manifest.draws == 1 else f"{run.manifest.draws} draws"
     scores = {
-        f"{shown}, {draws}": f"{100 * metrics[score]:.1f} ± {100 * metrics[f'{score}_std']:.1f} %"
-        for score, shown in SHOWN.items()
+        f"{shown}, {draws}": f"{in_words(metrics[score], metrics[f'{score}_std'])} %" for score, shown in SHOWN.items()
     }
     return {
         "data": f"{run.params.dataset}, {run.params.aspect}, protocol {run.params.protocol}",

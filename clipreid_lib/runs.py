@@ -134,6 +134,14 @@ class Run:
             )
         return manifest
 
+    @property
+    def seen_people(self) -> set[int]:
+        """The people whose images this run trains on, chooses by or, for tip_adapter, compares with."""
+        if self.params.variant == "frozen":
+            return set()
+        images = self.manifest.images
+        return set(images.loc[images["role"].isin(["train", "validation"]), "subject"])
+
     def facts(self) -> dict:
         """What a checkpoint of this run says about its origin: seed, manifest, every param, library versions."""
         return {

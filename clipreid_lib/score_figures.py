@@ -21,7 +21,7 @@ def cmc(named: dict[str, Evaluation], top: int = 20) -> plt.Figure:
     for name, scores in named.items():
         curve = scores.cmc[:, :top]
         ranks = np.arange(1, curve.shape[1] + 1)
-        mean, spread = curve.mean(axis=0), curve.std(axis=0)
+        mean, spread = curve.mean(axis=0), curve.std(axis=0, ddof=1) if len(curve) > 1 else 0
         (line,) = axes.plot(ranks, mean, marker=".", label=name)
         axes.fill_between(ranks, mean - spread, np.minimum(mean + spread, 1), color=line.get_color(), alpha=0.2)
     axes.set(xlabel="rank", ylabel="share of queries with a hit by then", ylim=(0, 1.02))
@@ -59,7 +59,10 @@ def roc_and_det(named: dict[str, Verification]) -> plt.Figure:
     figure, (roc, det) = plt.subplots(1, 2, figsize=(WIDE[0], 4.2))
     deviate = stats.norm.ppf
     for name, each in named.items():
-        seen = each.fpr > 0
+        # A few thousand points of possibly millions, evenly spread on the log axis, the first false positive included.
+        rising = np.geomspace(1 / each.impostor, 1, 3000)
+        seen = np.unique(np.searchsorted(each.fpr, rising * (1 + 1e-9), side="right") - 1)
+        seen = seen[each.fpr[seen] > 0]
         label = f"{name}, EER {100 * each.eer:.1f} %"
         (line,) = roc.plot(each.fpr[seen], each.tpr[seen], drawstyle="steps-post", label=label)
         tiny = 0.5 / max(each.genuine, each.impostor)  # half an error: normal deviates have no place for none
@@ -87,7 +90,7 @@ def subgroup_rates(table: pd.DataFrame, score: str = "rank1", label: str = "rank
     names = []
     for place, ((attribute, group), row) in enumerate(table.iterrows()):
         people = int(row["identities"])
-        names.append(f"{attribute}: {group} ({people} people)")
+        names.append(f"{attribute}: {group} ({people} people)".replace("$", r"\$"))  # not mathematics
         if np.isnan(row[score]):
             axes.text(0.01, place, f"fewer than {FEWEST} people: no rate", va="center", color="0.4", fontsize="small")
             continue
@@ -101,6 +104,8 @@ def subgroup_rates(table: pd.DataFrame, score: str = "rank1", label: str = "rank
 def matrix(table: pd.DataFrame, label: str) -> plt.Figure:
     """Draw a matrix of scores in per cent: rows trained, columns tested."""
     figure, axes = plt.subplots(figsize=(2.6 + 1.1 * table.shape[1], 1.4 + 0.5 * len(table)))
+    plain = [names.str.replace("$", r"\$", regex=False) for names in (table.index, table.columns)]  # not mathematics
+    table = table.set_axis(plain[0], axis=0).set_axis(plain[1], axis=1)
     sns.heatmap(table, annot=True, fmt=".1f", vmin=0, vmax=100, cmap="crest", ax=axes, cbar_kws={"label": label})
     axes.set(xlabel="tested on", ylabel="trained on")
     axes.tick_params(axis="y", rotation=0)

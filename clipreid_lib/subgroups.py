@@ -47,10 +47,12 @@ def by_attribute(scores: Evaluation, pairs: Pairs, manifest: Manifest, seed: int
 
     Returns:
         Indexed by ``attribute`` and ``group``: ``identities queries`` (images that ask, in any draw), and ``rank1 map
-        eer`` each with ``_low`` and ``_high``, shares in [0, 1]; NaN where a group has fewer than 10 identities.
+        eer`` each with ``_low`` and ``_high``, and ``fmr fnmr`` (false match and non-match rate at the threshold of
+        everybody's EER), shares in [0, 1]; NaN where a group has fewer than 10 identities.
     """
     known, rows = attributes(manifest), {}
-    queries = scores.per_query.assign(rank1=scores.per_query["first_hit"] == 1)
+    queries = scores.per_query.assign(rank1=scores.of("rank1"))
+    threshold = verification.verify(pairs).eer_threshold if pairs.both else np.nan
     for attribute in known:
         groups = known.loc[queries["path"], attribute].to_numpy()
         for group in sorted(set(groups), key=lambda name: (ORDER.get(name, 0), name)):
@@ -64,8 +66,10 @@ def by_attribute(scores: Evaluation, pairs: Pairs, manifest: Manifest, seed: int
                 if theirs.both:
                     ends = verification.eer_interval(theirs, seed)
                     row |= {"eer": verification.verify(theirs).eer, "eer_low": ends[0], "eer_high": ends[1]}
+                    row["fmr"], row["fnmr"] = verification.at_threshold(theirs, threshold)
             rows[attribute, group] = row
     columns = ["identities", "queries"] + [f"{score}{end}" for score in ("rank1", "map", "eer") for end in ENDS]
+    columns += ["fmr", "fnmr"]
     table = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=columns)
     table.index = pd.MultiIndex.from_tuples(rows, names=["attribute", "group"])
     return table
@@ -79,12 +83,14 @@ def in_words(table: pd.DataFrame) -> pd.DataFrame:
             "" if np.isnan(value) else f"{100 * value:.1f} {uncertainty.in_words(ends)}"
             for value, *ends in table[[f"{score}{end}" for end in ENDS]].to_numpy(float)
         ]
+    for rate in ("fmr", "fnmr"):
+        shown[rate.upper()] = ["" if np.isnan(value) else f"{100 * value:.1f}" for value in table[rate]]
     return shown
 
 
 def hardest(scores: Evaluation, number: int = 10) -> pd.DataFrame:
     """Return the people with the lowest mAP over all draws, worst first, with their rank-1 and number of queries."""
-    queries = scores.per_query.assign(rank1=scores.per_query["first_hit"] == 1)
+    queries = scores.per_query.assign(rank1=scores.of("rank1"))
     people = queries.groupby("identity").agg(
         mAP=("average_precision", "mean"), rank1=("rank1", "mean"), queries=("path", "nunique")
     )

@@ -32,7 +32,11 @@ class Difference:
 
 
 def interval(values, identities, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of a mean over queries, by percentile bootstrap over identities (Efron 1979).
+    """95 % interval of a share or score in [0, 1] averaged over queries, by percentile bootstrap over identities.
+
+    Where all people score 1 (or all 0) a bootstrap would claim certainty; there the exact binomial bound stands, with
+    one trial per person (Clopper and Pearson 1934). Near 1, and with few people, percentile intervals are too narrow:
+    with 20 people and a true rate of 97 % they hold it about half of the time.
 
     Args:
         values: (N,) one number per query; NaN takes no part.
@@ -43,6 +47,15 @@ def interval(values, identities, seed: int = 0) -> tuple[float, float]:
         Lower and upper end; NaN twice with fewer than two people.
     """
     sums, counts = _by_person(values, identities)
+    bound = 0.025 ** (1 / max(1, len(sums)))
+    if len(sums) > 1 and (sums == counts).all():
+        return bound, 1.0
+    if len(sums) > 1 and not sums.any():
+        return 0.0, 1 - bound
+    return _bootstrap(sums, counts, seed)
+
+
+def _bootstrap(sums: np.ndarray, counts: np.ndarray, seed: int) -> tuple[float, float]:
     if len(sums) < 2:
         return np.nan, np.nan
     with np.errstate(invalid="ignore"):
@@ -69,8 +82,8 @@ def in_words(ends: tuple[float, float], sign: str = "") -> str:
 def compare(one, other, identities, seed: int = 0) -> Difference:
     """Compare two methods query by query.
 
-    The p-value is that of a sign-flip permutation test on each person's summed difference (scipy), so a person with
-    many images counts as one.
+    The p-value is that of a sign-flip permutation test on each person's summed difference (scipy): a person's queries
+    flip together, and people weigh by how many they have, as in the mean itself.
 
     Args:
         one: (N,) a score per query, for example average precision.
@@ -80,7 +93,7 @@ def compare(one, other, identities, seed: int = 0) -> Difference:
     """
     difference = np.asarray(other, float) - np.asarray(one, float)
     sums, counts = _by_person(difference, identities)
-    low, high = interval(difference, identities, seed)
+    low, high = _bootstrap(sums, counts, seed)
     p = 1.0
     if len(sums) > 1 and sums.any():
         p = stats.permutation_test(

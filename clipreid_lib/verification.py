@@ -1,7 +1,8 @@
 """Verification: is this pair of photographs one person? Score distributions, ROC, DET, EER, TPR at fixed FPR.
 
 A pair is what a draw compares: a query and a gallery image. Over all draws each pair counts once, whichever of the two
-asked, because its cosine is the same. scikit-learn makes the curves.
+asked, because its cosine is the same. A pair that shows one person under two numbers (protocol mba has people's other
+hands among its distractors) is neither genuine nor impostor and takes no part. scikit-learn makes the curves.
 """
 
 from dataclasses import dataclass
@@ -16,9 +17,11 @@ from clipreid_lib.features import Embeddings
 from clipreid_lib.manifest import Manifest
 
 LEVELS = (1e-2, 1e-3, 1e-4)  # false positive rates, as face and finger recognition print them
-ERRORS_NEEDED = 10  # expected at a rate before it is called measured: ten make a relative standard error of a third
+# Errors to expect at a rate before it is called measured. Were they independent, ten would make a standard error of a
+# third; those of one person are not, so this is the least that may be asked.
+ERRORS_NEEDED = 10
 RESAMPLES = 200  # of people, for the EER's interval
-ENOUGH = 200_000  # impostor pairs that each resample looks at: more change the interval less than the resampling does
+ENOUGH = 200_000  # impostor pairs that a resample looks at: more change the interval less than the resampling does
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,8 @@ class Pairs:
     """Compared pairs.
 
     Attributes:
-        table: one row per pair: ``query gallery`` (paths), ``query_identity gallery_identity``, ``score`` (cosine),
-            ``genuine`` (whether both show one identity).
+        table: one row per pair: ``query gallery`` (paths), ``query_subject gallery_subject`` (people), ``score``
+            (cosine), ``genuine`` (whether both show one identity).
     """
 
     table: pd.DataFrame
@@ -48,7 +51,8 @@ class Verification:
     """Error rates over all thresholds.
 
     Attributes:
-        fpr: (T,) false positive rate (false match rate) at falling thresholds.
+        thresholds: (T,) falling; a pair is accepted at or above.
+        fpr: (T,) false positive rate (false match rate) there.
         tpr: (T,) true positive rate there; 1 - tpr is the false non-match rate.
         eer: equal error rate, where false positive and false negative rate cross (linear between thresholds).
         tpr_at: true positive rate at each of :data:`LEVELS`; None where it is not measurable.
@@ -56,12 +60,18 @@ class Verification:
         impostor: number of impostor pairs.
     """
 
+    thresholds: np.ndarray
     fpr: np.ndarray
     tpr: np.ndarray
     eer: float
     tpr_at: dict[float, float | None]
     genuine: int
     impostor: int
+
+    @property
+    def eer_threshold(self) -> float:
+        """The highest threshold at which false positives are at least as many as false negatives."""
+        return float(self.thresholds[np.argmax(self.fpr >= 1 - self.tpr)])
 
     def why_not(self, level: float) -> str:
         """Say why a rate is not measurable: how many impostor pairs there are of those needed for ten errors."""
@@ -89,11 +99,14 @@ def pairs(embeddings: Embeddings, manifest: Manifest) -> Pairs:
         ends = np.sort(table[["query", "gallery"]].to_numpy(), axis=1)
         _, first = np.unique(ends[:, 0] * (ends.max() + 1) + ends[:, 1], return_index=True)
         table = table.iloc[np.sort(first)].reset_index(drop=True)
-    paths, people = manifest.images["path"], manifest.images["identity"]
+    paths, images = manifest.images["path"], manifest.images
+    number = [images.loc[table[side], "identity"].to_numpy() for side in ("query", "gallery")]
     for side in ("query", "gallery"):
-        table[f"{side}_identity"] = people.loc[table[side]].to_numpy()
+        table[f"{side}_subject"] = images.loc[table[side], "subject"].to_numpy()
         table[side] = pd.Categorical.from_codes(paths.index.get_indexer(table[side]), categories=paths)
-    return Pairs(table.assign(genuine=table["query_identity"] == table["gallery_identity"]))
+    table["genuine"] = number[0] == number[1]
+    clear = table["genuine"] | (table["query_subject"] != table["gallery_subject"])
+    return Pairs(table[clear].reset_index(drop=True))
 
 
 def verify(compared_pairs: Pairs) -> Verification:
@@ -107,11 +120,17 @@ def verify(compared_pairs: Pairs) -> Verification:
         raise UserError(
             f"verification: {len(table)} pairs, {table['genuine'].sum()} of them genuine; it needs both kinds"
         )
-    fpr, tpr, _ = roc_curve(table["genuine"], table["score"])
+    fpr, tpr, thresholds = roc_curve(table["genuine"], table["score"], drop_intermediate=False)
     genuine = int(table["genuine"].sum())
     impostor = len(table) - genuine
     tpr_at = {level: float(tpr[fpr <= level].max()) if level * impostor >= ERRORS_NEEDED else None for level in LEVELS}
-    return Verification(fpr, tpr, equal_error_rate(fpr, tpr), tpr_at, genuine, impostor)
+    return Verification(thresholds, fpr, tpr, equal_error_rate(fpr, tpr), tpr_at, genuine, impostor)
+
+
+def at_threshold(compared_pairs: Pairs, threshold: float) -> tuple[float, float]:
+    """Return the false match and false non-match rates of some pairs at one threshold."""
+    accepted, genuine = compared_pairs.table["score"] >= threshold, compared_pairs.table["genuine"]
+    return float(accepted[~genuine].mean()), float((~accepted[genuine]).mean())
 
 
 def equal_error_rate(fpr: np.ndarray, tpr: np.ndarray) -> float:
@@ -129,16 +148,17 @@ def equal_error_rate(fpr: np.ndarray, tpr: np.ndarray) -> float:
 
 
 def eer_interval(compared_pairs: Pairs, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of the EER by bootstrap over identities, gallery people included.
+    """95 % interval of the EER by bootstrap over the test people, on both sides of a pair.
 
-    A person drawn w times brings a genuine pair w times and meets a person drawn v times in w v impostor pairs. Beyond
+    A person drawn w times brings a genuine pair w times and meets a person drawn v times in w v impostor pairs; whoever
+    is never asked for (a distractor) is held as it is. Beyond
     :data:`ENOUGH` impostor pairs a random part of them stands for all.
 
     Returns:
-        Lower and upper end; NaN twice where nothing can be measured.
+        Lower and upper end; NaN twice where nothing can be measured or one person alone asks.
     """
     table = compared_pairs.table
-    if not compared_pairs.both:
+    if not compared_pairs.both or table["query_subject"].nunique() < 2:
         return np.nan, np.nan
     random = np.random.default_rng(seed)
     impostor = np.flatnonzero(~table["genuine"])
@@ -146,14 +166,15 @@ def eer_interval(compared_pairs: Pairs, seed: int = 0) -> tuple[float, float]:
         kept = random.choice(impostor, ENOUGH, replace=False)
         table = table.iloc[np.sort(np.append(kept, np.flatnonzero(table["genuine"])))]
     table = table.sort_values("score", ascending=False, kind="stable")
-    people, codes = np.unique(table[["query_identity", "gallery_identity"]].to_numpy(), return_inverse=True)
-    asked, shown = codes.reshape(-1, 2).T
+    people, asked = np.unique(table["query_subject"], return_inverse=True)
+    shown = pd.Index(people).get_indexer(table["gallery_subject"])  # -1: never asked for
     genuine = table["genuine"].to_numpy()
     score = table["score"].to_numpy()
     last = np.append(score[1:] != score[:-1], True)  # thresholds between equal scores do not exist
     found = []
     for _ in range(RESAMPLES):
         drawn = np.bincount(random.integers(0, len(people), len(people)), minlength=len(people)).astype(float)
+        drawn = np.append(drawn, 1.0)  # the last stands for distractors
         right = np.cumsum(np.where(genuine, drawn[asked], 0))[last]
         wrong = np.cumsum(np.where(genuine, 0, drawn[asked] * drawn[shown]))[last]
         if right[-1] and wrong[-1]:

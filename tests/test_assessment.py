@@ -52,13 +52,15 @@ def test_perfect_and_noisy_embeddings(manifest):
     found = assessment.assess({"image": knowing(manifest, 0), "noise": knowing(manifest, 9)}, manifest)
     assert list(found.scores) == ["image", "image, re-ranked", "image, expanded", "noise"]
     numbers = found.numbers()
-    assert numbers["rank1"] == numbers["map"] == numbers["rank1_low"] == 1 and numbers["eer"] == 0
+    assert numbers["rank1"] == numbers["map"] == numbers["rank1_high"] == 1 and numbers["eer"] == 0
+    people = manifest.test["identity"].nunique()
+    assert numbers["rank1_low"] == pytest.approx(0.025 ** (1 / people))  # nobody failed, and yet nothing is certain
     assert numbers["rows"]["noise"]["rank1"] < 0.6
     assert numbers["genuine_pairs"] + numbers["impostor_pairs"] == len(found.pairs.table)
     assert "not measurable" in numbers["tpr_at_fpr_0.0001"]
     json.dumps(numbers)  # travels as it is
     shown = assessment.by_protocol({"common": found})
-    assert shown.loc["rank-1", "common"] == "100.0 ± 0.0 [100.0, 100.0]"
+    assert shown.loc["rank-1", "common"] == f"100.0 ± 0.0 [{100 * numbers['rank1_low']:.1f}, 100.0]"
     assert "of 100,000 impostor pairs" in assessment.error_rates({"common": found}).loc["TPR at FPR 0.0001", "common"]
 
 
@@ -127,8 +129,8 @@ def test_a_gallery_of_one_person_is_refused(manifest):
 
 
 def test_eligible_protocols_test_nobody_who_was_trained_on(open_run):
-    run = open_run(variant="frozen", protocol="own", demo_people=12)
-    fit, unfit = eligibility.manifests(run.manifest, run.table, run.params)
+    run = open_run(variant="classifier", protocol="own", demo_people=12)
+    fit, unfit = eligibility.manifests(run)
     assert list(fit)[0] == "own" and {"mba", "cross_session"} <= set(fit) and "given" in unfit
     trained = set(run.manifest.train["subject"])
     assert all(not trained & set(each.test["subject"]) for each in fit.values())
@@ -140,12 +142,28 @@ def test_eligible_protocols_test_nobody_who_was_trained_on(open_run):
     assert said.loc["given", ""].startswith("left out: ") and "queries" in said.loc["mba", ""]
 
 
-def test_people_trained_on_keep_a_protocol_out(open_run):
-    run = open_run(variant="frozen", protocol="own", demo_people=12)
-    images = run.manifest.images.copy()
-    images.loc[images["role"] == "test", "role"] = "train"  # everybody trains
-    _, unfit = eligibility.manifests(type(run.manifest)(images), run.table, run.params)
+def test_people_trained_on_keep_a_protocol_out(open_run, monkeypatch):
+    run = open_run(variant="classifier", protocol="own", demo_people=12)
+    monkeypatch.setattr(type(run), "seen_people", property(lambda _: set(run.table["identity"])))
+    _, unfit = eligibility.manifests(run)
     assert "of its test people were trained on or chosen by" in unfit["mba"]
+    monkeypatch.undo()
+    assert open_run(variant="frozen").seen_people == set()  # who trains nothing has seen nobody
+    assert open_run(variant="tip_adapter").seen_people == set(open_run().manifest.train["subject"])
+
+
+def test_one_persons_other_hand_is_no_impostor_and_leaves_with_them(open_run):
+    run = open_run(variant="frozen", protocol="mba", demo_people=12)
+    embeddings = knowing(run.manifest, 0.1)
+    table = pairs(embeddings, run.manifest).table
+    person = run.manifest.images.set_index("path")["subject"]
+    same = person.loc[table["query"]].to_numpy() == person.loc[table["gallery"]].to_numpy()
+    assert (same == table["genuine"]).all() and (~table["genuine"]).any()
+    # embeddings that know the person, whichever hand: nobody who is not enrolled is found
+    by_person = run.manifest.images["subject"].to_numpy()
+    centres = {s: np.random.default_rng(s).normal(size=64) for s in by_person}
+    knows = Embeddings(run.manifest.images["path"].tolist(), torch.tensor(np.stack([centres[s] for s in by_person])))
+    assert open_set.search(knows, run.manifest).non_mated["score"].max() < 0.9
 
 
 def test_across_aspects(open_run, tmp_path):
@@ -164,7 +182,7 @@ def test_across_aspects(open_run, tmp_path):
 
 def test_across_refuses_leaks_and_mistakes(open_run, tmp_path, monkeypatch):
     run = open_run(fresh=tmp_path, variant="frozen", protocol="common")
-    monkeypatch.setattr(across, "_trained_people", lambda *_: set(run.manifest.test["subject"]))
+    monkeypatch.setattr(type(run), "seen_people", property(lambda _: set(run.manifest.test["subject"])))
     assert "people tested were trained on; train under common" in across.report([str(run.folder)], [], tmp_path)
     with pytest.raises(UserError, match="holds no params.yaml"):
         across.open_runs([str(tmp_path)], tmp_path)
@@ -172,6 +190,44 @@ def test_across_refuses_leaks_and_mistakes(open_run, tmp_path, monkeypatch):
         across.open_runs([], tmp_path / "empty")
     with pytest.raises(UserError, match="--on hd: write NAME=FOLDER"):
         across.targets([run], ["hd"])
+
+
+def test_across_knows_people_of_folders_by_name(open_run):
+    class Folder:
+        params, data_root = open_run(dataset="demo").params.model_copy(update={"dataset": "folder"}), "one"
+        table = pd.DataFrame({"identity": [0, 1], "name": ["ann", "ben"]})
+        seen_people = {0, 1}
+
+    other = pd.DataFrame({"identity": [0, 1, 2], "name": ["aaa", "ann", "zoe"]})
+
+    class Tested:
+        test = pd.DataFrame({"subject": [1, 2]})
+
+    assert across._leaked(Folder, across.Target("folder", "two", other, Tested, "hand")) == {"ann"}
+    assert across._leaked(Folder, across.Target("11k", "two", other, Tested, "hand")) == set()
+
+
+def test_only_seeds_are_averaged_in_the_matrix():
+    row = {"dataset": "demo", "aspect": "a", "variant": "clipid", "model": "m", "experiment": "x", "left_out": ""}
+    row |= {"tested_dataset": "demo", "tested_aspect": "b"}
+    rows = [("2a", 0, 0.4), ("2b", 0, 0.8), ("2b", 1, 0.9)]
+    square = across.square(pd.DataFrame([row | {"stage": t, "seed": s, "rank1": r} for t, s, r in rows]))
+    assert square["demo b"].tolist() == pytest.approx([40, 85])
+
+
+def test_damaged_and_older_results_of_other_runs_are_passed_over(tmp_path):
+    for number, text in enumerate(("", "[1]", "{}", '{"rank1": 1}')):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "metrics.json").write_text(text)
+        assert leaderboard.read_metrics(tmp_path / str(number)) is None
+    (tmp_path / "per_query.csv").write_text("path,identity\n")
+    assert comparison._per_query(tmp_path / "per_query.csv", "own") is None
+
+
+def test_one_draw_has_no_spread(manifest):
+    one = evaluate(knowing(manifest, 1), type(manifest)(manifest.images.drop(columns=["draw_1", "draw_2"])))
+    assert one.summary()["rank1_std"] is None
+    assert "±" not in results.side_by_side({"one": one}).to_string()
 
 
 def test_the_leaderboard_has_a_row_per_protocol():

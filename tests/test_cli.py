@@ -93,7 +93,7 @@ def test_rows_are_averaged_over_seeds_and_nothing_else(tmp_path):
         write_yaml(folder / "params.yaml", values)
         scores = {f"{s}{end}": rank1 for s in ("rank1", "rank5", "map") for end in ("", "_std")}
         facts = {"manifest_sha": "x", "pixels": scores, "dataset": "demo", "aspect": "dorsal_r", "protocol": "own"}
-        write_json(folder / "metrics.json", scores | facts)
+        write_json(folder / "metrics.json", scores | facts | {"protocols": {}, "compared_sha": "y"})
         folders.append(folder)
     table, note = leaderboard.table(folders)
     assert table["rank-1"].tolist() == [" 30.0 ± 30.0 (14.1)", " 90.0 ± 90.0"]

@@ -65,4 +65,5 @@ def test_only_the_same_protocol_and_the_same_counts_stand_beside():
 def test_several_matches_per_query_cannot_be_converted():
     market = published.beside(ours(dataset="market1501", aspect="body", protocol="given", queries=3368, gallery=15913))
     theirs = market[market["source"] != "here"]
+    assert published.beside(ours(dataset="market1501", aspect="body", protocol="given", queries=40)).empty
     assert len(theirs) == 5 and theirs["mAP (trapezoid)"].isna().all() and theirs["converted"].eq("").all()

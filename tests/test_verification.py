@@ -19,8 +19,8 @@ def make_pairs(genuine: np.ndarray, impostor: np.ndarray, people: int = 40) -> P
     table = {
         "query": [f"q{n}" for n in range(len(asked))],
         "gallery": [f"g{n}" for n in range(len(asked))],
-        "query_identity": asked,
-        "gallery_identity": np.where(truth, asked, shown),
+        "query_subject": asked,
+        "gallery_subject": np.where(truth, asked, shown),
         "score": np.concatenate([genuine, impostor]),
         "genuine": truth,
     }
@@ -68,7 +68,7 @@ def test_eer_interval_holds_the_value_and_narrows_with_people():
     for people in (10, 160):
         pairs = make_pairs(random.normal(1.5, 1, 1500), random.normal(0, 1, 3000), people)
         easy = random.normal(size=people)  # some people are easier than others, in all their images
-        pairs.table["score"] += np.where(pairs.table["genuine"], easy[pairs.table["query_identity"]], 0)
+        pairs.table["score"] += np.where(pairs.table["genuine"], easy[pairs.table["query_subject"]], 0)
         low, high = verification.eer_interval(pairs)
         assert low < verify(pairs).eer < high
         widths.append(high - low)
@@ -76,15 +76,38 @@ def test_eer_interval_holds_the_value_and_narrows_with_people():
     assert equal_error_rate(np.array([0, 0, 1.0]), np.array([0, 1.0, 1.0])) == 0
 
 
+def test_equal_scores_are_read_at_the_right_threshold():
+    # one genuine pair above all, then four pairs of one score, then impostors: at FPR 1 % the ties may be let in
+    scores = make_pairs(np.array([9.0, 5.0, 1.0]), np.concatenate([[5.0], np.zeros(1999)]))
+    assert verify(scores).tpr_at[1e-2] == 1.0 and verify(scores).fpr[1] == 0
+    apart = verify(make_pairs(np.full(50, 2.0), np.linspace(0, 1, 2000)))
+    assert len(apart.fpr) > 1900 and apart.fpr[apart.fpr > 0].min() == pytest.approx(1 / 2000)
+    false_match, false_non_match = verification.at_threshold(scores, 5.0)
+    assert false_match == pytest.approx(1 / 2000) and false_non_match == pytest.approx(1 / 3)
+
+
+def test_distractors_are_not_one_person():
+    random = np.random.default_rng(7)
+    pairs = make_pairs(random.normal(2, 1, 800), random.normal(0, 1, 3000))
+    table = pairs.table
+    strangers = table.index >= 2000  # their number, 0 or 1,000, must not matter
+    ends = []
+    for number in (1000, np.arange(1000, 1000 + strangers.sum())):
+        table.loc[strangers, "gallery_subject"] = number
+        ends.append(verification.eer_interval(Pairs(table)))
+    assert ends[0] == ends[1]
+
+
 def test_fnir_at_fpir_by_hand():
-    mated = pd.DataFrame({"identity": range(4), "score": [0.9, 0.6, 0.4, -np.inf]})
-    non_mated = pd.DataFrame({"identity": range(100), "score": np.arange(100) / 100})
+    mated = pd.DataFrame({"path": list("abcd"), "identity": range(4), "score": [0.9, 0.6, 0.4, -np.inf]})
+    names = [f"{n}.jpg" for n in range(100)]
+    non_mated = pd.DataFrame({"path": names, "identity": range(100), "score": np.arange(100) / 100})
     searched = OpenSet(mated, non_mated)
     # at 10 % the threshold is 0.89: exceeded by 0.90 to 0.99, which are ten of a hundred
     assert searched.threshold(0.1) == pytest.approx(0.89)
     assert (non_mated["score"] > searched.threshold(0.1)).mean() == pytest.approx(0.1)
     assert searched.fnir(0.1) == 0.75
-    assert searched.fnir(0.01) is None and "100 of 1,000 non-mated searches" in searched.why_not(0.01)
+    assert searched.fnir(0.01) is None and "100 of 1,000 images" in searched.why_not(0.01)
     low, high = searched.interval(0.1)
     assert 0 <= low <= 0.75 <= high <= 1
 
@@ -99,7 +122,9 @@ def test_interval_resamples_people_not_images():
     assert low < alike.mean() < high
     assert uncertainty.interval(alike, people) == (low, high)  # seeded
     assert np.isnan(uncertainty.interval([1.0, 0.0], [5, 5])).all()  # one person has no spread
-    assert uncertainty.interval([1, np.nan, 1], [1, 2, 3]) == (1, 1)
+    # two people, both right every time: the exact bound for two of two, not certainty
+    assert uncertainty.interval([1, np.nan, 1], [1, 2, 3]) == (pytest.approx(0.1581, abs=1e-4), 1)
+    assert uncertainty.interval([0, 0], [1, 2]) == (0, pytest.approx(0.8419, abs=1e-4))
 
 
 def test_coverage_of_the_interval():
