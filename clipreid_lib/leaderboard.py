@@ -68,7 +68,7 @@ def table(folders: list[Path]) -> tuple[pd.DataFrame, str]:
     for name, group in metrics.groupby([settings[key] for key in keys], sort=False, dropna=False):
         row = {}
         for score in ("rank1", "rank5", "map"):
-            row[SHOWN[score]] = in_words(group[score].mean(), group[f"{score}_std"].astype(float).mean()).rjust(5)
+            row[SHOWN[score]] = in_words(group[score].mean(), group[f"{score}_std"].astype(float).mean())
             if len(group) > 1:
                 row[SHOWN[score]] += f" ({100 * group[score].std(ddof=1):.1f})"
         rows[name if varying else name[0]] = row

@@ -96,7 +96,7 @@ def test_rows_are_averaged_over_seeds_and_nothing_else(tmp_path):
         write_json(folder / "metrics.json", scores | facts | {"protocols": {}, "compared_sha": "y"})
         folders.append(folder)
     table, note = leaderboard.table(folders)
-    assert table["rank-1"].tolist() == [" 30.0 ± 30.0 (14.1)", " 90.0 ± 90.0"]
+    assert table["rank-1"].tolist() == ["30.0 ± 30.0 (14.1)", "90.0 ± 90.0"]
     assert note.count("Floor") == 1
 
 
