@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clipreid_lib import leaderboard
+from clipreid_lib import leaderboard, published
 from clipreid_lib.errors import UserError
 from clipreid_lib.params import ROOT, Params, project_path
 from clipreid_lib.runs import Run
@@ -168,6 +168,9 @@ class Batch:
         print(f"\n{len(runs)} run{'s' * (len(runs) != 1)} in {seconds:.0f} s")
         if len(table):
             print(f"\n{table.to_string()}\n\n{note}")
+        found = [metrics for run in runs if (metrics := leaderboard.read_metrics(run.folder))]
+        if len(beside := published.beside(leaderboard.rows(*found))):
+            print(f"\nBeside published results:\n\n{beside.drop(columns=['source', 'note']).to_string()}")
         folders = [folder for run in runs if (folder := run.folder / "notebooks").is_dir()]
         if folders:
             print("\nexecuted notebooks:")

@@ -7,19 +7,24 @@ import pandas as pd
 import torch
 from PIL import Image, ImageDraw
 
-from clipreid_lib import features, gallery
+from clipreid_lib import gallery
 from clipreid_lib.backbone import Backbone
 from clipreid_lib.gallery import Ranking
 from clipreid_lib.prompt_bank import PromptBank
 from clipreid_lib.runs import Run
 from clipreid_lib.similarity import cosine_similarity
+from clipreid_lib.stages import Trained, projected, store_of
 from clipreid_lib.thumbnails import INK, font
 
 ASK = 2000  # training images that ask for their neighbours; each ranks all others
 
 
-def among_training_images(run: Run, clip: Backbone) -> Ranking | None:
+def among_training_images(run: Run, trained: Trained) -> Ranking | None:
     """Rank other training images for training images whose person has several, by cosine similarity.
+
+    Args:
+        run: the run.
+        trained: its backbone, before or after training.
 
     Returns:
         At most ``ASK`` queries against all training images, each without itself; None where nobody has two images.
@@ -29,8 +34,8 @@ def among_training_images(run: Run, clip: Backbone) -> Ranking | None:
     if not len(asks):
         return None
     asks = asks[np.unique(np.linspace(0, len(asks) - 1, ASK).astype(int))]
-    _, image = features.embed_table(clip, train, run.photographs)
-    similarity = cosine_similarity(image.embedding[asks], image.embedding)
+    image = store_of(run).embed(trained.backbone, trained.sha, train).values
+    similarity = cosine_similarity(image[asks], image)
     similarity[np.arange(len(asks)), asks] = -np.inf  # nobody is their own neighbour
     return Ranking(train.iloc[asks].reset_index(drop=True), train, similarity)
 
@@ -52,11 +57,12 @@ def sheet(ranking: Ranking | None, root: Path, queries: list[int], title: str) -
     return canvas
 
 
-def of_anchors(run: Run, clip: Backbone, bank: PromptBank) -> Ranking:
+def of_anchors(run: Run, trained: Trained, bank: PromptBank) -> Ranking:
     """Rank, for every identity's text anchor, all training images; the first image of the identity stands for it."""
     train = run.manifest.train.reset_index(drop=True)
-    _, image = features.embed_table(clip, train, run.photographs)
-    similarity = cosine_similarity(bank.anchors(clip).cpu(), image.f_proj)
+    clip = trained.backbone
+    image = projected(store_of(run).embed(clip, trained.sha, train), clip)
+    similarity = cosine_similarity(bank.anchors(clip).cpu(), image)
     first = train.drop_duplicates("identity").set_index("identity").loc[bank.identities].reset_index()
     return Ranking(first, train, similarity)
 

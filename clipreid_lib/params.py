@@ -27,7 +27,7 @@ ENCODER_FINETUNE = "img_encoder_finetune"  # stages 1 and 2b, notebook 03
 # Keys that say where or how fast a run happens, never its numbers: they stay out of the run id. So do paths,
 # for which the hash of what they lead to stands (weights, prompts) or the manifest's (data).
 NOT_IN_ID = {
-    *("experiment", "outputs_root", "device", "top_k", "checkpointing"),
+    *("experiment", "outputs_root", "device", "top_k", "flip_test", "checkpointing"),
     *("data_root", "allow_missing", "pretrained", "resume_prompt"),
 }
 # Keys that say which data is read, how it is split and where it goes.

@@ -46,6 +46,16 @@ def load_backbone(run: Run) -> Backbone:
     return clip.to(choose_device(params.device))
 
 
+def pretrained(run: Run) -> Trained:
+    """Load the run's backbone as it was before any training: stage 0.
+
+    Raises:
+        UserError: as :func:`load_backbone`.
+    """
+    clip = load_backbone(run)
+    return Trained(clip, backbone.describe(clip)["pretrained"])
+
+
 def load_trained(run: Run) -> Trained:
     """Load the backbone as the run's last stage left it.
 
@@ -54,9 +64,10 @@ def load_trained(run: Run) -> Trained:
     Raises:
         UserError: the encoder was not trained yet, or its checkpoint belongs to another backbone or data.
     """
-    clip = load_backbone(run)
+    start = pretrained(run)
     if "03_encoder_finetune" not in run.params.notebooks:
-        return Trained(clip, backbone.describe(clip)["pretrained"])
+        return start
+    clip = start.backbone
     path = run.models / "encoder.safetensors"
     if not path.exists():
         raise UserError(f"{path}: no trained encoder there; run notebook 03 with the same params first")
@@ -111,8 +122,8 @@ def embed(run: Run, trained: Trained, images: pd.DataFrame) -> dict[str, Embeddi
         )
         made["mirrored"] = store_of(run).embed(clip, trained.sha, images, mirrored=True)
     if "03_encoder_finetune" in run.params.notebooks:
-        start = load_backbone(run)
-        made["stage 0"] = store_of(run).embed(start, backbone.describe(start)["pretrained"], images)
+        start = pretrained(run)
+        made["stage 0"] = store_of(run).embed(start.backbone, start.sha, images)
     return made
 
 

@@ -1,6 +1,8 @@
 """Everything notebook 04 measures, on embeddings whose answers are known."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -16,6 +18,7 @@ from clipreid_lib import (
     open_set,
     protocols,
     results,
+    stages,
     subgroups,
 )
 from clipreid_lib.datasets import load_images
@@ -228,6 +231,31 @@ def test_one_draw_has_no_spread(manifest):
     one = evaluate(knowing(manifest, 1), type(manifest)(manifest.images.drop(columns=["draw_1", "draw_2"])))
     assert one.summary()["rank1_std"] is None
     assert "±" not in results.side_by_side({"one": one}).to_string()
+
+
+def test_mirrored_features_are_one_more_row_and_a_warning(open_run, capsys):
+    plain, flipped = (open_run(variant="frozen", flip_test=flip) for flip in (False, True))
+    assert plain.folder == flipped.folder  # a switch of the evaluation, not another run
+    made = stages.embed(flipped, stages.load_trained(flipped), flipped.manifest.test)
+    assert list(made) == ["image", "mirrored"] and not torch.equal(made["image"].values, made["mirrored"].values)
+    assert "looks like a left hand" in capsys.readouterr().out
+
+
+def test_two_runs_that_finish_at_once_both_stand_in_the_leaderboard(tmp_path):
+    code = """
+import sys, pathlib, time
+from clipreid_lib import leaderboard
+from clipreid_lib.files import write_json
+outputs, name = pathlib.Path(sys.argv[1]), sys.argv[2]
+for number in range(15):
+    scores = {"protocols": {"own": {"protocol": "own", "rank1": 0.5}}, "compared_sha": "x", "run": f"{name}{number}"}
+    write_json(outputs / "runs" / f"{name}{number}" / "metrics.json", scores)
+    leaderboard.refresh_leaderboard(outputs)
+"""
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name]) for name in "ab"]
+    assert [writer.wait(timeout=120) for writer in writers] == [0, 0]
+    board = pd.read_csv(tmp_path / "leaderboard.csv")
+    assert set(board["run"]) == {f"{name}{number}" for name in "ab" for number in range(15)}
 
 
 def test_the_leaderboard_has_a_row_per_protocol():

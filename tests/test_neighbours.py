@@ -9,7 +9,7 @@ from clipreid_lib.prompt_bank import PromptBank
 
 def test_no_training_image_is_its_own_neighbour(open_run):
     run = open_run(variant="classifier")
-    ranking = neighbours.among_training_images(run, stages.load_backbone(run))
+    ranking = neighbours.among_training_images(run, stages.pretrained(run))
     train = run.manifest.train
     assert len(ranking.gallery) == len(train)
     for q in range(len(ranking.query)):
@@ -40,9 +40,9 @@ def test_gains_come_first_and_losses_last():
 
 def test_every_anchor_ranks_all_training_images(open_run):
     run = open_run(variant="clipid")
-    clip = stages.load_backbone(run)
+    start = stages.pretrained(run)
     people = sorted(run.manifest.train["identity"].unique())
-    ranking = neighbours.of_anchors(run, clip, PromptBank(clip, people))
+    ranking = neighbours.of_anchors(run, start, PromptBank(start.backbone, people))
     assert ranking.query["identity"].tolist() == people
     assert ranking.similarity.shape == (len(people), len(run.manifest.train))
 

@@ -24,6 +24,9 @@ def test_every_row_is_legal_and_has_a_source():
     ranks = table[["rank1", "rank5", "rank10"]].dropna()
     assert (ranks["rank1"] <= ranks["rank5"]).all() and (ranks["rank5"] <= ranks["rank10"]).all()
     assert table[["rank1", "map"]].gt(0).all(axis=None) and table[["rank1", "map"]].le(100).all(axis=None)
+    one = table[table["protocol"].isin(published.ONE_MATCH)]
+    back = (2 * one["map"] - one["rank1"]).where(one["map_definition"] == "trapezoid", (one["map"] + one["rank1"]) / 2)
+    assert back.between(0, 100).all()
 
 
 @pytest.mark.parametrize(
@@ -41,6 +44,14 @@ def test_conversion_to_the_standard_definition(aspect, queries, expected):
         assert table.loc[method, "mAP"] == pytest.approx(value) and table.loc[method, "converted"] == "mAP"
     mine = table.loc["ours: vitb16 clipid (2b)"]
     assert mine["rank-1"] == 96 and mine["converted"] == "" and mine["source"] == "here"
+
+
+def test_conversion_on_hd_tells_the_training_data_apart():
+    table = published.beside(ours(dataset="hd", aspect="dorsal", queries=1992, gallery=1593))
+    expected = {"MBA-Net": 95.96, "ABD-Net": 95.83, "GPA-Net": 95.52, "RGA-Net": 95.72}
+    same = table[table["trained on"].eq("") & table["source"].ne("here")].set_index("method")
+    assert same["mAP"].to_dict() == pytest.approx(expected)
+    assert table["trained on"].eq("11k dorsal_r").sum() == 4
 
 
 def test_the_identity_holds_for_any_ranking_with_one_match_per_query():
