@@ -10,7 +10,6 @@ from pathlib import Path
 import pandas as pd
 
 from clipreid_lib import datasets, figures, protocols, score_figures, stages
-from clipreid_lib.compose import read_yaml
 from clipreid_lib.errors import UserError
 from clipreid_lib.evaluation import evaluate
 from clipreid_lib.feature_store import FeatureStore
@@ -18,7 +17,7 @@ from clipreid_lib.files import write_text
 from clipreid_lib.image_store import STORE
 from clipreid_lib.images import Photographs
 from clipreid_lib.manifest import Manifest
-from clipreid_lib.params import ASPECTS, project_path, validated
+from clipreid_lib.params import ASPECTS, project_path
 from clipreid_lib.runs import Run
 
 SCORES = ("rank1", "map", "map_trapezoid")
@@ -50,13 +49,9 @@ def open_runs(folders: list[str], outputs: Path) -> list[Run]:
         UserError: a folder is no run's, or none is found.
     """
     given = [Path(folder) for folder in folders] or sorted(p.parent for p in (outputs / "runs").glob("*/metrics.json"))
-    runs = []
-    for folder in given:
-        if not (folder / "params.yaml").is_file():
-            raise UserError(f"{folder}: is no run's folder (it holds no params.yaml); give one of outputs/runs/")
-        params = validated(read_yaml(folder / "params.yaml"), str(folder / "params.yaml"))
-        if folders or params.protocol == "common":
-            runs.append(Run(params, folder.resolve()))
+    runs = [Run.at(folder) for folder in given]
+    if not folders:
+        runs = [run for run in runs if run.params.protocol == "common"]
     if not runs:
         raise UserError(
             f"{outputs / 'runs'}: no evaluated run of protocol common; make some with --set protocol=common"

@@ -173,6 +173,33 @@ def sheet(ranking: Ranking, root: str | Path, queries: Sequence[int], *, top: in
     return canvas
 
 
+def before_and_after(named: dict[str, Ranking], root: str | Path, query: int, *, top: int = 8) -> Image.Image:
+    """Draw one query under several embeddings, one row each.
+
+    Args:
+        named: rankings of the same queries, by what is written above the row, such as the stage.
+        root: folder that the tables' paths are relative to.
+        query: its position, the same in all of them.
+        top: gallery images per row.
+
+    Raises:
+        ValueError: as :func:`sheet`, or the rankings are of other queries.
+    """
+    if len({tuple(ranking.query["path"]) for ranking in named.values()}) != 1:
+        raise ValueError("before and after need rankings of the same queries")
+    return stacked([sheet(ranking, root, [query], top=top, title=name) for name, ranking in named.items()])
+
+
+def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Put pictures below one another."""
+    canvas = Image.new("RGB", (max(each.width for each in pictures), sum(each.height for each in pictures)), "white")
+    y = 0
+    for each in pictures:
+        canvas.paste(each, (0, y))
+        y += each.height
+    return canvas
+
+
 def page(
     ranking: Ranking,
     root: str | Path,

@@ -27,12 +27,13 @@ from pathlib import Path
 import pandas as pd
 
 from clipreid_lib import datasets, protocols
+from clipreid_lib.compose import read_yaml
 from clipreid_lib.errors import UserError
 from clipreid_lib.files import file_sha, write_json, write_yaml
 from clipreid_lib.image_store import STORE
 from clipreid_lib.images import Photographs
 from clipreid_lib.manifest import Manifest
-from clipreid_lib.params import ROOT, Params, project_path
+from clipreid_lib.params import ROOT, Params, project_path, validated
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pandas", "pillow", "papermill")
 
@@ -70,6 +71,18 @@ class Run:
             write_json(run.folder / "provenance.json", provenance())
             write_yaml(run.folder / "params.yaml", params.model_dump())
         return run
+
+    @classmethod
+    def at(cls, folder: Path) -> "Run":
+        """Open the run that lives in a folder.
+
+        Raises:
+            UserError: the folder is no run's.
+        """
+        params = folder / "params.yaml"
+        if not params.is_file():
+            raise UserError(f"{folder}: is no run's folder (it holds no params.yaml); give one of outputs/runs/")
+        return cls(validated(read_yaml(params), str(params)), folder.resolve())
 
     @property
     def logs(self) -> Path:

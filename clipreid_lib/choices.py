@@ -1,0 +1,64 @@
+"""Choices: which queries of a ranking to look at. Every function returns query positions, most telling first."""
+
+import difflib
+
+import numpy as np
+
+from clipreid_lib.errors import UserError
+from clipreid_lib.gallery import Ranking
+
+
+def named(ranking: Ranking, name: str) -> np.ndarray:
+    """Return the query with this path, or whose file name it is; several where folders repeat a file name.
+
+    Raises:
+        UserError: no query is called that; the nearest names are offered.
+    """
+    paths = ranking.query["path"].astype(str).tolist()
+    found = [place for place, path in enumerate(paths) if name in (path, path.rsplit("/", 1)[-1])]
+    if not found:
+        near = difflib.get_close_matches(name, {*paths, *(path.rsplit("/", 1)[-1] for path in paths)}, n=3, cutoff=0.3)
+        offered = f"; nearest: {', '.join(near)}" if near else ""
+        raise UserError(f"query: none of {len(paths)} is called {name!r}{offered}")
+    return np.array(found)
+
+
+def at_random(ranking: Ranking, n: int, seed: int = 0) -> np.ndarray:
+    """Return n queries drawn without replacement; all of them where there are fewer."""
+    return np.random.default_rng(seed).permutation(len(ranking.query))[:n]
+
+
+def wrong(ranking: Ranking, n: int) -> np.ndarray:
+    """Return up to n queries whose first image is somebody else's, the worst first; empty where all are right."""
+    worst = ranking.hardest(len(ranking.query))
+    return worst[ranking.first_hit()[worst] > 1][:n]
+
+
+def largest_change(before: Ranking, after: Ranking, n: int, falling: bool = False) -> np.ndarray:
+    """Return the n queries whose average precision rose (or fell) most between two embeddings.
+
+    Raises:
+        UserError: the two rankings are of other queries.
+    """
+    if before.query["path"].tolist() != after.query["path"].tolist():
+        raise UserError("rankings: they answer other queries; compare two embeddings under one draw")
+    gain = after.average_precision() - before.average_precision()
+    order = np.argsort(gain if falling else -gain, kind="stable")
+    moved = gain[order] < 0 if falling else gain[order] > 0
+    return order[moved][:n]
+
+
+def of_group(ranking: Ranking, column: str, value) -> np.ndarray:
+    """Return the queries of one group, the worst first.
+
+    Raises:
+        UserError: the table has no such column, or the column no such value (those there are get named).
+    """
+    if column not in ranking.query:
+        raise UserError(f"group: the queries have no column {column!r}; they have {', '.join(ranking.query)}")
+    values = ranking.query[column]
+    if not (values == value).any():
+        there = ", ".join(map(str, sorted(values.dropna().unique())))
+        raise UserError(f"group: no query has {column} {value!r}; there are {there}")
+    worst = ranking.hardest(len(ranking.query))
+    return worst[(values == value).to_numpy(bool)[worst]]

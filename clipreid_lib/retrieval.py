@@ -1,0 +1,108 @@
+"""Retrieval as notebook 05 shows it: one draw under every stage at hand, and images asked for in words."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image, ImageDraw
+
+from clipreid_lib import choices, evaluation, gallery, stages
+from clipreid_lib.contact_sheet import GAP, TILE
+from clipreid_lib.errors import UserError
+from clipreid_lib.gallery import Ranking
+from clipreid_lib.leaderboard import read_metrics
+from clipreid_lib.runs import Run
+from clipreid_lib.similarity import cosine_similarity
+from clipreid_lib.stages import Trained, projected, store_of
+from clipreid_lib.thumbnails import FRAME, INK, LINE, draw_tile, fit, font
+
+RUNGS = ("classifier",)  # variants whose runs stand between stage 0 and a later run, where they were made
+
+
+def rankings(run: Run, trained: Trained, index: int = 0) -> dict[str, Ranking]:
+    """Rank one draw's gallery under stage 0, a classifier run with the same draws if there is one, and this run.
+
+    Args:
+        run: an evaluated run.
+        trained: its backbone.
+        index: number of the draw.
+
+    Returns:
+        Rankings of the same queries, by stage; the run's own last.
+    """
+    images = run.manifest.images[run.manifest.images[f"draw_{index}"] != ""]
+    made = stages.embed(run, trained, images)
+    found = {"stage 0, frozen": made["stage 0"]} if "stage 0" in made else {}
+    for rung in () if run.params.variant in (*RUNGS, "frozen", "tip_adapter") else RUNGS:
+        other = _sibling(run, rung)
+        if other is not None:
+            theirs = stages.load_trained(other)
+            found[f"stage 1, {rung}"] = store_of(other).embed(theirs.backbone, theirs.sha, images)
+    found[f"this run, {run.params.variant}"] = next(iter(made.values()))
+    return {name: Ranking(*evaluation.compared(each, run.manifest, index)) for name, each in found.items()}
+
+
+def moved_most(named: dict[str, Ranking], root: str | Path, top: int = 8) -> Image.Image:
+    """Draw the query that gained most from the first ranking to the last, and the one that lost most.
+
+    Args:
+        named: as from :func:`rankings`; with one alone, or where nothing moved, the hardest query is drawn.
+        root: folder that the tables' paths are relative to.
+        top: gallery images per row.
+    """
+    first, *_, last = [*named.values(), *named.values()]
+    rose, fell = choices.largest_change(first, last, 1), choices.largest_change(first, last, 1, falling=True)
+    picked = [*rose, *fell] or [*last.hardest(1)]
+    return gallery.stacked([gallery.before_and_after(named, root, int(query), top=top) for query in picked])
+
+
+def ask(run: Run, trained: Trained, images: pd.DataFrame, sentence: str, top: int = 8) -> pd.DataFrame:
+    """Find the images nearest to a sentence, by cosine in the space CLIP shares between text and image.
+
+    Args:
+        run: the run.
+        trained: its backbone; fine-tuning moves images away from where CLIP's words expect them, so stage 0 often
+            understands a sentence better.
+        images: rows of the image table to search.
+        sentence: in plain words, such as "a left hand with dark skin".
+        top: rows to return.
+
+    Returns:
+        The nearest rows with ``score``, best first.
+
+    Raises:
+        UserError: an empty sentence.
+    """
+    if not sentence.strip():
+        raise UserError("sentence: is empty; write what to look for, such as: a photo of a left hand")
+    clip = trained.backbone
+    found = store_of(run).embed(clip, trained.sha, images)
+    with torch.no_grad():
+        text = clip.encode_texts([sentence]).cpu()
+    score = cosine_similarity(text, projected(found, clip))[0]
+    best = np.argsort(-score, kind="stable")[:top]
+    table = images.drop_duplicates("path").set_index("path")
+    return table.loc[[found.paths[place] for place in best]].reset_index().assign(score=score[best])
+
+
+def strip(table: pd.DataFrame, root: str | Path, title: str) -> Image.Image:
+    """Draw the rows of :func:`ask` side by side with their scores."""
+    wide = TILE + 2 * FRAME + GAP
+    canvas = Image.new("RGB", (GAP + max(3, len(table)) * wide, 30 + TILE + 2 * FRAME + 2 * LINE + 2 * GAP), "white")
+    bold = font(14, bold=True)
+    ImageDraw.Draw(canvas).text((GAP, 6), fit(title, bold, canvas.width - 2 * GAP), INK, bold)
+    for place, row in enumerate(table.itertuples()):
+        captions = [f"{row.score:.3f}", f"{row.identity}, {str(row.aspect).replace('_', ' ')}"]
+        draw_tile(canvas, (GAP + place * wide, 30), Path(root) / row.path, TILE, INK, captions)
+    return canvas
+
+
+def _sibling(run: Run, variant: str) -> Run | None:
+    for folder in sorted(run.folder.parent.glob(f"*-{variant}-*")):
+        metrics = read_metrics(folder)
+        if metrics and metrics["compared_sha"] == run.manifest.compared_sha and metrics["seed"] == run.params.seed:
+            other = Run.at(folder)
+            if other.params.resize == run.params.resize and other.params.dataset == run.params.dataset:
+                return other
+    return None
