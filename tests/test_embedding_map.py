@@ -1,0 +1,48 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from clipreid_lib import embedding_map
+from clipreid_lib.errors import UserError
+from clipreid_lib.features import Embeddings
+
+
+@pytest.fixture
+def people():
+    random = np.random.default_rng(0)
+    ids = np.repeat(np.arange(12), 8)
+    values = np.eye(12)[ids] * 4 + random.normal(0, 0.3, (96, 12))
+    return Embeddings([f"{n}.jpg" for n in range(96)], torch.from_numpy(values)), ids
+
+
+@pytest.mark.parametrize("method", embedding_map.METHODS)
+def test_people_stay_together(people, method):
+    embeddings, ids = people
+    points = embedding_map.flatten(embeddings, method)
+    assert points.shape == (96, 2) and np.isfinite(points).all()
+    assert np.array_equal(points, embedding_map.flatten(embeddings, method))
+    if method == "tsne":  # two principal components cannot keep twelve people apart
+        apart = np.linalg.norm(points[:, None] - points[None], axis=2) + np.eye(96) * 1e9
+        assert (ids[apart.argmin(axis=1)] == ids).mean() > 0.95
+
+
+def test_a_panel_per_column_and_at_most_ten_colours(people):
+    embeddings, ids = people
+    images = pd.DataFrame({"identity": ids, "gender": np.where(ids % 2, "$male$", None)})
+    figure = embedding_map.draw(embedding_map.flatten(embeddings, "pca"), images, ["identity", "gender"])
+    legends = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in figure.axes]
+    assert len(legends[0]) == 10 and legends[1] == [r"\$male\$", "unknown"]
+
+
+def test_columns_that_vary_are_worth_a_panel():
+    images = pd.DataFrame({"identity": [1, 2], "gender": ["female", "female"], "session": [0, 1]})
+    assert embedding_map.columns(images) == ["identity", "session"]
+    assert embedding_map.columns(images[["identity", "gender"]]) == ["identity"]
+
+
+def test_mistakes_are_named(people):
+    with pytest.raises(UserError, match="method: 'umap' is unknown; allowed: pca, tsne"):
+        embedding_map.flatten(people[0], "umap")
+    with pytest.raises(UserError, match="2 images; at least three"):
+        embedding_map.flatten(Embeddings(["a", "b"], torch.eye(2)))
