@@ -69,17 +69,17 @@ def targets(runs: list[Run], on: list[str]) -> list[Target]:
     Raises:
         UserError: a data set is misspelt, cannot be read, or has too few people.
     """
-    wanted = {(run.params.dataset, run.data_root, run.params.aspect): run for run in runs}
+    wanted = [(run.params.dataset, run.data_root, run.params.aspect) for run in runs]
     for text in on:
         name, equals, root = text.partition("=")
         name, _, aspect = name.partition(":")
         if not equals or name not in ASPECTS:
             raise UserError(f"--on {text}: write NAME=FOLDER or NAME:ASPECT=FOLDER; names: {', '.join(ASPECTS)}")
         table = _table(runs, name, project_path(root))
-        for each in [aspect] if aspect else sorted(table["aspect"].unique()):
-            wanted.setdefault((name, project_path(root), each), None)
+        there = [aspect] if aspect else sorted(table["aspect"].unique())
+        wanted += [(name, project_path(root), each) for each in there]
     params, found = runs[0].params, []
-    for dataset, root, aspect in wanted:
+    for dataset, root, aspect in dict.fromkeys(wanted):
         table = _table(runs, dataset, root)
         manifest = protocols.build(
             table, "common", aspect, seed=params.draw_seed, validation="none", draws=params.draws
@@ -111,9 +111,8 @@ def measure(runs: list[Run], aims: list[Target], outputs: Path) -> pd.DataFrame:
                 rows.append(row | {"left_out": f"{len(leak)} people tested were trained on; train under common"})
                 continue
             photographs = Photographs(aim.root, outputs / STORE, run.params.resize)
-            images = aim.manifest.images.query("role in ['test', 'distractor']")
             store = FeatureStore(outputs / "features", aim.table, photographs)
-            scores = evaluate(store.embed(trained.backbone, trained.sha, images), aim.manifest)
+            scores = evaluate(store.embed(trained.backbone, trained.sha, aim.manifest.in_tests), aim.manifest)
             summary, ends, counts = scores.summary(), scores.intervals(), scores.per_draw.iloc[0]
             row |= {name: int(counts[name]) for name in ("queries", "gallery")}
             row["identities"] = aim.manifest.test["identity"].nunique()

@@ -8,13 +8,11 @@ import numpy as np
 import pandas as pd
 
 from clipreid_lib import open_set, subgroups, uncertainty, verification
-from clipreid_lib.evaluation import SCORES, Evaluation, evaluate, in_words
+from clipreid_lib.evaluation import SHOWN, Evaluation, evaluate, in_words
 from clipreid_lib.features import Embeddings
 from clipreid_lib.manifest import Manifest
 from clipreid_lib.open_set import OpenSet
 from clipreid_lib.verification import Pairs, Verification
-
-SHOWN = dict(zip(SCORES, ("rank-1", "rank-5", "rank-10", "mAP", "mAP (trapezoid)", "mINP"), strict=True))
 
 
 @dataclass(frozen=True)

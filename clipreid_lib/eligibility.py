@@ -39,8 +39,7 @@ def manifests(run: Run) -> tuple[dict[str, Manifest], dict[str, str]]:
 
 def images(tests: dict[str, Manifest]) -> pd.DataFrame:
     """Return every image that the protocols compare, each once."""
-    parts = [each.images[each.images["role"].isin(["test", "distractor"])] for each in tests.values()]
-    return pd.concat(parts).drop_duplicates("path")
+    return pd.concat([each.in_tests for each in tests.values()]).drop_duplicates("path")
 
 
 def summary(tests: dict[str, Manifest], left_out: dict[str, str]) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from clipreid_lib.errors import UserError
 from clipreid_lib.features import Embeddings
+from clipreid_lib.figures import plain
 
 FEW = 10  # colours that can be told apart at once
 METHODS = ("pca", "tsne")
@@ -66,7 +67,7 @@ def draw(points: np.ndarray, images: pd.DataFrame, columns: list[str]) -> plt.Fi
         place.scatter(*points.T, s=8, color="0.85", linewidths=0)
         for value, colour in zip(shown, sns.color_palette("colorblind", FEW), strict=False):
             mine = points[values == value]
-            place.scatter(*mine.T, s=16, color=colour, linewidths=0, label=value.replace("$", r"\$"))
+            place.scatter(*mine.T, s=16, color=colour, linewidths=0, label=plain(value))
         place.set(xticks=[], yticks=[], title=column.replace("_", " "))
         place.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5), markerscale=1.5)
     return figure

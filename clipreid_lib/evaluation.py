@@ -12,7 +12,8 @@ from clipreid_lib.manifest import Manifest
 from clipreid_lib.metrics import RANKS
 from clipreid_lib.reranking import expand_queries, k_reciprocal
 
-SCORES = (*(f"rank{k}" for k in RANKS), "map", "map_trapezoid", "minp")
+SHOWN = {f"rank{k}": f"rank-{k}" for k in RANKS} | {"map": "mAP", "map_trapezoid": "mAP (trapezoid)", "minp": "mINP"}
+SCORES = tuple(SHOWN)
 
 
 @dataclass(frozen=True)

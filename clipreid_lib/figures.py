@@ -20,6 +20,11 @@ def style() -> None:
     plt.rcParams.update({"figure.dpi": 110, "savefig.dpi": 200, "pdf.fonttype": 42, "figure.autolayout": True})
 
 
+def plain(text: str) -> str:
+    """Write a name from a data set so that matplotlib does not read a dollar sign as mathematics."""
+    return text.replace("$", r"\$")
+
+
 def keep(figure: plt.Figure, path: Path) -> plt.Figure:
     """Save a figure and hand it back for the notebook to show once."""
     with replacing(path) as temporary:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from clipreid_lib.compose import read_yaml
-from clipreid_lib.evaluation import in_words
+from clipreid_lib.evaluation import SHOWN, in_words
 from clipreid_lib.files import locked, write_text
 
 COLUMNS = (
@@ -14,7 +14,6 @@ COLUMNS = (
     "rank1 rank1_std rank1_low rank1_high rank5 rank5_std rank10 map map_std map_low map_high map_trapezoid minp "
     "eer eer_low eer_high checkpoint_sha manifest_sha run"
 ).split()
-SHOWN = {"rank1": "rank-1", "rank5": "rank-5", "map": "mAP"}
 
 
 def read_metrics(folder: Path) -> dict | None:
@@ -28,7 +27,7 @@ def read_metrics(folder: Path) -> dict | None:
 
 def rows(*runs: dict) -> pd.DataFrame:
     """Return the leaderboard's rows of runs' metrics, one per run and protocol; a run's own protocol first."""
-    found = [{**metrics, **scores} for metrics in runs for scores in metrics.get("protocols", {}).values()]
+    found = [{**metrics, **scores} for metrics in runs for scores in metrics["protocols"].values()]
     return pd.DataFrame(found, columns=COLUMNS)
 
 

@@ -61,6 +61,11 @@ class Manifest:
         return self._with_role("test")
 
     @property
+    def in_tests(self) -> pd.DataFrame:
+        """Images that tests may compare: the test images and the distractors."""
+        return self.images[self.images["role"].isin(["test", "distractor"])]
+
+    @property
     def validates_people(self) -> bool:
         """Whether validation is a retrieval of its own, with people nobody trains on."""
         drawn = self.validation.filter(regex=DRAW)
@@ -92,7 +97,7 @@ class Manifest:
     @cached_property
     def compared_sha(self) -> str:
         """SHA-256 of what the draws compare: equal for runs that answer the same questions, however they trained."""
-        images = self.images[self.images["role"].isin(["test", "distractor"])].sort_values("path")
+        images = self.in_tests.sort_values("path")
         drawn = images.filter(regex=DRAW)
         asked = images.loc[(drawn != "").any(axis=1), ["path", "identity", *drawn]]
         return hashlib.sha256(asked.to_csv(index=False, lineterminator="\n").encode()).hexdigest()

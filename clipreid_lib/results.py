@@ -2,9 +2,9 @@
 
 import pandas as pd
 
-from clipreid_lib.assessment import SHOWN, Assessment
+from clipreid_lib.assessment import Assessment
 from clipreid_lib.errors import UserError
-from clipreid_lib.evaluation import Evaluation, in_words
+from clipreid_lib.evaluation import SHOWN, Evaluation, in_words
 from clipreid_lib.files import write_json, write_text
 from clipreid_lib.leaderboard import read_metrics, refresh_leaderboard
 from clipreid_lib.params import project_path
@@ -83,8 +83,8 @@ def write_metrics(
 
 def closed_set(metrics: dict) -> pd.DataFrame:
     """Return the shares of held-out images of training people given to the right person, in per cent."""
-    shares = metrics["closed_set"] or {"nobody was held out": float("nan")}
-    shown = {how: "" if share != share else f"{100 * share:.1f} %" for how, share in shares.items()}
+    shown = {how: f"{100 * share:.1f} %" for how, share in metrics["closed_set"].items()}
+    shown = shown or {"nobody was held out": ""}
     return pd.DataFrame.from_dict(shown, orient="index", columns=[""])
 
 

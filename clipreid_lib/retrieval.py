@@ -17,8 +17,6 @@ from clipreid_lib.similarity import cosine_similarity
 from clipreid_lib.stages import Trained, projected, store_of
 from clipreid_lib.thumbnails import FRAME, INK, LINE, draw_tile, fit, font
 
-RUNGS = ("classifier",)  # variants whose runs stand between stage 0 and a later run, where they were made
-
 
 def rankings(run: Run, trained: Trained, index: int = 0) -> dict[str, Ranking]:
     """Rank one draw's gallery under stage 0, a classifier run with the same draws if there is one, and this run.
@@ -34,11 +32,11 @@ def rankings(run: Run, trained: Trained, index: int = 0) -> dict[str, Ranking]:
     images = run.manifest.images[run.manifest.images[f"draw_{index}"] != ""]
     made = stages.embed(run, trained, images)
     found = {"stage 0, frozen": made["stage 0"]} if "stage 0" in made else {}
-    for rung in () if run.params.variant in (*RUNGS, "frozen", "tip_adapter") else RUNGS:
-        other = _sibling(run, rung)
-        if other is not None:
-            theirs = stages.load_trained(other)
-            found[f"stage 1, {rung}"] = store_of(other).embed(theirs.backbone, theirs.sha, images)
+    up_to_stage_1 = run.params.variant in ("frozen", "tip_adapter", "classifier")
+    other = None if up_to_stage_1 else _classifier_beside(run)
+    if other:
+        theirs = stages.load_trained(other)
+        found["stage 1, classifier"] = store_of(other).embed(theirs.backbone, theirs.sha, images)
     found[f"this run, {run.params.variant}"] = next(iter(made.values()))
     return {name: Ranking(*evaluation.compared(each, run.manifest, index)) for name, each in found.items()}
 
@@ -98,8 +96,8 @@ def strip(table: pd.DataFrame, root: str | Path, title: str) -> Image.Image:
     return canvas
 
 
-def _sibling(run: Run, variant: str) -> Run | None:
-    for folder in sorted(run.folder.parent.glob(f"*-{variant}-*")):
+def _classifier_beside(run: Run) -> Run | None:
+    for folder in sorted(run.folder.parent.glob("*-classifier-*")):
         metrics = read_metrics(folder)
         if metrics and metrics["compared_sha"] == run.manifest.compared_sha and metrics["seed"] == run.params.seed:
             other = Run.at(folder)

@@ -8,7 +8,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLoc
 from scipy import stats
 
 from clipreid_lib.evaluation import Evaluation
-from clipreid_lib.figures import HALF, WIDE
+from clipreid_lib.figures import HALF, WIDE, plain
 from clipreid_lib.subgroups import FEWEST
 from clipreid_lib.verification import Pairs, Verification
 
@@ -90,7 +90,7 @@ def subgroup_rates(table: pd.DataFrame, score: str = "rank1", label: str = "rank
     names = []
     for place, ((attribute, group), row) in enumerate(table.iterrows()):
         people = int(row["identities"])
-        names.append(f"{attribute}: {group} ({people} people)".replace("$", r"\$"))  # not mathematics
+        names.append(plain(f"{attribute}: {group} ({people} people)"))
         if np.isnan(row[score]):
             axes.text(0.01, place, f"fewer than {FEWEST} people: no rate", va="center", color="0.4", fontsize="small")
             continue
@@ -104,8 +104,7 @@ def subgroup_rates(table: pd.DataFrame, score: str = "rank1", label: str = "rank
 def matrix(table: pd.DataFrame, label: str) -> plt.Figure:
     """Draw a matrix of scores in per cent: rows trained, columns tested."""
     figure, axes = plt.subplots(figsize=(2.6 + 1.1 * table.shape[1], 1.4 + 0.5 * len(table)))
-    plain = [names.str.replace("$", r"\$", regex=False) for names in (table.index, table.columns)]  # not mathematics
-    table = table.set_axis(plain[0], axis=0).set_axis(plain[1], axis=1)
+    table = table.rename(index=plain, columns=plain)
     sns.heatmap(table, annot=True, fmt=".1f", vmin=0, vmax=100, cmap="crest", ax=axes, cbar_kws={"label": label})
     axes.set(xlabel="tested on", ylabel="trained on")
     axes.tick_params(axis="y", rotation=0)

@@ -17,6 +17,7 @@ from clipreid_lib.prompt_bank import text_logits
 from clipreid_lib.prompt_learning import load_prompts
 from clipreid_lib.runs import Run, choose_device
 from clipreid_lib.tip_adapter import cache_logits
+from clipreid_lib.training_set import label_map
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,8 @@ def embed(run: Run, trained: Trained, images: pd.DataFrame) -> dict[str, Embeddi
     ``image`` is CLIP-ReID's: ``f`` and ``f_proj`` side by side. ``profile`` says how alike an image is to each of the
     run's learned anchors, as shares that sum to one: the text at work in the test, chosen by nobody's label.
     ``tip_adapter`` is the same with votes of the training images in place of anchors. ``stage 0`` is the encoder's
-    before any training, for comparison. ``mirrored`` adds the features
-    of each image's mirror image, where ``flip_test`` asks for it.
+    before any training, for comparison. ``mirrored`` adds the features of each image's mirror image, where
+    ``flip_test`` asks for it.
 
     Args:
         run: the run.
@@ -104,11 +105,13 @@ def embed(run: Run, trained: Trained, images: pd.DataFrame) -> dict[str, Embeddi
         ``mirrored`` with ``flip_test``, ``stage 0`` where the run trains the encoder.
     """
     clip = trained.backbone
-    image = store_of(run).embed(clip, trained.sha, images)
+    store = store_of(run)
+    image = store.embed(clip, trained.sha, images)
     made = {}
     if run.params.variant == "tip_adapter":
-        keys, rows, people = _known(run, trained)
-        votes = cache_logits(projected(image, clip), projected(keys, clip), rows, people)
+        identities, rows = label_map(run.manifest.train)
+        keys = store.embed(clip, trained.sha, run.manifest.train)
+        votes = cache_logits(projected(image, clip), projected(keys, clip), rows, len(identities))
         made["tip_adapter"] = Embeddings(image.paths, votes)
     made["image"] = image
     if run.prompts.exists() and run.params.variant == "clipid":
@@ -120,10 +123,10 @@ def embed(run: Run, trained: Trained, images: pd.DataFrame) -> dict[str, Embeddi
             "flip_test: a mirrored right hand looks like a left hand, and the other hands of people are among the "
             "distractors of protocol mba; compare the rows before you use it"
         )
-        made["mirrored"] = store_of(run).embed(clip, trained.sha, images, mirrored=True)
+        made["mirrored"] = store.embed(clip, trained.sha, images, mirrored=True)
     if "03_encoder_finetune" in run.params.notebooks:
         start = pretrained(run)
-        made["stage 0"] = store_of(run).embed(start.backbone, start.sha, images)
+        made["stage 0"] = store.embed(start.backbone, start.sha, images)
     return made
 
 
@@ -147,24 +150,15 @@ def identify(run: Run, trained: Trained) -> dict[str, float]:
     held_out, clip = run.manifest.validation, trained.backbone
     if held_out.empty or run.manifest.validates_people:
         return {}
-    known, rows, people = _known(run, trained)
-    asked = store_of(run).embed(clip, trained.sha, held_out)
-    identities = sorted(run.manifest.train["identity"].unique().tolist())
+    identities, rows = label_map(run.manifest.train)
+    known, asked = (store_of(run).embed(clip, trained.sha, part) for part in (run.manifest.train, held_out))
     truth = torch.tensor([identities.index(identity) for identity in held_out["identity"]])
     unit = [functional.normalize(each.values, dim=1) for each in (asked, known)]
     named = {
         "nearest image": rows[(unit[0] @ unit[1].T).argmax(dim=1)],
-        "cache": cache_logits(projected(asked, clip), projected(known, clip), rows, people).argmax(dim=1),
+        "cache": cache_logits(projected(asked, clip), projected(known, clip), rows, len(identities)).argmax(dim=1),
     }
     if run.params.variant == "clipid":
         anchors = load_prompts(run, clip).anchors(clip).cpu()
         named["anchors"] = text_logits(projected(asked, clip), anchors, "cosine", clip.logit_scale).argmax(dim=1)
     return {how: float((rows == truth).float().mean()) for how, rows in named.items()}
-
-
-def _known(run: Run, trained: Trained) -> tuple[Embeddings, torch.Tensor, int]:
-    """Embed the training images: their embeddings, each one's row in the label map, and the number of people."""
-    train = run.manifest.train
-    identities = sorted(train["identity"].unique().tolist())
-    rows = torch.tensor([identities.index(identity) for identity in train["identity"]])
-    return store_of(run).embed(trained.backbone, trained.sha, train), rows, len(identities)

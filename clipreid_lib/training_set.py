@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import pandas as pd
 import torch
 
 from clipreid_lib.backbone import Backbone
@@ -25,6 +26,12 @@ class TrainingSet:
     side: torch.Tensor | None
 
 
+def label_map(train: pd.DataFrame) -> tuple[list[int], torch.Tensor]:
+    """Return the people of a table, ascending, and (N,) each image's row among them."""
+    identities = sorted(train["identity"].unique().tolist())
+    return identities, torch.from_numpy(pd.Index(identities).get_indexer(train["identity"]))
+
+
 def load_training_set(run: Run, clip: Backbone) -> TrainingSet:
     """Decode the run's training images as its backbone wants them.
 
@@ -32,8 +39,6 @@ def load_training_set(run: Run, clip: Backbone) -> TrainingSet:
         UserError: an image cannot be read.
     """
     train = run.manifest.train
-    identities = sorted(train["identity"].unique().tolist())
-    row = {identity: index for index, identity in enumerate(identities)}
+    identities, rows = label_map(train)
     pixels = torch.from_numpy(run.photographs.load(train, clip.image_size))
-    rows = torch.tensor([row[i] for i in train["identity"]])
     return TrainingSet(pixels, rows, identities, clip.side_rows(train))

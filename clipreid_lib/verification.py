@@ -151,8 +151,8 @@ def eer_interval(compared_pairs: Pairs, seed: int = 0) -> tuple[float, float]:
     """95 % interval of the EER by bootstrap over the test people, on both sides of a pair.
 
     A person drawn w times brings a genuine pair w times and meets a person drawn v times in w v impostor pairs; whoever
-    is never asked for (a distractor) is held as it is. Beyond
-    :data:`ENOUGH` impostor pairs a random part of them stands for all.
+    is never asked for (a distractor) is held as it is. Beyond :data:`ENOUGH` impostor pairs a random part of them
+    stands for all.
 
     Returns:
         Lower and upper end; NaN twice where nothing can be measured or one person alone asks.
