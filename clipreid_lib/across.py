@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from clipreid_lib import datasets, figures, protocols, score_figures, stages
+from clipreid_lib import datasets, protocols, score_figures, stages, style
 from clipreid_lib.errors import UserError
 from clipreid_lib.evaluation import evaluate
 from clipreid_lib.feature_store import FeatureStore
@@ -143,11 +143,11 @@ def report(folders: list[str], on: list[str], outputs: Path) -> str:
     write_text(outputs / "across.csv", table.to_csv(index=False))
     if table["left_out"].ne("").all():
         return f"{outputs / 'across.csv'}: nothing could be tested; {table['left_out'].iloc[0]}"
-    figures.style()
+    style.use()
     said = []
     for score, label in (("rank1", "rank-1"), ("map", "mAP")):
         matrix = square(table, score)
-        figures.keep(score_figures.matrix(matrix, f"{label}, per cent"), outputs / f"across_{score}.png")
+        style.keep(score_figures.matrix(matrix, f"{label}, per cent"), outputs / f"across_{score}.png")
         said.append(f"{label}, per cent; rows trained on, columns tested on\n\n{matrix.round(1).to_string()}")
     left_out = table[table["left_out"] != ""]
     for _, one in left_out.iterrows():

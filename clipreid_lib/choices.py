@@ -5,7 +5,7 @@ import difflib
 import numpy as np
 
 from clipreid_lib.errors import UserError
-from clipreid_lib.gallery import Ranking
+from clipreid_lib.ranking import Ranking
 
 
 def named(ranking: Ranking, name: str) -> np.ndarray:

@@ -5,9 +5,10 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from clipreid_lib.thumbnails import FRAME, INK, LINE, draw_tile
+from clipreid_lib.style import INK
+from clipreid_lib.thumbnails import FRAME, LINE, draw_tile
 
-TILE, GAP = 128, 8  # pixels
+TILE, GAP = 256, 16  # px in print
 
 
 def identity_sheet(images: pd.DataFrame, root: str | Path, people: int = 6, top: int = 9) -> Image.Image:

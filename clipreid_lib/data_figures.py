@@ -9,9 +9,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from clipreid_lib.datasets.contract import FLAGS
-from clipreid_lib.figures import HALF, WIDE
 from clipreid_lib.images import Photographs
 from clipreid_lib.manifest import ROLES, Manifest
+from clipreid_lib.style import HALF, WIDE
 
 UNUSED = "not used"
 COLOURS = dict(zip(ROLES, sns.color_palette("colorblind", len(ROLES)), strict=True)) | {UNUSED: (0.85, 0.85, 0.85)}

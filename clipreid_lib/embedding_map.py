@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from clipreid_lib.errors import UserError
 from clipreid_lib.features import Embeddings
-from clipreid_lib.figures import plain
+from clipreid_lib.style import plain
 
 FEW = 10  # colours that can be told apart at once
 METHODS = ("pca", "tsne")

@@ -9,12 +9,12 @@ from PIL import Image, ImageDraw
 
 from clipreid_lib import gallery
 from clipreid_lib.backbone import Backbone
-from clipreid_lib.gallery import Ranking
 from clipreid_lib.prompt_bank import PromptBank
+from clipreid_lib.ranking import Ranking
 from clipreid_lib.runs import Run
 from clipreid_lib.similarity import cosine_similarity
 from clipreid_lib.stages import Trained, projected, store_of
-from clipreid_lib.thumbnails import INK, font
+from clipreid_lib.style import INK, font
 
 ASK = 2000  # training images that ask for their neighbours; each ranks all others
 
@@ -52,8 +52,8 @@ def sheet(ranking: Ranking | None, root: Path, queries: list[int], title: str) -
     """Draw some queries' six nearest neighbours; a line of text where there is nothing to draw."""
     if ranking is not None:
         return gallery.sheet(ranking, root, queries, top=6, title=title)
-    canvas = Image.new("RGB", (700, 40), "white")
-    ImageDraw.Draw(canvas).text((8, 12), f"{title}: {told(None)}", INK, font(14))
+    canvas = Image.new("RGB", (1400, 80), "white")
+    ImageDraw.Draw(canvas).text((16, 24), f"{title}: {told(None)}", INK, font(28))
     return canvas
 
 

@@ -8,7 +8,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLoc
 from scipy import stats
 
 from clipreid_lib.evaluation import Evaluation
-from clipreid_lib.figures import HALF, WIDE, plain
+from clipreid_lib.style import HALF, WIDE, plain
 from clipreid_lib.subgroups import FEWEST
 from clipreid_lib.verification import Pairs, Verification
 

@@ -5,14 +5,13 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from clipreid_lib.errors import UnreadableImage
 from clipreid_lib.images import open_rgb
+from clipreid_lib.style import INK, PALE, font
 
-INK, PALE = "#1f1f1f", "#ededed"
-FRAME, LINE = 4, 16  # px: a tile's coloured frame, one line of caption
+FRAME, LINE = 8, 32  # px in print: a tile's coloured frame, one line of caption
 
 
 def open_small(path: str | Path, side: int) -> Image.Image | str:
@@ -31,12 +30,6 @@ def jpeg_base64(image: Image.Image) -> str:
     memory = io.BytesIO()
     image.save(memory, "JPEG", quality=70, optimize=True)
     return base64.b64encode(memory.getvalue()).decode("ascii")
-
-
-def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """Return DejaVu Sans; Matplotlib brings it along, so a sheet looks the same on every machine."""
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", name)), size)
 
 
 def fit(text: str, face: ImageFont.FreeTypeFont, width: float) -> str:
@@ -71,16 +64,16 @@ def draw_tile(
     """
     (x, y), draw, outer = corner, ImageDraw.Draw(canvas), side + 2 * FRAME
     draw.rectangle((x, y, x + outer - 1, y + outer - 1), fill=PALE, outline=colour, width=FRAME)
-    image, face = open_small(path, side), font(12)
+    image, face = open_small(path, side), font(24)
     if isinstance(image, str):
         draw.text((x + outer / 2, y + outer / 2), image, INK, face, anchor="mm")
     else:
         image = ImageOps.contain(image, (side, side))  # enlarges where the file itself is smaller
         canvas.paste(image, (x + (outer - image.width) // 2, y + (outer - image.height) // 2))
     if tick is not None:
-        draw.rectangle((x, y, x + 23, y + 23), fill=colour)
-        strokes = [[(6, 12), (10, 16), (18, 6)]] if tick else [[(7, 7), (16, 16)], [(16, 7), (7, 16)]]
+        draw.rectangle((x, y, x + 47, y + 47), fill=colour)
+        strokes = [[(12, 24), (20, 32), (36, 12)]] if tick else [[(14, 14), (32, 32)], [(32, 14), (14, 32)]]
         for stroke in strokes:
-            draw.line([(x + dx, y + dy) for dx, dy in stroke], fill="white", width=3, joint="curve")
+            draw.line([(x + dx, y + dy) for dx, dy in stroke], fill="white", width=6, joint="curve")
     for number, text in enumerate(captions):
-        draw.text((x, y + outer + 4 + number * LINE), fit(text, face, outer), INK, face)
+        draw.text((x, y + outer + 8 + number * LINE), fit(text, face, outer), INK, face)

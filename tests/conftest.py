@@ -1,15 +1,19 @@
 """Fixtures: hands and runs as small as they can be while everything still happens (tiny, for speed)."""
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from small_rankings import draw_pictures, table
 
 from clipreid_lib import (
     _compat,  # noqa: F401  before any test imports open_clip
     params,
     synthetic_hands,
 )
+from clipreid_lib.ranking import Ranking
 from clipreid_lib.runs import Run
 
 torch.set_num_threads(1)  # tiny tensors gain nothing from more, and lose much on a busy machine
@@ -61,3 +65,50 @@ def open_run(shared_outputs):
         return Run.open(params.validated(values))
 
     return make
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Three queries: right at rank 1; right at rank 3; right only at rank 4, behind a distractor."""
+    query = table([1, 2, 3], "q", subject=[1, 2, 3], role="test")
+    shelf = table([1, 2, 3, 11000003], "g", subject=[1, 2, 3, 3], role=["test"] * 3 + ["distractor"])
+    shelf.loc[3, "aspect"] = "dorsal_l"
+    scores = np.array([[0.9, 0.5, 0.1, 0.0], [0.8, 0.2, 0.3, 0.1], [0.7, 0.6, -0.4, 0.95]])
+    draw_pictures(tmp_path, query, shelf)
+    query.index, shelf.index = [7, 5, 5], [9, 3, 3, 0]  # cut from a larger table, so labels are no positions
+    return Ranking(query, shelf, scores), tmp_path
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A headless Chromium, driven by Playwright; the tests that need it are skipped where there is none."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("no Chromium on this machine (Debian: apt install chromium)")
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    with playwright.sync_playwright() as driver:
+        # --no-sandbox: in a container Chromium's own sandbox is not to be had, and it opens our own files alone
+        browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def look(chromium):
+    """Open a file in Chromium; at the end of the test nothing may have been complained of or asked for elsewhere."""
+    opened, complaints, asked = [], [], []
+
+    def open_file(path: Path, width: int = 1200, height: int = 900, **more):
+        page = chromium.new_page(viewport={"width": width, "height": height}, **more)
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(path.as_uri())
+        opened.append(page)
+        return page
+
+    yield open_file
+    for page in opened:
+        page.close()
+    assert complaints == []
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []

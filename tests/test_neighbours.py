@@ -3,8 +3,8 @@ import pandas as pd
 import torch
 
 from clipreid_lib import neighbours, stages
-from clipreid_lib.gallery import Ranking
 from clipreid_lib.prompt_bank import PromptBank
+from clipreid_lib.ranking import Ranking
 
 
 def test_no_training_image_is_its_own_neighbour(open_run):
@@ -23,7 +23,7 @@ def test_people_with_one_image_each_ask_for_nobody(open_run):
     assert neighbours.among_training_images(run, None) is None
     assert neighbours.told(None).startswith("no training person has two images")
     assert (
-        neighbours.most_changed(None, None) == [] and neighbours.sheet(None, run.data_root, [], "Before").width == 700
+        neighbours.most_changed(None, None) == [] and neighbours.sheet(None, run.data_root, [], "Before").width == 1400
     )
 
 

@@ -5,7 +5,7 @@ import pytest
 from clipreid_lib import choices, encoder_finetune, gallery, retrieval, stages
 from clipreid_lib.errors import UserError
 from clipreid_lib.files import write_json
-from clipreid_lib.gallery import Ranking
+from clipreid_lib.ranking import Ranking
 
 
 @pytest.fixture

@@ -1,43 +1,12 @@
-"""Figures of the notebooks: one style, one function per picture, each saved beside the run's results."""
-
-from pathlib import Path
+"""Figures of training: the log's curves, and how alike the identities' anchors have become."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.ticker import MaxNLocator
-from PIL import Image
 
-from clipreid_lib.files import replacing
-
-WIDE, HALF = (9.0, 3.2), (4.6, 3.4)  # inches: a full text width, and half of one
-
-
-def style() -> None:
-    """Set the look all figures share: seaborn's white grid and its colour-blind-safe palette."""
-    sns.set_theme(context="paper", style="whitegrid", palette="colorblind", font_scale=1.1)
-    plt.rcParams.update({"figure.dpi": 110, "savefig.dpi": 200, "pdf.fonttype": 42, "figure.autolayout": True})
-
-
-def plain(text: str) -> str:
-    """Write a name from a data set so that matplotlib does not read a dollar sign as mathematics."""
-    return text.replace("$", r"\$")
-
-
-def keep(figure: plt.Figure, path: Path) -> plt.Figure:
-    """Save a figure and hand it back for the notebook to show once."""
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], bbox_inches="tight")
-    plt.close(figure)
-    return figure
-
-
-def keep_image(image: Image.Image, path: Path) -> Image.Image:
-    """Save a drawn picture and hand it back for the notebook to show."""
-    with replacing(path) as temporary:
-        image.save(temporary, format="PNG")
-    return image
+from clipreid_lib.style import HALF, WIDE
 
 
 def curves(log: pd.DataFrame) -> plt.Figure:

@@ -1,0 +1,172 @@
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_rankings import draw_pictures, table
+
+from clipreid_lib import gallery_page
+from clipreid_lib.errors import UserError
+from clipreid_lib.gallery import sheet
+from clipreid_lib.ranking import Ranking
+
+
+class Reader(HTMLParser):
+    """Collects what a browser would build: tags, attribute values and the text of the data block."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.values, self.data, self.inside = [], [], "", False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.values += [(name, value) for name, value in attrs]
+        self.inside = ("id", "data") in attrs
+
+    def handle_endtag(self, tag):
+        self.inside = False
+
+    def handle_data(self, data):
+        self.data += data if self.inside else ""
+
+
+def read(target):
+    return json.loads(Reader(Path(target).read_text(encoding="utf-8")).data)
+
+
+def test_page_holds_every_query_hardest_first_with_its_late_match(small):
+    ranking, root = small
+    data = read(gallery_page.write(ranking, root, root / "new" / "index.html", title="t", top=2, facts={"mAP": "0.5"}))
+    assert data["facts"] == [["mAP", "0.5"]] and data["top"] == 2
+    assert [query[1] for query in data["queries"]] == ["3", "2", "1"]
+    assert [query[4] for query in data["queries"]] == [4, 3, 1]  # rank of the first hit
+    path, identity, aspect, precision, first, tiles, late = data["queries"][0]
+    assert (path, identity, aspect, precision, late) == ("q2.jpg", "3", "dorsal right", 0.25, 1)
+    told = [
+        (data["gallery"][place][1], rank, score, right, data["notes"][note])
+        for place, rank, score, right, note in tiles
+    ]
+    assert told == [
+        ("11000003", 1, 0.95, 0, "other hand\ndorsal left\nsame person"),
+        ("1", 2, 0.7, 0, ""),
+        ("3", 4, -0.4, 1, ""),  # beyond top 2, shown with its rank
+    ]
+    assert [len(query[5]) for query in data["queries"]] == [3, 3, 2]
+
+
+def test_page_clamps_top_to_the_gallery(small):
+    ranking, root = small
+    data = read(gallery_page.write(ranking, root, root / "p.html", title="t", top=99))
+    assert data["top"] == 4 and {len(query[5]) for query in data["queries"]} == {4}
+    assert {query[6] for query in data["queries"]} == {0}
+
+
+def test_each_thumbnail_stands_in_the_page_once(small):
+    ranking, root = small
+    text = gallery_page.write(ranking, root, root / "p.html", title="t").read_text(encoding="utf-8")
+    images = read(root / "p.html")["images"]
+    assert set(images) == {*ranking.query["path"], *ranking.gallery["path"]}
+    assert all(text.count(code) == 1 and code.startswith("/9j/") for code in images.values())
+
+
+def test_a_picture_that_no_row_shows_stays_out_of_the_page(tmp_path):
+    query, shelf = table([1], "q"), table([1, 2, 3], "g")
+    draw_pictures(tmp_path, query, shelf)
+    data = read(
+        gallery_page.write(
+            Ranking(query, shelf, np.array([[0.9, 0.1, 0.2]])),
+            tmp_path,
+            tmp_path / "p.html",
+            title="t",
+            top=1,
+        )
+    )
+    assert set(data["images"]) == {"q0.jpg", "g0.jpg"} and len(data["gallery"]) == 1
+
+
+def test_text_from_the_data_cannot_become_markup(tmp_path):
+    evil = "</script><script>alert(1)</script><!-- <b>&amp; __DATA__"
+    query, shelf = table([evil], "q", aspect=evil), table([evil, "b"], "g")
+    query.loc[0, "path"] = "<script>.jpg"
+    ranking = Ranking(query, shelf, np.array([[0.1, 0.2]]))
+    plain = Ranking(table(["a"], "q"), table(["a", "b"], "g"), np.array([[0.1, 0.2]]))
+    target = gallery_page.write(ranking, tmp_path, tmp_path / "evil.html", title=evil, facts={evil: evil})
+    other = gallery_page.write(plain, tmp_path, tmp_path / "plain.html", title="t", facts={"a": "b"})
+    assert Reader(target.read_text("utf-8")).tags == Reader(other.read_text("utf-8")).tags
+    data = read(target)  # and it comes out unchanged
+    assert data["title"] == evil and data["facts"] == [[evil, evil]]
+    assert data["queries"][0][:2] == ["<script>.jpg", evil]
+    block = Reader(target.read_text("utf-8")).data
+    assert not set("<>&") & set(block)
+
+
+def test_the_script_never_writes_markup():
+    script = Path(gallery_page.__file__).with_name("gallery_page.html").read_text("utf-8")
+    for name in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
+        assert name not in script
+
+
+def test_the_page_needs_no_network_and_says_when_it_needs_a_script(small):
+    ranking, root = small
+    text = gallery_page.write(ranking, root, root / "p.html", title="t").read_text("utf-8")
+    reader = Reader(text)
+    assert not re.search(r"https?://|url\(|@import", text)
+    assert not {"src", "href"} & {name for name, _ in reader.values}
+    assert any(value and "default-src 'none'" in value for _, value in reader.values)
+    assert re.search(r"<noscript><p>.+JavaScript.+</p></noscript>", text)
+
+
+def test_files_that_cannot_be_opened_become_tiles_that_say_so(small):
+    ranking, root = small
+    whole = np.asarray(sheet(ranking, root, [0, 1, 2]))
+    (root / "q0.jpg").unlink()
+    (root / "g1.jpg").write_bytes(b"no picture")
+    (root / "g2.jpg").write_bytes((root / "g2.jpg").read_bytes()[:400])  # a download that broke off
+    data = read(gallery_page.write(ranking, root, root / "p.html", title="t"))
+    assert data["absent"] == {
+        "q0.jpg": "file missing",
+        "g1.jpg": "file unreadable",
+        "g2.jpg": "file unreadable",
+    }
+    assert not set(data["absent"]) & set(data["images"])
+    holed = np.asarray(sheet(ranking, root, [0, 1, 2]))
+    assert holed.shape == whole.shape and (holed != whole).any()
+
+
+def test_a_failing_page_leaves_the_old_one_alone(small, monkeypatch):
+    ranking, root = small
+    target = root / "out" / "p.html"
+    gallery_page.write(ranking, root, target, title="old")
+
+    def broken(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", broken)
+    with pytest.raises(UserError, match="No space left"):
+        gallery_page.write(ranking, root, target, title="new")
+    assert read(target)["title"] == "old"
+    assert [path.name for path in target.parent.iterdir()] == ["p.html"]
+
+
+def test_a_page_without_queries_is_refused(small):
+    ranking, root = small
+    empty = Ranking(ranking.query.iloc[:0], ranking.gallery, ranking.similarity[:0])
+    with pytest.raises(ValueError, match="at least one query"):
+        gallery_page.write(empty, root, root / "p.html", title="t")
+
+
+def test_four_hundred_queries_stay_below_two_megabytes(tmp_path):
+    query = table(np.arange(400) % 70, "q", subject=np.arange(400) % 70)
+    people = np.r_[np.arange(70), 11_000_000 + np.arange(220)]
+    shelf = table(people, "g", subject=people % 1000, role=np.where(people < 70, "test", "distractor"))
+    shelf.loc[70:, "aspect"] = "palmar_l"
+    draw_pictures(tmp_path, query, shelf, size=(160, 120))
+    scores = np.random.default_rng(0).uniform(-1, 1, (400, 290))
+    target = gallery_page.write(Ranking(query, shelf, scores), tmp_path, tmp_path / "p.html", title="t", top=10)
+    data = read(target)
+    assert len(data["queries"]) == 400 and len(data["images"]) == 690
+    assert np.mean([len(code) for code in data["images"].values()]) > 1000  # the pictures are no mere flat colour
+    assert target.stat().st_size < 2_000_000
