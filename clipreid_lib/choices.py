@@ -7,6 +7,9 @@ import numpy as np
 from clipreid_lib.errors import UserError
 from clipreid_lib.ranking import Ranking
 
+GROUPS = ("gender", "age", "skin_color", "accessories", "nail_polish", "irregularities", "session", "camera", "aspect")
+MANY = 20  # values; what differs from nearly every image to the next is no group
+
 
 def named(ranking: Ranking, name: str) -> np.ndarray:
     """Return the query with this path, or whose file name it is; several where folders repeat a file name.
@@ -62,3 +65,17 @@ def of_group(ranking: Ranking, column: str, value) -> np.ndarray:
         raise UserError(f"group: no query has {column} {value!r}; there are {there}")
     worst = ranking.hardest(len(ranking.query))
     return worst[(values == value).to_numpy(bool)[worst]]
+
+
+def groups(ranking: Ranking) -> dict[str, list]:
+    """Return what the queries can be grouped by: columns that say something about the person or the photograph.
+
+    Returns:
+        Column to its values, sorted; columns whose values are all the same, or more than ``MANY``, are left out.
+    """
+    found = {}
+    for column in GROUPS:
+        values = ranking.query[column].dropna().unique() if column in ranking.query else ()
+        if 1 < len(values) <= MANY:
+            found[column] = sorted(values.tolist(), key=str)
+    return found

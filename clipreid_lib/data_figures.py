@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from clipreid_lib.datasets.contract import FLAGS
 from clipreid_lib.images import Photographs
 from clipreid_lib.manifest import ROLES, Manifest
-from clipreid_lib.style import HALF, WIDE
+from clipreid_lib.style import HALF, WIDE, sentence
 
 UNUSED = "not used"
 COLOURS = dict(zip(ROLES, sns.color_palette("colorblind", len(ROLES)), strict=True)) | {UNUSED: (0.85, 0.85, 0.85)}
@@ -34,7 +34,7 @@ def attributes(table: pd.DataFrame) -> plt.Figure:
     named = [name for name in ("gender", "skin_color", "age") if name in table]
     shown = [name for name in FLAGS if name in table]
     if not named and not shown:
-        return _sentence("This data set says nothing about its people but who they are.")
+        return sentence("This data set says nothing about its people but who they are.")
     figure, axes = plt.subplots(1, len(named) + bool(shown), figsize=(WIDE[0], WIDE[1]), squeeze=False)
     for place, name in zip(axes[0], named, strict=False):
         if name == "age":
@@ -61,7 +61,7 @@ def sessions(table: pd.DataFrame) -> plt.Figure:
     """Draw how many capture bursts each hand (person and aspect) has, and how many images each burst."""
     known = table.dropna(subset=["session"])
     if known.empty:
-        return _sentence("This data set does not say when its images were taken.")
+        return sentence("This data set does not say when its images were taken.")
     bursts = known.groupby(["identity", "aspect"])["session"].nunique()
     images = known.groupby(["identity", "aspect", "session"]).size()
     figure, axes = plt.subplots(1, 2, figsize=WIDE)
@@ -154,11 +154,4 @@ def mean_images(table: pd.DataFrame, photographs: Photographs, most: int = 200, 
         mean = photographs.load(chosen, size).mean(axis=0).transpose(1, 2, 0) / 255  # (size, size, 3)
         place.imshow(mean)
         place.set(title=f"{aspect}, {len(chosen)} images", xticks=[], yticks=[])
-    return figure
-
-
-def _sentence(text: str) -> plt.Figure:
-    figure, axes = plt.subplots(figsize=(WIDE[0], 0.8))
-    axes.axis("off")
-    axes.text(0, 0.5, text, va="center")
     return figure

@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+import torch
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from torch.nn import functional
@@ -45,9 +46,10 @@ def flatten(embeddings: Embeddings, method: str = "tsne", seed: int = 0) -> np.n
 
 
 def columns(images: pd.DataFrame) -> list[str]:
-    """Return what a map of these images is worth colouring by: the person, and the first other column that varies."""
-    others = [name for name in ("skin_color", "gender", "session", "camera") if name in images]
-    return ["identity", *[name for name in others if images[name].nunique() > 1][:1]]
+    """Return what a map of these images is worth colouring by: person, aspect, and the first attribute that varies."""
+    others = [name for name in ("aspect", "skin_color", "gender", "session", "camera") if name in images]
+    varying = [name for name in others if images[name].nunique() > 1]
+    return ["identity", *varying[: 2 if "aspect" in varying else 1]]
 
 
 def draw(points: np.ndarray, images: pd.DataFrame, columns: list[str]) -> plt.Figure:
@@ -62,12 +64,47 @@ def draw(points: np.ndarray, images: pd.DataFrame, columns: list[str]) -> plt.Fi
     figure, axes = plt.subplots(1, len(columns), figsize=(4.6 * len(columns), 4.4), squeeze=False)
     for place, column in zip(axes[0], columns, strict=True):
         values = images[column].fillna("unknown").astype(str).to_numpy()
-        there = sorted(set(values), key=lambda text: (len(text), text))
-        shown = [there[i] for i in np.unique(np.linspace(0, len(there) - 1, FEW).astype(int))]
-        place.scatter(*points.T, s=8, color="0.85", linewidths=0)
-        for value, colour in zip(shown, sns.color_palette("colorblind", FEW), strict=False):
-            mine = points[values == value]
-            place.scatter(*mine.T, s=16, color=colour, linewidths=0, label=plain(value))
-        place.set(xticks=[], yticks=[], title=column.replace("_", " "))
-        place.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5), markerscale=1.5)
+        _scatter(place, points, values)
+        place.set_title(column.replace("_", " "))
     return figure
+
+
+def draw_anchors(panels: dict[str, torch.Tensor], identities: list, anchors: torch.Tensor, names: list) -> plt.Figure:
+    """Draw text anchors among images, laid out by PCA: a star of each colour among the dots of the same person.
+
+    Text and images lie in two separate cones of CLIP's space (Liang et al. 2022, arXiv 2203.02053). Each side is
+    therefore normalised and centred on its own mean first; without that the stars would be one heap beside another.
+
+    Args:
+        panels: (N, D) projected features of the same images, by what is written above the panel.
+        identities: (N) whose they are.
+        anchors: (P, D) text features.
+        names: (P) whose they are; ten evenly spaced ones are coloured.
+    """
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 4.4), squeeze=False)
+    for place, (title, images) in zip(axes[0], panels.items(), strict=True):
+        sides = [functional.normalize(side.float(), dim=1) for side in (images, anchors)]
+        centred = [(side - side.mean(dim=0)).numpy() for side in sides]
+        plane = PCA(2, random_state=0).fit(np.concatenate(centred))  # spanned by both, so that neither is flattened
+        dots, stars = map(plane.transform, centred)
+        colours = _scatter(place, dots, np.array([str(name) for name in identities]))
+        shown = np.array([str(name) in colours for name in names])
+        look = {"marker": "*", "s": 110, "linewidths": 0.7}
+        place.scatter(*stars[~shown].T, color="0.9", edgecolors="0.6", zorder=2, **look)
+        own = [colours[str(name)] for name, there in zip(names, shown, strict=True) if there]
+        place.scatter(*stars[shown].T, color=own, edgecolors="black", zorder=3, **look)
+        place.set_title(title)
+    return figure
+
+
+def _scatter(axes: plt.Axes, points: np.ndarray, values: np.ndarray) -> dict[str, tuple]:
+    """Draw points in grey, and at most ten evenly spaced values in colours of their own; return those."""
+    there = sorted(set(values), key=lambda text: (len(text), text))
+    shown = [there[i] for i in np.unique(np.linspace(0, len(there) - 1, FEW).astype(int))]
+    colours = dict(zip(shown, sns.color_palette("colorblind", FEW), strict=False))
+    axes.scatter(*points.T, s=8, color="0.85", linewidths=0)
+    for value, colour in colours.items():
+        axes.scatter(*points[values == value].T, s=16, color=colour, linewidths=0, label=plain(value))
+    axes.set(xticks=[], yticks=[])
+    axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5), markerscale=1.5)
+    return colours

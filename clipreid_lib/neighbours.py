@@ -2,19 +2,21 @@
 
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
 from PIL import Image, ImageDraw
 
-from clipreid_lib import gallery
+from clipreid_lib import embedding_map, gallery, stages
 from clipreid_lib.backbone import Backbone
 from clipreid_lib.prompt_bank import PromptBank
+from clipreid_lib.prompt_learning import load_prompts
 from clipreid_lib.ranking import Ranking
 from clipreid_lib.runs import Run
 from clipreid_lib.similarity import cosine_similarity
 from clipreid_lib.stages import Trained, projected, store_of
-from clipreid_lib.style import INK, font
+from clipreid_lib.style import INK, font, sentence
 
 ASK = 2000  # training images that ask for their neighbours; each ranks all others
 
@@ -65,6 +67,28 @@ def of_anchors(run: Run, trained: Trained, bank: PromptBank) -> Ranking:
     similarity = cosine_similarity(bank.anchors(clip).cpu(), image)
     first = train.drop_duplicates("identity").set_index("identity").loc[bank.identities].reset_index()
     return Ranking(first, train, similarity)
+
+
+def anchor_map(run: Run, trained: Trained) -> plt.Figure:
+    """Draw the run's anchors among its training images, before training and after.
+
+    Args:
+        run: the run; only variant ``clipid`` has anchors, of any other a sentence is drawn.
+        trained: its backbone, from :func:`~clipreid_lib.stages.load_trained`.
+    """
+    if run.params.variant != "clipid":
+        return sentence(f"Variant {run.params.variant} learns no anchors.")
+    train, store = run.manifest.train, store_of(run)
+    stages_at_hand = {"before fine-tuning": stages.pretrained(run)}
+    if trained.sha != stages_at_hand["before fine-tuning"].sha:  # prompt_learn leaves the encoder as it was
+        stages_at_hand["after"] = trained
+    panels = {
+        name: projected(store.embed(each.backbone, each.sha, train), each.backbone)
+        for name, each in stages_at_hand.items()
+    }
+    bank = load_prompts(run, trained.backbone)
+    anchors = bank.anchors(trained.backbone).cpu()
+    return embedding_map.draw_anchors(panels, train["identity"].tolist(), anchors, bank.identities)
 
 
 def most_changed(before: Ranking | None, after: Ranking | None, number: int = 3) -> list[int]:

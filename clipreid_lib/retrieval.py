@@ -18,6 +18,8 @@ from clipreid_lib.stages import Trained, projected, store_of
 from clipreid_lib.style import INK, font
 from clipreid_lib.thumbnails import FRAME, LINE, draw_tile, fit
 
+MOST = 4000  # images on a map: t-SNE lays them out in about ten seconds, and more would hide one another
+
 
 def rankings(run: Run, trained: Trained, index: int = 0) -> dict[str, Ranking]:
     """Rank one draw's gallery under stage 0, a classifier run with the same draws if there is one, and this run.
@@ -54,6 +56,12 @@ def moved_most(named: dict[str, Ranking], root: str | Path, top: int = 8) -> Ima
     rose, fell = choices.largest_change(first, last, 1), choices.largest_change(first, last, 1, falling=True)
     picked = [*rose, *fell] or [*last.hardest(1)]
     return gallery.stacked([gallery.before_and_after(named, root, int(query), top=top) for query in picked])
+
+
+def tested_people(run: Run) -> pd.DataFrame:
+    """Return the image table's rows of everybody tested, in all aspects; at most ``MOST``, evenly spaced."""
+    images = run.table[run.table["identity"].isin(set(run.manifest.test["subject"]))]
+    return images.iloc[np.unique(np.linspace(0, len(images) - 1, MOST).astype(int))].reset_index(drop=True)
 
 
 def ask(run: Run, trained: Trained, images: pd.DataFrame, sentence: str, top: int = 8) -> pd.DataFrame:

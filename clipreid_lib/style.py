@@ -30,6 +30,14 @@ def plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+def sentence(text: str) -> plt.Figure:
+    """Say in a figure's place why there is none."""
+    figure, axes = plt.subplots(figsize=(WIDE[0], 0.8))
+    axes.axis("off")
+    axes.text(0, 0.5, text, va="center")
+    return figure
+
+
 def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """Return DejaVu Sans; Matplotlib brings it along, so a sheet looks the same on every machine."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from small_rankings import draw_pictures, table
+from small_runs import TINY, run
 
 from clipreid_lib import (
     _compat,  # noqa: F401  before any test imports open_clip
@@ -19,16 +20,6 @@ from clipreid_lib.runs import Run
 torch.set_num_threads(1)  # tiny tensors gain nothing from more, and lose much on a busy machine
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "real_hands"
-TINY = {
-    "demo_people": 8,
-    "demo_images": 4,
-    "demo_sessions": 2,
-    "draws": 2,
-    "prompt_epochs": 2,
-    "encoder_epochs": 2,
-    "batch_size": 8,
-    "device": "cpu",
-}
 
 
 @pytest.fixture(scope="session")
@@ -65,6 +56,18 @@ def open_run(shared_outputs):
         return Run.open(params.validated(values))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def ladder(tmp_path_factory):
+    """One tiny clipid run and one frozen run, by the command line, from an unrelated folder."""
+    place = tmp_path_factory.mktemp("a place with spaces, ü and {braces}")
+    mine = place / "mine.yaml"
+    mine.write_text(
+        "experiment: tiny\nvariant: [frozen, clipid]\ndemo_people: 8\ndemo_images: 4\ndemo_sessions: 2\n"
+        f"draws: 2\nprompt_epochs: 2\nencoder_epochs: 2\nbatch_size: 8\nencoder_lr: 1e-4\noutputs_root: '{place}/out'\n"
+    )
+    return place, run(place, str(mine), "--jobs", "2")
 
 
 @pytest.fixture

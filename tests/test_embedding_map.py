@@ -39,6 +39,25 @@ def test_columns_that_vary_are_worth_a_panel():
     images = pd.DataFrame({"identity": [1, 2], "gender": ["female", "female"], "session": [0, 1]})
     assert embedding_map.columns(images) == ["identity", "session"]
     assert embedding_map.columns(images[["identity", "gender"]]) == ["identity"]
+    more = images.assign(aspect=["dorsal", "palmar"], skin_color=["dark", "fair"])
+    assert embedding_map.columns(more) == ["identity", "aspect", "skin_color"]
+
+
+def test_an_anchor_that_points_to_its_people_lies_beside_them():
+    random = np.random.default_rng(0)
+    ids = np.repeat([3, 5, 7], 20)
+    towards = np.eye(8)[[0, 1, 2]]
+    # Texts and images lie apart, as in CLIP: what they share is the direction from the middle of each.
+    images = 5 * np.eye(8)[7] + np.repeat(towards, 20, axis=0) + random.normal(0, 0.02, (60, 8))
+    anchors = 5 * np.eye(8)[6] + towards
+    panels = {"before": torch.tensor(images), "after": torch.tensor(images)}
+    figure = embedding_map.draw_anchors(panels, ids.tolist(), torch.tensor(anchors), [3, 5, 7])
+    assert [axes.get_title() for axes in figure.axes] == ["before", "after"]
+    _, *dots, grey, stars = [points.get_offsets() for points in figure.axes[0].collections]
+    assert len(grey) == 0 and len(stars) == 3
+    for person, star in enumerate(stars):
+        apart = [np.linalg.norm(dots[other].mean(axis=0) - star) for other in range(3)]
+        assert np.argmin(apart) == person
 
 
 def test_mistakes_are_named(people):

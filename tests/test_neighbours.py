@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from clipreid_lib import neighbours, stages
+from clipreid_lib import neighbours, prompt_learning, stages
 from clipreid_lib.prompt_bank import PromptBank
 from clipreid_lib.ranking import Ranking
 
@@ -45,6 +45,20 @@ def test_every_anchor_ranks_all_training_images(open_run):
     ranking = neighbours.of_anchors(run, start, PromptBank(start.backbone, people))
     assert ranking.query["identity"].tolist() == people
     assert ranking.similarity.shape == (len(people), len(run.manifest.train))
+
+
+def test_the_anchor_map_shows_before_and_after_where_there_are_anchors(open_run, tmp_path):
+    run = open_run(fresh=tmp_path, variant="clipid")
+    clip = stages.load_backbone(run)
+    prompt_learning.learn_prompts(run, clip)
+    start = stages.pretrained(run)
+    assert [axes.get_title() for axes in neighbours.anchor_map(run, start).axes] == ["before fine-tuning"]
+    with torch.no_grad():
+        clip.clip.visual.attnpool.c_proj.weight.mul_(-1)
+    figure = neighbours.anchor_map(run, stages.Trained(clip, "other"))
+    assert [axes.get_title() for axes in figure.axes] == ["before fine-tuning", "after"]
+    (axes,) = neighbours.anchor_map(open_run(variant="classifier"), start).axes
+    assert axes.texts[0].get_text() == "Variant classifier learns no anchors."
 
 
 def test_a_token_that_is_a_word_is_named_by_it(open_run):

@@ -13,6 +13,7 @@ import pandas as pd
 import psutil
 import pytest
 from papermill.inspection import inspect_notebook
+from small_runs import run
 
 from clipreid_lib import params
 
@@ -75,23 +76,6 @@ def test_its_parameters_are_commented_literals_with_the_schemas_defaults(noteboo
 
 def test_the_four_notebooks_of_a_run_share_their_parameters():
     assert len({parameters_cell(notebook) for notebook in NOTEBOOKS[1:]}) == 1
-
-
-@pytest.fixture(scope="module")
-def ladder(tmp_path_factory):
-    """One tiny clipid run and one frozen run, by the command line, from an unrelated folder."""
-    place = tmp_path_factory.mktemp("a place with spaces, ü and {braces}")
-    mine = place / "mine.yaml"
-    mine.write_text(
-        "experiment: tiny\nvariant: [frozen, clipid]\ndemo_people: 8\ndemo_images: 4\ndemo_sessions: 2\n"
-        f"draws: 2\nprompt_epochs: 2\nencoder_epochs: 2\nbatch_size: 8\nencoder_lr: 1e-4\noutputs_root: '{place}/out'\n"
-    )
-    return place, run(place, str(mine), "--jobs", "2")
-
-
-def run(place, *arguments) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "clipreid_lib", "run", *arguments]
-    return subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=600)
 
 
 def test_the_ladder_runs_and_prints_one_table(ladder):

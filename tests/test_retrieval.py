@@ -77,6 +77,26 @@ def test_every_stage_at_hand_ranks_the_same_draw(open_run, tmp_path):
     assert list(retrieval.rankings(first, stages.load_trained(first))) == ["stage 0, frozen", "this run, classifier"]
 
 
+def test_everybody_tested_is_on_the_map_in_all_aspects(open_run, monkeypatch):
+    run = open_run(variant="frozen")
+    images = retrieval.tested_people(run)
+    assert set(images["identity"]) == set(run.manifest.test["subject"])
+    assert images["aspect"].nunique() == 4 and not images["path"].duplicated().any()
+    monkeypatch.setattr(retrieval, "MOST", 10)
+    few = retrieval.tested_people(run)
+    assert len(few) == 10 and few["path"].iloc[[0, -1]].tolist() == images["path"].iloc[[0, -1]].tolist()
+
+
+def test_groups_are_what_tells_several_queries_apart(two):
+    assert choices.groups(two[0]) == {"gender": ["female", "male"]}
+    query = two[0].query.assign(age=range(4), session=1, nail_polish=[True, False, False, True])
+    assert choices.groups(Ranking(query, two[0].gallery, np.eye(4))) == {
+        "gender": ["female", "male"],
+        "age": [0, 1, 2, 3],
+        "nail_polish": [False, True],
+    }
+
+
 def test_a_sentence_finds_what_it_says(open_run):
     run = open_run(variant="frozen", demo_people=12)
     images = run.table[run.table["aspect"].isin(["dorsal_r", "palmar_r"])]

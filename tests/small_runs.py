@@ -1,0 +1,21 @@
+"""Runs as small as they can be while everything still happens, and the command line that makes them."""
+
+import subprocess
+import sys
+
+TINY = {
+    "demo_people": 8,
+    "demo_images": 4,
+    "demo_sessions": 2,
+    "draws": 2,
+    "prompt_epochs": 2,
+    "encoder_epochs": 2,
+    "batch_size": 8,
+    "device": "cpu",
+}
+
+
+def run(place, *arguments) -> subprocess.CompletedProcess:
+    """Call `clipreid run` in a folder."""
+    command = [sys.executable, "-m", "clipreid_lib", "run", *arguments]
+    return subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=600)
