@@ -86,7 +86,8 @@ class Browser:
             "back": widgets.Button(description="previous", icon="arrow-left"),
             "on": widgets.Button(description="next", icon="arrow-right"),
         }
-        self.said, self.picture = widgets.Label(), widgets.Image(format="jpeg", layout=widgets.Layout(max_width="100%"))
+        fits = widgets.Layout(max_width="100%", align_self="flex-start")  # smaller if need be, never larger
+        self.said, self.picture = widgets.Label(), widgets.Image(format="jpeg", layout=fits)
         for name, control in self.controls.items():
             if name in ("back", "on"):
                 control.on_click(self._step)
@@ -169,7 +170,8 @@ class Browser:
             raise UserError("no query is like that")
         text = f"{self.start + 1} to {self.start + len(queries)} of {count} queries"
         if rank:
-            return overlays.pair(self.run, self.trained, self.ranking, queries[0], rank), text
+            looked = overlays.pair(self.run, self.trained, self.ranking, queries[0], rank)
+            return looked, f"{text}, by this run's encoder"
         if stage == EVERY_STAGE:
             return gallery.before_and_after(self.named, self.run.data_root, queries[0], top=top), text
         return gallery.sheet(self.named[stage], self.run.data_root, queries, top=top, title=stage), text

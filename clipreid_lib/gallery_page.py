@@ -1,15 +1,19 @@
 """Ranked galleries as one self-contained web page: every query of a draw, to filter, sort, search and step through."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from clipreid_lib import choices
 from clipreid_lib.files import write_text
-from clipreid_lib.ranking import Ranking, Tile, spoken
+from clipreid_lib.ranking import Ranking, spoken
 from clipreid_lib.thumbnails import jpeg_base64, open_small
 
-THUMB = 110  # px, longest side of the page's previews: about 2 KB each, so 400 queries stay below 2 MB
+THUMB = 110  # px, longest side of the page's previews: 2 to 4 KB each, and all there is for the large view
+MOST = 20  # gallery images per query that the page holds, of which the reader chooses how many to see
 
 
 def write(
@@ -19,16 +23,19 @@ def write(
     *,
     title: str,
     top: int = 10,
+    most: int = MOST,
     facts: dict[str, str] | None = None,
 ) -> Path:
-    """Write all queries as one HTML file that needs no network: hardest first, to filter, sort and search.
+    """Write all queries as one HTML file that needs no network, to filter, sort, search and step through.
 
     Args:
         ranking: the draw to show.
         root: folder that the tables' paths are relative to.
         target: file to write, atomically; its folder is made where missing.
         title: heading of the page.
-        top: gallery images per query; at most the gallery's size is shown.
+        top: gallery images per query when the page opens; at most the gallery's size is shown.
+        most: gallery images per query up to which the reader can raise that number; never fewer than ``top``. Every
+            image among some query's first ``most`` is in the page, 2 to 4 KB each.
         facts: rows of the table above the pictures, such as run, protocol, rank-1 and mAP.
 
     Returns:
@@ -37,31 +44,12 @@ def write(
     Raises:
         ValueError: no query, or top below 1.
     """
-    top, count = ranking.clamped(top), len(ranking.query)
-    if not count:
+    top, most = ranking.clamped(top), ranking.clamped(max(top, most))
+    if not len(ranking.query):
         raise ValueError("a page needs at least one query")
-    precision, first = ranking.average_precision(), ranking.first_hit()
-    shown, notes = {}, {"": 0}  # gallery position -> its place in the page's own table; note -> its number
-
-    def packed(tile: Tile) -> list:
-        place, note = shown.setdefault(tile.position, len(shown)), notes.setdefault(tile.note, len(notes))
-        return [place, tile.rank, round(tile.score, 3), int(tile.right), note]
-
-    queries = []
-    for q in ranking.hardest(count):
-        found, late = ranking.row(q, top)
-        tiles = [packed(tile) for tile in found + late[:1]]
-        queries.append([*_entry(ranking.query.iloc[q]), round(precision[q], 4), int(first[q]), tiles, len(late)])
-    gallery = [_entry(ranking.gallery.iloc[position]) for position in shown]
-    images, absent = {}, {}
-    for path in dict.fromkeys(entry[0] for entry in queries + gallery):
-        image = open_small(Path(root) / path, THUMB)
-        if isinstance(image, str):
-            absent[path] = image
-        else:
-            images[path] = jpeg_base64(image)
-    data = {"title": title, "facts": [[str(k), str(v)] for k, v in (facts or {}).items()], "top": top}
-    data |= {"queries": queries, "gallery": gallery, "notes": list(notes), "absent": absent, "images": images}
+    data = {"title": title, "facts": [[str(k), str(v)] for k, v in (facts or {}).items()], "top": top, "most": most}
+    data |= _contents(ranking, most)
+    data |= _previews(dict.fromkeys(entry["path"] for entry in data["queries"] + data["gallery"]), Path(root))
     # The block sits inside a script element. Without these three signs nothing in it can end that element or
     # open a comment; the reader's JSON parser turns the escapes back into the same text.
     block = json.dumps(data, separators=(",", ":"), allow_nan=False)
@@ -72,5 +60,65 @@ def write(
     return Path(target)
 
 
-def _entry(row: pd.Series) -> list[str]:
-    return [str(row["path"]), str(row["identity"]), spoken(row["aspect"])]
+def _contents(ranking: Ranking, most: int) -> dict[str, list]:
+    """Return what the page tells of a ranking, small enough for thousands of queries.
+
+    Returns:
+        ``queries``, hardest first, each with ``tiles``: three whole numbers per gallery image, best first, namely
+        its place in ``gallery``, its score in thousandths, and twice its place in ``notes``, plus 1 where it is
+        right. ``late`` counts the true matches beyond rank ``most``; where there are any, the first of them is the
+        last tile, and ``rank`` is its rank. ``gallery`` holds the images that some tile shows. ``groups`` are what
+        queries can be chosen by, as (name, values), and ``groups`` of a query the places of its own values.
+    """
+    precision, first = ranking.average_precision(), ranking.first_hit()
+    groups = _groups(ranking)
+    shown, notes, queries = {}, {"": 0}, []  # gallery position -> its place in the page's own table; note -> its place
+    for q in ranking.hardest(len(ranking.query)):
+        found, late = ranking.row(q, most)
+        query = _entry(ranking.query.iloc[q]) | {"ap": round(float(precision[q]), 6), "first": int(first[q])}
+        query |= {"late": len(late)} | ({"rank": late[0].rank} if late else {})
+        query["groups"] = [places[q] for _, _, places in groups]
+        query["tiles"] = []
+        for tile in found + late[:1]:
+            place, note = shown.setdefault(tile.position, len(shown)), notes.setdefault(tile.note, len(notes))
+            query["tiles"] += [place, round(1000 * tile.score), 2 * note + tile.right]
+        queries.append(query)
+    gallery = [_entry(ranking.gallery.iloc[position]) for position in shown]
+    named = [[name, values] for name, values, _ in groups]
+    return {"queries": queries, "gallery": gallery, "notes": list(notes), "groups": named}
+
+
+def _groups(ranking: Ranking) -> list[tuple[str, list[str], list[int]]]:
+    """Return (name, values in words, the place of each query's value among them) of what queries can be chosen by."""
+    found = []
+    for column in choices.groups(ranking):
+        words = [_word(column, value) for value in ranking.query[column]]
+        values = list(dict.fromkeys(words))
+        found.append((column.replace("_", " "), values, [values.index(word) for word in words]))
+    return found
+
+
+def _word(column: str, value) -> str:
+    if pd.isna(value) or value == "":
+        return "not given"
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    return spoken(value) if column == "aspect" else str(value)
+
+
+def _entry(row: pd.Series) -> dict[str, str]:
+    entry = {"path": str(row["path"]), "identity": str(row["identity"]), "aspect": spoken(row["aspect"])}
+    name = _word("name", row.get("name", ""))
+    return entry if name in ("not given", entry["identity"]) else entry | {"name": name}
+
+
+def _previews(paths: Iterable[str], root: Path) -> dict[str, dict[str, str]]:
+    """Return ``images``, path to JPEG in base64, and ``absent``, path to why an image cannot be shown."""
+    images, absent = {}, {}
+    for path in paths:
+        image = open_small(root / path, THUMB)
+        if isinstance(image, str):
+            absent[path] = image
+        else:
+            images[path] = jpeg_base64(image)
+    return {"images": images, "absent": absent}

@@ -4,6 +4,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from small_rankings import draw_pictures, table
 
@@ -37,31 +38,71 @@ def read(target):
     return json.loads(Reader(Path(target).read_text(encoding="utf-8")).data)
 
 
+def tiles(data, query):
+    """Unpack a query's tiles: (identity, score in thousandths, right, note)."""
+    packed = zip(*[iter(query["tiles"])] * 3, strict=True)
+    return [
+        (data["gallery"][place]["identity"], score, bool(mark % 2), data["notes"][mark // 2])
+        for place, score, mark in packed
+    ]
+
+
 def test_page_holds_every_query_hardest_first_with_its_late_match(small):
     ranking, root = small
-    data = read(gallery_page.write(ranking, root, root / "new" / "index.html", title="t", top=2, facts={"mAP": "0.5"}))
-    assert data["facts"] == [["mAP", "0.5"]] and data["top"] == 2
-    assert [query[1] for query in data["queries"]] == ["3", "2", "1"]
-    assert [query[4] for query in data["queries"]] == [4, 3, 1]  # rank of the first hit
-    path, identity, aspect, precision, first, tiles, late = data["queries"][0]
-    assert (path, identity, aspect, precision, late) == ("q2.jpg", "3", "dorsal right", 0.25, 1)
-    told = [
-        (data["gallery"][place][1], rank, score, right, data["notes"][note])
-        for place, rank, score, right, note in tiles
+    target = root / "new" / "index.html"
+    data = read(gallery_page.write(ranking, root, target, title="t", top=1, most=2, facts={"mAP": "0.5"}))
+    assert data["facts"] == [["mAP", "0.5"]] and (data["top"], data["most"]) == (1, 2)
+    assert [query["identity"] for query in data["queries"]] == ["3", "2", "1"]
+    assert [query["first"] for query in data["queries"]] == [4, 3, 1]
+    hardest = data["queries"][0]
+    assert {name: hardest[name] for name in ("path", "aspect", "ap", "late", "rank")} == {
+        "path": "q2.jpg",
+        "aspect": "dorsal right",
+        "ap": 0.25,
+        "late": 1,
+        "rank": 4,
+    }
+    assert tiles(data, hardest) == [
+        ("11000003", 950, False, "other hand\ndorsal left\nsame person"),
+        ("1", 700, False, ""),
+        ("3", -400, True, ""),  # beyond the two that are held, so it comes with its rank
     ]
-    assert told == [
-        ("11000003", 1, 0.95, 0, "other hand\ndorsal left\nsame person"),
-        ("1", 2, 0.7, 0, ""),
-        ("3", 4, -0.4, 1, ""),  # beyond top 2, shown with its rank
-    ]
-    assert [len(query[5]) for query in data["queries"]] == [3, 3, 2]
+    assert [len(tiles(data, query)) for query in data["queries"]] == [3, 3, 2]
+    assert "rank" not in data["queries"][2]
 
 
-def test_page_clamps_top_to_the_gallery(small):
+def test_page_clamps_top_and_most_to_the_gallery(small):
     ranking, root = small
     data = read(gallery_page.write(ranking, root, root / "p.html", title="t", top=99))
-    assert data["top"] == 4 and {len(query[5]) for query in data["queries"]} == {4}
-    assert {query[6] for query in data["queries"]} == {0}
+    assert (data["top"], data["most"]) == (4, 4)
+    assert {len(tiles(data, query)) for query in data["queries"]} == {4}
+    assert {query["late"] for query in data["queries"]} == {0}
+    data = read(gallery_page.write(ranking, root, root / "p.html", title="t", top=3, most=1))
+    assert (data["top"], data["most"]) == (3, 3)
+
+
+def test_queries_can_be_chosen_by_what_varies_among_them(small):
+    ranking, root = small
+    query = ranking.query.assign(
+        gender=["female", "", "female"],
+        nail_polish=[True, False, True],
+        session=pd.array([0, None, 10], "Int64"),
+        camera=0,  # never varies
+        name=["Zoë O'Neil", "", "3"],
+    )
+    data = read(
+        gallery_page.write(Ranking(query, ranking.gallery, ranking.similarity), root, root / "p.html", title="t")
+    )
+    told = {
+        query["identity"]: {
+            name: values[place] for (name, values), place in zip(data["groups"], query["groups"], strict=True)
+        }
+        for query in data["queries"]
+    }
+    assert told["1"] == {"gender": "female", "nail polish": "yes", "session": "0"}
+    assert told["2"] == {"gender": "not given", "nail polish": "no", "session": "not given"}
+    assert told["3"]["session"] == "10"
+    assert [query.get("name") for query in data["queries"]] == [None, None, "Zoë O'Neil"]  # 3 is called 3 anyway
 
 
 def test_each_thumbnail_stands_in_the_page_once(small):
@@ -82,6 +123,7 @@ def test_a_picture_that_no_row_shows_stays_out_of_the_page(tmp_path):
             tmp_path / "p.html",
             title="t",
             top=1,
+            most=1,
         )
     )
     assert set(data["images"]) == {"q0.jpg", "g0.jpg"} and len(data["gallery"]) == 1
@@ -98,7 +140,7 @@ def test_text_from_the_data_cannot_become_markup(tmp_path):
     assert Reader(target.read_text("utf-8")).tags == Reader(other.read_text("utf-8")).tags
     data = read(target)  # and it comes out unchanged
     assert data["title"] == evil and data["facts"] == [[evil, evil]]
-    assert data["queries"][0][:2] == ["<script>.jpg", evil]
+    assert (data["queries"][0]["path"], data["queries"][0]["identity"]) == ("<script>.jpg", evil)
     block = Reader(target.read_text("utf-8")).data
     assert not set("<>&") & set(block)
 
@@ -165,7 +207,7 @@ def test_four_hundred_queries_stay_below_two_megabytes(tmp_path):
     shelf.loc[70:, "aspect"] = "palmar_l"
     draw_pictures(tmp_path, query, shelf, size=(160, 120))
     scores = np.random.default_rng(0).uniform(-1, 1, (400, 290))
-    target = gallery_page.write(Ranking(query, shelf, scores), tmp_path, tmp_path / "p.html", title="t", top=10)
+    target = gallery_page.write(Ranking(query, shelf, scores), tmp_path, tmp_path / "p.html", title="t")
     data = read(target)
     assert len(data["queries"]) == 400 and len(data["images"]) == 690
     assert np.mean([len(code) for code in data["images"].values()]) > 1000  # the pictures are no mere flat colour
