@@ -1,4 +1,4 @@
-"""The command line: ``clipreid run``, ``clipreid across``, ``clipreid data check`` and ``clipreid data prepare``."""
+"""The command line: ``clipreid run``, ``across`` and ``report``, ``clipreid data check`` and ``data prepare``."""
 
 import argparse
 import signal
@@ -37,6 +37,18 @@ def parser() -> argparse.ArgumentParser:
         "--on", action="append", default=[], metavar="NAME=FOLDER", help="one more data set to test on; NAME:ASPECT too"
     )
     across.add_argument("--outputs", default="outputs", metavar="FOLDER", help="outputs_root of the runs")
+    report = verbs.add_parser(
+        "report",
+        help="write what runs found as pages that need no network",
+        description="Write RUN/report.html for every run, and one page for all of them in reports/ of the outputs "
+        "folder: scores with intervals, figures, failures, model card, provenance and the command that repeats them.",
+    )
+    report.add_argument("runs", nargs="*", metavar="RUN", help="run folders (default: every evaluated run)")
+    report.add_argument(
+        "--outputs",
+        metavar="FOLDER",
+        help="outputs_root of the runs (default: the one they lie in, or outputs)",
+    )
     data = verbs.add_parser("data", help="check a data set, or decode its images ahead of training")
     jobs = data.add_subparsers(dest="job", required=True)
     check = jobs.add_parser(
@@ -89,7 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one verb and return the exit status: 0 well, 1 a run failed, 2 a mistake in what was asked."""
     given = parser().parse_args(arguments)
     try:
-        return {"data": _data, "run": _run, "across": _across}[given.verb](given)
+        return {"data": _data, "run": _run, "across": _across, "report": _report}[given.verb](given)
     except UserError as error:
         print(f"clipreid: {error}", file=sys.stderr)
         return 2
@@ -122,6 +134,14 @@ def _across(given: argparse.Namespace) -> int:
     from clipreid_lib import across  # here, so that help stays quick
 
     print(across.report(given.runs, given.on, project_path(given.outputs)))
+    return 0
+
+
+def _report(given: argparse.Namespace) -> int:
+    from clipreid_lib import report  # here, so that help stays quick
+
+    for line in report.write(given.runs, given.outputs):
+        print(line, flush=True)
     return 0
 
 
