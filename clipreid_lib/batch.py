@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clipreid_lib import leaderboard, published
+from clipreid_lib import leaderboard, published, report
 from clipreid_lib.errors import UserError
 from clipreid_lib.params import ROOT, Params, project_path
 from clipreid_lib.runs import Run
@@ -36,6 +36,7 @@ class Batch:
     _children: set[subprocess.Popen] = field(default_factory=set)
     _printing: threading.Lock = field(default_factory=threading.Lock)
     _stopped: bool = False
+    _worked: bool = False  # whether any notebook was executed, so that reports have something new to say
 
     def run(self) -> list[Run]:
         """Do everything that is not done, and print the result table.
@@ -81,7 +82,7 @@ class Batch:
     def _notebook(self, run: Run, name: str) -> bool:
         if self._stopped:
             return False
-        began = time.perf_counter()
+        began, self._worked = time.perf_counter(), True
         self._say(run, f"{name} starts")
         try:
             problem = self._execute(run, name)
@@ -176,10 +177,18 @@ class Batch:
             print("\nexecuted notebooks:")
             for folder in folders:
                 print(f"  {os.path.relpath(folder)}")
+        for outputs in {project_path(run.params.outputs_root) for run in runs}:
+            leaderboard.refresh_leaderboard(outputs)
         pages = [run.folder / "gallery.html" for run in runs if (run.folder / "gallery.html").exists()]
         if pages:
             print("ranked galleries, to open in a browser:")
             for page in pages:
                 print(f"  {page.as_uri()}")
-        for outputs in {project_path(run.params.outputs_root) for run in runs}:
-            leaderboard.refresh_leaderboard(outputs)
+        evaluated = [str(run.folder) for run in runs if leaderboard.read_metrics(run.folder)]
+        if self._worked and evaluated:
+            print("reports:", flush=True)
+            try:
+                for address in report.write(evaluated):
+                    print(f"  {address}", flush=True)
+            except UserError as error:  # a full disk: the runs stand, and `clipreid report` makes their pages later
+                print(f"  not written: {error}")
