@@ -157,7 +157,7 @@ class Browser:
 
     def _asked(self) -> tuple[Image.Image, str]:
         sentence = self.controls["sentence"].value.strip()
-        images, top = self.run.manifest.test, self.controls["k"].value
+        images, top = retrieval.tested_people(self.run), self.controls["k"].value
         found = retrieval.ask(self.run, self._frozen, images, sentence, top)
         return retrieval.strip(
             found, self.run.data_root, sentence
@@ -168,7 +168,8 @@ class Browser:
         count, queries = len(self.chosen), self.shown
         if not queries:
             raise UserError("no query is like that")
-        text = f"{self.start + 1} to {self.start + len(queries)} of {count} queries"
+        span = f"{self.start + 1} to {self.start + len(queries)}" if len(queries) > 1 else self.start + 1
+        text = f"{span} of {count} queries"
         if rank:
             looked = overlays.pair(self.run, self.trained, self.ranking, queries[0], rank)
             return looked, f"{text}, by this run's encoder"

@@ -11,7 +11,7 @@ from clipreid_lib import choices, evaluation, gallery, stages
 from clipreid_lib.contact_sheet import GAP, TILE
 from clipreid_lib.errors import UserError
 from clipreid_lib.leaderboard import read_metrics
-from clipreid_lib.ranking import Ranking
+from clipreid_lib.ranking import Ranking, spoken
 from clipreid_lib.runs import Run
 from clipreid_lib.similarity import cosine_similarity
 from clipreid_lib.stages import Trained, projected, store_of
@@ -96,11 +96,11 @@ def ask(run: Run, trained: Trained, images: pd.DataFrame, sentence: str, top: in
 def strip(table: pd.DataFrame, root: str | Path, title: str) -> Image.Image:
     """Draw the rows of :func:`ask` side by side with their scores."""
     wide = TILE + 2 * FRAME + GAP
-    canvas = Image.new("RGB", (GAP + max(3, len(table)) * wide, 60 + TILE + 2 * FRAME + 2 * LINE + 2 * GAP), "white")
+    canvas = Image.new("RGB", (GAP + max(3, len(table)) * wide, 60 + TILE + 2 * FRAME + 3 * LINE + 2 * GAP), "white")
     bold = font(28, bold=True)
     ImageDraw.Draw(canvas).text((GAP, 12), fit(title, bold, canvas.width - 2 * GAP), INK, bold)
     for place, row in enumerate(table.itertuples()):
-        captions = [f"{row.score:.3f}", f"{row.identity}, {str(row.aspect).replace('_', ' ')}"]
+        captions = [f"{row.score:.3f}", f"identity {row.identity}", spoken(row.aspect)]
         draw_tile(canvas, (GAP + place * wide, 60), Path(root) / row.path, TILE, INK, captions)
     return canvas
 

@@ -45,7 +45,7 @@ def test_it_steps_forth_and_back_and_stops_at_both_ends(browsing):
         seen.append(browsing.shown)
     assert np.concatenate(seen).tolist() == browsing.ranking.hardest(12).tolist()
     forth.click()
-    assert browsing.said.value == "12 to 12 of 12 queries"
+    assert browsing.said.value == "12 of 12 queries"
     for _ in range(9):
         back.click()
     assert browsing.shown == seen[0] and browsing.picture.value == first
@@ -74,7 +74,7 @@ def test_k_and_stage_change_the_picture(browsing):
     browsing.controls["stage"].value = "stage 0"
     assert browsing.picture.value != one_stage
     browsing.controls["stage"].value = browser.EVERY_STAGE
-    assert len(browsing.shown) == 1 and browsing.said.value == "1 to 1 of 12 queries"
+    assert len(browsing.shown) == 1 and browsing.said.value == "1 of 12 queries"
 
 
 def test_a_query_by_name_and_a_name_that_does_not_exist(browsing):
