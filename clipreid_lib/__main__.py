@@ -3,10 +3,11 @@
 import argparse
 import signal
 import sys
+import time
 
 from clipreid_lib import compose
 from clipreid_lib.errors import UserError
-from clipreid_lib.params import ASPECTS, BURST_GAP, project_path
+from clipreid_lib.params import ASPECTS, BURST_GAP, NOTEBOOKS, project_path
 
 
 def parser() -> argparse.ArgumentParser:
@@ -22,6 +23,9 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("files", nargs="+", metavar="FILE", help="params files, for example params/demo.yaml")
     run.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key; [a,b] makes a list"
+    )
+    run.add_argument(
+        "--force", nargs="+", default=[], choices=NOTEBOOKS, metavar="NOTEBOOK", help="do these again though finished"
     )
     run.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (default 1)")
     across = verbs.add_parser(
@@ -115,17 +119,19 @@ def _run(given: argparse.Namespace) -> int:
     if given.jobs < 1:
         raise UserError(f"--jobs {given.jobs}: give at least 1")
     runs = compose.expand(*compose.compose(given.files, given.set))
-    from clipreid_lib.batch import Batch  # here, so that a typing mistake is told at once
+    from clipreid_lib.batch import summary  # here, so that a typing mistake is told at once
+    from clipreid_lib.batch.local import Local
 
     for ending in ("SIGTERM", "SIGHUP"):  # a scheduler's or a closed terminal's: end as Ctrl-C does
         if hasattr(signal, ending):
             signal.signal(getattr(signal, ending), signal.default_int_handler)
 
-    print(f"to run: {', '.join(run.run_id for run in runs)}", flush=True)
-    failed = Batch(runs, given.jobs).run()
+    began = time.perf_counter()
+    batch = Local(runs, given.jobs, frozenset(given.force))
+    failed = batch.do()
+    summary.tell(runs, failed, batch.worked, time.perf_counter() - began)
     if failed:
-        names = ", ".join(run.folder.name for run in failed)
-        print(f"clipreid: {len(failed)} of {len(runs)} runs failed: {names}", file=sys.stderr)
+        print(f"clipreid: {len(failed)} of {len(runs)} runs failed: {', '.join(failed)}", file=sys.stderr)
         return 1
     return 0
 

@@ -5,6 +5,7 @@ import difflib
 import hashlib
 import json
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,6 +21,11 @@ Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
+# The notebooks, in order. 01 is done once per data set, the others as a run needs them.
+NOTEBOOKS = (
+    *("01_data_exploration", "02_prompt_learning", "03_encoder_finetune"),
+    *("04_evaluation", "05_retrieval_visualisation"),
+)
 TRAIN_NOTHING = ("frozen", "tip_adapter")  # variants
 PROMPT_LEARN = "prompt_learn"  # stage 2a, notebook 02
 ENCODER_FINETUNE = "img_encoder_finetune"  # stages 1 and 2b, notebook 03
@@ -186,17 +192,21 @@ class Params(BaseModel):
     def run_id(self) -> str:
         """Readable name plus a hash of every key that changes the run's numbers."""
         mine = self.resolved()
-        parents = {"weights": mine.weights or mine.pretrained, "prompts": mine.resume_prompt}
-        parents = {name: _content(path) for name, path in parents.items() if path}
-        digest = _digest(mine, set(Params.model_fields) - NOT_IN_ID, **parents)
-        return f"{mine.experiment}-{mine.aspect}-{mine.variant}-s{mine.seed}-{digest}"
+        hashed = digest(mine, set(Params.model_fields) - NOT_IN_ID, **mine.parents)
+        return f"{mine.experiment}-{mine.aspect}-{mine.variant}-s{mine.seed}-{hashed}"
+
+    @property
+    def parents(self) -> dict[str, str]:
+        """Hashes of the weights and prompts that a run starts from; the name itself where it is no local file."""
+        paths = {"weights": self.weights or self.pretrained, "prompts": self.resume_prompt}
+        return {name: _content(path) for name, path in paths.items() if path}
 
     @property
     def data_id(self) -> str:
         """Name of the (data set, aspect, protocol) that notebook 01 describes, shared by many runs."""
         keep = {key for key in DATA_KEYS if self.dataset == "demo" or not key.startswith("demo_")}
         root = str(project_path(self.data_root)) if self.data_root and self.dataset != "demo" else None
-        return f"{self.dataset}-{self.aspect}-{_digest(self, keep - NOT_IN_ID, root=root)}"
+        return f"{self.dataset}-{self.aspect}-{digest(self, keep - NOT_IN_ID, root=root)}"
 
     def data_only(self) -> "Params":
         """Return the same data and protocol with everything else at its default: what notebook 01 stands on."""
@@ -236,14 +246,23 @@ class Params(BaseModel):
         return "classifier" if self.variant == "classifier" else ENCODER_FINETUNE
 
 
-def _digest(params: Params, keep: set[str], **more: str | None) -> str:
+def digest(params: Params, keep: set[str], **more: str | None) -> str:
+    """Hash the named keys of some params, and more facts, into eight letters."""
     kept = {key: value for key, value in params.model_dump().items() if key in keep} | more
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _content(path: str) -> str:
     file = project_path(path)
-    return file_sha(file) if os.path.isfile(file) else path
+    if not os.path.isfile(file):
+        return path
+    seen = os.stat(file)
+    return _hashed(file, seen.st_size, seen.st_mtime_ns)
+
+
+@lru_cache
+def _hashed(file: Path, size: int, changed: int) -> str:  # a grid asks for the same weights once per run
+    return file_sha(file)
 
 
 def project_path(path: str) -> Path:

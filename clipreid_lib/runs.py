@@ -9,10 +9,7 @@
         notebooks/      the executed notebooks
         figures/        what they drew
         metrics.json  per_draw.csv  per_query.csv  subgroups.csv  gallery.html
-        done/           one record per finished notebook, written last
-
-A stage counts as finished when its record in ``done/`` exists; an executed notebook proves nothing, since
-papermill marks the cells of a killed kernel as completed.
+        done/           one record per finished notebook, written last (clipreid_lib/records.py)
 """
 
 import importlib.metadata
@@ -26,7 +23,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from clipreid_lib import datasets, protocols
+from clipreid_lib import datasets, protocols, records
 from clipreid_lib.compose import read_yaml
 from clipreid_lib.errors import UserError
 from clipreid_lib.files import file_sha, write_json, write_yaml
@@ -87,12 +84,12 @@ class Run:
     @property
     def logs(self) -> Path:
         """Folder of training logs, ``output_dir``."""
-        return self._inside(self.params.output_dir)
+        return records.inside(self.params, self.folder, self.params.output_dir)
 
     @property
     def models(self) -> Path:
         """Folder of checkpoints, ``save_dir``."""
-        return self._inside(self.params.save_dir)
+        return records.inside(self.params, self.folder, self.params.save_dir)
 
     @property
     def prompts(self) -> Path:
@@ -137,8 +134,11 @@ class Run:
         if not kept.exists():
             manifest.save(kept)
         elif not self.fixed:
-            self.reopen((), everything=True)
+            for record in (self.folder / "done").glob("*.json"):
+                record.unlink()
             manifest.save(kept)
+        elif self._began_with() in (manifest.sha, None):
+            manifest.save(kept)  # the file was cut short; the data is what it was
         else:
             Manifest.load(kept, self.table)  # may have a more telling answer: damaged, or of another data set
             raise UserError(
@@ -154,6 +154,11 @@ class Run:
             return set()
         images = self.manifest.images
         return set(images.loc[images["role"].isin(["train", "validation"]), "subject"])
+
+    def _began_with(self) -> str | None:
+        """Hash of the manifest that finished stages stand on; None where no stage is finished."""
+        found = [records.read(self.folder, name) for name in self.params.notebooks]
+        return next((record.get("manifest_sha", "unknown") for record in found if record), None)
 
     def facts(self) -> dict:
         """What a checkpoint of this run says about its origin: seed, manifest, every param, library versions."""
@@ -171,32 +176,13 @@ class Run:
 
     def is_done(self, notebook: str) -> bool:
         """Whether that notebook finished its work for this run."""
-        return (self.folder / "done" / f"{notebook}.json").is_file()
-
-    def reopen(self, names: tuple[str, ...], everything: bool = False) -> tuple[str, ...]:
-        """Return the notebooks still to run: the first without a record and all after it, which stand on it.
-
-        Args:
-            names: the run's notebooks in order. The records of those returned are deleted.
-            everything: delete every record there is.
-        """
-        done = [self.is_done(name) for name in names]
-        todo = names[done.index(False) :] if False in done else ()
-        for record in (self.folder / "done").glob("*.json"):
-            if everything or record.stem in todo:
-                record.unlink()
-        return todo
+        return records.is_done(self.params, self.folder, notebook)
 
     def finish(self, notebook: str, **facts) -> None:
         """Record that a notebook has finished; the last thing it does. Resume states are not needed after that."""
-        finished = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(self.folder / "done" / f"{notebook}.json", {"finished": finished, **facts})
+        records.finish(self.params, self.folder, notebook, {"manifest_sha": self.manifest.sha, **facts})
         for state in self.models.glob("*.resume.pt"):
             state.unlink()
-
-    def _inside(self, folder: str) -> Path:
-        path = Path(folder).expanduser()
-        return path / self.params.run_id if path.is_absolute() else self.folder / path
 
 
 def provenance() -> dict:

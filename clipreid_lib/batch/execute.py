@@ -1,8 +1,9 @@
-"""Execute one notebook by papermill: the child process that :mod:`clipreid_lib.batch` starts.
+"""Execute one notebook by papermill: the child process that :mod:`clipreid_lib.batch.chain` starts.
 
 A process of its own keeps papermill's change of folder, its kernel and its memory away from the runner.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -11,16 +12,18 @@ import threading
 import time
 from pathlib import Path
 
+from clipreid_lib import records
+
 
 def main(arguments: list[str]) -> int:
-    """Run ``notebook output params.json``; print what the notebook prints, and one line if it fails."""
+    """Run ``notebook output params.json folder``; print what the notebook prints, and one line if it fails."""
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
-    notebook, output, params = arguments
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    notebook, output, params, folder = arguments
+    threading.Thread(target=_live_with_parent, args=(os.getppid(), Path(folder)), daemon=True).start()
     logging.getLogger("papermill").setLevel(logging.ERROR)
     config = Config()
     if sys.platform != "win32":  # pipes instead of TCP ports: parallel kernels cannot take each other's
@@ -39,8 +42,7 @@ def main(arguments: list[str]) -> int:
         )
     except PapermillExecutionError as error:
         problem = error.evalue if error.ename == "UserError" else f"{error.ename}: {error.evalue}"
-        where = "" if error.ename == "UserError" else f" (cell {error.cell_index + 1} of {output})"
-        print(f"failed: {problem}{where}", flush=True)
+        print(f"failed: {problem} (cell {error.cell_index + 1} of {output})", flush=True)
         return 1
     except DeadKernelError:
         print("failed: the kernel died; was it killed, or was memory short?", flush=True)
@@ -51,11 +53,16 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _end_with_parent(parent: int) -> None:
+def _live_with_parent(parent: int, folder: Path) -> None:
     # A runner that is killed cannot stop its children, and training on without it would collide with the next
     # run. The kernel watches this process in the same way, so it ends too.
+    beaten = time.monotonic()
     while os.getppid() == parent:
-        time.sleep(1)
+        time.sleep(0.5)
+        if time.monotonic() - beaten > records.BEAT:
+            with contextlib.suppress(OSError):
+                records.beat(folder)
+            beaten = time.monotonic()
     os._exit(1)
 
 

@@ -1,0 +1,239 @@
+"""One run's notebooks in order, each in a child process. What is finished, here or in a twin, is not done again.
+
+Every stage is done under a lock named by its key, so that two runners at work on the same grid share it: the second
+waits, and then finds the stage done. The child inherits the lock, so it lasts until both are gone.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clipreid_lib import records
+from clipreid_lib.errors import UserError
+from clipreid_lib.files import replacing
+from clipreid_lib.params import ROOT, project_path
+from clipreid_lib.runs import Run
+from clipreid_lib.stage_keys import stage_key
+
+# What a stage that only training made leaves for a run with the same key to copy, beside its products.
+FIGURES = {
+    "02_prompt_learning": ("prompt_curves.png", "anchor_similarity.png", "anchors.png"),
+    "03_encoder_finetune": ("encoder_curves.png", "neighbours_before.png", "neighbours_after.png"),
+}
+
+
+class Stopped(Exception):
+    """The runner was told to end."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Where a run ended early, and why."""
+
+    notebook: str
+    message: str
+
+
+@dataclass(eq=False)  # one chain is no other, however alike
+class Chain:
+    """A run and how its notebooks are to be executed.
+
+    Attributes:
+        run: the run, or the data folder that notebook 01 describes.
+        names: its notebooks in order.
+        say: told what begins, ends, is shared or fails.
+        tick: told each epoch.
+        environment: variables of the child processes beside this one's own: threads, accelerator.
+        force: notebooks to do again though they are finished.
+        stopped: set by the runner when it is told to end.
+    """
+
+    run: Run
+    names: tuple[str, ...]
+    say: Callable[[str], None]
+    tick: Callable[[str], None]
+    environment: dict[str, str] = field(default_factory=dict)
+    force: frozenset[str] = frozenset()
+    stopped: threading.Event = field(default_factory=threading.Event)
+    _child: subprocess.Popen | None = None
+
+    def do(self) -> Failure | None:
+        """Do every stage that is not done.
+
+        Returns:
+            The stage that failed, where one did; those after it are not begun.
+
+        Raises:
+            Stopped: the runner was told to end.
+        """
+        worked = False
+        for place, name in enumerate(self.names):
+            try:
+                worked |= self._stage(name, self.names[place:], again=worked)
+            except UserError as error:  # data that is missing or has changed is told before a kernel starts
+                return self._failed(name, str(error))
+            except OSError as error:  # a full disk or a folder that vanished must not take the other runs along
+                return self._failed(name, f"{error.filename or self.run.folder}: {error.strerror}")
+            except _Failed as error:
+                return self._failed(name, str(error))
+        if not worked:
+            self.say("nothing to do, it is done")
+        return None
+
+    def stop(self) -> None:
+        """End the child at work."""
+        self.stopped.set()
+        child = self._child
+        if child is not None:
+            try:
+                os.killpg(child.pid, signal.SIGTERM)
+            except (OSError, AttributeError):  # gone already, or Windows, which has no process groups
+                child.kill()
+
+    def _failed(self, name: str, message: str) -> Failure:
+        with contextlib.suppress(UserError, OSError):  # on a full disk the message is still printed
+            records.end(self.run.folder, name, message)
+        return Failure(name, message)
+
+    def _stage(self, name: str, here_and_later: tuple[str, ...], again: bool) -> bool:
+        """Do one stage under its lock; return whether there was anything to do."""
+        run = self.run
+        with self._lock(name) as lock:
+            if not again and name not in self.force and records.is_done(run.params, run.folder, name):
+                return False
+            run.manifest  # noqa: B018  refuses data that has changed since the run began
+            for later in here_and_later:  # they stand on this one
+                records.forget(run.folder, later)
+            if name not in self.force and (twin := self._twin(name)) is not None:
+                self._copy(name, twin)
+                self.say(f"{name} is {twin.name}'s, which has the same params up to there")
+                return True
+            began = time.perf_counter()
+            self.say(f"{name} starts")
+            problem = self._execute(name, lock)
+            if self.stopped.is_set():
+                raise Stopped
+            if problem is None and not records.is_done(run.params, run.folder, name):
+                problem = "ended without its record; was the kernel killed (memory)?"
+            if problem is not None:
+                raise _Failed(problem)
+            records.end(run.folder, name, None)
+            self.say(f"{name} done in {time.perf_counter() - began:.0f} s")
+            return True
+
+    @contextlib.contextmanager
+    def _lock(self, name: str) -> Iterator[int | None]:
+        """Hold the stage's lock; yield its file's number for the child to inherit."""
+        try:
+            import fcntl
+        except ImportError:  # Windows: two runners at once may do a stage twice, each with the same outcome
+            yield None
+            return
+        folder = project_path(self.run.params.outputs_root) / ".locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / f"{name}-{stage_key(self.run.params, name)}.lock", "w") as file:
+            waiting = False
+            while True:
+                if self.stopped.is_set():
+                    raise Stopped
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if not waiting:
+                        self.say(f"{name} is at work elsewhere; waiting for it")
+                    waiting = True
+                    time.sleep(0.5)
+            yield file.fileno()
+
+    def _twin(self, name: str) -> Path | None:
+        """Return the folder of another run whose outcome of this stage is finished and must be the same."""
+        if name not in FIGURES:
+            return None
+        run, key = self.run, stage_key(self.run.params, name)
+        mine = (run.folder / "manifest.csv").read_bytes()
+        for record in sorted(run.folder.parent.glob(f"*/done/{name}.json")):
+            folder = record.parent.parent
+            if folder == run.folder or (records.read(folder, name) or {}).get("key") != key:
+                continue
+            with contextlib.suppress(UserError, OSError):
+                other = Run.at(folder)
+                same = (folder / "manifest.csv").read_bytes() == mine
+                if same and records.is_done(other.params, other.folder, name):
+                    return folder
+        return None
+
+    def _copy(self, name: str, twin: Path) -> None:
+        run, other = self.run, Run.at(twin)
+        pairs = list(zip(*(records.products(each.params, each.folder, name) for each in (other, run)), strict=True))
+        pairs += [(other.figure(figure), run.figure(figure)) for figure in FIGURES[name]]
+        pairs.append((twin / "notebooks" / f"{name}.ipynb", run.folder / "notebooks" / f"{name}.ipynb"))
+        for theirs, ours in pairs:
+            if theirs.is_file():
+                with replacing(ours) as temporary:
+                    shutil.copyfile(theirs, temporary)
+        kept = {"finished", "key", "code", "files", "took", "shared"}
+        facts = {fact: value for fact, value in records.read(twin, name).items() if fact not in kept}
+        records.finish(run.params, run.folder, name, facts | {"shared": twin.name})
+
+    def _execute(self, name: str, lock: int | None) -> str | None:
+        """Run one notebook to its end; return what went wrong, in a sentence."""
+        run = self.run
+        output = run.folder / "notebooks" / f"{name}.ipynb"
+        output.parent.mkdir(parents=True, exist_ok=True)
+        environment = os.environ | {
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's python3 kernel, whatever the user installed
+            "PYTHONUNBUFFERED": "1",
+            **self.environment,
+        }
+        problem = None
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            open(run.folder / "log.txt", "a", encoding="utf-8") as log,
+        ):
+            params = Path(scratch) / "params.json"
+            params.write_text(json.dumps(run.params.changed()), encoding="utf-8")
+            records.begin(run.folder, name)
+            source = ROOT / "notebooks" / f"{name}.ipynb"
+            self._child = child = subprocess.Popen(
+                [sys.executable, "-m", "clipreid_lib.batch.execute", source, output, params, run.folder],
+                cwd=scratch,  # notebooks find the project by the library, never by the folder they run in
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,  # a Ctrl-C at the terminal reaches the runner alone, which then ends them
+                pass_fds=() if lock is None else (lock,),
+            )
+            if self.stopped.is_set():  # told while it started
+                self.stop()
+            for line in child.stdout:
+                log.write(line)
+                log.flush()
+                line = line.rstrip()
+                if line.startswith("failed: "):
+                    problem = line.removeprefix("failed: ")
+                elif ": epoch " in line:
+                    self.tick(line)
+            status, self._child = child.wait(), None
+        if status and problem is None:
+            problem = f"its process ended with status {status}; see {run.folder / 'log.txt'}"
+        return problem
+
+
+class _Failed(Exception):
+    pass

@@ -1,0 +1,55 @@
+"""What a batch of runs has come to: the table, published numbers beside it, and the addresses of what to look at."""
+
+import os
+
+from clipreid_lib import leaderboard, published
+from clipreid_lib.batch.chain import Failure
+from clipreid_lib.errors import UserError
+from clipreid_lib.params import Params, project_path
+from clipreid_lib.runs import Run
+
+
+def tell(params: list[Params], failed: dict[str, Failure], worked: bool, seconds: float) -> None:
+    """Print the summary, refresh the leaderboard, and write the reports where anything was done.
+
+    Args:
+        params: of all runs that were asked for.
+        failed: those that failed, by folder name.
+        worked: whether any notebook was executed.
+        seconds: it took.
+    """
+    runs = [Run.open(each) for each in params]
+    evaluated = [run for run in runs if leaderboard.read_metrics(run.folder)]
+    table, note = leaderboard.table([run.folder for run in evaluated])
+    print(f"\n{len(runs)} run{'s' * (len(runs) != 1)} in {seconds:.0f} s")
+    if len(table):
+        print(f"\n{table.to_string()}\n\n{note}")
+    found = [leaderboard.read_metrics(run.folder) for run in evaluated]
+    if len(beside := published.beside(leaderboard.rows(*found))):
+        print(f"\nBeside published results:\n\n{beside.drop(columns=['source', 'note']).to_string()}")
+    for outputs in {project_path(run.params.outputs_root) for run in runs}:
+        leaderboard.refresh_leaderboard(outputs)
+    _list("executed notebooks:", [os.path.relpath(path) for run in runs if (path := run.folder / "notebooks").is_dir()])
+    pages = [path for run in runs if (path := run.folder / "gallery.html").exists()]
+    _list("ranked galleries, to open in a browser:", [page.as_uri() for page in pages])
+    if worked and evaluated:
+        _report([str(run.folder) for run in evaluated])
+    _list("failed:", [f"{name}, {failure.notebook}: {failure.message}" for name, failure in failed.items()])
+
+
+def _report(folders: list[str]) -> None:
+    from clipreid_lib import report  # here: it loads torch, and a batch with nothing to do must end at once
+
+    print("reports:", flush=True)
+    try:
+        for address in report.write(folders):
+            print(f"  {address}", flush=True)
+    except UserError as error:  # a full disk: the runs stand, and `clipreid report` makes their pages later
+        print(f"  not written: {error}")
+
+
+def _list(title: str, lines: list[str]) -> None:
+    if lines:
+        print(title)
+        for line in lines:
+            print(f"  {line}")

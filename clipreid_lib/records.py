@@ -1,0 +1,152 @@
+"""Records: what says that a stage of a run is finished, running, failed or was killed. Light to read, from anywhere.
+
+A stage is finished when ``done/<notebook>.json`` says so, which its last cell writes, atomically. An executed notebook
+proves nothing: papermill marks the cells of a killed kernel as completed. The record holds the stage's key and the
+sizes of the files it stands for, so a file cut short later, or a key that has changed, makes the stage unfinished
+again.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from clipreid_lib.files import write_json
+from clipreid_lib.params import ROOT, Params
+from clipreid_lib.stage_keys import stage_key
+
+BEAT = 5.0  # seconds between two signs of life of a stage at work
+SILENT = 30.0  # seconds without one after which it counts as killed; a busy shared disk may swallow a few
+# What each stage leaves behind and later ones stand on: in the logs, in the models, in the run's own folder.
+PRODUCTS = {
+    "02_prompt_learning": (("prompts.csv",), ("prompts.safetensors",), ()),
+    "03_encoder_finetune": (("encoder.csv",), ("encoder.safetensors",), ()),
+    "04_evaluation": ((), (), ("metrics.json", "per_draw.csv", "per_query.csv", "subgroups.csv")),
+    "05_retrieval_visualisation": ((), (), ("gallery.html",)),
+}
+
+
+def inside(params: Params, folder: Path, place: str) -> Path:
+    """Return a folder of params (``output_dir``, ``save_dir``): inside the run's, unless it is absolute."""
+    path = Path(place).expanduser()
+    return path / params.run_id if path.is_absolute() else folder / path
+
+
+def products(params: Params, folder: Path, notebook: str) -> list[Path]:
+    """Return the files that a finished stage has written and later ones read."""
+    logs, models, own = PRODUCTS.get(notebook, ((), (), ()))
+    places = (inside(params, folder, params.output_dir), inside(params, folder, params.save_dir), folder)
+    return [place / name for place, names in zip(places, (logs, models, own), strict=True) for name in names]
+
+
+def source(notebook: str) -> str:
+    """Hash the code of a notebook as it lies in the project, without its parameters cell and its sentences."""
+    cells = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    code = ["".join(cell["source"]) for cell in code if "parameters" not in cell["metadata"].get("tags", [])]
+    return hashlib.sha256("\0".join(code).encode()).hexdigest()[:16]
+
+
+def finish(params: Params, folder: Path, notebook: str, facts: dict) -> None:
+    """Write the record of a finished stage: the last thing that happens in it."""
+    sizes = {os.path.relpath(path, folder): path.stat().st_size for path in products(params, folder, notebook)}
+    finished = datetime.now(UTC).isoformat(timespec="seconds")
+    began = (_json(folder / "running.json") or {}).get("began")
+    took = {} if began is None else {"took": round(max(0.0, time.time() - began), 1)}  # seconds
+    record = {
+        "finished": finished,
+        **took,
+        "key": stage_key(params, notebook),
+        "code": source(notebook),
+        "files": sizes,
+    }
+    write_json(_done(folder, notebook), facts | record)
+
+
+def read(folder: Path, notebook: str) -> dict | None:
+    """Return a stage's record; None where there is none or it cannot be read."""
+    return _json(_done(folder, notebook))
+
+
+def is_done(params: Params, folder: Path, notebook: str) -> bool:
+    """Whether a stage is finished: its record is there, was made under the same key, and its files are whole."""
+    record = read(folder, notebook)
+    if record is None or record.get("key") != stage_key(params, notebook):
+        return False
+    return all(_size(folder / name) == size for name, size in record.get("files", {}).items())
+
+
+def forget(folder: Path, notebook: str) -> None:
+    """Delete a stage's record, so that it is done again."""
+    _done(folder, notebook).unlink(missing_ok=True)
+
+
+def begin(folder: Path, notebook: str) -> None:
+    """Say that a stage is at work; :func:`beat` goes on saying so."""
+    for name in ("failed.json", "running.json"):
+        (folder / name).unlink(missing_ok=True)
+    write_json(folder / "running.json", {"notebook": notebook, "began": time.time()})
+
+
+def beat(folder: Path) -> None:
+    """Give a sign of life."""
+    os.utime(folder / "running.json")
+
+
+def end(folder: Path, notebook: str, failure: str | None) -> None:
+    """Say that a stage has ended, and how where it failed."""
+    if failure is not None:
+        write_json(folder / "failed.json", {"notebook": notebook, "message": failure})
+    (folder / "running.json").unlink(missing_ok=True)
+
+
+def state(params: Params, folder: Path) -> tuple[str, str, str]:
+    """Say how far a run is.
+
+    Returns:
+        ``done``, ``running``, ``failed``, ``killed``, ``started`` (some stages are done, nothing is at work) or
+        ``waiting``; the notebook that is concerned; and what there is to add.
+    """
+    todo = [name for name in params.notebooks if not is_done(params, folder, name)]
+    if not todo:
+        return "done", "", ""
+    running, failed = _json(folder / "running.json"), _json(folder / "failed.json")
+    if running is not None:
+        quiet = _age(folder / "running.json")
+        if quiet < SILENT:
+            return "running", running["notebook"], ""
+        return "killed", running["notebook"], f"no sign of life for {quiet:.0f} s"
+    if failed is not None:
+        return "failed", failed["notebook"], failed["message"]
+    return ("started" if len(todo) < len(params.notebooks) else "waiting"), todo[0], ""
+
+
+def _age(path: Path) -> float:
+    """Return how many seconds ago a file was touched, by the clock of the disk it lies on and not by this machine's."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".clock") as now:
+            return os.stat(now.name).st_mtime - path.stat().st_mtime
+    except OSError:  # read-only, or gone meanwhile
+        return max(0.0, time.time() - path.stat().st_mtime) if path.exists() else 0.0
+
+
+def _done(folder: Path, notebook: str) -> Path:
+    return folder / "done" / f"{notebook}.json"
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _json(path: Path) -> dict | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
