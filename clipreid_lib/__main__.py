@@ -1,4 +1,4 @@
-"""The command line: ``clipreid run``, ``across`` and ``report``, ``clipreid data check`` and ``data prepare``."""
+"""The command line: ``clipreid plan``, ``run``, ``status``, ``report``, ``across``, ``clean``, ``data``."""
 
 import argparse
 import signal
@@ -7,27 +7,35 @@ import time
 
 from clipreid_lib import compose
 from clipreid_lib.errors import UserError
-from clipreid_lib.params import ASPECTS, BURST_GAP, NOTEBOOKS, project_path
+from clipreid_lib.params import ASPECTS, BURST_GAP, NOTEBOOKS, Params, project_path
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     top = argparse.ArgumentParser(prog="clipreid", description="Hand-based person re-identification with CLIP.")
     verbs = top.add_subparsers(dest="verb", required=True)
+    plan = verbs.add_parser("plan", help="say what run would do, and how long it may take; nothing starts")
     run = verbs.add_parser(
         "run",
         help="execute the notebooks of every run in some params files",
         description="Compose params files left to right, expand lists into one run per combination, and execute "
         "each run's notebooks by papermill. What is already done is not done again.",
     )
-    run.add_argument("files", nargs="+", metavar="FILE", help="params files, for example params/demo.yaml")
-    run.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key; [a,b] makes a list"
-    )
+    for verb in (plan, run):
+        verb.add_argument("files", nargs="+", metavar="FILE", help="params files, for example params/demo.yaml")
+        verb.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key; [a,b] makes a list"
+        )
+        verb.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (default 1)")
+        verb.add_argument("--yes", action="store_true", help="a grid of more than 100 runs is meant")
     run.add_argument(
         "--force", nargs="+", default=[], choices=NOTEBOOKS, metavar="NOTEBOOK", help="do these again though finished"
     )
-    run.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (default 1)")
+    status = verbs.add_parser("status", help="say how far every run is; from another terminal or machine, at any time")
+    clean = verbs.add_parser("clean", help="list what can be made again, and delete it with --yes; results stay")
+    clean.add_argument("--yes", action="store_true", help="delete")
+    for verb in (status, clean):
+        verb.add_argument("--outputs", default="outputs", metavar="FOLDER", help="outputs_root of the runs")
     across = verbs.add_parser(
         "across",
         help="test what was trained on one aspect or data set on every other one",
@@ -105,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one verb and return the exit status: 0 well, 1 a run failed, 2 a mistake in what was asked."""
     given = parser().parse_args(arguments)
     try:
-        return {"data": _data, "run": _run, "across": _across, "report": _report}[given.verb](given)
+        return VERBS[given.verb](given)
     except UserError as error:
         print(f"clipreid: {error}", file=sys.stderr)
         return 2
@@ -115,10 +123,21 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _run(given: argparse.Namespace) -> int:
+def _runs(given: argparse.Namespace) -> list[Params]:
     if given.jobs < 1:
         raise UserError(f"--jobs {given.jobs}: give at least 1")
-    runs = compose.expand(*compose.compose(given.files, given.set))
+    return compose.expand(*compose.compose(given.files, given.set), many=given.yes)
+
+
+def _plan(given: argparse.Namespace) -> int:
+    from clipreid_lib.batch import plan
+
+    plan.tell(_runs(given), given.jobs)
+    return 0
+
+
+def _run(given: argparse.Namespace) -> int:
+    runs = _runs(given)
     from clipreid_lib.batch import summary  # here, so that a typing mistake is told at once
     from clipreid_lib.batch.local import Local
 
@@ -133,6 +152,20 @@ def _run(given: argparse.Namespace) -> int:
     if failed:
         print(f"clipreid: {len(failed)} of {len(runs)} runs failed: {', '.join(failed)}", file=sys.stderr)
         return 1
+    return 0
+
+
+def _status(given: argparse.Namespace) -> int:
+    from clipreid_lib.batch import status
+
+    status.tell(project_path(given.outputs))
+    return 0
+
+
+def _clean(given: argparse.Namespace) -> int:
+    from clipreid_lib.batch import clean
+
+    clean.clean(project_path(given.outputs), given.yes)
     return 0
 
 
@@ -158,6 +191,11 @@ def _data(given: argparse.Namespace) -> int:
     del values["verb"]
     return getattr(data_commands, values.pop("job"))(**values)
 
+
+VERBS = {
+    **{"plan": _plan, "run": _run, "status": _status, "report": _report},
+    **{"across": _across, "clean": _clean, "data": _data},
+}
 
 if __name__ == "__main__":
     sys.exit(main())

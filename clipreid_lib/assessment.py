@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 
 from clipreid_lib import open_set, subgroups, uncertainty, verification
-from clipreid_lib.evaluation import SHOWN, Evaluation, evaluate, in_words
+from clipreid_lib.evaluation import Evaluation, evaluate
 from clipreid_lib.features import Embeddings
 from clipreid_lib.manifest import Manifest
 from clipreid_lib.open_set import OpenSet
+from clipreid_lib.score_names import SHOWN, in_words
 from clipreid_lib.verification import Pairs, Verification
 
 

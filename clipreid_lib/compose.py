@@ -1,16 +1,20 @@
 """Compose params: from YAML files and ``--set`` overrides, or from a notebook's cells.
 
 Files compose left to right. In a file a key may hold a list; :func:`expand` turns lists into one
-:class:`clipreid_lib.params.Params` per combination, so a notebook only ever sees scalars.
+:class:`clipreid_lib.params.Params` per combination, so a notebook only ever sees scalars. ``exclude``, a list of
+``{key: value}``, leaves combinations out.
 """
 
 import itertools
+import math
 from pathlib import Path
 
 import yaml
 
 from clipreid_lib.errors import UserError
-from clipreid_lib.params import Params, validated
+from clipreid_lib.params import Params, known_key, validated
+
+MANY = 100  # runs in a grid that nobody starts by a slip of the keyboard
 
 
 def read_yaml(path: str | Path) -> dict:
@@ -45,6 +49,8 @@ def compose(files: list[str | Path], overrides: list[str] = ()) -> tuple[dict, d
     source: dict[str, str] = {}
     for path in files:
         layer = read_yaml(path)
+        if "exclude" in layer:  # of several files, all count
+            layer["exclude"] = [*values.get("exclude", ()), *_rules(layer, str(path))]
         values.update(layer)
         source.update(dict.fromkeys(layer, str(path)))
     for override in overrides:
@@ -59,20 +65,56 @@ def compose(files: list[str | Path], overrides: list[str] = ()) -> tuple[dict, d
     return values, source
 
 
-def expand(values: dict, source: str | dict[str, str] = "params") -> list[Params]:
+def expand(values: dict, source: str | dict[str, str] = "params", many: bool = False) -> list[Params]:
     """Turn lists into the product of their values: one validated run each, first key slowest.
 
+    Args:
+        values: from :func:`compose`.
+        source: where they came from, for messages.
+        many: whether a large grid is meant.
+
     Raises:
-        UserError: as :func:`validated`, or a list is empty.
+        UserError: as :func:`validated`; a list is empty; ``exclude`` leaves nothing, or names no key; the grid has
+            more than ``MANY`` runs and ``many`` is not said.
     """
+    values = dict(values)
+    rules = values.pop("exclude", [])
     axes = {key: value if isinstance(value, list) else [value] for key, value in values.items()}
+
+    def where(key: str) -> str:
+        return source if isinstance(source, str) else source.get(key, "params")
+
     for key, axis in axes.items():
         if not axis:
-            where = source if isinstance(source, str) else source[key]
-            raise UserError(f"{where}: {key}: the list is empty; give at least one value")
-    runs = [validated(dict(zip(axes, point, strict=True)), source) for point in itertools.product(*axes.values())]
-    unique = {run.run_id: run for run in runs}
+            raise UserError(f"{where(key)}: {key}: the list is empty; give at least one value")
+    size = math.prod(map(len, axes.values()))
+    if size > MANY and not many:
+        raise UserError(f"the grid has {size:,} combinations; --yes says that more than {MANY} are meant")
+    for rule in rules:
+        for key in rule:
+            known_key(key, f"{where('exclude')}: exclude")
+    points = [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]
+    left = [point for point in points if not any(_matches(point, rule) for rule in rules)]
+    if not left:
+        raise UserError(f"{where('exclude')}: exclude: leaves none of {size:,} combinations")
+    unique = {run.run_id: run for run in (validated(point, source) for point in left)}
     return list(unique.values())
+
+
+def _rules(layer: dict, path: str) -> list[dict]:
+    rules = layer.get("exclude") or []
+    if not isinstance(rules, list) or not all(isinstance(rule, dict) and rule for rule in rules):
+        raise UserError(f"{path}: exclude: write a list of combinations, such as [{{variant: frozen, seed: [1, 2]}}]")
+    return rules
+
+
+def _matches(point: dict, rule: dict) -> bool:
+    """Whether a combination is one that a rule leaves out; a key that no file sets has its default."""
+    for key, value in rule.items():
+        mine = point.get(key, Params.model_fields[key].default)
+        if mine not in (value if isinstance(value, list) else [value]):
+            return False
+    return True
 
 
 def from_namespace(namespace: dict) -> Params:

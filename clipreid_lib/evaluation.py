@@ -9,11 +9,8 @@ from clipreid_lib import metrics, similarity, uncertainty
 from clipreid_lib.errors import UserError
 from clipreid_lib.features import Embeddings
 from clipreid_lib.manifest import Manifest
-from clipreid_lib.metrics import RANKS
 from clipreid_lib.reranking import expand_queries, k_reciprocal
-
-SHOWN = {f"rank{k}": f"rank-{k}" for k in RANKS} | {"map": "mAP", "map_trapezoid": "mAP (trapezoid)", "minp": "mINP"}
-SCORES = tuple(SHOWN)
+from clipreid_lib.score_names import SCORES
 
 
 @dataclass(frozen=True)
@@ -50,12 +47,6 @@ class Evaluation:
             return hit.astype(float).where(queries["first_hit"] > 0)
         column = {"map": "average_precision", "map_trapezoid": "average_precision_trapezoid"}
         return queries[column.get(score, "inverse_penalty")]
-
-
-def in_words(mean: float, deviation: float | None) -> str:
-    """Write a share in per cent with its deviation over draws, where there are several."""
-    spread = "" if deviation is None or np.isnan(deviation) else f" ± {100 * deviation:.1f}"
-    return f"{100 * mean:.1f}{spread}"
 
 
 def compared(

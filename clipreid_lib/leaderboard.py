@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from clipreid_lib.compose import read_yaml
-from clipreid_lib.evaluation import SHOWN, in_words
 from clipreid_lib.files import locked, write_text
+from clipreid_lib.score_names import SHOWN, in_words
 
 COLUMNS = (
     "experiment dataset aspect model variant stage protocol seed queries gallery distractors identities "

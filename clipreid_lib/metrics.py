@@ -18,8 +18,8 @@ import torch
 
 from clipreid_lib import similarity as similar
 from clipreid_lib.errors import UserError
+from clipreid_lib.score_names import RANKS
 
-RANKS = (1, 5, 10)  # what the hand papers print
 MEMORY = 1 << 28  # bytes of similarities at a time: with a million gallery images, 64 queries share one reading of them
 ROWS = 256  # queries at a time at most; smaller blocks stay in the processor's cache until they are counted
 SORT_ABOVE = 16  # matches per query from which one sort is cheaper than so many counts (measured at 10,000 images)

@@ -270,6 +270,18 @@ def project_path(path: str) -> Path:
     return (ROOT / Path(path).expanduser()).resolve()
 
 
+def known_key(key: str, where: str) -> None:
+    """Refuse a key that the schema has not.
+
+    Raises:
+        UserError: naming the nearest one.
+    """
+    if key not in Params.model_fields:
+        near = difflib.get_close_matches(str(key), Params.model_fields, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(Params.model_fields)}"
+        raise UserError(f"{where}: unknown key {key!r}; {hint}")
+
+
 def validated(values: dict, source: str | dict[str, str] = "params") -> Params:
     """Check one flat dictionary of scalars against the schema.
 
@@ -285,10 +297,7 @@ def validated(values: dict, source: str | dict[str, str] = "params") -> Params:
         return source if isinstance(source, str) else source.get(key, "params")
 
     for key in values:
-        if key not in Params.model_fields:
-            near = difflib.get_close_matches(str(key), Params.model_fields, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(Params.model_fields)}"
-            raise UserError(f"{where(key)}: unknown key {key!r}; {hint}")
+        known_key(key, where(key))
     for key, value in values.items():
         if isinstance(value, (list, tuple)):
             raise UserError(

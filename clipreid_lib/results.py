@@ -4,11 +4,12 @@ import pandas as pd
 
 from clipreid_lib.assessment import Assessment
 from clipreid_lib.errors import UserError
-from clipreid_lib.evaluation import SHOWN, Evaluation, in_words
+from clipreid_lib.evaluation import Evaluation
 from clipreid_lib.files import write_json, write_text
 from clipreid_lib.leaderboard import read_metrics, refresh_leaderboard
 from clipreid_lib.params import project_path
 from clipreid_lib.runs import Run, choose_device, provenance
+from clipreid_lib.score_names import SHOWN, in_words
 
 FLOOR = "32x32 pixels"
 DEFINITIONS = {

@@ -1,0 +1,111 @@
+"""What a batch would do: stages left, stages shared, and the time they took where they have been measured."""
+
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipreid_lib import records
+from clipreid_lib.compose import read_yaml
+from clipreid_lib.errors import UserError
+from clipreid_lib.params import NOTEBOOKS, Params, project_path, validated
+from clipreid_lib.stage_keys import stage_key
+
+SHARED = ("02_prompt_learning", "03_encoder_finetune")  # stages whose outcome another run can copy
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run and what is left of it.
+
+    Attributes:
+        run_id: the run's folder name.
+        todo: notebooks to execute.
+        shared: notebook to the run it is taken from.
+        seconds: what the notebooks to execute took elsewhere; None for one that was never measured.
+    """
+
+    run_id: str
+    todo: tuple[str, ...]
+    shared: dict[str, str]
+    seconds: list[float | None]
+
+
+def planned(runs: list[Params]) -> list[Planned]:
+    """Look at every run's records; nothing is started and nothing written."""
+    outputs = {project_path(run.outputs_root) for run in runs}
+    times, makers = _measured(outputs), _made(outputs)
+    rows = []
+    folders = [project_path(run.outputs_root) / "runs" / run.run_id for run in runs]
+    for run, folder in zip(runs, folders, strict=True):
+        done = [records.is_done(run.resolved(), folder, name) for name in run.notebooks]
+        left = run.notebooks[done.index(False) :] if False in done else ()
+        shared = {}
+        for name in left:
+            if name in SHARED:
+                maker = makers.setdefault(stage_key(run, name), run.run_id)
+                if maker != run.run_id:
+                    shared[name] = maker
+        todo = tuple(name for name in left if name not in shared)
+        rows.append(Planned(run.run_id, todo, shared, [_expected(times, run, name) for name in todo]))
+    return rows
+
+
+def tell(runs: list[Params], jobs: int) -> None:
+    """Print the plan."""
+    rows = planned(runs)
+    wide = max(len(row.run_id) for row in rows)
+    for row in rows:
+        said = ", ".join(name.split("_")[0] for name in row.todo) or "done"
+        taken = "".join(f"; {name.split('_')[0]} from {maker}" for name, maker in row.shared.items())
+        print(f"{row.run_id:<{wide}}  {said}{taken}")
+    everything = [seconds for row in rows for seconds in row.seconds]
+    known = [seconds for seconds in everything if seconds is not None]
+    done = sum(not row.todo and not row.shared for row in rows)
+    print(f"\n{len(rows)} runs, {done} of them done; {len(everything)} notebooks to execute", end="")
+    if known:
+        # Those never measured are taken for an average one; jobs side by side slow one another down somewhat.
+        total = sum(known) / len(known) * len(everything) / jobs
+        print(f", about {_in_words(total)} with --jobs {jobs} (from {len(known)} that were measured)", end="")
+    elif everything:
+        print("; nothing like them was measured yet, so the time is unknown", end="")
+    print()
+
+
+def _made(outputs: set[Path]) -> dict[str, str]:
+    """Return which run has already done a stage that others can copy, by the stage's key."""
+    made = {}
+    for name in SHARED:
+        for record in (path for place in outputs for path in sorted((place / "runs").glob(f"*/done/{name}.json"))):
+            folder = record.parent.parent
+            made.setdefault((records.read(folder, name) or {}).get("key"), folder.name)
+    return made
+
+
+def _measured(outputs: set[Path]) -> dict[tuple, list[float]]:
+    """Return the seconds of finished notebooks, by what their length depends on most."""
+    found: dict[tuple, list[float]] = {}
+    for folder in (path.parent for place in outputs for path in (place / "runs").glob("*/params.yaml")):
+        try:
+            params = validated(read_yaml(folder / "params.yaml"))
+        except UserError:  # of another version
+            continue
+        for name in NOTEBOOKS:
+            took = (records.read(folder, name) or {}).get("took")
+            if took is not None:
+                found.setdefault(_like(params, name), []).append(took)
+    return found
+
+
+def _expected(times: dict[tuple, list[float]], run: Params, name: str) -> float | None:
+    seconds = times.get(_like(run.resolved(), name))
+    return statistics.median(seconds) if seconds else None
+
+
+def _like(params: Params, name: str) -> tuple:
+    epochs = {"02_prompt_learning": params.prompt_epochs, "03_encoder_finetune": params.encoder_epochs}.get(name)
+    return name, params.dataset, params.model, params.image_size, params.demo_people, params.device, epochs
+
+
+def _in_words(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
