@@ -67,8 +67,15 @@ def test_an_image_that_is_none_is_named(hands, tmp_path):
 
 def test_changed_data_never_mixes_with_a_finished_run(open_run, hands, tmp_path):
     run = open_run(fresh=tmp_path)
-    run.manifest.save(run.folder / "manifest.csv")
-    (run.folder / "manifest.csv").write_text((run.folder / "manifest.csv").read_text().replace("male", "fe_male", 1))
+    kept = run.folder / "manifest.csv"
+    whole = run.manifest.save(kept) or kept.read_text()
+    kept.write_text(whole[:-100])  # cut short; no stage stands on it yet, so it is written anew
+    assert Run.open(run.params).manifest.sha == run.manifest.sha and kept.read_text() == whole
+    write_json(run.folder / "done" / "02_prompt_learning.json", {"manifest_sha": run.manifest.sha})
+    kept.write_text(whole[:-100])  # now one does, and the data is still what it was made from
+    assert Run.open(run.params).manifest.sha == run.manifest.sha and kept.read_text() == whole
+    write_json(run.folder / "done" / "02_prompt_learning.json", {"manifest_sha": "of other data"})
+    kept.write_text(whole.replace("male", "fe_male", 1))
     with pytest.raises(UserError, match="has changed since this run began"):
         Run.open(run.params).manifest  # noqa: B018
     survey = Run.open_data(run.params)

@@ -1,0 +1,174 @@
+"""Grids, and what is said of them: plan, status, clean. Runs themselves are in test_notebooks and test_survives."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+from small_runs import TINY
+
+from clipreid_lib import compose, params, records
+from clipreid_lib.__main__ import main
+from clipreid_lib.batch import clean, local, plan, status
+from clipreid_lib.errors import UserError
+from clipreid_lib.files import write_json, write_yaml
+from clipreid_lib.params import project_path
+
+GRID = "aspect: [dorsal_r, palmar_r]\nvariant: [frozen, clipid]\nseed: [0, 1]\n"
+
+
+@pytest.fixture
+def grid(tmp_path):
+    """A grid of four runs, and their folders as Run.open would make them."""
+    file = tmp_path / "grid.yaml"
+    file.write_text(GRID + "exclude:\n  - {variant: frozen, seed: 1}\n  - {aspect: palmar_r, seed: [1, 2]}\n")
+    runs = compose.expand(*compose.compose([file], [f"outputs_root={tmp_path / 'out'}"]))
+    for run in runs:
+        write_yaml(folder_of(run) / "params.yaml", run.resolved().model_dump())
+    return file, runs
+
+
+def folder_of(run):
+    return project_path(run.outputs_root) / "runs" / run.run_id
+
+
+def finished(run, *names, took=60.0):
+    """Write the records of stages, as if they had been done."""
+    for name in names:
+        for product in records.products(run, folder_of(run), name):
+            product.parent.mkdir(parents=True, exist_ok=True)
+            product.write_text("whole")
+        records.finish(run.resolved(), folder_of(run), name, {})
+        record = records.read(folder_of(run), name)
+        write_json(folder_of(run) / "done" / f"{name}.json", record | {"took": took})
+
+
+def test_exclude_leaves_combinations_out(grid, tmp_path):
+    file, runs = grid
+    found = [(run.aspect, run.variant, run.seed) for run in runs]
+    assert found == [
+        *(("dorsal_r", "frozen", 0), ("dorsal_r", "clipid", 0), ("dorsal_r", "clipid", 1)),
+        *(("palmar_r", "frozen", 0), ("palmar_r", "clipid", 0)),
+    ]
+    more = tmp_path / "more.yaml"
+    more.write_text("exclude: [{aspect: dorsal_r}]\n")  # of several files, all rules count
+    both = compose.expand(*compose.compose([file, more]))
+    assert [(run.aspect, run.variant, run.seed) for run in both] == found[3:]
+    more.write_text("exclude: [{num_prompts: 4}]\n")  # a key that no file sets has its default
+    with pytest.raises(UserError, match=r"more.yaml: exclude: leaves none of 8 combinations"):
+        compose.expand(*compose.compose([file, more]))
+    more.write_text("exclude: [{varient: clipid}]\n")
+    with pytest.raises(UserError, match=r"more.yaml: exclude: unknown key 'varient'; did you mean 'variant'"):
+        compose.expand(*compose.compose([file, more]))
+    more.write_text("exclude: frozen\n")
+    with pytest.raises(UserError, match="more.yaml: exclude: write a list of combinations"):
+        compose.compose([more])
+
+
+def test_a_huge_grid_is_counted_and_refused(capsys):
+    base = str(params.ROOT / "params" / "base.yaml")
+    asked = ["--set", f"seed={list(range(100))}", "--set", f"draw_seed={list(range(100))}"]
+    assert main(["run", base, *asked]) == 2
+    assert "the grid has 10,000 combinations; --yes says that more than 100 are meant" in capsys.readouterr().err
+    assert main(["plan", base, *asked[:2], "--set", "num_prompts=[1,2]", "--yes"]) == 0
+    assert "200 runs, 0 of them done" in capsys.readouterr().out
+
+
+def test_the_shipped_grids_expand():
+    for file in (params.ROOT / "params" / "grids").glob("*.yaml"):
+        runs = compose.expand(*compose.compose([params.ROOT / "params" / "demo.yaml", file]))
+        assert len(runs) == 20 and len({run.run_id for run in runs}) == 20
+
+
+def test_a_plan_counts_what_is_left_what_is_shared_and_how_long_it_takes(grid, capsys):
+    _, runs = grid
+    finished(runs[1], "02_prompt_learning", "03_encoder_finetune", took=100.0)
+    finished(runs[0], *runs[0].notebooks, took=20.0)
+    rows = plan.planned([*runs, runs[1].model_copy(update={"encoder_lr": 1e-5})])
+    assert rows[0].todo == () and rows[1].todo == ("04_evaluation", "05_retrieval_visualisation")
+    assert rows[1].seconds == [20.0, 20.0]  # as the frozen run took
+    assert rows[2].todo == runs[2].notebooks and rows[2].seconds == [100.0, 100.0, 20.0, 20.0]
+    assert rows[-1].shared == {"02_prompt_learning": runs[1].run_id}
+    plan.tell(runs, jobs=2)
+    out = capsys.readouterr().out
+    assert "5 runs, 1 of them done; 12 notebooks to execute, about 5 min with --jobs 2" in out
+
+
+def test_two_runs_that_learn_the_same_prompts_share_them_in_the_plan(tmp_path):
+    values = {**TINY, "outputs_root": str(tmp_path), "variant": "clipid"}
+    runs = [params.validated(values | {"encoder_lr": lr}) for lr in (1e-4, 2e-4)]
+    first, second = plan.planned(runs)
+    assert first.shared == {} and second.shared == {"02_prompt_learning": first.run_id}
+
+
+def test_status_reads_the_truth_from_the_folders(grid, capsys):
+    _, runs = grid
+    done, failing, working, killed, begun = runs
+    finished(done, *done.notebooks)
+    records.begin(folder_of(failing), "03_encoder_finetune")
+    records.end(folder_of(failing), "03_encoder_finetune", "the loss is nan (cell 7)")
+    records.begin(folder_of(working), "02_prompt_learning")
+    records.begin(folder_of(killed), "04_evaluation")
+    old = time.time() - 600
+    os.utime(folder_of(killed) / "running.json", (old, old))
+    finished(begun, "02_prompt_learning")
+    outputs = project_path(done.outputs_root)
+    found = {name: (state, notebook) for name, state, notebook, _ in status.states(outputs)}
+    assert found == {
+        done.run_id: ("done", ""),
+        failing.run_id: ("failed", "03_encoder_finetune"),
+        working.run_id: ("running", "02_prompt_learning"),
+        killed.run_id: ("killed", "04_evaluation"),
+        begun.run_id: ("started", "03_encoder_finetune"),
+    }
+    assert main(["status", "--outputs", str(outputs)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("failed ") and "the loss is nan (cell 7)" in out
+    assert out.rstrip().endswith("5 runs: 1 failed, 1 killed, 1 running, 1 started, 1 done")
+    (folder_of(done) / "params.yaml").write_text("colour: red\n")
+    assert main(["status", "--outputs", str(outputs)]) == 0
+    assert re.search(r"unreadable +\S+ +: \S+params.yaml: unknown key 'colour'", capsys.readouterr().out)
+    assert main(["status", "--outputs", str(outputs / "none")]) == 2
+    assert "holds no run" in capsys.readouterr().err
+
+
+def test_status_and_plan_import_nothing_heavy():
+    for verb in ("status", "plan", "clean"):
+        code = f"import sys, clipreid_lib.batch.{verb}; sys.exit(bool({{'torch', 'pandas'}} & set(sys.modules)))"
+        assert subprocess.run([sys.executable, "-c", code], env=os.environ).returncode == 0
+
+
+def test_a_batch_with_nothing_to_do_loads_no_torch():
+    code = "import sys, clipreid_lib.batch.summary, clipreid_lib.batch.local; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env=os.environ).returncode == 0
+
+
+def test_clean_deletes_what_can_be_made_again_and_only_when_told(grid, capsys):
+    _, (done, begun, working, *_) = grid
+    outputs = project_path(done.outputs_root)
+    finished(done, *done.notebooks)
+    records.begin(folder_of(working), "02_prompt_learning")
+    for name in ("features/x.safetensors", f"runs/{done.run_id}/saved_models/encoder.resume.pt"):
+        (outputs / name).parent.mkdir(parents=True, exist_ok=True)
+        (outputs / name).write_text("x" * 1000)
+    kept = sorted(path for path in folder_of(done).rglob("*") if path.is_file() and "resume" not in path.name)
+    clean.clean(outputs, really=False)
+    assert "could go; --yes deletes it" in capsys.readouterr().out and (outputs / "features").exists()
+    clean.clean(outputs, really=True)
+    assert not (outputs / "features").exists() and not folder_of(begun).exists() and folder_of(working).exists()
+    assert sorted(path for path in folder_of(done).rglob("*") if path.is_file()) == kept
+    clean.clean(outputs, really=True)
+    assert "0.0 MB in all" in capsys.readouterr().out
+
+
+def test_each_job_has_an_accelerator_and_its_share_of_the_cores(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert local.accelerators() == ["2", "5"]
+    slots = local.Local([], jobs=3)._slots()
+    given = [slots.get() for _ in range(3)]
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in given] == ["2", "5", "2"]
+    assert {slot["OMP_NUM_THREADS"] for slot in given} == {str(max(1, os.cpu_count() // 3))}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert local.accelerators() == []
