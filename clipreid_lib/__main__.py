@@ -31,6 +31,17 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--force", nargs="+", default=[], choices=NOTEBOOKS, metavar="NOTEBOOK", help="do these again though finished"
     )
+    run.add_argument("--backend", choices=("local", "slurm"), default="local", help="where (default: this machine)")
+    cluster = run.add_argument_group("--backend slurm", "What each job asks for. One array, a job per run.")
+    for option, kind, what in (
+        ("partition", str, "default: the cluster's"),
+        ("time", int, "minutes; a run that needs more is requeued and goes on"),
+        ("gpus", int, "per job"),
+        ("memory", int, "gigabytes per job"),
+        ("cpus", int, "cores per job"),
+        ("max-running", int, "jobs at once"),
+    ):
+        cluster.add_argument(f"--{option}", type=kind, metavar="NAME" if kind is str else "N", help=what)
     status = verbs.add_parser("status", help="say how far every run is; from another terminal or machine, at any time")
     clean = verbs.add_parser("clean", help="list what can be made again, and delete it with --yes; results stay")
     clean.add_argument("--yes", action="store_true", help="delete")
@@ -138,6 +149,15 @@ def _plan(given: argparse.Namespace) -> int:
 
 def _run(given: argparse.Namespace) -> int:
     runs = _runs(given)
+    asked = {name: getattr(given, name) for name in SLURM if getattr(given, name) is not None}
+    if given.backend == "slurm":
+        from clipreid_lib.batch import slurm
+
+        sent = slurm.submit(runs, slurm.Settings(**asked), frozenset(given.force))
+        print(f"{len(sent)} jobs sent; `clipreid status` follows them, `clipreid report` sums up")
+        return 0
+    if asked:
+        raise UserError(f"--{next(iter(asked)).replace('_', '-')}: goes with --backend slurm")
     from clipreid_lib.batch import summary  # here, so that a typing mistake is told at once
     from clipreid_lib.batch.local import Local
 
@@ -192,6 +212,7 @@ def _data(given: argparse.Namespace) -> int:
     return getattr(data_commands, values.pop("job"))(**values)
 
 
+SLURM = ("partition", "time", "gpus", "memory", "cpus", "max_running")  # options of that backend alone
 VERBS = {
     **{"plan": _plan, "run": _run, "status": _status, "report": _report},
     **{"across": _across, "clean": _clean, "data": _data},

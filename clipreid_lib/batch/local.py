@@ -1,6 +1,7 @@
 """Runs on this machine: several chains at once, each in child processes, cores and accelerators shared out."""
 
 import contextlib
+import importlib.util
 import os
 import queue
 import shutil
@@ -40,7 +41,12 @@ class Local:
 
         Returns:
             The failures, by run folder's name.
+
+        Raises:
+            UserError: there is no kernel, or a folder cannot be written.
         """
+        if importlib.util.find_spec("ipykernel") is None:
+            raise UserError("this Python has no Jupyter kernel to run notebooks in; pip install ipykernel")
         opened = [Run.open(params) for params in self.runs]
         surveys = {params.data_id: Run.open_data(params) for params in self.runs}
         slots = self._slots()
