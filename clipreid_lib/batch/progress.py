@@ -1,6 +1,7 @@
 """Progress: one line per run that changes in place on a terminal, plain lines with the time in a log."""
 
 import contextlib
+import os
 import sys
 import threading
 import time
@@ -20,7 +21,8 @@ class Progress:
 
     def __init__(self, names: list[str]):
         """Decide whether somebody watches."""
-        self.live = sys.stdout.isatty() and len(names) <= MOST
+        # some terminals, such as a recorded one, have no width to write into
+        self.live = sys.stdout.isatty() and os.get_terminal_size(sys.stdout.fileno()).columns > 0 and len(names) <= MOST
         self.names = names
         self._lines: dict[str, tqdm] = {}
         self._spoken: dict[str, float] = {}
