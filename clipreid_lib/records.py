@@ -98,9 +98,9 @@ def beat(folder: Path) -> None:
 
 def end(folder: Path, notebook: str, failure: str | None) -> None:
     """Say that a stage has ended, and how where it failed."""
+    (folder / "running.json").unlink(missing_ok=True)  # first: on a full disk this may make room for what follows
     if failure is not None:
         write_json(folder / "failed.json", {"notebook": notebook, "message": failure})
-    (folder / "running.json").unlink(missing_ok=True)
 
 
 def state(params: Params, folder: Path) -> tuple[str, str, str]:
@@ -116,9 +116,11 @@ def state(params: Params, folder: Path) -> tuple[str, str, str]:
     running, failed = _json(folder / "running.json"), _json(folder / "failed.json")
     if running is not None:
         quiet = _age(folder / "running.json")
-        if quiet < SILENT:
+        if abs(quiet) < SILENT:
             return "running", running["notebook"], ""
-        return "killed", running["notebook"], f"no sign of life for {quiet:.0f} s"
+        # A sign of life in the future: the clock was set back, and nobody has given one since.
+        silence = f"for {quiet:.0f} s" if quiet > 0 else "since the clock was set back"
+        return "killed", running["notebook"], f"no sign of life {silence}"
     if failed is not None:
         return "failed", failed["notebook"], failed["message"]
     return ("started" if len(todo) < len(params.notebooks) else "waiting"), todo[0], ""

@@ -79,7 +79,7 @@ class Chain:
         worked = False
         for place, name in enumerate(self.names):
             try:
-                worked |= self._stage(name, self.names[place:], again=worked)
+                worked |= self._stage(name, self.names[place:])
             except UserError as error:  # data that is missing or has changed is told before a kernel starts
                 return self._failed(name, str(error))
             except OSError as error:  # a full disk or a folder that vanished must not take the other runs along
@@ -95,33 +95,32 @@ class Chain:
         self.stopped.set()
         child = self._child
         if child is not None:
-            try:
-                os.killpg(child.pid, signal.SIGTERM)
-            except (OSError, AttributeError):  # gone already, or Windows, which has no process groups
-                child.kill()
+            _end(child)
 
     def _failed(self, name: str, message: str) -> Failure:
         with contextlib.suppress(UserError, OSError):  # on a full disk the message is still printed
             records.end(self.run.folder, name, message)
         return Failure(name, message)
 
-    def _stage(self, name: str, here_and_later: tuple[str, ...], again: bool) -> bool:
+    def _stage(self, name: str, here_and_later: tuple[str, ...]) -> bool:
         """Do one stage under its lock; return whether there was anything to do."""
         run = self.run
+        if self._settled(name):  # asked without the lock first, which a disk that is read-only could not hold
+            return False
         with self._lock(name) as lock:
-            if not again and name not in self.force and records.is_done(run.params, run.folder, name):
+            if self._settled(name):  # by another runner, while this one waited
                 return False
             run.manifest  # noqa: B018  refuses data that has changed since the run began
             for later in here_and_later:  # they stand on this one
                 records.forget(run.folder, later)
-            if name not in self.force and (twin := self._twin(name)) is not None:
-                self._copy(name, twin)
+            if name not in self.force and (twin := self._twin(name)) is not None and self._copy(name, twin):
                 self.say(f"{name} is {twin.name}'s, which has the same params up to there")
                 return True
             began = time.perf_counter()
             self.say(f"{name} starts")
             problem = self._execute(name, lock)
             if self.stopped.is_set():
+                records.end(run.folder, name, None)
                 raise Stopped
             if problem is None and not records.is_done(run.params, run.folder, name):
                 problem = "ended without its record; was the kernel killed (memory)?"
@@ -130,6 +129,14 @@ class Chain:
             records.end(run.folder, name, None)
             self.say(f"{name} done in {time.perf_counter() - began:.0f} s")
             return True
+
+    def _settled(self, name: str) -> bool:
+        """Whether a stage is finished and not to be forced."""
+        if name in self.force or not records.is_done(self.run.params, self.run.folder, name):
+            return False
+        if (records.read(self.run.folder, name) or {}).get("code") != records.source(name):
+            self.say(f"{name} was edited since it was done here; --force {name} does it again")
+        return True
 
     @contextlib.contextmanager
     def _lock(self, name: str) -> Iterator[int | None]:
@@ -173,8 +180,11 @@ class Chain:
                     return folder
         return None
 
-    def _copy(self, name: str, twin: Path) -> None:
-        run, other = self.run, Run.at(twin)
+    def _copy(self, name: str, twin: Path) -> bool:
+        """Take over a twin's outcome; return whether it was still there to be taken."""
+        run, other, record = self.run, Run.at(twin), records.read(twin, name)
+        if record is None:  # an earlier stage of the twin is being done again
+            return False
         pairs = list(zip(*(records.products(each.params, each.folder, name) for each in (other, run)), strict=True))
         pairs += [(other.figure(figure), run.figure(figure)) for figure in FIGURES[name]]
         pairs.append((twin / "notebooks" / f"{name}.ipynb", run.folder / "notebooks" / f"{name}.ipynb"))
@@ -183,8 +193,9 @@ class Chain:
                 with replacing(ours) as temporary:
                     shutil.copyfile(theirs, temporary)
         kept = {"finished", "key", "code", "files", "took", "shared"}
-        facts = {fact: value for fact, value in records.read(twin, name).items() if fact not in kept}
+        facts = {fact: value for fact, value in record.items() if fact not in kept}
         records.finish(run.params, run.folder, name, facts | {"shared": twin.name})
+        return True
 
     def _execute(self, name: str, lock: int | None) -> str | None:
         """Run one notebook to its end; return what went wrong, in a sentence."""
@@ -200,14 +211,25 @@ class Chain:
         problem = None
         with (
             tempfile.TemporaryDirectory() as scratch,
-            open(run.folder / "log.txt", "a", encoding="utf-8") as log,
+            open(run.folder / "log.txt", "ab", buffering=0) as log,
         ):
             params = Path(scratch) / "params.json"
             params.write_text(json.dumps(run.params.changed()), encoding="utf-8")
+            for left in (*run.models.glob(".*.safetensors"), *run.models.glob(".*.pt")):
+                left.unlink(missing_ok=True)  # a kill in mid-write leaves them, and they are large
             records.begin(run.folder, name)
             source = ROOT / "notebooks" / f"{name}.ipynb"
             self._child = child = subprocess.Popen(
-                [sys.executable, "-m", "clipreid_lib.batch.execute", source, output, params, run.folder],
+                [
+                    sys.executable,
+                    "-m",
+                    "clipreid_lib.batch.execute",
+                    source,
+                    output,
+                    params,
+                    run.folder,
+                    str(os.getpid()),
+                ],
                 cwd=scratch,  # notebooks find the project by the library, never by the folder they run in
                 env=environment,
                 stdout=subprocess.PIPE,
@@ -221,18 +243,29 @@ class Chain:
             )
             if self.stopped.is_set():  # told while it started
                 self.stop()
-            for line in child.stdout:
-                log.write(line)
-                log.flush()
-                line = line.rstrip()
-                if line.startswith("failed: "):
-                    problem = line.removeprefix("failed: ")
-                elif ": epoch " in line:
-                    self.tick(line)
+            try:
+                for line in child.stdout:
+                    with contextlib.suppress(OSError):  # a full disk costs lines of the log; the child tells what else
+                        log.write(line.encode())
+                    line = line.rstrip()
+                    if line.startswith("failed: "):
+                        problem = line.removeprefix("failed: ")
+                    elif ": epoch " in line:
+                        self.tick(line)
+            except BaseException:  # such as an output that nobody reads any more; nobody would hear the child either
+                _end(child)
+                raise
             status, self._child = child.wait(), None
         if status and problem is None:
             problem = f"its process ended with status {status}; see {run.folder / 'log.txt'}"
         return problem
+
+
+def _end(child: subprocess.Popen) -> None:
+    try:
+        os.killpg(child.pid, signal.SIGTERM)
+    except (OSError, AttributeError):  # gone already, or Windows, which has no process groups
+        child.kill()
 
 
 class _Failed(Exception):

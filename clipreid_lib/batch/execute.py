@@ -7,23 +7,47 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from clipreid_lib import records
 
 
 def main(arguments: list[str]) -> int:
-    """Run ``notebook output params.json folder``; print what the notebook prints, and one line if it fails."""
+    """Run ``notebook output params.json folder runner``; print what the notebook prints, and one line if it fails."""
     import papermill
+    from jupyter_client import AsyncKernelManager
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
-    notebook, output, params, folder = arguments
-    threading.Thread(target=_live_with_parent, args=(os.getppid(), Path(folder)), daemon=True).start()
+    kernels = []
+
+    class Kept(AsyncKernelManager):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            kernels.append(self)
+
+    def leave(*_) -> None:
+        # The kernel looks for this process once a second, and not before it is up; until then it would still write
+        # into the run, whose lock ends with this process.
+        for kernel in kernels:
+            with contextlib.suppress(
+                OSError, AttributeError, TypeError
+            ):  # not there yet, or gone; Windows has no groups
+                os.killpg(kernel.provisioner.pid, signal.SIGKILL)
+        os._exit(1)
+
+    notebook, output, params, folder, runner = arguments
+    signal.signal(signal.SIGTERM, leave)
+    # Told by the runner, which may be gone before this process can ask; Windows puts a launcher in between.
+    parent = os.getppid() if sys.platform == "win32" else int(runner)
+    watch = threading.Thread(target=_live_with_parent, args=(parent, Path(folder), leave), daemon=True)
+    watch.start()
     logging.getLogger("papermill").setLevel(logging.ERROR)
     config = Config()
     if sys.platform != "win32":  # pipes instead of TCP ports: parallel kernels cannot take each other's
@@ -39,6 +63,7 @@ def main(arguments: list[str]) -> int:
             log_output=True,
             stdout_file=sys.stdout,
             config=config,
+            kernel_manager_class=Kept,
         )
     except PapermillExecutionError as error:
         problem = error.evalue if error.ename == "UserError" else f"{error.ename}: {error.evalue}"
@@ -53,9 +78,8 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _live_with_parent(parent: int, folder: Path) -> None:
-    # A runner that is killed cannot stop its children, and training on without it would collide with the next
-    # run. The kernel watches this process in the same way, so it ends too.
+def _live_with_parent(parent: int, folder: Path, leave: Callable[[], None]) -> None:
+    # A runner that is killed cannot stop its children, and training on without it would collide with the next run.
     beaten = time.monotonic()
     while os.getppid() == parent:
         time.sleep(0.5)
@@ -63,7 +87,7 @@ def _live_with_parent(parent: int, folder: Path) -> None:
             with contextlib.suppress(OSError):
                 records.beat(folder)
             beaten = time.monotonic()
-    os._exit(1)
+    leave()
 
 
 if __name__ == "__main__":
