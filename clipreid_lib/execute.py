@@ -11,6 +11,10 @@ import threading
 import time
 from pathlib import Path
 
+from clipreid_lib.errors import UserError
+
+OURS = {error.__name__ for error in (UserError, *UserError.__subclasses__())}  # whose message is the whole story
+
 
 def main(arguments: list[str]) -> int:
     """Run ``notebook output params.json``; print what the notebook prints, and one line if it fails."""
@@ -38,8 +42,8 @@ def main(arguments: list[str]) -> int:
             config=config,
         )
     except PapermillExecutionError as error:
-        problem = error.evalue if error.ename == "UserError" else f"{error.ename}: {error.evalue}"
-        where = "" if error.ename == "UserError" else f" (cell {error.cell_index + 1} of {output})"
+        problem = error.evalue if error.ename in OURS else f"{error.ename}: {error.evalue}"
+        where = "" if error.ename in OURS else f" (cell {error.cell_index + 1} of {output})"
         print(f"failed: {problem}{where}", flush=True)
         return 1
     except DeadKernelError:
