@@ -164,24 +164,23 @@ def attention_seen(clip: Backbone) -> Iterator[list[torch.Tensor]]:
         yield seen
 
 
-def grad_cam(clip: Backbone, images: torch.Tensor, towards: torch.Tensor, pooled: bool = False) -> torch.Tensor:
+def grad_cam(clip: Backbone, images: torch.Tensor, towards: torch.Tensor) -> torch.Tensor:
     """Map where a ResNet's last layer speaks for a likeness: gradient times response in layer 4, summed over channels.
 
     The score explained is the cosine of the image's embedding (``f`` and ``f_proj`` side by side) to a fixed one.
-    Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391) averages each channel's gradient over the places; that is
-    ``pooled``. It misleads here, for two reasons. A cosine ignores an embedding's length, so parts that add to it and
-    parts that take from it cancel, all the more the closer it is to 1, and what is left points at whatever the two
-    images do not share. And the attention pool weighs places differently, which averaging wipes out. So by default the
-    embedding's length is held fixed (as Stylianou et al. 2019, arXiv 1901.00536, do) and every place keeps its own
-    gradient (HiResCAM, Draelos & Carin 2020, arXiv 2011.08891): the map is each place's share of the cosine, to first
-    order. With the embedded CLIP on 60 demo pairs, maps and what covering each ninth of the query took from the cosine
-    had a mean rank correlation of 0.63; pooled, with the plain cosine, of -0.19.
+    Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391) averages each channel's gradient over the places. Of a cosine
+    that misleads, for two reasons. A cosine ignores an embedding's length, so parts that add to it and parts that take
+    from it cancel, all the more the closer it is to 1, and what is left points at whatever the two images do not share.
+    And the attention pool weighs places differently, which averaging wipes out. So the embedding's length is held fixed
+    (as Stylianou et al. 2019, arXiv 1901.00536, do) and every place keeps its own gradient (HiResCAM, Draelos & Carin
+    2020, arXiv 2011.08891): the map is each place's share of the cosine, to first order. With the embedded CLIP on 60
+    demo pairs, maps and what covering each ninth of the query took from the cosine had a mean rank correlation of 0.63;
+    as published, of the plain cosine, -0.19.
 
     Args:
         clip: with a ResNet; its parameters may be frozen.
         images: (B, 3, H, W), normalised.
         towards: (B, D) the embedding each image is compared with.
-        pooled: Grad-CAM as published, of the plain cosine.
 
     Returns:
         (B, gh, gw) in [0, 1], each map's maximum 1, on the CPU; places that count against the likeness are 0. All
@@ -204,12 +203,11 @@ def grad_cam(clip: Backbone, images: torch.Tensor, towards: torch.Tensor, pooled
             ours = clip.image_features(images).exact().embedding  # (B, D)
             theirs = functional.normalize(towards.detach(), dim=1)
             length = ours.norm(dim=1, keepdim=True)  # (B, 1)
-            score = (ours / (length if pooled else length.detach()) * theirs).sum()  # images do not mix
+            score = (ours / length.detach() * theirs).sum()  # images do not mix
             (gradient,) = torch.autograd.grad(score, kept)  # (B, C, gh, gw); leaves no .grad behind
     finally:
         hook.remove()
-    weights = gradient.mean(dim=(2, 3), keepdim=True) if pooled else gradient  # (B, C, 1, 1) or (B, C, gh, gw)
-    maps = (weights * kept[0].detach()).sum(dim=1).relu().float()  # (B, gh, gw)
+    maps = (gradient * kept[0].detach()).sum(dim=1).relu().float()  # (B, gh, gw)
     highest = maps.amax(dim=(1, 2), keepdim=True)  # (B, 1, 1)
     return torch.where(highest > ROUNDING, maps / highest.clamp(min=ROUNDING), 0.0).cpu()
 

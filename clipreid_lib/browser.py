@@ -11,13 +11,13 @@ from PIL import Image
 
 from clipreid_lib import choices, gallery, overlays, retrieval, stages
 from clipreid_lib.errors import UserError
+from clipreid_lib.gallery_page import MOST
 from clipreid_lib.ranking import Ranking
 from clipreid_lib.runs import Run
 from clipreid_lib.stages import Trained
 
 ROWS = 4  # queries at once: as many as a laptop's screen holds
 EVERY_STAGE = "every stage, one row each"
-MOST = 20  # gallery images in a row
 
 
 def browse(run: Run, trained: Trained | None = None, named: dict[str, Ranking] | None = None):
@@ -103,36 +103,42 @@ class Browser:
     @property
     def shown(self) -> list[int]:
         """Query positions in the picture."""
-        rows = 1 if self.controls["look"].value or self.controls["stage"].value == EVERY_STAGE else ROWS
-        return self.chosen[self.start : self.start + rows].tolist()
+        return self.chosen[self.start : self.start + self._rows].tolist()
+
+    @property
+    def _rows(self) -> int:
+        return 1 if self.controls["look"].value or self.controls["stage"].value == EVERY_STAGE else ROWS
 
     @property
     def chosen(self) -> np.ndarray:
-        """All query positions that the controls choose, in their order."""
-        name = self.controls["name"].value.strip()
-        return choices.named(self.ranking, name) if name else self.offered[self.controls["choice"].value]()
+        """All query positions that the controls choose, in their order, by the ranking of the stage that is shown."""
+        name, ranking = self.controls["name"].value.strip(), self.named.get(self.controls["stage"].value, self.ranking)
+        return choices.named(ranking, name) if name else self.offered[self.controls["choice"].value](ranking)
 
     @cached_property
     def _frozen(self) -> Trained:
         return stages.pretrained(self.run)
 
-    def _offers(self) -> dict[str, Callable[[], np.ndarray]]:
-        ranking, count = self.ranking, len(self.ranking.query)
+    def _offers(self) -> dict[str, Callable[[Ranking], np.ndarray]]:
+        count, seed = len(self.ranking.query), self.run.params.seed
         first, *_ = self.named.values()
         offered = {
-            "hardest first": lambda: ranking.hardest(count),
-            "easiest first": lambda: ranking.hardest(count)[::-1],
-            "at random": lambda: choices.at_random(ranking, count, self.run.params.seed),
-            "wrong at rank-1": lambda: choices.wrong(ranking, count),
+            "hardest first": lambda ranking: ranking.hardest(count),
+            "easiest first": lambda ranking: ranking.hardest(count)[::-1],
+            "at random": lambda ranking: choices.at_random(ranking, count, seed),
+            "wrong at rank-1": lambda ranking: choices.wrong(ranking, count),
         }
-        if first is not ranking:
+        if first is not self.ranking:
             begin = next(iter(self.named))
-            offered[f"risen most since {begin}"] = lambda: choices.largest_change(first, ranking, count)
-            offered[f"fallen most since {begin}"] = lambda: choices.largest_change(first, ranking, count, falling=True)
-        for column, values in choices.groups(ranking).items():
-            for value in values:
-                label = f"{column.replace('_', ' ')}: {value}"
-                offered[label] = lambda column=column, value=value: choices.of_group(ranking, column, value)
+            for way, falling in (("risen", False), ("fallen", True)):
+                offered[f"{way} most since {begin}"] = lambda ranking, falling=falling: choices.largest_change(
+                    first, ranking, count, falling
+                )
+        for column, words in choices.groups(self.ranking).items():
+            for word in sorted(set(words)):
+                offered[f"{column.replace('_', ' ')}: {word}"] = lambda ranking, group=(column, word): choices.of_group(
+                    ranking, *group
+                )
         return offered
 
     def _changed(self, _) -> None:
@@ -140,13 +146,12 @@ class Browser:
         self._draw()
 
     def _step(self, button) -> None:
-        way = 1 if button is self.controls["on"] else -1
-        rows = max(1, len(self.shown))
-        self.start = min(max(0, self.start + way * rows), max(0, len(self.chosen) - 1))
-        self._draw()
+        self._draw(step=self._rows if button is self.controls["on"] else -self._rows)
 
-    def _draw(self) -> None:
+    def _draw(self, step: int = 0) -> None:
         try:
+            if 0 <= self.start + step < len(self.chosen):  # otherwise stay: there is nothing further on
+                self.start += step
             picture, text = self._asked() if self.controls["sentence"].value.strip() else self._ranked()
         except UserError as error:  # a name that does not exist: say so and leave the picture as it is
             self.said.value = str(error)

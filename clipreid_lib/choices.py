@@ -3,9 +3,10 @@
 import difflib
 
 import numpy as np
+import pandas as pd
 
 from clipreid_lib.errors import UserError
-from clipreid_lib.ranking import Ranking
+from clipreid_lib.ranking import Ranking, spoken
 
 GROUPS = ("gender", "age", "skin_color", "accessories", "nail_polish", "irregularities", "session", "camera", "aspect")
 MANY = 20  # values; what differs from nearly every image to the next is no group
@@ -59,23 +60,34 @@ def of_group(ranking: Ranking, column: str, value) -> np.ndarray:
     """
     if column not in ranking.query:
         raise UserError(f"group: the queries have no column {column!r}; they have {', '.join(ranking.query)}")
-    values = ranking.query[column]
-    if not (values == value).any():
-        there = ", ".join(map(str, sorted(values.dropna().unique())))
-        raise UserError(f"group: no query has {column} {value!r}; there are {there}")
+    values = np.array([word(column, each) for each in ranking.query[column]])
+    mine = values == word(column, value)
+    if not mine.any():
+        raise UserError(f"group: no query has {column} {value!r}; there are {', '.join(sorted(set(values)))}")
     worst = ranking.hardest(len(ranking.query))
-    return worst[(values == value).to_numpy(bool)[worst]]
+    return worst[mine[worst]]
 
 
-def groups(ranking: Ranking) -> dict[str, list]:
+def groups(ranking: Ranking) -> dict[str, list[str]]:
     """Return what the queries can be grouped by: columns that say something about the person or the photograph.
 
     Returns:
-        Column to its values, sorted; columns whose values are all the same, or more than ``MANY``, are left out.
+        Column to each query's value in words; columns whose values are all the same, or more than ``MANY``, are left
+        out.
     """
     found = {}
     for column in GROUPS:
-        values = ranking.query[column].dropna().unique() if column in ranking.query else ()
-        if 1 < len(values) <= MANY:
-            found[column] = sorted(values.tolist(), key=str)
+        if column in ranking.query:
+            words = [word(column, value) for value in ranking.query[column]]
+            if 1 < len(set(words)) <= MANY:
+                found[column] = words
     return found
+
+
+def word(column: str, value) -> str:
+    """Write an attribute's value in words: ``yes`` and ``no`` for flags, ``not given`` where there is none."""
+    if pd.isna(value) or value == "":
+        return "not given"
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    return spoken(value) if column == "aspect" else str(value)

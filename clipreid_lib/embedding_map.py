@@ -17,14 +17,13 @@ FEW = 10  # colours that can be told apart at once
 METHODS = ("pca", "tsne")
 
 
-def flatten(embeddings: Embeddings, method: str = "tsne", seed: int = 0) -> np.ndarray:
+def flatten(embeddings: Embeddings, method: str) -> np.ndarray:
     """Lay normalised embeddings out in the plane.
 
     Args:
         embeddings: (N, D), at least three images.
         method: ``pca`` keeps large distances (Pearson 1901); ``tsne`` keeps neighbours and nothing else (van der Maaten
             and Hinton 2008): how far groups lie apart, and how large they are, says nothing.
-        seed: of t-SNE.
 
     Returns:
         (N, 2).
@@ -39,10 +38,10 @@ def flatten(embeddings: Embeddings, method: str = "tsne", seed: int = 0) -> np.n
         raise UserError(f"embedding map: {count} images; at least three are needed")
     values = functional.normalize(embeddings.values, dim=1).numpy()
     wanted = 2 if method == "pca" else 50  # t-SNE's authors, too, let PCA take the noise out first
-    flat = PCA(min(wanted, count, values.shape[1]), random_state=seed).fit_transform(values)
+    flat = PCA(min(wanted, count, values.shape[1]), random_state=0).fit_transform(values)
     if method == "pca":
         return np.pad(flat, ((0, 0), (0, 2 - flat.shape[1])))
-    return TSNE(perplexity=min(30, (count - 1) / 3), init="pca", random_state=seed).fit_transform(flat)
+    return TSNE(perplexity=min(30, (count - 1) / 3), init="pca", random_state=0).fit_transform(flat)
 
 
 def columns(images: pd.DataFrame) -> list[str]:
@@ -52,20 +51,22 @@ def columns(images: pd.DataFrame) -> list[str]:
     return ["identity", *varying[: 2 if "aspect" in varying else 1]]
 
 
-def draw(points: np.ndarray, images: pd.DataFrame, columns: list[str]) -> plt.Figure:
-    """Draw the map once per column, coloured by it.
+def draw(layouts: dict[str, np.ndarray], images: pd.DataFrame, columns: list[str]) -> plt.Figure:
+    """Draw maps, one row per layout and one panel per column, coloured by it.
 
     Args:
-        points: (N, 2) from :func:`flatten`.
+        layouts: (N, 2) from :func:`flatten`, by what is written beside the row.
         images: (N rows) of the image table, in the same order.
         columns: what to colour by. Of a column with more than ten values, ten evenly spaced ones are coloured and the
             others stay grey.
     """
-    figure, axes = plt.subplots(1, len(columns), figsize=(4.6 * len(columns), 4.4), squeeze=False)
-    for place, column in zip(axes[0], columns, strict=True):
-        values = images[column].fillna("unknown").astype(str).to_numpy()
-        _scatter(place, points, values)
-        place.set_title(column.replace("_", " "))
+    size = (4.6 * len(columns), 4.2 * len(layouts))
+    figure, axes = plt.subplots(len(layouts), len(columns), figsize=size, squeeze=False)
+    for (layout, points), row in zip(layouts.items(), axes, strict=True):
+        row[0].set_ylabel(layout)
+        for place, column in zip(row, columns, strict=True):
+            _scatter(place, points, images[column].astype(object).fillna("unknown").astype(str).to_numpy())
+            place.set_title(column.replace("_", " "))
     return figure
 
 

@@ -7,8 +7,8 @@
 The key is a hash of everything that decides a feature: the checkpoint's weights, the backbone's shape and statistics,
 the resize rule and mirroring, and the data set's image table. A file states them again and is refused where one
 differs, so features of another checkpoint or preprocessing are never picked up. Each image's size and time stamp are
-kept as well: an image that was changed since is encoded anew, one that is gone keeps its feature. The folder may be
-deleted at any time.
+kept as well: an image that was changed since is encoded anew, one that is gone or can no longer be read keeps its
+feature. The folder may be deleted at any time.
 """
 
 import hashlib
@@ -25,6 +25,7 @@ from clipreid_lib.errors import UserError
 from clipreid_lib.features import Embeddings
 from clipreid_lib.files import locked
 from clipreid_lib.images import Photographs
+from clipreid_lib.thumbnails import open_small
 
 TABLE_COLUMNS = ["path", "identity", "aspect", "camera"]  # what an image is; sessions depend on params
 GONE = (-1, -1)
@@ -77,7 +78,7 @@ class FeatureStore:
         wanted = images.drop_duplicates("path")
         stamps = {name: _stamp(self.photographs.root / name) for name in wanted["path"]}
         known = self._known(path, made_by)
-        lacking = wanted[[not _still(known.get(name), stamp) for name, stamp in stamps.items()]]
+        lacking = wanted[[not self._still(name, known.get(name), stamp) for name, stamp in stamps.items()]]
         if len(lacking):
             names, encoded = features.embed_table(clip, lacking, self.photographs, mirrored)
             fresh = {name: (stamps[name], row) for name, row in zip(names, encoded.embedding, strict=True)}
@@ -93,6 +94,12 @@ class FeatureStore:
                     {"kind": "features", "paths": list(known), **made_by},
                 )
         return Embeddings(list(stamps), torch.stack([known[name][1] for name in stamps]))
+
+    def _still(self, name: str, known: tuple | None, stamp: tuple[int, int]) -> bool:
+        """Whether the stored feature holds: of the same file, or of one that is gone or broken since."""
+        if known is None or stamp in (known[0], GONE):
+            return known is not None
+        return isinstance(open_small(self.photographs.root / name, 32), str)
 
     def _known(self, path: Path, made_by: dict) -> dict[str, tuple[tuple[int, int], torch.Tensor]]:
         if not path.exists():
@@ -113,7 +120,3 @@ def _stamp(path: Path) -> tuple[int, int]:
     except OSError:
         return GONE
     return found.st_size, found.st_mtime_ns
-
-
-def _still(known: tuple | None, stamp: tuple[int, int]) -> bool:
-    return known is not None and stamp in (known[0], GONE)

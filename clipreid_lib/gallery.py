@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from clipreid_lib.ranking import Ranking, spoken
+from clipreid_lib.ranking import Ranking, called, spoken
 from clipreid_lib.style import INK, MISSED, RIGHT, WRONG, font
 from clipreid_lib.thumbnails import FRAME, LINE, draw_tile, fit
 
@@ -50,7 +50,7 @@ def sheet(ranking: Ranking, root: str | Path, queries: Sequence[int], *, top: in
 
     for y, q, (found, late) in zip(tops[:-1].tolist(), queries, rows, strict=True):
         query = ranking.query.iloc[q]
-        text = f"identity {query['identity']} · AP {precision[q]:.3f} · first hit at rank {first[q]}"
+        text = f"{called(query)} · AP {precision[q]:.3f} · first hit at rank {first[q]}"
         draw.line((GAP, y, width - GAP, y), fill="#cccccc", width=2)
         draw.text((GAP, y + 14), fit(text, bold, width - 2 * GAP), INK, bold)
         captions = ["query", spoken(query["aspect"])]
@@ -58,7 +58,7 @@ def sheet(ranking: Ranking, root: str | Path, queries: Sequence[int], *, top: in
         for column, tile in enumerate(found + late[:1], 1):
             image, beyond = ranking.gallery.iloc[tile.position], column > top
             rank = f" · rank {tile.rank}" if beyond else ""
-            captions = [f"{tile.score:.3f}{rank}", f"identity {image['identity']}", *tile.note.splitlines()]
+            captions = [f"{tile.score:.3f}{rank}", called(image), *tile.note.splitlines()]
             colour = MISSED if beyond else RIGHT if tile.right else WRONG
             corner = (column * step + (3 if beyond else 2) * GAP, y + 60)
             draw_tile(canvas, corner, Path(root) / image["path"], TILE, colour, captions, tick=tile.right)

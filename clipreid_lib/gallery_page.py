@@ -4,12 +4,11 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from clipreid_lib import choices
 from clipreid_lib.files import write_text
-from clipreid_lib.ranking import Ranking, spoken
+from clipreid_lib.ranking import Ranking, named, spoken
 from clipreid_lib.thumbnails import jpeg_base64, open_small
 
 THUMB = 110  # px, longest side of the page's previews: 2 to 4 KB each, and all there is for the large view
@@ -23,7 +22,6 @@ def write(
     *,
     title: str,
     top: int = 10,
-    most: int = MOST,
     facts: dict[str, str] | None = None,
 ) -> Path:
     """Write all queries as one HTML file that needs no network, to filter, sort, search and step through.
@@ -33,9 +31,8 @@ def write(
         root: folder that the tables' paths are relative to.
         target: file to write, atomically; its folder is made where missing.
         title: heading of the page.
-        top: gallery images per query when the page opens; at most the gallery's size is shown.
-        most: gallery images per query up to which the reader can raise that number; never fewer than ``top``. Every
-            image among some query's first ``most`` is in the page, 2 to 4 KB each.
+        top: gallery images per query when the page opens, at most the gallery's size. The reader can raise it to
+            ``MOST``; every image among some query's first ``MOST`` is in the page, 2 to 4 KB each.
         facts: rows of the table above the pictures, such as run, protocol, rank-1 and mAP.
 
     Returns:
@@ -44,7 +41,7 @@ def write(
     Raises:
         ValueError: no query, or top below 1.
     """
-    top, most = ranking.clamped(top), ranking.clamped(max(top, most))
+    top, most = ranking.clamped(top), ranking.clamped(max(top, MOST))
     if not len(ranking.query):
         raise ValueError("a page needs at least one query")
     data = {"title": title, "facts": [[str(k), str(v)] for k, v in (facts or {}).items()], "top": top, "most": most}
@@ -91,25 +88,15 @@ def _contents(ranking: Ranking, most: int) -> dict[str, list]:
 def _groups(ranking: Ranking) -> list[tuple[str, list[str], list[int]]]:
     """Return (name, values in words, the place of each query's value among them) of what queries can be chosen by."""
     found = []
-    for column in choices.groups(ranking):
-        words = [_word(column, value) for value in ranking.query[column]]
-        values = list(dict.fromkeys(words))
+    for column, words in choices.groups(ranking).items():
+        values = sorted(set(words))
         found.append((column.replace("_", " "), values, [values.index(word) for word in words]))
     return found
 
 
-def _word(column: str, value) -> str:
-    if pd.isna(value) or value == "":
-        return "not given"
-    if isinstance(value, bool | np.bool_):
-        return "yes" if value else "no"
-    return spoken(value) if column == "aspect" else str(value)
-
-
 def _entry(row: pd.Series) -> dict[str, str]:
     entry = {"path": str(row["path"]), "identity": str(row["identity"]), "aspect": spoken(row["aspect"])}
-    name = _word("name", row.get("name", ""))
-    return entry if name in ("not given", entry["identity"]) else entry | {"name": name}
+    return entry | ({"name": row["name"]} if named(row) else {})
 
 
 def _previews(paths: Iterable[str], root: Path) -> dict[str, dict[str, str]]:

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from PIL import Image, ImageDraw
 
-from clipreid_lib import embedding_map, gallery, stages
+from clipreid_lib import choices, embedding_map, gallery, stages
 from clipreid_lib.backbone import Backbone
 from clipreid_lib.prompt_bank import PromptBank
 from clipreid_lib.prompt_learning import load_prompts
@@ -95,9 +95,8 @@ def most_changed(before: Ranking | None, after: Ranking | None, number: int = 3)
     """Return the positions of the queries whose average precision rose most, then of those whose fell most."""
     if before is None or after is None:
         return []
-    gain = after.average_precision() - before.average_precision()
-    order = np.argsort(-gain, kind="stable")
-    return list(dict.fromkeys([*order[:number].tolist(), *order[len(order) - number :].tolist()]))
+    moved = [choices.largest_change(before, after, number, falling) for falling in (False, True)]
+    return np.concatenate(moved).tolist() or after.hardest(number).tolist()
 
 
 @torch.no_grad()

@@ -11,14 +11,14 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, ImageColor, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageColor, ImageDraw, ImageOps
 
 from clipreid_lib import attention, correspondence
 from clipreid_lib.attention import Heat
 from clipreid_lib.backbone import Backbone
-from clipreid_lib.ranking import Tile, spoken
-from clipreid_lib.style import INK, PALE, RIGHT, WRONG, font
-from clipreid_lib.thumbnails import FRAME, LINE, fit
+from clipreid_lib.ranking import Tile, called, spoken
+from clipreid_lib.style import INK, RIGHT, WRONG, font
+from clipreid_lib.thumbnails import FRAME, LINE, draw_frame, fit, wrapped
 
 WIDEST, TALLEST = 384, 576  # px in print: limits of a photograph
 GAP, BETWEEN, HEAD = 20, 88, 64  # around things, between the photographs that lines join, and above each row
@@ -84,9 +84,11 @@ def sheet(clip: Backbone, looks: Sequence[Look]) -> Image.Image:
         missing = next((each for each in photographs if isinstance(each, str)), None)
         heated = [f"no map: {missing}"] * 2 if missing else _heated(clip, each.heat, photographs)
         unlined = [f"no lines: {missing}"] * 2 if missing else photographs
-        for corner, image, frame in zip(corners, [*photographs, *heated, *unlined], frames * 3, strict=True):
-            _draw_tile(canvas, corner, image, size, frame)
-        _mark(draw, corners[1], each.tile.right)
+        ticks = [None, each.tile.right, *4 * [None]]
+        for corner, image, frame, tick in zip(
+            corners, [*photographs, *heated, *unlined], frames * 3, ticks, strict=True
+        ):
+            draw_frame(canvas, corner, image, size, frame, tick)
         for corner, lines in zip(corners, both, strict=False):
             for number, line in enumerate(lines):
                 draw.text((corner[0], corner[1] + high + 8 + number * LINE), fit(line, face, wide), INK, face)
@@ -121,19 +123,6 @@ def over(
     return _coloured(np.asarray(ImageOps.grayscale(photograph)), share.clip(0, 1))
 
 
-def wrapped(text: str, face: ImageFont.FreeTypeFont, width: float) -> list[str]:
-    """Break text between words into lines of at most ``width`` px; a word that is wider stands alone."""
-    first, *words = text.split() or [""]
-    lines = [first]
-    for word in words:
-        longer = f"{lines[-1]} {word}"
-        if face.getlength(longer) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines
-
-
 def _tile_size(clip: Backbone) -> tuple[int, int]:
     height, width = clip.image_size
     scale = min(WIDEST / width, TALLEST / height)
@@ -145,8 +134,8 @@ def _captions(each: Look) -> tuple[list[str], list[str]]:
     verdict = [f"rank {tile.rank}, {'right' if tile.right else 'wrong'}", f"score {tile.score:.3f}"]
     known = tile.note.splitlines() or [spoken(each.match["aspect"])]
     return (
-        ["query", f"identity {each.query['identity']}", spoken(each.query["aspect"])],
-        [*verdict, f"identity {each.match['identity']}", *known],
+        ["query", called(each.query), spoken(each.query["aspect"])],
+        [*verdict, called(each.match), *known],
     )
 
 
@@ -154,22 +143,6 @@ def _photograph(pixels: torch.Tensor | str, size: tuple[int, int]) -> Image.Imag
     if isinstance(pixels, str):
         return pixels
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).resize(size, Image.Resampling.BICUBIC)
-
-
-def _draw_tile(canvas: Image.Image, corner: tuple[int, int], image: Image.Image | str, size, frame: str) -> None:
-    (x, y), (width, height), draw = corner, size, ImageDraw.Draw(canvas)
-    draw.rectangle((x, y, x + width + 2 * FRAME - 1, y + height + 2 * FRAME - 1), PALE, frame, FRAME)
-    if isinstance(image, str):
-        text = "\n".join(wrapped(image, font(24), width - GAP))
-        draw.text((x + FRAME + width / 2, y + FRAME + height / 2), text, INK, font(24), anchor="mm", align="center")
-    else:
-        canvas.paste(image, (x + FRAME, y + FRAME))
-
-
-def _mark(draw: ImageDraw.ImageDraw, corner: tuple[int, int], right: bool) -> None:
-    x, y = corner
-    draw.rectangle((x, y, x + 47, y + 47), RIGHT if right else WRONG)
-    draw.text((x + 24, y + 24), "✓" if right else "✗", "white", font(36, bold=True), anchor="mm")
 
 
 def _shown(heat: Heat) -> tuple[np.ndarray, np.ndarray, tuple[float, float], tuple[str, str]]:

@@ -16,6 +16,7 @@ from clipreid_lib.overlay_sheet import Look
 from clipreid_lib.ranking import Ranking
 from clipreid_lib.runs import Run
 from clipreid_lib.stages import Trained
+from clipreid_lib.thumbnails import why_not
 
 
 def pair(run: Run, trained: Trained, ranking: Ranking, query: int, rank: int = 1) -> Image.Image:
@@ -59,7 +60,7 @@ def rows(run: Run, trained: Trained, ranking: Ranking, queries: Sequence[int]) -
     return overlay_sheet.sheet(trained.backbone, [look(run, trained, ranking, q, rank) for q, rank in asked])
 
 
-def look(run: Run, trained: Trained, ranking: Ranking, query: int, rank: int = 1, lines: int = 12) -> Look:
+def look(run: Run, trained: Trained, ranking: Ranking, query: int, rank: int = 1) -> Look:
     """Compute what :func:`pair` draws, to work on with the numbers.
 
     Args:
@@ -68,7 +69,6 @@ def look(run: Run, trained: Trained, ranking: Ranking, query: int, rank: int = 1
         ranking: one draw under the run's embedding.
         query: position in the query table.
         rank: of the gallery image.
-        lines: pairs of alike places, at most.
 
     Raises:
         UserError: as :func:`pair`.
@@ -87,7 +87,7 @@ def look(run: Run, trained: Trained, ranking: Ranking, query: int, rank: int = 1
     batch = [each[None] for each in pixels]  # (1, 3, H, W) each
     heat = attention.heat(clip, *batch, *sides)
     places = [correspondence.features_at_places(clip, *each)[0] for each in zip(batch, sides, strict=True)]
-    alike = correspondence.alike_places(*places, heat.query[0], heat.match[0], lines)
+    alike = correspondence.alike_places(*places, heat.query[0], heat.match[0])
     return Look(*named, tile, *pixels, heat, alike, tuple(places[0].shape[1:]))
 
 
@@ -102,4 +102,4 @@ def _pixels(run: Run, table: pd.DataFrame, size: tuple[int, int]) -> torch.Tenso
     try:
         return torch.from_numpy(run.photographs.load(table, size)[0])
     except UnreadableImage:
-        return "file unreadable" if (run.photographs.root / table["path"].iloc[0]).exists() else "file missing"
+        return why_not(run.photographs.root / table["path"].iloc[0])

@@ -14,6 +14,8 @@ import pandas as pd
 
 from clipreid_lib import metrics
 
+SIDES = {"left", "right"}
+
 
 class Tile(NamedTuple):
     """One gallery image in one query's row."""
@@ -115,15 +117,26 @@ class Ranking:
         query, image = self.query.iloc[q], self.gallery.iloc[g]
         if image.get("role") != "distractor":
             return ""
-        mine, other = (spoken(row["aspect"]).split() for row in (query, image))
-        kind = "distractor" if mine == other else "other hand" if mine[:1] == other[:1] else "other aspect"
-        lines = [kind, " ".join(other)]
-        if "subject" in query and query["subject"] == image.get("subject"):
-            lines.append("same person")  # the right person, and still counted as wrong
-        return "\n".join(lines)
+        mine, other = (spoken(row["aspect"]) for row in (query, image))
+        if "subject" not in query or query["subject"] != image.get("subject"):
+            return "distractor" + (f"\n{other}" if mine != other else "")
+        sides = [SIDES & set(aspect.split()) for aspect in (mine, other)]
+        kind = "other hand" if all(sides) and sides[0] != sides[1] else "same hand" if any(sides) else "same person"
+        return f"{kind}, distractor\n{other}"  # the right person, and still counted as wrong
 
 
 def spoken(aspect: str) -> str:
     """Write an aspect in words: ``dorsal_r`` becomes ``dorsal right``."""
     words = {"r": "right", "l": "left"}
     return " ".join(words.get(word, word) for word in re.split(r"[ _]+", str(aspect)))
+
+
+def named(row: pd.Series) -> bool:
+    """Whether a row of an image table has a name for its person beside the number."""
+    name = row.get("name")
+    return isinstance(name, str) and name not in ("", str(row["identity"]))
+
+
+def called(row: pd.Series) -> str:
+    """Write whose image a row is: the number, and the name where the data set has one."""
+    return f"identity {row['identity']}" + (f" ({row['name']})" if named(row) else "")

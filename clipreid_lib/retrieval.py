@@ -1,5 +1,6 @@
 """Retrieval as notebook 05 shows it: one draw under every stage at hand, and images asked for in words."""
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -11,37 +12,39 @@ from clipreid_lib import choices, evaluation, gallery, stages
 from clipreid_lib.contact_sheet import GAP, TILE
 from clipreid_lib.errors import UserError
 from clipreid_lib.leaderboard import read_metrics
-from clipreid_lib.ranking import Ranking, spoken
+from clipreid_lib.params import ENCODER_FINETUNE
+from clipreid_lib.ranking import Ranking, called, spoken
 from clipreid_lib.runs import Run
 from clipreid_lib.similarity import cosine_similarity
 from clipreid_lib.stages import Trained, projected, store_of
 from clipreid_lib.style import INK, font
 from clipreid_lib.thumbnails import FRAME, LINE, draw_tile, fit
 
+# What two runs must have in common for one to stand before the other.
+ALIKE = ("dataset", "model", "pretrained", "image_size", "resize", "patch_stride", "last_stride", "seed")
 MOST = 4000  # images on a map: t-SNE lays them out in about ten seconds, and more would hide one another
 
 
-def rankings(run: Run, trained: Trained, index: int = 0) -> dict[str, Ranking]:
-    """Rank one draw's gallery under stage 0, a classifier run with the same draws if there is one, and this run.
+def rankings(run: Run, trained: Trained) -> dict[str, Ranking]:
+    """Rank draw 0's gallery under stage 0, a classifier run with the same draws if there is one, and this run.
 
     Args:
         run: an evaluated run.
         trained: its backbone.
-        index: number of the draw.
 
     Returns:
         Rankings of the same queries, by stage; the run's own last.
     """
-    images = run.manifest.images[run.manifest.images[f"draw_{index}"] != ""]
+    images = run.manifest.images[run.manifest.images["draw_0"] != ""]
     made = stages.embed(run, trained, images)
     found = {"stage 0, frozen": made["stage 0"]} if "stage 0" in made else {}
-    up_to_stage_1 = run.params.variant in ("frozen", "tip_adapter", "classifier")
-    other = None if up_to_stage_1 else _classifier_beside(run)
-    if other:
-        theirs = stages.load_trained(other)
-        found["stage 1, classifier"] = store_of(other).embed(theirs.backbone, theirs.sha, images)
+    beyond_stage_1 = run.params.stage == ENCODER_FINETUNE
+    if beyond_stage_1 and (other := _classifier_beside(run)):
+        with contextlib.suppress(UserError):  # its checkpoint is gone: then this run is looked at without it
+            theirs = stages.load_trained(other)
+            found["stage 1, classifier"] = store_of(other).embed(theirs.backbone, theirs.sha, images)
     found[f"this run, {run.params.variant}"] = next(iter(made.values()))
-    return {name: Ranking(*evaluation.compared(each, run.manifest, index)) for name, each in found.items()}
+    return {name: Ranking(*evaluation.compared(each, run.manifest, 0)) for name, each in found.items()}
 
 
 def moved_most(named: dict[str, Ranking], root: str | Path, top: int = 8) -> Image.Image:
@@ -99,17 +102,21 @@ def strip(table: pd.DataFrame, root: str | Path, title: str) -> Image.Image:
     canvas = Image.new("RGB", (GAP + max(3, len(table)) * wide, 60 + TILE + 2 * FRAME + 3 * LINE + 2 * GAP), "white")
     bold = font(28, bold=True)
     ImageDraw.Draw(canvas).text((GAP, 12), fit(title, bold, canvas.width - 2 * GAP), INK, bold)
-    for place, row in enumerate(table.itertuples()):
-        captions = [f"{row.score:.3f}", f"identity {row.identity}", spoken(row.aspect)]
-        draw_tile(canvas, (GAP + place * wide, 60), Path(root) / row.path, TILE, INK, captions)
+    for place, (_, row) in enumerate(table.iterrows()):
+        captions = [f"{row['score']:.3f}", called(row), spoken(row["aspect"])]
+        draw_tile(canvas, (GAP + place * wide, 60), Path(root) / row["path"], TILE, INK, captions)
     return canvas
 
 
 def _classifier_beside(run: Run) -> Run | None:
+    """Return an evaluated classifier run of the same backbone, seed and draws, if one lies in the same folder."""
     for folder in sorted(run.folder.parent.glob("*-classifier-*")):
         metrics = read_metrics(folder)
-        if metrics and metrics["compared_sha"] == run.manifest.compared_sha and metrics["seed"] == run.params.seed:
+        if metrics is None or metrics["compared_sha"] != run.manifest.compared_sha:
+            continue
+        with contextlib.suppress(UserError):  # params of another version
             other = Run.at(folder)
-            if other.params.resize == run.params.resize and other.params.dataset == run.params.dataset:
+            same = all(getattr(other.params, key) == getattr(run.params, key) for key in ALIKE)
+            if same and other.params.variant == "classifier":
                 return other
     return None

@@ -13,12 +13,13 @@
 """
 
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import pandas as pd
@@ -110,15 +111,40 @@ class Run:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """The data set's image table, all aspects."""
-        params = self.params
-        return datasets.load_images(
-            params.dataset, self.data_root, allow_missing=params.allow_missing, burst_gap=params.burst_gap
-        )
+        """The data set's image table, all aspects; in an evaluated run with the images that are gone since."""
+        read = partial(datasets.load_images, self.params.dataset, self.data_root, burst_gap=self.params.burst_gap)
+        tested = self._tested
+        if tested is None:
+            return read(allow_missing=self.params.allow_missing)
+        there = read(allow_missing=True)
+        known = tested.images.drop_duplicates("path")
+        same = there.merge(known[["path", "subject"]], on="path")
+        gone = known[~known["path"].isin(there["path"])]
+        if not self.params.allow_missing and there.attrs["missing"] > len(gone):
+            return read(allow_missing=False)  # refuses: images are gone that this run has no features of
+        if (same["identity"] != same["subject"]).any():
+            raise UserError(f"{self.data_root}: its people are others than those this run was tested on")
+        whole = pd.concat([there, gone.assign(identity=gone["subject"])[list(there)]])
+        whole.attrs = there.attrs
+        return whole.sort_values("path", ignore_index=True) if len(gone) else there
+
+    @cached_property
+    def _tested(self) -> Manifest | None:
+        """The manifest an evaluated run was scored by, which its pictures are drawn from; None before that."""
+        kept = self.folder / "manifest.csv"
+        if not self.fixed or not self.is_done("04_evaluation") or not kept.is_file():
+            return None
+        try:
+            scored = json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))["manifest_sha"]
+        except (OSError, ValueError, KeyError):  # damaged, so nothing to stand on
+            return None
+        return Manifest.load(kept) if file_sha(kept) == scored else None
 
     @cached_property
     def manifest(self) -> Manifest:
         """The run's manifest, built from the data on first use and then kept in the run's folder."""
+        if self._tested is not None:
+            return self._tested
         params = self.params
         manifest = protocols.build(
             self.table,

@@ -19,9 +19,14 @@ def open_small(path: str | Path, side: int) -> Image.Image | str:
     try:
         small = open_rgb(path, side)  # upright, as the model sees it
     except UnreadableImage:
-        return "file unreadable" if Path(path).exists() else "file missing"
+        return why_not(path)
     small.thumbnail((side, side))
     return small
+
+
+def why_not(path: str | Path) -> str:
+    """Say in two words why an image cannot be opened."""
+    return "file unreadable" if Path(path).exists() else "file missing"
 
 
 def jpeg_base64(image: Image.Image) -> str:
@@ -40,6 +45,19 @@ def fit(text: str, face: ImageFont.FreeTypeFont, width: float) -> str:
     while text and face.getlength(text + "…") > width:
         text = text[:-1]
     return text + "…"
+
+
+def wrapped(text: str, face: ImageFont.FreeTypeFont, width: float) -> list[str]:
+    """Break text between words into lines of at most ``width`` px; a word that is wider stands alone."""
+    first, *words = text.split() or [""]
+    lines = [first]
+    for word in words:
+        longer = f"{lines[-1]} {word}"
+        if face.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
 
 
 def draw_tile(
@@ -62,18 +80,44 @@ def draw_tile(
         captions: one line each, cut to the tile's width.
         tick: True draws a tick, False a cross.
     """
-    (x, y), draw, outer = corner, ImageDraw.Draw(canvas), side + 2 * FRAME
-    draw.rectangle((x, y, x + outer - 1, y + outer - 1), fill=PALE, outline=colour, width=FRAME)
-    image, face = open_small(path, side), font(24)
-    if isinstance(image, str):
-        draw.text((x + outer / 2, y + outer / 2), image, INK, face, anchor="mm")
-    else:
+    (x, y), face, outer = corner, font(24), side + 2 * FRAME
+    image = open_small(path, side)
+    if not isinstance(image, str):
         image = ImageOps.contain(image, (side, side))  # enlarges where the file itself is smaller
-        canvas.paste(image, (x + (outer - image.width) // 2, y + (outer - image.height) // 2))
+    draw_frame(canvas, corner, image, (side, side), colour, tick)
+    draw = ImageDraw.Draw(canvas)
+    for number, text in enumerate(captions):
+        draw.text((x, y + outer + 8 + number * LINE), fit(text, face, outer), INK, face)
+
+
+def draw_frame(
+    canvas: Image.Image,
+    corner: tuple[int, int],
+    image: Image.Image | str,
+    size: tuple[int, int],
+    colour: str,
+    tick: bool | None = None,
+) -> None:
+    """Draw a framed image on canvas, or a pale one with the words that stand for it, and a tick or a cross.
+
+    Args:
+        canvas: drawn on in place.
+        corner: left and top of the frame in px.
+        image: at most of that size, or why there is none.
+        size: width and height inside the frame in px.
+        colour: of the frame and of the mark.
+        tick: True draws a tick, False a cross, None neither.
+    """
+    (x, y), (width, height), draw = corner, size, ImageDraw.Draw(canvas)
+    right, bottom = x + width + 2 * FRAME, y + height + 2 * FRAME
+    draw.rectangle((x, y, right - 1, bottom - 1), fill=PALE, outline=colour, width=FRAME)
+    if isinstance(image, str):
+        text = "\n".join(wrapped(image, font(24), width - LINE))
+        draw.text(((x + right) / 2, (y + bottom) / 2), text, INK, font(24), anchor="mm", align="center")
+    else:
+        canvas.paste(image, ((x + right - image.width) // 2, (y + bottom - image.height) // 2))
     if tick is not None:
         draw.rectangle((x, y, x + 47, y + 47), fill=colour)
         strokes = [[(12, 24), (20, 32), (36, 12)]] if tick else [[(14, 14), (32, 32)], [(32, 14), (14, 32)]]
         for stroke in strokes:
             draw.line([(x + dx, y + dy) for dx, dy in stroke], fill="white", width=6, joint="curve")
-    for number, text in enumerate(captions):
-        draw.text((x, y + outer + 8 + number * LINE), fit(text, face, outer), INK, face)

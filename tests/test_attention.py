@@ -131,25 +131,24 @@ def test_towers_without_visible_attention_are_told(resnet):
 # --- Grad-CAM ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pooled", [False, True])
-def test_grad_cam_is_the_gradient_worked_by_hand(resnet, pooled):
+def test_grad_cam_is_the_gradient_worked_by_hand(resnet):
     images, visual = noise(resnet), resnet.clip.visual
     towards = torch.rand(2, 256 + 16, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         maps = visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(images)))))  # (2, 256, 2, 2)
 
-    def score(maps, length=None):
-        embedding = torch.cat([maps.mean(dim=(2, 3)), visual.attnpool(maps)], dim=1)
-        length = embedding.norm(dim=1) if length is None else length
-        return (embedding * towards).sum(dim=1) / (length * towards.norm(dim=1))
+    def embedded(maps):
+        return torch.cat([maps.mean(dim=(2, 3)), visual.attnpool(maps)], dim=1)
 
     with torch.no_grad():
-        length = torch.cat([maps.mean(dim=(2, 3)), visual.attnpool(maps)], dim=1).norm(dim=1)
-    gradient = torch.autograd.functional.jacobian(lambda m: score(m, None if pooled else length).sum(), maps)
-    weights = gradient.mean(dim=(2, 3), keepdim=True) if pooled else gradient
-    expected = (weights * maps).sum(dim=1).clamp(min=0)
+        length = embedded(maps).norm(dim=1)
+
+    def score(maps):
+        return ((embedded(maps) * towards).sum(dim=1) / (length * towards.norm(dim=1))).sum()
+
+    expected = (torch.autograd.functional.jacobian(score, maps) * maps).sum(dim=1).clamp(min=0)
     expected = expected / expected.amax(dim=(1, 2), keepdim=True)
-    found = attention.grad_cam(resnet, images, towards, pooled)
+    found = attention.grad_cam(resnet, images, towards)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     assert expected.isfinite().all() and expected.min() < 0.99  # a map worth comparing
 
@@ -180,8 +179,7 @@ def test_the_map_agrees_with_what_taking_each_place_away_costs(resnet):
     torch.testing.assert_close(found[0], expected, atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("pooled", [False, True])
-def test_where_one_place_alone_responds_the_map_is_that_place(resnet, pooled):
+def test_where_one_place_alone_responds_the_map_is_that_place(resnet):
     def only(_, given, out):
         kept = torch.zeros_like(out)
         kept[:, :, 1, 0] = out[:, :, 1, 0] + 1
@@ -190,7 +188,7 @@ def test_where_one_place_alone_responds_the_map_is_that_place(resnet, pooled):
     hook = resnet.clip.visual.layer4.register_forward_hook(only)
     towards = torch.zeros(1, 272)
     towards[:, :128] = 1  # of f alone, half the channels
-    found = attention.grad_cam(resnet, noise(resnet, 1), towards, pooled)
+    found = attention.grad_cam(resnet, noise(resnet, 1), towards)
     hook.remove()
     assert found.tolist() == [[[0, 0], [1, 0]]]
 
@@ -199,8 +197,6 @@ def test_no_gradient_gives_zeros_and_no_nan(resnet):
     images = noise(resnet)
     embedding = resnet.image_features(images).embedding
     assert not attention.grad_cam(resnet, images, torch.zeros_like(embedding)).any()
-    # An image and itself: the plain cosine stands at its top, and what is left of its gradient is rounding.
-    assert not attention.grad_cam(resnet, images, embedding, pooled=True).any()
     assert attention.grad_cam(resnet, images, embedding).amax(dim=(1, 2)).tolist() == [1, 1]
 
 

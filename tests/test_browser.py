@@ -45,7 +45,9 @@ def test_it_steps_forth_and_back_and_stops_at_both_ends(browsing):
         seen.append(browsing.shown)
     assert np.concatenate(seen).tolist() == browsing.ranking.hardest(12).tolist()
     forth.click()
-    assert browsing.said.value == "12 of 12 queries"
+    assert browsing.shown == seen[-1] and browsing.said.value == "9 to 12 of 12 queries"
+    back.click()
+    assert browsing.shown == seen[1]
     for _ in range(9):
         back.click()
     assert browsing.shown == seen[0] and browsing.picture.value == first
@@ -73,6 +75,7 @@ def test_k_and_stage_change_the_picture(browsing):
     one_stage = browsing.picture.value
     browsing.controls["stage"].value = "stage 0"
     assert browsing.picture.value != one_stage
+    assert browsing.shown == browsing.named["stage 0"].hardest(4).tolist()  # the hardest for what is shown
     browsing.controls["stage"].value = browser.EVERY_STAGE
     assert len(browsing.shown) == 1 and browsing.said.value == "1 of 12 queries"
 
@@ -84,6 +87,8 @@ def test_a_query_by_name_and_a_name_that_does_not_exist(browsing):
     browsing.controls["name"].value = "q7.jpeg"
     assert "none of 12 is called 'q7.jpeg'; nearest: " in browsing.said.value and "q7.jpg" in browsing.said.value
     assert browsing.picture.value == picture
+    browsing.controls["on"].click()  # stays where it is, and says so again
+    assert "none of 12" in browsing.said.value and browsing.picture.value == picture
 
 
 def test_it_shows_where_the_model_looks(browsing, monkeypatch):

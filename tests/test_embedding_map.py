@@ -30,7 +30,14 @@ def test_people_stay_together(people, method):
 def test_a_panel_per_column_and_at_most_ten_colours(people):
     embeddings, ids = people
     images = pd.DataFrame({"identity": ids, "gender": np.where(ids % 2, "$male$", None)})
-    figure = embedding_map.draw(embedding_map.flatten(embeddings, "pca"), images, ["identity", "gender"])
+    layouts = {name: embedding_map.flatten(embeddings, "pca") for name in ("one", "two")}
+    figure = embedding_map.draw(
+        layouts, images.assign(session=pd.array([1, None] * 48, "Int64")), ["identity", "gender"]
+    )
+    assert len(figure.axes) == 4 and figure.axes[2].get_ylabel() == "two"
+    figure = embedding_map.draw(layouts, images.assign(session=pd.array([1, None] * 48, "Int64")), ["session"])
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["1", "unknown"]
+    figure = embedding_map.draw({"": layouts["one"]}, images, ["identity", "gender"])
     legends = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in figure.axes]
     assert len(legends[0]) == 10 and legends[1] == [r"\$male\$", "unknown"]
 
@@ -64,4 +71,4 @@ def test_mistakes_are_named(people):
     with pytest.raises(UserError, match="method: 'umap' is unknown; allowed: pca, tsne"):
         embedding_map.flatten(people[0], "umap")
     with pytest.raises(UserError, match="2 images; at least three"):
-        embedding_map.flatten(Embeddings(["a", "b"], torch.eye(2)))
+        embedding_map.flatten(Embeddings(["a", "b"], torch.eye(2)), "pca")

@@ -68,10 +68,13 @@ def test_a_ranking_that_cannot_be_scored_is_refused(change, message):
 @pytest.mark.parametrize(
     "mine, other, subject, note",
     [
-        ("dorsal_r", "dorsal_l", 2, "other hand\ndorsal left"),
-        ("dorsal_r", "palmar_r", 2, "other aspect\npalmar right"),
-        ("palmar left", "dorsal right", 1, "other aspect\ndorsal right\nsame person"),
-        ("dorsal", "dorsal", 2, "distractor\ndorsal"),
+        ("dorsal_r", "dorsal_l", 2, "distractor\ndorsal left"),
+        ("dorsal_r", "dorsal_r", 2, "distractor"),
+        ("dorsal_r", "dorsal_l", 1, "other hand, distractor\ndorsal left"),
+        ("palmar left", "dorsal right", 1, "other hand, distractor\ndorsal right"),
+        ("dorsal_r", "palmar_r", 1, "same hand, distractor\npalmar right"),
+        ("left back", "left palm", 1, "same hand, distractor\nleft palm"),
+        ("back", "palm", 1, "same person, distractor\npalm"),
     ],
 )
 def test_distractors_say_what_they_are(mine, other, subject, note):

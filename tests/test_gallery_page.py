@@ -47,10 +47,11 @@ def tiles(data, query):
     ]
 
 
-def test_page_holds_every_query_hardest_first_with_its_late_match(small):
+def test_page_holds_every_query_hardest_first_with_its_late_match(small, monkeypatch):
     ranking, root = small
+    monkeypatch.setattr(gallery_page, "MOST", 2)
     target = root / "new" / "index.html"
-    data = read(gallery_page.write(ranking, root, target, title="t", top=1, most=2, facts={"mAP": "0.5"}))
+    data = read(gallery_page.write(ranking, root, target, title="t", top=1, facts={"mAP": "0.5"}))
     assert data["facts"] == [["mAP", "0.5"]] and (data["top"], data["most"]) == (1, 2)
     assert [query["identity"] for query in data["queries"]] == ["3", "2", "1"]
     assert [query["first"] for query in data["queries"]] == [4, 3, 1]
@@ -63,7 +64,7 @@ def test_page_holds_every_query_hardest_first_with_its_late_match(small):
         "rank": 4,
     }
     assert tiles(data, hardest) == [
-        ("11000003", 950, False, "other hand\ndorsal left\nsame person"),
+        ("11000003", 950, False, "other hand, distractor\ndorsal left"),
         ("1", 700, False, ""),
         ("3", -400, True, ""),  # beyond the two that are held, so it comes with its rank
     ]
@@ -71,13 +72,14 @@ def test_page_holds_every_query_hardest_first_with_its_late_match(small):
     assert "rank" not in data["queries"][2]
 
 
-def test_page_clamps_top_and_most_to_the_gallery(small):
+def test_page_clamps_top_and_most_to_the_gallery(small, monkeypatch):
     ranking, root = small
     data = read(gallery_page.write(ranking, root, root / "p.html", title="t", top=99))
     assert (data["top"], data["most"]) == (4, 4)
     assert {len(tiles(data, query)) for query in data["queries"]} == {4}
     assert {query["late"] for query in data["queries"]} == {0}
-    data = read(gallery_page.write(ranking, root, root / "p.html", title="t", top=3, most=1))
+    monkeypatch.setattr(gallery_page, "MOST", 1)
+    data = read(gallery_page.write(ranking, root, root / "p.html", title="t", top=3))
     assert (data["top"], data["most"]) == (3, 3)
 
 
@@ -113,7 +115,8 @@ def test_each_thumbnail_stands_in_the_page_once(small):
     assert all(text.count(code) == 1 and code.startswith("/9j/") for code in images.values())
 
 
-def test_a_picture_that_no_row_shows_stays_out_of_the_page(tmp_path):
+def test_a_picture_that_no_row_shows_stays_out_of_the_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery_page, "MOST", 1)
     query, shelf = table([1], "q"), table([1, 2, 3], "g")
     draw_pictures(tmp_path, query, shelf)
     data = read(
@@ -123,7 +126,6 @@ def test_a_picture_that_no_row_shows_stays_out_of_the_page(tmp_path):
             tmp_path / "p.html",
             title="t",
             top=1,
-            most=1,
         )
     )
     assert set(data["images"]) == {"q0.jpg", "g0.jpg"} and len(data["gallery"]) == 1

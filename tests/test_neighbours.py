@@ -34,8 +34,11 @@ def test_gains_come_first_and_losses_last():
     bad = good.copy()
     bad[0, 0], bad[3, 3] = -1, -0.5  # a and d rank their own image last
     before, after = Ranking(query, gallery, bad), Ranking(query, gallery, good)
-    assert neighbours.most_changed(before, after, 1) == [0, 2]
-    assert neighbours.most_changed(after, before, 1)[-1] == 3
+    assert neighbours.most_changed(before, after, 1) == [0] and neighbours.most_changed(before, after) == [0, 3]
+    worse = good.copy()
+    worse[2, 2] = -1
+    assert neighbours.most_changed(Ranking(query, gallery, bad), Ranking(query, gallery, worse)) == [0, 3, 2]
+    assert neighbours.most_changed(after, after, 1) == after.hardest(1).tolist()  # nothing moved
 
 
 def test_every_anchor_ranks_all_training_images(open_run):

@@ -83,7 +83,7 @@ def test_the_ladder_runs_and_prints_one_table(ladder):
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^frozen +\d+\.\d ± \d+\.\d", done.stdout, re.M)
     assert re.search(r"^clipid +\d+\.\d ± \d+\.\d", done.stdout, re.M)
-    assert done.stdout.count("file://") == 2
+    assert [done.stdout.count(name) for name in ("/gallery.html", "/report.html", "/reports/tiny.html")] == [2, 2, 1]
     board = pd.read_csv(place / "out" / "leaderboard.csv")
     promised = (
         "experiment,dataset,aspect,model,variant,stage,protocol,seed,queries,gallery,identities,rank1,rank1_std,rank5,"
@@ -100,11 +100,13 @@ def test_a_run_leaves_what_it_promises(ladder):
     (folder,) = (place / "out" / "runs").glob("tiny-dorsal_r-clipid-*")
     for name in (
         "params.yaml provenance.json manifest.csv metrics.json per_draw.csv per_query.csv subgroups.csv gallery.html "
+        "report.html figures/looked_at.png figures/anchor_map.png "
         "train_logs/prompts.csv train_logs/encoder.csv saved_models/prompts.safetensors "
         "saved_models/encoder.safetensors figures/cmc.png figures/roc_det.png figures/hardest.png"
     ).split():
         assert (folder / name).stat().st_size > 0, name
-    assert sorted(p.stem for p in (folder / "notebooks").iterdir()) == NAMES[1:]
+    for kind in (".ipynb", ".html"):
+        assert sorted(p.stem for p in (folder / "notebooks").glob(f"*{kind}")) == NAMES[1:]
     assert sorted(p.stem for p in (folder / "done").iterdir()) == NAMES[1:]
     metrics = json.loads((folder / "metrics.json").read_text())
     draws = pd.read_csv(folder / "per_draw.csv")

@@ -60,17 +60,17 @@ def test_rows_show_the_best_true_match_below_a_wrong_first(case, trained):
     one, two, all_three = (overlays.rows(run, trained, ranking, queries) for queries in ([0], [1], [0, 1, 2]))
     assert one.tobytes() == overlays.pair(run, trained, ranking, 0).tobytes()
     row = two.height - one.height
-    assert row > WIDEST and all_three.height == one.height + 4 * row + 64  # queries 1 and 2 take two rows each,
-    # and query 2's first is a distractor of the other hand, whose caption has two lines more
+    assert row > WIDEST and all_three.height == one.height + 4 * row + 32  # queries 1 and 2 take two rows each,
+    # and query 2's first is a distractor, the other hand, whose caption has a line more
     assert frame_of_the_match(two) == ImageColor.getrgb(WRONG)
     assert frame_of_the_match(two, row) == ImageColor.getrgb(RIGHT)
 
 
 def test_look_gives_the_numbers(case, trained):
     run, ranking, _ = case
-    look = overlays.look(run, trained, ranking, 2, rank=2, lines=3)
+    look = overlays.look(run, trained, ranking, 2, rank=2)
     assert look.query["path"] == "q2.jpg" and look.match["path"] == "g0.jpg" and look.tile.rank == 2
-    assert look.heat.query.shape == (1, 3, 3) and look.grid == (6, 6) and 0 < len(look.alike) <= 3
+    assert look.heat.query.shape == (1, 3, 3) and look.grid == (6, 6) and 0 < len(look.alike) <= 12
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,18 @@
+import json
+import re
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
-from clipreid_lib import choices, encoder_finetune, gallery, retrieval, stages
+from clipreid_lib import choices, encoder_finetune, gallery, gallery_page, overlays, records, retrieval, stages
+from clipreid_lib.browser import browse
 from clipreid_lib.errors import UserError
 from clipreid_lib.files import write_json
 from clipreid_lib.ranking import Ranking
+from clipreid_lib.runs import Run
 
 
 @pytest.fixture
@@ -43,6 +50,7 @@ def test_queries_by_group(two):
     assert choices.of_group(two[1], "gender", "female").tolist() == [2, 0]  # the worst first
     with pytest.raises(UserError, match="group: the queries have no column 'hair'; they have path, identity"):
         choices.of_group(two[0], "hair", "red")
+    assert choices.of_group(two[1], "gender", "not given").tolist() == [3]
     with pytest.raises(UserError, match="no query has gender 'x'; there are female, male"):
         choices.of_group(two[0], "gender", "x")
 
@@ -77,6 +85,58 @@ def test_every_stage_at_hand_ranks_the_same_draw(open_run, tmp_path):
     assert list(retrieval.rankings(first, stages.load_trained(first))) == ["stage 0, frozen", "this run, classifier"]
 
 
+def test_only_a_classifier_of_the_same_backbone_and_draws_stands_before_a_run(open_run, tmp_path):
+    mine = open_run(fresh=tmp_path, variant="clipid_no_text")
+    encoder_finetune.finetune_encoder(mine, stages.load_backbone(mine))
+    others = [
+        open_run(fresh=tmp_path, variant="frozen", experiment="a-classifier-x"),
+        open_run(fresh=tmp_path, variant="classifier", last_stride=1),
+        open_run(fresh=tmp_path, variant="classifier", seed=1),
+        open_run(fresh=tmp_path, variant="classifier", experiment="no_checkpoint"),
+    ]
+    for other in others:
+        facts = {"protocols": {}, "compared_sha": mine.manifest.compared_sha, "seed": 0}
+        write_json(other.folder / "metrics.json", facts)
+    broken = tmp_path / "runs" / "b-classifier-y"
+    write_json(broken / "metrics.json", facts)
+    (broken / "params.yaml").write_text("colour: red\n")  # of another version
+    named = retrieval.rankings(mine, stages.load_trained(mine))
+    assert list(named) == ["stage 0, frozen", "this run, clipid_no_text"]
+
+
+def test_an_image_gone_or_broken_since_the_evaluation_is_a_tile_that_says_so(open_run, hands, tmp_path):
+    root = shutil.copytree(hands, tmp_path / "hands")
+    run = open_run(fresh=tmp_path / "out", variant="frozen", dataset="11k", data_root=str(root), protocol="common")
+    trained = stages.load_trained(run)
+    images = run.manifest.images[run.manifest.images["draw_0"] != ""]
+    before = retrieval.rankings(run, trained)
+    *_, ranking = before.values()
+    for product in records.products(run.params, run.folder, "04_evaluation"):
+        write_json(product, {"manifest_sha": run.manifest.sha})
+    run.finish("04_evaluation")
+    gone, broken = ranking.query["path"].iloc[[0, 1]]
+    (root / gone).unlink()
+    (root / broken).write_bytes(b"no picture")
+
+    again = Run.at(run.folder)
+    assert set(again.table["path"]) == set(run.table["path"]) and len(images)
+    *_, after = retrieval.rankings(again, trained).values()
+    assert np.array_equal(after.similarity, ranking.similarity)
+    drawn = gallery.sheet(after, again.data_root, [0, 1], top=3)
+    assert drawn.size == gallery.sheet(ranking, hands, [0, 1], top=3).size
+    told = json.loads(re.search('id="data">(.*?)</script>', write_page(after, root, tmp_path)).group(1))
+    assert told["absent"] == {gone: "file missing", broken: "file unreadable"}
+    assert overlays.rows(again, trained, after, [0, 1]).width > 1000
+    assert isinstance(browse(again, trained, {"": after}), Image.Image)
+    (again.folder / "done" / "04_evaluation.json").unlink()  # what is to be scored must be whole
+    with pytest.raises(UserError, match="1 of 128 images named in HandInfo.csv are absent"):
+        Run.at(run.folder).manifest  # noqa: B018
+
+
+def write_page(ranking, root, folder) -> str:
+    return gallery_page.write(ranking, root, folder / "page.html", title="t").read_text(encoding="utf-8")
+
+
 def test_everybody_tested_is_on_the_map_in_all_aspects(open_run, monkeypatch):
     run = open_run(variant="frozen")
     images = retrieval.tested_people(run)
@@ -88,13 +148,19 @@ def test_everybody_tested_is_on_the_map_in_all_aspects(open_run, monkeypatch):
 
 
 def test_groups_are_what_tells_several_queries_apart(two):
-    assert choices.groups(two[0]) == {"gender": ["female", "male"]}
-    query = two[0].query.assign(age=range(4), session=1, nail_polish=[True, False, False, True])
-    assert choices.groups(Ranking(query, two[0].gallery, np.eye(4))) == {
-        "gender": ["female", "male"],
-        "age": [0, 1, 2, 3],
-        "nail_polish": [False, True],
+    gender = ["female", "male", "female", "not given"]
+    assert choices.groups(two[0]) == {"gender": gender}
+    session = pd.array([1, None, 1, 1], "Int64")
+    query = two[0].query.assign(age=range(4), camera=1, nail_polish=[True, False, False, True], session=session)
+    ranking = Ranking(query.assign(gender=["female", "male", "female", ""]), two[0].gallery, np.eye(4))
+    assert choices.groups(ranking) == {
+        "gender": gender,
+        "age": ["0", "1", "2", "3"],
+        "nail_polish": ["yes", "no", "no", "yes"],
+        "session": ["1", "not given", "1", "1"],
     }
+    assert sorted(choices.of_group(ranking, "session", 1)) == [0, 2, 3]
+    assert sorted(choices.of_group(ranking, "nail_polish", False)) == [1, 2]
 
 
 def test_a_sentence_finds_what_it_says(open_run):

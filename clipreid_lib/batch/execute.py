@@ -15,6 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from clipreid_lib import records
+from clipreid_lib.errors import UserError
+
+OURS = {error.__name__ for error in (UserError, *UserError.__subclasses__())}  # whose message is the whole story
 
 
 def main(arguments: list[str]) -> int:
@@ -66,7 +69,7 @@ def main(arguments: list[str]) -> int:
             kernel_manager_class=Kept,
         )
     except PapermillExecutionError as error:
-        problem = error.evalue if error.ename == "UserError" else f"{error.ename}: {error.evalue}"
+        problem = error.evalue if error.ename in OURS else f"{error.ename}: {error.evalue}"
         print(f"failed: {problem} (cell {error.cell_index + 1} of {output})", flush=True)
         return 1
     except DeadKernelError:

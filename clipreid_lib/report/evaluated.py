@@ -15,7 +15,14 @@ from clipreid_lib.manifest import Manifest
 from clipreid_lib.runs import Run
 
 TOP = 20  # ranks of a CMC curve that are kept
-DAMAGED = (UserError, OSError, ValueError, KeyError, TypeError)  # what a missing or damaged file raises when it is read
+DAMAGED = (
+    UserError,
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+)  # of a missing or damaged file
 NEEDED = ["draw", "path", "identity", "first_hit", "average_precision"]
 
 
@@ -34,8 +41,9 @@ class Evaluated:
             UserError: the folder is no run's, or holds no metrics that can be read.
         """
         run, metrics = Run.at(folder), read_metrics(folder)
-        own = (metrics or {}).get("protocols", {}).get(run.params.protocol, {})
-        if not {"rank1", "map", "compared_sha"} <= set(own):
+        own = (metrics or {}).get("protocols")
+        own = own.get(run.params.protocol) if isinstance(own, dict) else None
+        if not isinstance(own, dict) or not {"rank1", "map", "compared_sha"} <= set(own):
             how = "is damaged or of an older version" if (folder / "metrics.json").exists() else "is not there"
             raise UserError(f"{folder}: has no scores to report (metrics.json {how}); run notebook 04 with its params")
         return cls(run, metrics)

@@ -18,17 +18,17 @@ FIGURES = {
     "they overlap, the better one threshold could tell them apart.",
     "roc_det": "ROC (left) and DET (right, on normal-deviate axes) under every protocol; dots mark the EER. A curve "
     "ends where no impostor pair is left to be wrong about.",
-    "embedding_map": "Everybody tested, in all aspects, by the run's embedding and laid out by t-SNE, which keeps "
-    "neighbours and nothing else: distances between groups and their sizes say nothing.",
+    "embedding_map": "Everybody tested, in all aspects, by the run's embedding, laid out by PCA, which keeps large "
+    "distances, and by t-SNE, which keeps neighbours and nothing else: how far apart groups lie says nothing there.",
     "hardest": "The hardest queries of draw 0: query at the left, then its gallery by similarity. A blue tick is the "
     "right person, a vermillion cross another; grey is the true match where it ranks beyond the row's end.",
     "spread": "Six queries of draw 0 from the hardest to the easiest; failures alone would mislead.",
     "before_and_after": "The query that gained most between the pretrained encoder and this run, and the one that "
-    "lost most.",
+    "lost most; of a run that trains no image encoder, the hardest query alone.",
     "looked_at": "A query and the image it ranked first, the hardest and the easiest: where they are looked at, and "
     "which of their places are alike. The lines below the picture say how it was made and what it cannot show.",
-    "anchor_map": "Training images (dots) and their people's text anchors (stars) before and after fine-tuning, laid "
-    "out by PCA, images and texts centred apart.",
+    "anchor_map": "Training images (dots) and their people's text anchors (stars) before fine-tuning and, where the "
+    "image encoder was trained, after, laid out by PCA, images and texts centred apart.",
     "asked_in_words": "Test images nearest to a sentence, by the encoder as it was pretrained.",
     "anchor_similarity": "Cosine similarity between the training people's text anchors: the redder, the harder to tell "
     "apart.",
@@ -107,6 +107,8 @@ def curves(one: Evaluated) -> list:
 def figures(one: Evaluated) -> list:
     """Return the figures that the notebooks drew, each with what it is."""
     there = {path.stem: path for path in sorted((one.run.folder / "figures").glob("*.png"))}
+    if one.run.params.variant != "clipid":
+        there.pop("anchor_map", None)  # it says in words that there are no anchors
     names = [name for name in FIGURES if name in there]
     names += [name for name in there if name not in FIGURES and name != "subgroups" and not name.endswith("curves")]
     embedded, lost = [], [f"{name}.png" for name in EXPECTED if name not in there]
@@ -138,7 +140,7 @@ def failures(one: Evaluated) -> list:
             f"All draws together, {wrong['wrong'].sum():,} of {len(wrong):,} answers "
             f"({100 * wrong['wrong'].mean():.1f} %) put another person first. "
             f"{(people['sum'] == 0).sum()} of {len(people)} people were never missed, and "
-            f"{_half(people['sum'])} of them account for half of what is wrong."
+            f"half of what is wrong falls on {_half(people['sum'])}."
         )
     )
     hard = subgroups.hardest(answers)
