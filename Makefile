@@ -12,7 +12,7 @@ demo: $(VENV)/installed
 	$(BIN)/clipreid run params/demo.yaml --jobs 2
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 bench: $(VENV)/installed
 	for file in tests/benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done

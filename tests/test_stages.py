@@ -128,7 +128,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(open_run, tmp_path,
     again, _ = checkpoints.load(run.models / f"{stage}.safetensors", "prompts" if stage == "prompts" else "encoder")
     assert moved(whole, again) == set()
     assert len(train(run)[2]) == 2  # called once more it trains nothing: the state is kept ...
-    run.finish("any")
+    run.finish("02_prompt_learning" if stage == "prompts" else "03_encoder_finetune")
     assert not (run.models / f"{stage}.resume.pt").exists()  # ... until the notebook has finished
 
 

@@ -32,7 +32,7 @@ SETTINGS = {
     **{"prompt_epochs": 4, "encoder_epochs": 30, "encoder_lr": 1e-4, "device": "cpu"},
 }
 SURVEY, PROMPTS, ENCODER, SCORES, GALLERY = params.NOTEBOOKS
-GONE_WITHIN = 10  # seconds for all of a killed runner's processes to end by themselves, on a busy machine
+GONE_WITHIN = 20  # seconds for the processes of a run that is killed to end by themselves; about 1 on an idle machine
 TRIED, SURVIVED = Counter(), Counter()  # (what was done, where)
 
 
@@ -249,10 +249,9 @@ def test_killed(chain, notebook, how, then_cut):
             os.killpg(group, signal.SIGKILL)
     else:
         runner.send_signal(signal.Signals[how])
-    began = time.monotonic()
-    status, out, err = chain.end(runner)
     _, alive = psutil.wait_procs(family, timeout=GONE_WITHIN)
-    assert not alive and time.monotonic() - began < GONE_WITHIN + 10
+    assert not alive
+    status, out, err = chain.end(runner)  # of a killed kernel's runner after the summary and the reports
     assert no_traceback(out, err)
     folder = chain.path_of(notebook)
     if how == "kernel":

@@ -39,9 +39,8 @@ def main(arguments: list[str]) -> int:
         # The kernel looks for this process once a second, and not before it is up; until then it would still write
         # into the run, whose lock ends with this process.
         for kernel in kernels:
-            with contextlib.suppress(
-                OSError, AttributeError, TypeError
-            ):  # not there yet, or gone; Windows has no groups
+            # It may not be there yet, or be gone; and Windows has no process groups.
+            with contextlib.suppress(OSError, AttributeError, TypeError):
                 os.killpg(kernel.provisioner.pid, signal.SIGKILL)
         os._exit(1)
 
