@@ -1,6 +1,7 @@
 """The command line: ``clipreid plan``, ``run``, ``status``, ``report``, ``across``, ``clean``, ``data``."""
 
 import argparse
+import os
 import signal
 import sys
 import time
@@ -128,6 +129,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"clipreid: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output has left, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again when it ends
+        return 141
     except KeyboardInterrupt:
         goes_on = "" if getattr(given, "job", "") == "check" else "; the same command goes on where this one was"
         print(f"\nclipreid: stopped{goes_on}", file=sys.stderr)

@@ -107,6 +107,12 @@ def test_rows_are_averaged_over_seeds_and_nothing_else(tmp_path):
     assert note.count("Floor") == 1
 
 
+def test_a_reader_who_leaves_early_gets_no_traceback(tmp_path):
+    plan = f"{sys.executable} -m clipreid_lib plan {BASE} --set 'seed={list(range(3000))}' --yes"
+    done = subprocess.run(["bash", "-c", f"{plan} | head -n 1"], capture_output=True, text=True, timeout=120)
+    assert done.stdout.count("\n") == 1 and done.stderr == ""
+
+
 def test_help_is_quick_and_imports_nothing_heavy():
     code = "import sys, clipreid_lib.__main__; sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=os.environ).returncode == 0

@@ -28,7 +28,10 @@ def tell(params: list[Params], failed: dict[str, Failure], worked: bool, seconds
     if len(beside := published.beside(leaderboard.rows(*found))):
         print(f"\nBeside published results:\n\n{beside.drop(columns=['source', 'note']).to_string()}")
     for outputs in {project_path(run.params.outputs_root) for run in runs}:
-        leaderboard.refresh_leaderboard(outputs)
+        try:
+            leaderboard.refresh_leaderboard(outputs)
+        except UserError as error:  # a disk that is full or read-only: what failed is still to be said
+            print(f"leaderboard not written: {error}")
     _list("executed notebooks:", [os.path.relpath(path) for run in runs if (path := run.folder / "notebooks").is_dir()])
     pages = [path for run in runs if (path := run.folder / "gallery.html").exists()]
     _list("ranked galleries, to open in a browser:", [page.as_uri() for page in pages])
