@@ -30,7 +30,12 @@ def parser() -> argparse.ArgumentParser:
         verb.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (default 1)")
         verb.add_argument("--yes", action="store_true", help="a grid of more than 100 runs is meant")
     run.add_argument(
-        "--force", nargs="+", default=[], choices=NOTEBOOKS, metavar="NOTEBOOK", help="do these again though finished"
+        "--force",
+        action="append",
+        default=[],
+        type=_notebook,
+        metavar="NOTEBOOK",
+        help="do this one (its number will do) and all later ones again though finished",
     )
     run.add_argument("--backend", choices=("local", "slurm"), default="local", help="where (default: this machine)")
     cluster = run.add_argument_group("--backend slurm", "What each job asks for. One array, a job per run.")
@@ -114,6 +119,13 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _notebook(text: str) -> str:
+    found = [name for name in NOTEBOOKS if name == text or name.startswith(f"{text}_")]
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text} is none of {', '.join(NOTEBOOKS)}")
+    return found[0]
+
+
 def _count(text: str) -> int:
     number = int(text)
     if number < 1:
@@ -141,7 +153,11 @@ def main(arguments: list[str] | None = None) -> int:
 def _runs(given: argparse.Namespace) -> list[Params]:
     if given.jobs < 1:
         raise UserError(f"--jobs {given.jobs}: give at least 1")
-    return compose.expand(*compose.compose(given.files, given.set), many=given.yes)
+    runs = compose.expand(*compose.compose(given.files, given.set), many=given.yes)
+    for run in runs:
+        if run.resume_prompt and not project_path(run.resume_prompt).is_file():
+            raise UserError(f"resume_prompt: {run.resume_prompt} is not there")
+    return runs
 
 
 def _plan(given: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ import math
 from pathlib import Path
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from clipreid_lib.errors import UserError
 from clipreid_lib.params import Params, known_key, validated
@@ -27,7 +28,7 @@ def read_yaml(path: str | Path) -> dict:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{path}: is not YAML ({' '.join(str(error).split())})") from None
     if values is None:
         return {}
@@ -59,9 +60,11 @@ def compose(files: list[str | Path], overrides: list[str] = ()) -> tuple[dict, d
             raise UserError(f"--set {override}: write it as key=value")
         try:
             values[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            values[key] = text  # not YAML (a Windows path, say): take the characters as they stand
+        except (yaml.YAMLError, ValueError):
+            values[key] = text  # not YAML (a Windows path, a date that is none): take the characters as they stand
         source[key] = f"--set {override}"
+        if key == "exclude":
+            values[key] = _rules(values, source[key])
     return values, source
 
 
@@ -90,15 +93,18 @@ def expand(values: dict, source: str | dict[str, str] = "params", many: bool = F
     size = math.prod(map(len, axes.values()))
     if size > MANY and not many:
         raise UserError(f"the grid has {size:,} combinations; --yes says that more than {MANY} are meant")
-    for rule in rules:
-        for key in rule:
-            known_key(key, f"{where('exclude')}: exclude")
+    rules = [{key: _typed(key, value, where("exclude")) for key, value in rule.items()} for rule in rules]
     points = [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]
     left = [point for point in points if not any(_matches(point, rule) for rule in rules)]
     if not left:
         raise UserError(f"{where('exclude')}: exclude: leaves none of {size:,} combinations")
-    unique = {run.run_id: run for run in (validated(point, source) for point in left)}
-    return list(unique.values())
+    unique: dict[str, tuple[Params, dict]] = {}
+    for point in left:
+        run = validated(point, source)
+        _, first = unique.setdefault(run.run_id, (run, point))
+        if differ := [key for key in point if point[key] != first[key]]:
+            raise UserError(f"{where(differ[0])}: {differ[0]}: its values make no other run; give one of them")
+    return [run for run, _ in unique.values()]
 
 
 def _rules(layer: dict, path: str) -> list[dict]:
@@ -111,10 +117,21 @@ def _rules(layer: dict, path: str) -> list[dict]:
 def _matches(point: dict, rule: dict) -> bool:
     """Whether a combination is one that a rule leaves out; a key that no file sets has its default."""
     for key, value in rule.items():
-        mine = point.get(key, Params.model_fields[key].default)
-        if mine not in (value if isinstance(value, list) else [value]):
+        mine = _typed(key, point.get(key, Params.model_fields[key].default), "params")
+        if not set(mine) & set(value):
             return False
     return True
+
+
+def _typed(key: str, value, where: str) -> list:
+    """Return the values a rule names, or a combination has, as the schema's type: ``1e-4`` is a number."""
+    known_key(key, f"{where}: exclude")
+    values = value if isinstance(value, list) else [value]
+    try:
+        return [TypeAdapter(Params.model_fields[key].annotation).validate_python(each) for each in values]
+    except ValidationError as error:
+        said = error.errors()[0]
+        raise UserError(f"{where}: exclude: {key}: {said['msg'].lower()}, got {said['input']!r}") from None
 
 
 def from_namespace(namespace: dict) -> Params:

@@ -26,6 +26,7 @@ NOTEBOOKS = (
     *("01_data_exploration", "02_prompt_learning", "03_encoder_finetune"),
     *("04_evaluation", "05_retrieval_visualisation"),
 )
+SURVEY = NOTEBOOKS[:1]  # once per data set
 TRAIN_NOTHING = ("frozen", "tip_adapter")  # variants
 PROMPT_LEARN = "prompt_learn"  # stage 2a, notebook 02
 ENCODER_FINETUNE = "img_encoder_finetune"  # stages 1 and 2b, notebook 03

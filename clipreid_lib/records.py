@@ -28,6 +28,12 @@ PRODUCTS = {
     "05_retrieval_visualisation": ((), (), ("gallery.html",)),
 }
 
+# What a stage of training draws, for a run with the same key to copy along.
+FIGURES = {
+    "02_prompt_learning": ("prompt_curves.png", "anchor_similarity.png", "anchors.png"),
+    "03_encoder_finetune": ("encoder_curves.png", "neighbours_before.png", "neighbours_after.png"),
+}
+
 
 def inside(params: Params, folder: Path, place: str) -> Path:
     """Return a folder of params (``output_dir``, ``save_dir``): inside the run's, unless it is absolute."""
@@ -51,18 +57,22 @@ def source(notebook: str) -> str:
 
 
 def finish(params: Params, folder: Path, notebook: str, facts: dict) -> None:
-    """Write the record of a finished stage: the last thing that happens in it."""
+    """Write the record of a finished stage: the last thing that happens in it.
+
+    Args:
+        params: of the run.
+        folder: the run's.
+        notebook: the stage.
+        facts: what else to keep; ``code`` where the stage was done by another run's notebook.
+    """
     sizes = {os.path.relpath(path, folder): path.stat().st_size for path in products(params, folder, notebook)}
     finished = datetime.now(UTC).isoformat(timespec="seconds")
-    began = (_json(folder / "running.json") or {}).get("began")
-    took = {} if began is None else {"took": round(max(0.0, time.time() - began), 1)}  # seconds
-    record = {
-        "finished": finished,
-        **took,
-        "key": stage_key(params, notebook),
-        "code": source(notebook),
-        "files": sizes,
-    }
+    begun = _json(folder / "running.json") or {}
+    if begun.get("notebook") != notebook or abs(_age(folder / "running.json")) > SILENT:
+        begun = {}  # of another stage, or of a run killed long ago
+    took = {"took": round(max(0.0, time.time() - begun["began"]), 1)} if begun else {}  # seconds
+    made_by = {"code": facts.get("code") or begun.get("code") or source(notebook)}
+    record = {"finished": finished, **took, "key": stage_key(params, notebook), **made_by, "files": sizes}
     write_json(_done(folder, notebook), facts | record)
 
 
@@ -79,6 +89,12 @@ def is_done(params: Params, folder: Path, notebook: str) -> bool:
     return all(_size(folder / name) == size for name, size in record.get("files", {}).items())
 
 
+def edited(params: Params, folder: Path) -> list[str]:
+    """Return the finished stages whose notebook was edited since."""
+    found = {name: read(folder, name) for name in params.notebooks if is_done(params, folder, name)}
+    return [name for name, record in found.items() if record.get("code") != source(name)]
+
+
 def forget(folder: Path, notebook: str) -> None:
     """Delete a stage's record, so that it is done again."""
     _done(folder, notebook).unlink(missing_ok=True)
@@ -88,7 +104,7 @@ def begin(folder: Path, notebook: str) -> None:
     """Say that a stage is at work; :func:`beat` goes on saying so."""
     for name in ("failed.json", "running.json"):
         (folder / name).unlink(missing_ok=True)
-    write_json(folder / "running.json", {"notebook": notebook, "began": time.time()})
+    write_json(folder / "running.json", {"notebook": notebook, "began": time.time(), "code": source(notebook)})
 
 
 def beat(folder: Path) -> None:
@@ -98,7 +114,8 @@ def beat(folder: Path) -> None:
 
 def end(folder: Path, notebook: str, failure: str | None) -> None:
     """Say that a stage has ended, and how where it failed."""
-    (folder / "running.json").unlink(missing_ok=True)  # first: on a full disk this may make room for what follows
+    for name in ("running.json", "failed.json"):  # first: on a full disk this may make room for what follows
+        (folder / name).unlink(missing_ok=True)
     if failure is not None:
         write_json(folder / "failed.json", {"notebook": notebook, "message": failure})
 
@@ -113,6 +130,11 @@ def state(params: Params, folder: Path) -> tuple[str, str, str]:
     todo = [name for name in params.notebooks if not is_done(params, folder, name)]
     if not todo:
         return "done", "", ""
+    return at_work(folder) or (("started" if len(todo) < len(params.notebooks) else "waiting"), todo[0], "")
+
+
+def at_work(folder: Path) -> tuple[str, str, str] | None:
+    """Say what is at work in a folder, or was last: ``running``, ``killed`` or ``failed``, as :func:`state`."""
     running, failed = _json(folder / "running.json"), _json(folder / "failed.json")
     if running is not None:
         quiet = _age(folder / "running.json")
@@ -123,7 +145,7 @@ def state(params: Params, folder: Path) -> tuple[str, str, str]:
         return "killed", running["notebook"], f"no sign of life {silence}"
     if failed is not None:
         return "failed", failed["notebook"], failed["message"]
-    return ("started" if len(todo) < len(params.notebooks) else "waiting"), todo[0], ""
+    return None
 
 
 def _age(path: Path) -> float:

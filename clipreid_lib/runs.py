@@ -65,9 +65,11 @@ class Run:
     @classmethod
     def _open(cls, params: Params, place: str, fixed: bool = True) -> "Run":
         run = cls(params, project_path(params.outputs_root) / place, fixed)
-        if not os.path.exists(run.folder / "params.yaml"):
+        kept = run.folder / "params.yaml"
+        if not os.path.exists(kept):
             write_json(run.folder / "provenance.json", provenance())
-            write_yaml(run.folder / "params.yaml", params.model_dump())
+        if not os.path.exists(kept) or read_yaml(kept) != params.model_dump():  # top_k, say, which is not in the id
+            write_yaml(kept, params.model_dump())
         return run
 
     @classmethod

@@ -11,10 +11,12 @@ from small_runs import TINY
 
 from clipreid_lib import compose, params, records
 from clipreid_lib.__main__ import main
-from clipreid_lib.batch import clean, local, plan, status
+from clipreid_lib.batch import chain, clean, local, plan, status
 from clipreid_lib.errors import UserError
 from clipreid_lib.files import write_json, write_yaml
 from clipreid_lib.params import project_path
+from clipreid_lib.runs import Run
+from clipreid_lib.stage_keys import stage_key
 
 GRID = "aspect: [dorsal_r, palmar_r]\nvariant: [frozen, clipid]\nseed: [0, 1]\n"
 
@@ -145,22 +147,100 @@ def test_a_batch_with_nothing_to_do_loads_no_torch():
     assert subprocess.run([sys.executable, "-c", code], env=os.environ).returncode == 0
 
 
-def test_clean_deletes_what_can_be_made_again_and_only_when_told(grid, capsys):
-    _, (done, begun, working, *_) = grid
+def test_clean_deletes_what_can_be_made_again_and_only_when_told(grid, capsys, tmp_path):
+    _, (done, failing, killed, *_) = grid
     outputs = project_path(done.outputs_root)
     finished(done, *done.notebooks)
-    records.begin(folder_of(working), "02_prompt_learning")
-    for name in ("features/x.safetensors", f"runs/{done.run_id}/saved_models/encoder.resume.pt"):
+    records.end(folder_of(failing), "03_encoder_finetune", "the loss is nan")
+    records.begin(folder_of(killed), "03_encoder_finetune")
+    for name in ("features/x.safetensors", f"runs/{killed.run_id}/saved_models/encoder.resume.pt"):
         (outputs / name).parent.mkdir(parents=True, exist_ok=True)
         (outputs / name).write_text("x" * 1000)
-    kept = sorted(path for path in folder_of(done).rglob("*") if path.is_file() and "resume" not in path.name)
+    cut = folder_of(done) / "saved_models" / ".encoder.safetensors.abcd1234.safetensors"  # as a killed writer leaves it
+    cut.parent.mkdir(exist_ok=True)
+    cut.write_text("half")
+    (outputs / ".hidden.yaml").write_text("not ours")
+    with pytest.raises(UserError, match=f"{killed.run_id} is at work; clean when nothing is"):
+        clean.clean(outputs, really=True)
+    old = time.time() - 600
+    os.utime(folder_of(killed) / "running.json", (old, old))
+    gone = {outputs / "features" / "x.safetensors", folder_of(killed) / "saved_models" / "encoder.resume.pt", cut}
+    before = {path for path in outputs.rglob("*") if path.is_file()}
     clean.clean(outputs, really=False)
-    assert "could go; --yes deletes it" in capsys.readouterr().out and (outputs / "features").exists()
+    assert "could go; --yes deletes it" in capsys.readouterr().out
+    assert {path for path in outputs.rglob("*") if path.is_file()} == before
     clean.clean(outputs, really=True)
-    assert not (outputs / "features").exists() and not folder_of(begun).exists() and folder_of(working).exists()
-    assert sorted(path for path in folder_of(done).rglob("*") if path.is_file()) == kept
-    clean.clean(outputs, really=True)
-    assert "0.0 MB in all" in capsys.readouterr().out
+    assert {path for path in outputs.rglob("*") if path.is_file()} == before - gone
+    with pytest.raises(UserError, match="holds no run"):
+        clean.clean(tmp_path, really=True)
+
+
+def test_a_param_outside_the_id_is_kept_with_the_run_it_changed(tmp_path):
+    values = {**TINY, "variant": "frozen", "outputs_root": str(tmp_path)}
+    first = Run.open(params.validated(values))
+    second = Run.open(params.validated(values | {"top_k": 3}))
+    assert first.folder == second.folder and Run.at(first.folder).params.top_k == 3
+    assert second.params.top_k == 3 and stage_key(first.params, "04_evaluation") == stage_key(
+        second.params, "04_evaluation"
+    )
+
+
+def test_notebook_01_speaks_for_the_runs_that_wait_for_it(grid, capsys):
+    _, runs = grid
+    outputs = project_path(runs[0].outputs_root)
+    survey = outputs / "data" / runs[0].data_id
+    records.begin(survey, "01_data_exploration")
+    records.end(survey, "01_data_exploration", "no such folder")
+    found = {name: (state, notebook) for name, state, notebook, _ in status.states(outputs)}
+    assert found[runs[0].run_id] == ("failed", "01_data_exploration") and found[runs[3].run_id][0] == "waiting"
+
+
+def test_an_unforeseen_exception_costs_one_run_alone(tmp_path, monkeypatch, capsys):
+    runs = [params.validated({**TINY, "variant": "frozen", "seed": s, "outputs_root": str(tmp_path)}) for s in (0, 1)]
+
+    def execute(self, name, lock):
+        if name.startswith("01"):
+            return records.finish(self.run.params, self.run.folder, name, {})
+        raise ValueError("odd\nthings")
+
+    monkeypatch.setattr(chain.Chain, "_execute", execute)
+    failed = local.Local(runs).do()
+    assert {failure.message for failure in failed.values()} == {"ValueError: odd things"} and len(failed) == 2
+    assert [state for _, state, *_ in status.states(tmp_path)] == ["failed", "failed"]
+
+
+def test_a_copied_stage_says_whose_notebook_made_it(grid):
+    _, runs = grid
+    run, folder = runs[1].resolved(), folder_of(runs[1])
+    finished(run, "02_prompt_learning")
+    record = records.read(folder, "02_prompt_learning")
+    assert records.edited(run, folder) == []
+    write_json(folder / "done" / "02_prompt_learning.json", record | {"code": "older"})
+    assert records.edited(run, folder) == ["02_prompt_learning"]
+    assert plan.changed(runs) == [
+        f"{run.run_id}: 02_prompt_learning was edited since it was done; --force 02_prompt_learning does it again"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["exclude=5"], "--set exclude=5: exclude: write a list of combinations"),
+        (["exclude=[{variant: frozne}]"], "exclude: variant: input should be 'frozen'"),
+        (["top_k=[4,8]"], "--set top_k=[4,8]: top_k: its values make no other run; give one of them"),
+        (["variant=clipid", "mode=img_encoder_finetune", "resume_prompt=none.safetensors"], "none.safetensors is not"),
+    ],
+)
+def test_mistakes_in_a_grid_cost_one_line(capsys, given, message):
+    base = str(params.ROOT / "params" / "base.yaml")
+    assert main(["plan", base, *(part for each in given for part in ("--set", each))]) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1
+
+
+def test_exclude_reads_numbers_as_params_do():
+    values = {"encoder_lr": ["1e-4", 2e-4], "exclude": [{"encoder_lr": 1e-4}]}
+    assert [run.encoder_lr for run in compose.expand(values)] == [2e-4]
 
 
 def test_each_job_has_an_accelerator_and_its_share_of_the_cores(monkeypatch):
@@ -169,6 +249,7 @@ def test_each_job_has_an_accelerator_and_its_share_of_the_cores(monkeypatch):
     slots = local.Local([], jobs=3)._slots()
     given = [slots.get() for _ in range(3)]
     assert [slot["CUDA_VISIBLE_DEVICES"] for slot in given] == ["2", "5", "2"]
-    assert {slot["OMP_NUM_THREADS"] for slot in given} == {str(max(1, os.cpu_count() // 3))}
+    assert {slot["OMP_NUM_THREADS"] for slot in given} == {str(max(1, len(os.sched_getaffinity(0)) // 3))}
+    assert "CUDA_VISIBLE_DEVICES" not in local.Local([], jobs=1)._slots().get()  # a single job sees them all
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert local.accelerators() == []

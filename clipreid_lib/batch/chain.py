@@ -25,12 +25,6 @@ from clipreid_lib.params import ROOT, project_path
 from clipreid_lib.runs import Run
 from clipreid_lib.stage_keys import stage_key
 
-# What a stage that only training made leaves for a run with the same key to copy, beside its products.
-FIGURES = {
-    "02_prompt_learning": ("prompt_curves.png", "anchor_similarity.png", "anchors.png"),
-    "03_encoder_finetune": ("encoder_curves.png", "neighbours_before.png", "neighbours_after.png"),
-}
-
 
 class Stopped(Exception):
     """The runner was told to end."""
@@ -65,6 +59,7 @@ class Chain:
     environment: dict[str, str] = field(default_factory=dict)
     force: frozenset[str] = frozenset()
     stopped: threading.Event = field(default_factory=threading.Event)
+    worked: bool = False  # whether a notebook was executed
     _child: subprocess.Popen | None = None
 
     def do(self) -> Failure | None:
@@ -82,10 +77,14 @@ class Chain:
                 worked |= self._stage(name, self.names[place:])
             except UserError as error:  # data that is missing or has changed is told before a kernel starts
                 return self._failed(name, str(error))
+            except (Stopped, BrokenPipeError):  # told to end, or nobody reads what is said: no fault of the run's
+                raise
             except OSError as error:  # a full disk or a folder that vanished must not take the other runs along
                 return self._failed(name, f"{error.filename or self.run.folder}: {error.strerror}")
             except _Failed as error:
                 return self._failed(name, str(error))
+            except Exception as error:  # whatever it is, it must not take the other runs along
+                return self._failed(name, f"{type(error).__name__}: {' '.join(str(error).split())}")
         if not worked:
             self.say("nothing to do, it is done")
         return None
@@ -116,7 +115,7 @@ class Chain:
             if name not in self.force and (twin := self._twin(name)) is not None and self._copy(name, twin):
                 self.say(f"{name} is {twin.name}'s, which has the same params up to there")
                 return True
-            began = time.perf_counter()
+            began, self.worked = time.perf_counter(), True
             self.say(f"{name} starts")
             problem = self._execute(name, lock)
             if self.stopped.is_set():
@@ -134,8 +133,6 @@ class Chain:
         """Whether a stage is finished and not to be forced."""
         if name in self.force or not records.is_done(self.run.params, self.run.folder, name):
             return False
-        if (records.read(self.run.folder, name) or {}).get("code") != records.source(name):
-            self.say(f"{name} was edited since it was done here; --force {name} does it again")
         return True
 
     @contextlib.contextmanager
@@ -165,7 +162,7 @@ class Chain:
 
     def _twin(self, name: str) -> Path | None:
         """Return the folder of another run whose outcome of this stage is finished and must be the same."""
-        if name not in FIGURES:
+        if name not in records.FIGURES:
             return None
         run, key = self.run, stage_key(self.run.params, name)
         mine = (run.folder / "manifest.csv").read_bytes()
@@ -186,13 +183,14 @@ class Chain:
         if record is None:  # an earlier stage of the twin is being done again
             return False
         pairs = list(zip(*(records.products(each.params, each.folder, name) for each in (other, run)), strict=True))
-        pairs += [(other.figure(figure), run.figure(figure)) for figure in FIGURES[name]]
+        pairs += [(other.figure(figure), run.figure(figure)) for figure in records.FIGURES[name]]
         pairs.append((twin / "notebooks" / f"{name}.ipynb", run.folder / "notebooks" / f"{name}.ipynb"))
         for theirs, ours in pairs:
             if theirs.is_file():
                 with replacing(ours) as temporary:
                     shutil.copyfile(theirs, temporary)
-        kept = {"finished", "key", "code", "files", "took", "shared"}
+        records.end(run.folder, name, None)  # of a kill or a failure before
+        kept = {"finished", "key", "files", "took", "shared"}
         facts = {fact: value for fact, value in record.items() if fact not in kept}
         records.finish(run.params, run.folder, name, facts | {"shared": twin.name})
         return True

@@ -69,7 +69,7 @@ def main(arguments: list[str]) -> int:
         )
     except PapermillExecutionError as error:
         problem = error.evalue if error.ename in OURS else f"{error.ename}: {error.evalue}"
-        print(f"failed: {problem} (cell {error.cell_index + 1} of {output})", flush=True)
+        print(f"failed: {' '.join(problem.split())} (cell {error.cell_index + 1} of {output})", flush=True)
         return 1
     except DeadKernelError:
         print("failed: the kernel died; was it killed, or was memory short?", flush=True)

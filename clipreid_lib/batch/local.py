@@ -10,13 +10,12 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from clipreid_lib.batch import plan
 from clipreid_lib.batch.chain import Chain, Failure, Stopped
 from clipreid_lib.batch.progress import Progress
 from clipreid_lib.errors import UserError
-from clipreid_lib.params import Params
+from clipreid_lib.params import SURVEY, Params
 from clipreid_lib.runs import Run
-
-SURVEY = ("01_data_exploration",)
 
 
 @dataclass
@@ -51,6 +50,8 @@ class Local:
         surveys = {params.data_id: Run.open_data(params) for params in self.runs}
         slots = self._slots()
         failed: dict[str, Failure] = {}
+        for line in plan.changed(self.runs):
+            print(line, flush=True)
         with Progress([run.folder.name for run in opened]) as progress, ThreadPoolExecutor(self.jobs) as pool:
 
             def do(run: Run, names: tuple[str, ...]) -> Failure | None:
@@ -84,9 +85,10 @@ class Local:
         name = run.folder.name
 
         def say(text: str) -> None:
-            self.worked |= text.endswith(" starts")
             progress.say(name, text)
 
+        if ":" in run.params.device:  # a run that names its accelerator sees them all
+            slot = {key: value for key, value in slot.items() if key != "CUDA_VISIBLE_DEVICES"}
         chain = Chain(run, names, say, lambda text: progress.tick(name, text), slot, self.force, self._stopped)
         self._chains.add(chain)
         try:
@@ -94,6 +96,7 @@ class Local:
         except Stopped:
             return Failure(names[0], "stopped")
         finally:
+            self.worked |= chain.worked
             self._chains.discard(chain)
         if failure:
             progress.say(name, f"{failure.notebook} FAILED: {failure.message}")
@@ -107,12 +110,13 @@ class Local:
 
     def _slots(self) -> queue.SimpleQueue:
         """Return one set of environment variables per job: its share of the cores, and an accelerator of its own."""
-        threads = max(1, (os.cpu_count() or 1) // self.jobs)
+        mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = max(1, mine // self.jobs)
         there = accelerators()
         slots: queue.SimpleQueue = queue.SimpleQueue()
         for job in range(self.jobs):
             slot = {"OMP_NUM_THREADS": str(threads)}  # jobs side by side must not fight for the same cores
-            if len(there) > 1:
+            if len(there) > 1 and self.jobs > 1:
                 slot["CUDA_VISIBLE_DEVICES"] = there[job % len(there)]
             slots.put(slot)
         return slots

@@ -10,7 +10,7 @@ from clipreid_lib.errors import UserError
 from clipreid_lib.params import NOTEBOOKS, Params, project_path, validated
 from clipreid_lib.stage_keys import stage_key
 
-SHARED = ("02_prompt_learning", "03_encoder_finetune")  # stages whose outcome another run can copy
+SHARED = tuple(records.FIGURES)  # stages whose outcome another run can copy
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ def tell(runs: list[Params], jobs: int) -> None:
         said = ", ".join(name.split("_")[0] for name in row.todo) or "done"
         taken = "".join(f"; {name.split('_')[0]} from {maker}" for name, maker in row.shared.items())
         print(f"{row.run_id:<{wide}}  {said}{taken}")
+    for line in changed(runs):
+        print(line)
     everything = [seconds for row in rows for seconds in row.seconds]
     known = [seconds for seconds in everything if seconds is not None]
     done = sum(not row.todo and not row.shared for row in rows)
@@ -69,6 +71,16 @@ def tell(runs: list[Params], jobs: int) -> None:
     elif everything:
         print("; nothing like them was measured yet, so the time is unknown", end="")
     print()
+
+
+def changed(runs: list[Params]) -> list[str]:
+    """Say which finished stages have a notebook that was edited since."""
+    folders = [project_path(run.outputs_root) / "runs" / run.run_id for run in runs]
+    return [
+        f"{run.run_id}: {name} was edited since it was done; --force {name} does it again"
+        for run, folder in zip(runs, folders, strict=True)
+        for name in records.edited(run.resolved(), folder)
+    ]
 
 
 def _made(outputs: set[Path]) -> dict[str, str]:

@@ -24,12 +24,11 @@ from typing import TYPE_CHECKING
 from clipreid_lib import records
 from clipreid_lib.errors import UserError
 from clipreid_lib.files import locked, write_json
-from clipreid_lib.params import NOTEBOOKS, Params, project_path
+from clipreid_lib.params import SURVEY, Params, project_path
 
 if TYPE_CHECKING:
     from clipreid_lib.runs import Run
 
-SURVEY = NOTEBOOKS[:1]
 TIME_OUTS = 20  # of one job; an epoch that takes longer than the time limit must not come back for ever
 WARNING = 90  # seconds before the end of its time at which a job is told, to go back into the queue
 ENDED = {
@@ -256,7 +255,7 @@ def _squeue(jobs: list[str]) -> dict[str, str]:
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     if done.returncode and "Invalid job id" not in done.stderr:  # which it says of one that is long over
         done.check_returncode()
-    rows = (line.split("|", 2) for line in done.stdout.splitlines())
+    rows = (line.split("|", 2) for line in done.stdout.splitlines() if line.count("|") >= 2)
     return {job: state if reason == "None" else f"{state} ({reason})" for job, state, reason in rows}
 
 

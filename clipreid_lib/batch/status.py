@@ -27,6 +27,9 @@ def states(outputs: Path) -> list[tuple[str, str, str, str]]:
         try:
             params = validated(read_yaml(folder / "params.yaml"), str(folder / "params.yaml"))
             state, notebook, more = records.state(params, folder)
+            if state == "waiting":  # perhaps for notebook 01, which it shares
+                shared = records.at_work(outputs / "data" / params.data_id)
+                state, notebook, more = shared or (state, notebook, more)
         except UserError as error:
             state, notebook, more = "unreadable", "", str(error)
         if queued.get(folder.name):
