@@ -182,8 +182,9 @@ def _run(given: argparse.Namespace) -> int:
     from clipreid_lib.batch.local import Local
 
     for ending in ("SIGTERM", "SIGHUP"):  # a scheduler's or a closed terminal's: end as Ctrl-C does
-        if hasattr(signal, ending):
-            signal.signal(getattr(signal, ending), signal.default_int_handler)
+        number = getattr(signal, ending, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it ignored
+            signal.signal(number, signal.default_int_handler)
 
     began = time.perf_counter()
     batch = Local(runs, given.jobs, frozenset(given.force))

@@ -79,7 +79,14 @@ class Place:
         with open(self.folder / f"{name}.out", "w") as out, open(self.folder / f"{name}.err", "w") as err:
             command = [sys.executable, "-m", "clipreid_lib", "run", "mine.yaml"]
             return subprocess.Popen(
-                command, cwd=self.folder, stdout=out, stderr=err, stdin=subprocess.DEVNULL, start_new_session=True
+                command,
+                cwd=self.folder,
+                stdout=out,
+                stderr=err,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                # a test run that was itself put into the background ignores Ctrl-C, and its children would too
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
     def end(self, runner: subprocess.Popen, name: str = "said") -> tuple[int, str, str]:
