@@ -32,7 +32,9 @@ from clipreid_lib.image_store import STORE
 from clipreid_lib.images import Photographs
 from clipreid_lib.manifest import Manifest
 from clipreid_lib.params import ROOT, Params, project_path, validated
+from clipreid_lib.stage_keys import SHOWN_BY
 
+SHOWN = sorted(set().union(*SHOWN_BY.values()))  # keys that a finished run may be looked at again with
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pandas", "pillow", "papermill")
 
 
@@ -68,7 +70,8 @@ class Run:
         kept = run.folder / "params.yaml"
         if not os.path.exists(kept):
             write_json(run.folder / "provenance.json", provenance())
-        if not os.path.exists(kept) or read_yaml(kept) != params.model_dump():  # top_k, say, which is not in the id
+            write_yaml(kept, params.model_dump())
+        elif any(read_yaml(kept).get(key) != getattr(params, key) for key in SHOWN):  # what the id does not hold
             write_yaml(kept, params.model_dump())
         return run
 
