@@ -52,6 +52,16 @@ def largest_change(before: Ranking, after: Ranking, n: int, falling: bool = Fals
     return order[moved][:n]
 
 
+def moved(before: Ranking, after: Ranking, n: int) -> np.ndarray:
+    """Return the n queries that rose most, then the n that fell most; the n hardest where nothing moved.
+
+    Raises:
+        UserError: as :func:`largest_change`.
+    """
+    both = np.concatenate([largest_change(before, after, n, falling) for falling in (False, True)])
+    return both if len(both) else after.hardest(n)
+
+
 def of_group(ranking: Ranking, column: str, value) -> np.ndarray:
     """Return the queries of one group, the worst first.
 

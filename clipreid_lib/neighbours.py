@@ -95,8 +95,7 @@ def most_changed(before: Ranking | None, after: Ranking | None, number: int = 3)
     """Return the positions of the queries whose average precision rose most, then of those whose fell most."""
     if before is None or after is None:
         return []
-    moved = [choices.largest_change(before, after, number, falling) for falling in (False, True)]
-    return np.concatenate(moved).tolist() or after.hardest(number).tolist()
+    return choices.moved(before, after, number).tolist()
 
 
 @torch.no_grad()

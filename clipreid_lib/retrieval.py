@@ -56,8 +56,7 @@ def moved_most(named: dict[str, Ranking], root: str | Path, top: int = 8) -> Ima
         top: gallery images per row.
     """
     first, *_, last = [*named.values(), *named.values()]
-    rose, fell = choices.largest_change(first, last, 1), choices.largest_change(first, last, 1, falling=True)
-    picked = [*rose, *fell] or [*last.hardest(1)]
+    picked = choices.moved(first, last, 1)
     return gallery.stacked([gallery.before_and_after(named, root, int(query), top=top) for query in picked])
 
 

@@ -190,8 +190,7 @@ class Chain:
                 with replacing(ours) as temporary:
                     shutil.copyfile(theirs, temporary)
         records.end(run.folder, name, None)  # of a kill or a failure before
-        kept = {"finished", "key", "files", "took", "shared"}
-        facts = {fact: value for fact, value in record.items() if fact not in kept}
+        facts = {fact: value for fact, value in record.items() if fact != "took"}  # nothing was executed here
         records.finish(run.params, run.folder, name, facts | {"shared": twin.name})
         return True
 

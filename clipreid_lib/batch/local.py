@@ -9,6 +9,7 @@ import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 from clipreid_lib.batch import plan
 from clipreid_lib.batch.chain import Chain, Failure, Stopped
@@ -83,13 +84,10 @@ class Local:
 
     def _chain(self, run: Run, names: tuple[str, ...], progress: Progress, slot: dict[str, str]) -> Failure | None:
         name = run.folder.name
-
-        def say(text: str) -> None:
-            progress.say(name, text)
-
+        say, tick = partial(progress.say, name), partial(progress.tick, name)
         if ":" in run.params.device:  # a run that names its accelerator sees them all
             slot = {key: value for key, value in slot.items() if key != "CUDA_VISIBLE_DEVICES"}
-        chain = Chain(run, names, say, lambda text: progress.tick(name, text), slot, self.force, self._stopped)
+        chain = Chain(run, names, say, tick, slot, self.force, self._stopped)
         self._chains.add(chain)
         try:
             failure = chain.do()
@@ -99,7 +97,7 @@ class Local:
             self.worked |= chain.worked
             self._chains.discard(chain)
         if failure:
-            progress.say(name, f"{failure.notebook} FAILED: {failure.message}")
+            say(f"{failure.notebook} FAILED: {failure.message}")
         return failure
 
     def _draw_demo(self, surveys) -> None:

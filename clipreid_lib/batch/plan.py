@@ -35,9 +35,8 @@ def planned(runs: list[Params]) -> list[Planned]:
     outputs = {project_path(run.outputs_root) for run in runs}
     times, makers = _measured(outputs), _made(outputs)
     rows = []
-    folders = [project_path(run.outputs_root) / "runs" / run.run_id for run in runs]
-    for run, folder in zip(runs, folders, strict=True):
-        done = [records.is_done(run.resolved(), folder, name) for name in run.notebooks]
+    for run in runs:
+        done = [records.is_done(run.resolved(), _folder(run), name) for name in run.notebooks]
         left = run.notebooks[done.index(False) :] if False in done else ()
         shared = {}
         for name in left:
@@ -75,12 +74,15 @@ def tell(runs: list[Params], jobs: int) -> None:
 
 def changed(runs: list[Params]) -> list[str]:
     """Say which finished stages have a notebook that was edited since."""
-    folders = [project_path(run.outputs_root) / "runs" / run.run_id for run in runs]
     return [
         f"{run.run_id}: {name} was edited since it was done; --force {name} does it again"
-        for run, folder in zip(runs, folders, strict=True)
-        for name in records.edited(run.resolved(), folder)
+        for run in runs
+        for name in records.edited(run.resolved(), _folder(run))
     ]
+
+
+def _folder(run: Params) -> Path:
+    return project_path(run.outputs_root) / "runs" / run.run_id
 
 
 def _made(outputs: set[Path]) -> dict[str, str]:

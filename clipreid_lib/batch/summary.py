@@ -19,13 +19,12 @@ def tell(params: list[Params], failed: dict[str, Failure], worked: bool, seconds
         seconds: it took.
     """
     runs = [Run.open(each) for each in params]
-    evaluated = [run for run in runs if leaderboard.read_metrics(run.folder)]
-    table, note = leaderboard.table([run.folder for run in evaluated])
+    evaluated = {run.folder: metrics for run in runs if (metrics := leaderboard.read_metrics(run.folder))}
+    table, note = leaderboard.table(list(evaluated))
     print(f"\n{len(runs)} run{'s' * (len(runs) != 1)} in {seconds:.0f} s")
     if len(table):
         print(f"\n{table.to_string()}\n\n{note}")
-    found = [leaderboard.read_metrics(run.folder) for run in evaluated]
-    if len(beside := published.beside(leaderboard.rows(*found))):
+    if len(beside := published.beside(leaderboard.rows(*evaluated.values()))):
         print(f"\nBeside published results:\n\n{beside.drop(columns=['source', 'note']).to_string()}")
     for outputs in {project_path(run.params.outputs_root) for run in runs}:
         try:
@@ -36,7 +35,7 @@ def tell(params: list[Params], failed: dict[str, Failure], worked: bool, seconds
     pages = [path for run in runs if (path := run.folder / "gallery.html").exists()]
     _list("ranked galleries, to open in a browser:", [page.as_uri() for page in pages])
     if worked and evaluated:
-        _report([str(run.folder) for run in evaluated])
+        _report(list(map(str, evaluated)))
     _list("failed:", [f"{name}, {failure.notebook}: {failure.message}" for name, failure in failed.items()])
 
 
