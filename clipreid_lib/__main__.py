@@ -7,6 +7,7 @@ import sys
 import time
 
 from clipreid_lib import compose
+from clipreid_lib.batch import preflight
 from clipreid_lib.errors import UserError
 from clipreid_lib.params import ASPECTS, BURST_GAP, NOTEBOOKS, Params, project_path
 
@@ -28,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
             "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key; [a,b] makes a list"
         )
         verb.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (default 1)")
-        verb.add_argument("--yes", action="store_true", help="a grid of more than 100 runs is meant")
+        verb.add_argument("--yes", action="store_true", help="a grid of more than 100 combinations is meant")
     run.add_argument(
         "--force",
         action="append",
@@ -154,9 +155,7 @@ def _runs(given: argparse.Namespace) -> list[Params]:
     if given.jobs < 1:
         raise UserError(f"--jobs {given.jobs}: give at least 1")
     runs = compose.expand(*compose.compose(given.files, given.set), many=given.yes)
-    for run in runs:
-        if run.resume_prompt and not project_path(run.resume_prompt).is_file():
-            raise UserError(f"resume_prompt: {run.resume_prompt} is not there")
+    preflight.check(runs)
     return runs
 
 
@@ -178,6 +177,7 @@ def _run(given: argparse.Namespace) -> int:
         return 0
     if asked:
         raise UserError(f"--{next(iter(asked)).replace('_', '-')}: goes with --backend slurm")
+    preflight.check_here(runs)
     from clipreid_lib.batch import summary  # here, so that a typing mistake is told at once
     from clipreid_lib.batch.local import Local
 

@@ -197,6 +197,16 @@ class Params(BaseModel):
         return f"{mine.experiment}-{mine.aspect}-{mine.variant}-s{mine.seed}-{hashed}"
 
     @property
+    def folder(self) -> Path:
+        """Where the run's folder is, or will be."""
+        return project_path(self.outputs_root) / "runs" / self.run_id
+
+    @property
+    def survey_folder(self) -> Path:
+        """Where the folder is, or will be, that notebook 01 shares between all runs on the same data and protocol."""
+        return project_path(self.outputs_root) / "data" / self.data_id
+
+    @property
     def parents(self) -> dict[str, str]:
         """Hashes of the weights and prompts that a run starts from; the name itself where it is no local file."""
         paths = {"weights": self.weights or self.pretrained, "prompts": self.resume_prompt}

@@ -66,7 +66,7 @@ def finish(params: Params, folder: Path, notebook: str, facts: dict) -> None:
         facts: what else to keep; ``code`` where the stage was done by another run's notebook.
     """
     sizes = {os.path.relpath(path, folder): path.stat().st_size for path in products(params, folder, notebook)}
-    finished = datetime.now(UTC).isoformat(timespec="seconds")
+    finished = datetime.now(UTC).isoformat(timespec="milliseconds")
     begun = _json(folder / "running.json") or {}
     if begun.get("notebook") != notebook or abs(_age(folder / "running.json")) > SILENT:
         begun = {}  # of another stage, or of a run killed long ago
@@ -96,8 +96,10 @@ def edited(params: Params, folder: Path) -> list[str]:
 
 
 def forget(folder: Path, notebook: str) -> None:
-    """Delete a stage's record, so that it is done again."""
+    """Delete a stage's record, so that it is done again; with the evaluation's, the scores that are then no run's."""
     _done(folder, notebook).unlink(missing_ok=True)
+    if notebook == "04_evaluation":
+        (folder / "metrics.json").unlink(missing_ok=True)
 
 
 def begin(folder: Path, notebook: str) -> None:

@@ -53,7 +53,7 @@ class Run:
         Raises:
             UserError: the outputs folder cannot be written.
         """
-        return cls._open(params.resolved(), f"runs/{params.run_id}")
+        return cls._open(params.resolved(), params.folder)
 
     @classmethod
     def open_data(cls, params: Params) -> "Run":
@@ -62,11 +62,11 @@ class Run:
         Raises:
             UserError: the outputs folder cannot be written.
         """
-        return cls._open(params.data_only().resolved(), f"data/{params.data_id}", fixed=False)
+        return cls._open(params.data_only().resolved(), params.survey_folder, fixed=False)
 
     @classmethod
-    def _open(cls, params: Params, place: str, fixed: bool = True) -> "Run":
-        run = cls(params, project_path(params.outputs_root) / place, fixed)
+    def _open(cls, params: Params, folder: Path, fixed: bool = True) -> "Run":
+        run = cls(params, folder, fixed)
         kept = run.folder / "params.yaml"
         if not os.path.exists(kept):
             write_json(run.folder / "provenance.json", provenance())
@@ -208,6 +208,11 @@ class Run:
     def is_done(self, notebook: str) -> bool:
         """Whether that notebook finished its work for this run."""
         return records.is_done(self.params, self.folder, notebook)
+
+    @property
+    def done(self) -> bool:
+        """Whether every notebook finished its work for this run."""
+        return all(map(self.is_done, self.params.notebooks))
 
     def finish(self, notebook: str, **facts) -> None:
         """Record that a notebook has finished; the last thing it does. Resume states are not needed after that."""

@@ -2,7 +2,9 @@
 
 A run's folder is named by all the keys that change its numbers. A single stage depends on fewer: two runs that differ
 in how the encoder is fine-tuned learn the same prompts, and one more image per row of a gallery changes notebook 05
-alone. Each key holds those of the stages before it, and the hashes of weights and prompts read from files.
+alone. Each key holds those of the stages before it, and the hashes of weights and prompts read from files. One thing
+is in no key: notebook 05 also draws a classifier run that lies beside its own, so its pictures depend on whether one
+does.
 """
 
 from clipreid_lib.params import DATA_KEYS, NOT_IN_ID, Params, digest

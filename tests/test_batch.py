@@ -95,7 +95,8 @@ def test_a_plan_counts_what_is_left_what_is_shared_and_how_long_it_takes(grid, c
     assert rows[-1].shared == {"02_prompt_learning": runs[1].run_id}
     plan.tell(runs, jobs=2)
     out = capsys.readouterr().out
-    assert "5 runs, 1 of them done; 12 notebooks to execute, about 5 min with --jobs 2" in out
+    assert "5 runs, 1 of them done; 14 notebooks to execute, about 5 min with --jobs 2" in out
+    assert out.startswith(f"{runs[0].data_id:<{max(len(run.run_id) for run in runs)}}  01\n")  # once per data set
 
 
 def test_two_runs_that_learn_the_same_prompts_share_them_in_the_plan(tmp_path):
@@ -246,10 +247,9 @@ def test_exclude_reads_numbers_as_params_do():
 def test_each_job_has_an_accelerator_and_its_share_of_the_cores(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     assert local.accelerators() == ["2", "5"]
-    slots = local.Local([], jobs=3)._slots()
-    given = [slots.get() for _ in range(3)]
+    given = local.Local([], jobs=3)._slots()
     assert [slot["CUDA_VISIBLE_DEVICES"] for slot in given] == ["2", "5", "2"]
     assert {slot["OMP_NUM_THREADS"] for slot in given} == {str(max(1, len(os.sched_getaffinity(0)) // 3))}
-    assert "CUDA_VISIBLE_DEVICES" not in local.Local([], jobs=1)._slots().get()  # a single job sees them all
+    assert "CUDA_VISIBLE_DEVICES" not in local.Local([], jobs=1)._slots()[0]  # a single job sees them all
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert local.accelerators() == []

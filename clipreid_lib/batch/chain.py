@@ -1,7 +1,7 @@
 """One run's notebooks in order, each in a child process. What is finished, here or in a twin, is not done again.
 
-Every stage is done under a lock named by its key, so that two runners at work on the same grid share it: the second
-waits, and then finds the stage done. The child inherits the lock, so it lasts until both are gone.
+Every stage is done under two locks, of the run and of the stage's key, so that two runners at work on the same grid
+share it: the second waits, and then finds the stage done. The child inherits them, so they last until both are gone.
 """
 
 import contextlib
@@ -16,18 +16,26 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from clipreid_lib import records
+from clipreid_lib.batch.execute import FAILED
 from clipreid_lib.errors import UserError
 from clipreid_lib.files import replacing
 from clipreid_lib.params import ROOT, project_path
 from clipreid_lib.runs import Run
 from clipreid_lib.stage_keys import stage_key
 
+PAUSE = 0.5  # seconds between two looks at a stage that is at work elsewhere
+
 
 class Stopped(Exception):
     """The runner was told to end."""
+
+
+class Busy(Exception):
+    """A stage is at work elsewhere, and the chain was not to wait for it."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,8 @@ class Chain:
         tick: told each epoch.
         environment: variables of the child processes beside this one's own: threads, accelerator.
         force: notebooks to do again though they are finished.
+        asked: when that was wanted, in seconds since 1970; what has finished since is not done yet again.
+        patient: whether to wait for a stage that is at work elsewhere.
         stopped: set by the runner when it is told to end.
     """
 
@@ -58,8 +68,12 @@ class Chain:
     tick: Callable[[str], None]
     environment: dict[str, str] = field(default_factory=dict)
     force: frozenset[str] = frozenset()
+    asked: float = field(default_factory=time.time)
+    patient: bool = True
     stopped: threading.Event = field(default_factory=threading.Event)
     worked: bool = False  # whether a notebook was executed
+    _began: bool = False  # whether there was anything to do
+    _waits: str = ""  # the stage at work elsewhere
     _child: subprocess.Popen | None = None
 
     def do(self) -> Failure | None:
@@ -70,14 +84,14 @@ class Chain:
 
         Raises:
             Stopped: the runner was told to end.
+            Busy: a stage is at work elsewhere; only where the chain is not ``patient``. Ask again later.
         """
-        worked = False
         for place, name in enumerate(self.names):
             try:
-                worked |= self._stage(name, self.names[place:])
+                self._began |= self._stage(name, self.names[place:])
             except UserError as error:  # data that is missing or has changed is told before a kernel starts
                 return self._failed(name, str(error))
-            except (Stopped, BrokenPipeError):  # told to end, or nobody reads what is said: no fault of the run's
+            except (Stopped, Busy, BrokenPipeError):  # told to end, or nobody reads what is said: no fault of the run's
                 raise
             except OSError as error:  # a full disk or a folder that vanished must not take the other runs along
                 return self._failed(name, f"{error.filename or self.run.folder}: {error.strerror}")
@@ -85,7 +99,7 @@ class Chain:
                 return self._failed(name, str(error))
             except Exception as error:  # whatever it is, it must not take the other runs along
                 return self._failed(name, f"{type(error).__name__}: {' '.join(str(error).split())}")
-        if not worked:
+        if not self._began:
             self.say("nothing to do, it is done")
         return None
 
@@ -102,22 +116,22 @@ class Chain:
         return Failure(name, message)
 
     def _stage(self, name: str, here_and_later: tuple[str, ...]) -> bool:
-        """Do one stage under its lock; return whether there was anything to do."""
+        """Do one stage under its locks; return whether there was anything to do."""
         run = self.run
         if self._settled(name):  # asked without the lock first, which a disk that is read-only could not hold
             return False
-        with self._lock(name) as lock:
+        with self._locks(name) as locks:
             if self._settled(name):  # by another runner, while this one waited
                 return False
             run.manifest  # noqa: B018  refuses data that has changed since the run began
             for later in here_and_later:  # they stand on this one
                 records.forget(run.folder, later)
-            if name not in self.force and (twin := self._twin(name)) is not None and self._copy(name, twin):
+            if (twin := self._twin(name)) is not None and self._copy(name, twin):
                 self.say(f"{name} is {twin.name}'s, which has the same params up to there")
                 return True
             began, self.worked = time.perf_counter(), True
             self.say(f"{name} starts")
-            problem = self._execute(name, lock)
+            problem = self._execute(name, locks)
             if self.stopped.is_set():
                 records.end(run.folder, name, None)
                 raise Stopped
@@ -130,23 +144,38 @@ class Chain:
             return True
 
     def _settled(self, name: str) -> bool:
-        """Whether a stage is finished and not to be forced."""
-        if name in self.force or not records.is_done(self.run.params, self.run.folder, name):
-            return False
-        return True
+        """Whether a stage is finished and not to be done again."""
+        return records.is_done(self.run.params, self.run.folder, name) and self._fresh(name, self.run.folder)
+
+    def _fresh(self, name: str, folder: Path) -> bool:
+        """Whether a finished stage may stand: it is not forced, or finished after it was."""
+        if name not in self.force:
+            return True
+        record = records.read(folder, name)
+        return record is not None and datetime.fromisoformat(record["finished"]).timestamp() >= self.asked
 
     @contextlib.contextmanager
-    def _lock(self, name: str) -> Iterator[int | None]:
-        """Hold the stage's lock; yield its file's number for the child to inherit."""
+    def _locks(self, name: str) -> Iterator[tuple[int, ...]]:
+        """Hold the run's lock and the stage's; yield their files' numbers for the child to inherit."""
+        folder = project_path(self.run.params.outputs_root) / ".locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        # Always in this order, so that no two runners wait for each other. Two stages of one run must not be at work
+        # at once, nor one stage in two runs that will share it.
+        with (
+            self._lock(folder / f"{self.run.folder.name}.lock", name) as mine,
+            self._lock(folder / f"{name}-{stage_key(self.run.params, name)}.lock", name) as shared,
+        ):
+            self._waits = ""
+            yield (*mine, *shared)
+
+    @contextlib.contextmanager
+    def _lock(self, path: Path, name: str) -> Iterator[tuple[int, ...]]:
         try:
             import fcntl
         except ImportError:  # Windows: two runners at once may do a stage twice, each with the same outcome
-            yield None
+            yield ()
             return
-        folder = project_path(self.run.params.outputs_root) / ".locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / f"{name}-{stage_key(self.run.params, name)}.lock", "w") as file:
-            waiting = False
+        with open(path, "w") as file:
             while True:
                 if self.stopped.is_set():
                     raise Stopped
@@ -154,11 +183,13 @@ class Chain:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
-                    if not waiting:
+                    if self._waits != name:
                         self.say(f"{name} is at work elsewhere; waiting for it")
-                    waiting = True
-                    time.sleep(0.5)
-            yield file.fileno()
+                    self._waits = name
+                    if not self.patient:
+                        raise Busy from None
+                    time.sleep(PAUSE)
+            yield (file.fileno(),)
 
     def _twin(self, name: str) -> Path | None:
         """Return the folder of another run whose outcome of this stage is finished and must be the same."""
@@ -173,7 +204,7 @@ class Chain:
             with contextlib.suppress(UserError, OSError):
                 other = Run.at(folder)
                 same = (folder / "manifest.csv").read_bytes() == mine
-                if same and records.is_done(other.params, other.folder, name):
+                if same and records.is_done(other.params, other.folder, name) and self._fresh(name, folder):
                     return folder
         return None
 
@@ -194,7 +225,7 @@ class Chain:
         records.finish(run.params, run.folder, name, facts | {"shared": twin.name})
         return True
 
-    def _execute(self, name: str, lock: int | None) -> str | None:
+    def _execute(self, name: str, locks: tuple[int, ...]) -> str | None:
         """Run one notebook to its end; return what went wrong, in a sentence."""
         run = self.run
         output = run.folder / "notebooks" / f"{name}.ipynb"
@@ -236,17 +267,17 @@ class Chain:
                 encoding="utf-8",
                 errors="replace",
                 start_new_session=True,  # a Ctrl-C at the terminal reaches the runner alone, which then ends them
-                pass_fds=() if lock is None else (lock,),
+                pass_fds=locks,
             )
             if self.stopped.is_set():  # told while it started
                 self.stop()
             try:
                 for line in child.stdout:
                     with contextlib.suppress(OSError):  # a full disk costs lines of the log; the child tells what else
-                        log.write(line.encode())
+                        log.write(line.replace(FAILED, "failed: ").encode())
                     line = line.rstrip()
-                    if line.startswith("failed: "):
-                        problem = line.removeprefix("failed: ")
+                    if line.startswith(FAILED):
+                        problem = line.removeprefix(FAILED)
                     elif ": epoch " in line:
                         self.tick(line)
             except BaseException:  # such as an output that nobody reads any more; nobody would hear the child either

@@ -17,6 +17,7 @@ from pathlib import Path
 from clipreid_lib import records
 from clipreid_lib.errors import UserError
 
+FAILED = "\x1efailed: "  # begins the line that tells the runner why; no notebook prints this character
 OURS = {error.__name__ for error in (UserError, *UserError.__subclasses__())}  # whose message is the whole story
 
 
@@ -69,13 +70,13 @@ def main(arguments: list[str]) -> int:
         )
     except PapermillExecutionError as error:
         problem = error.evalue if error.ename in OURS else f"{error.ename}: {error.evalue}"
-        print(f"failed: {' '.join(problem.split())} (cell {error.cell_index + 1} of {output})", flush=True)
+        print(f"{FAILED}{' '.join(problem.split())} (cell {error.cell_index + 1} of {output})", flush=True)
         return 1
     except DeadKernelError:
-        print("failed: the kernel died; was it killed, or was memory short?", flush=True)
+        print(f"{FAILED}the kernel died; was it killed, or was memory short?", flush=True)
         return 1
     except Exception as error:  # a full disk, a broken Jupyter: whatever it is, in one line
-        print(f"failed: {output}: {type(error).__name__}: {' '.join(str(error).split())}", flush=True)
+        print(f"{FAILED}{output}: {type(error).__name__}: {' '.join(str(error).split())}", flush=True)
         return 1
     return 0
 

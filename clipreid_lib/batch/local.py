@@ -1,18 +1,18 @@
 """Runs on this machine: several chains at once, each in child processes, cores and accelerators shared out."""
 
+import collections
 import contextlib
-import importlib.util
 import os
-import queue
 import shutil
 import subprocess
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
 from clipreid_lib.batch import plan
-from clipreid_lib.batch.chain import Chain, Failure, Stopped
+from clipreid_lib.batch.chain import PAUSE, Busy, Chain, Failure, Stopped
 from clipreid_lib.batch.progress import Progress
 from clipreid_lib.errors import UserError
 from clipreid_lib.params import SURVEY, Params
@@ -32,8 +32,8 @@ class Local:
     runs: list[Params]
     jobs: int = 1
     force: frozenset[str] = frozenset()
-    worked: bool = False  # whether any notebook was executed
-    _chains: set[Chain] = field(default_factory=set)
+    _asked: float = field(default_factory=time.time)
+    _chains: list[Chain] = field(default_factory=list)
     _stopped: threading.Event = field(default_factory=threading.Event)
 
     def do(self) -> dict[str, Failure]:
@@ -43,80 +43,87 @@ class Local:
             The failures, by run folder's name.
 
         Raises:
-            UserError: there is no kernel, or a folder cannot be written.
+            UserError: a folder cannot be written.
         """
-        if importlib.util.find_spec("ipykernel") is None:
-            raise UserError("this Python has no Jupyter kernel to run notebooks in; pip install ipykernel")
         opened = [Run.open(params) for params in self.runs]
         surveys = {params.data_id: Run.open_data(params) for params in self.runs}
-        slots = self._slots()
-        failed: dict[str, Failure] = {}
         for line in plan.changed(self.runs):
             print(line, flush=True)
-        with Progress([run.folder.name for run in opened]) as progress, ThreadPoolExecutor(self.jobs) as pool:
+        with Progress([run.folder.name for run in opened]) as progress:
+            left = {run.params.data_id for run in opened if not run.done}
+            self._read_data([survey for name, survey in surveys.items() if name in left or not survey.is_done(*SURVEY)])
+            broken = self._side_by_side(dict.fromkeys(surveys.values(), SURVEY), progress)
+            failed = {run.folder.name: broken.get(run.params.data_id) for run in opened}
+            able = {run: run.params.notebooks for run in opened if not failed[run.folder.name]}
+            failed |= self._side_by_side(able, progress)
+        return {name: failure for name, failure in failed.items() if failure}
 
-            def do(run: Run, names: tuple[str, ...]) -> Failure | None:
-                slot = slots.get()
+    @property
+    def worked(self) -> bool:
+        """Whether any notebook was executed."""
+        return any(chain.worked for chain in self._chains)
+
+    def _side_by_side(self, todo: dict[Run, tuple[str, ...]], progress: Progress) -> dict[str, Failure]:
+        """Do the notebooks of runs, ``jobs`` at once; one that would have to wait for another lets others go first."""
+        failed: dict[str, Failure] = {}
+        waiting = collections.deque(self._chain(run, names, progress) for run, names in todo.items())
+        self._chains.extend(waiting)
+
+        def work(slot: dict[str, str]) -> None:
+            while waiting and not self._stopped.is_set():
                 try:
-                    return self._chain(run, names, progress, slot)
-                finally:
-                    slots.put(slot)
+                    chain = waiting.popleft()
+                except IndexError:  # another job was quicker
+                    return
+                chain.environment = slot
+                if ":" in chain.run.params.device:  # a run that names its accelerator sees them all
+                    chain.environment = {key: slot[key] for key in slot if key != "CUDA_VISIBLE_DEVICES"}
+                try:
+                    failure = chain.do()
+                except Stopped:
+                    return
+                except Busy:
+                    waiting.append(chain)
+                    time.sleep(PAUSE)
+                    continue
+                if failure:
+                    failed[chain.run.folder.name] = failure
+                    chain.say(f"{failure.notebook} FAILED: {failure.message}")
 
+        with ThreadPoolExecutor(self.jobs) as pool:
             try:
-                self._draw_demo(surveys.values())
-                surveyed = pool.map(lambda run: do(run, SURVEY), surveys.values())
-                broken = {name: failure for name, failure in zip(surveys, surveyed, strict=True) if failure}
-                waiting = {run.folder.name: run for run in opened if run.params.data_id not in broken}
-                for run in opened:
-                    if run.folder.name not in waiting:
-                        failed[run.folder.name] = broken[run.params.data_id]
-                for name, failure in zip(
-                    waiting, pool.map(lambda run: do(run, run.params.notebooks), waiting.values()), strict=True
-                ):
-                    if failure:
-                        failed[name] = failure
+                list(pool.map(work, self._slots()))
             except BaseException:
-                self._stopped.set()
-                for chain in list(self._chains):
+                self._stopped.set()  # before the pool waits for its threads
+                for chain in self._chains:
                     chain.stop()
                 raise
         return failed
 
-    def _chain(self, run: Run, names: tuple[str, ...], progress: Progress, slot: dict[str, str]) -> Failure | None:
+    def _chain(self, run: Run, names: tuple[str, ...], progress: Progress) -> Chain:
         name = run.folder.name
         say, tick = partial(progress.say, name), partial(progress.tick, name)
-        if ":" in run.params.device:  # a run that names its accelerator sees them all
-            slot = {key: value for key, value in slot.items() if key != "CUDA_VISIBLE_DEVICES"}
-        chain = Chain(run, names, say, tick, slot, self.force, self._stopped)
-        self._chains.add(chain)
-        try:
-            failure = chain.do()
-        except Stopped:
-            return Failure(names[0], "stopped")
-        finally:
-            self.worked |= chain.worked
-            self._chains.discard(chain)
-        if failure:
-            say(f"{failure.notebook} FAILED: {failure.message}")
-        return failure
+        return Chain(
+            *(run, names, say, tick), force=self.force, asked=self._asked, patient=False, stopped=self._stopped
+        )
 
-    def _draw_demo(self, surveys) -> None:
+    def _read_data(self, surveys: list[Run]) -> None:
+        """Draw the demo hands, with all cores; and where data has changed, let notebook 01 describe it anew."""
         for survey in surveys:
-            with contextlib.suppress(UserError):  # told by the survey itself, which must not stop the others
-                if not survey.is_done(SURVEY[0]):
-                    survey.manifest  # noqa: B018  draws the demo hands once, with all cores
+            with contextlib.suppress(UserError):  # told by the survey's notebook, which must not stop the others
+                survey.manifest  # noqa: B018  a survey's records go when it differs from the one they stand on
 
-    def _slots(self) -> queue.SimpleQueue:
+    def _slots(self) -> list[dict[str, str]]:
         """Return one set of environment variables per job: its share of the cores, and an accelerator of its own."""
         mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         threads = max(1, mine // self.jobs)
         there = accelerators()
-        slots: queue.SimpleQueue = queue.SimpleQueue()
+        slots = []
         for job in range(self.jobs):
             slot = {"OMP_NUM_THREADS": str(threads)}  # jobs side by side must not fight for the same cores
             if len(there) > 1 and self.jobs > 1:
                 slot["CUDA_VISIBLE_DEVICES"] = there[job % len(there)]
-            slots.put(slot)
+            slots.append(slot)
         return slots
 
 

@@ -1,5 +1,6 @@
 """What a batch would do: stages left, stages shared, and the time they took where they have been measured."""
 
+import contextlib
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from clipreid_lib import records
 from clipreid_lib.compose import read_yaml
 from clipreid_lib.errors import UserError
-from clipreid_lib.params import NOTEBOOKS, Params, project_path, validated
+from clipreid_lib.params import NOTEBOOKS, SURVEY, Params, project_path, validated
 from clipreid_lib.stage_keys import stage_key
 
 SHARED = tuple(records.FIGURES)  # stages whose outcome another run can copy
@@ -15,10 +16,10 @@ SHARED = tuple(records.FIGURES)  # stages whose outcome another run can copy
 
 @dataclass(frozen=True)
 class Planned:
-    """One run and what is left of it.
+    """One run, or one data set's survey, and what is left of it.
 
     Attributes:
-        run_id: the run's folder name.
+        run_id: the folder's name.
         todo: notebooks to execute.
         shared: notebook to the run it is taken from.
         seconds: what the notebooks to execute took elsewhere; None for one that was never measured.
@@ -36,7 +37,7 @@ def planned(runs: list[Params]) -> list[Planned]:
     times, makers = _measured(outputs), _made(outputs)
     rows = []
     for run in runs:
-        done = [records.is_done(run.resolved(), _folder(run), name) for name in run.notebooks]
+        done = [records.is_done(run.resolved(), run.folder, name) for name in run.notebooks]
         left = run.notebooks[done.index(False) :] if False in done else ()
         shared = {}
         for name in left:
@@ -49,9 +50,17 @@ def planned(runs: list[Params]) -> list[Planned]:
     return rows
 
 
+def surveys(runs: list[Params]) -> list[Planned]:
+    """Return the data sets that notebook 01 has not described yet."""
+    left = {run.data_id: run for run in runs if not records.is_done(run.data_only(), run.survey_folder, *SURVEY)}
+    times = _measured({project_path(run.outputs_root) for run in left.values()})
+    return [Planned(name, SURVEY, {}, [_expected(times, run.data_only(), *SURVEY)]) for name, run in left.items()]
+
+
 def tell(runs: list[Params], jobs: int) -> None:
     """Print the plan."""
-    rows = planned(runs)
+    each = planned(runs)
+    rows = [*surveys(runs), *each]
     wide = max(len(row.run_id) for row in rows)
     for row in rows:
         said = ", ".join(name.split("_")[0] for name in row.todo) or "done"
@@ -61,8 +70,8 @@ def tell(runs: list[Params], jobs: int) -> None:
         print(line)
     everything = [seconds for row in rows for seconds in row.seconds]
     known = [seconds for seconds in everything if seconds is not None]
-    done = sum(not row.todo and not row.shared for row in rows)
-    print(f"\n{len(rows)} runs, {done} of them done; {len(everything)} notebooks to execute", end="")
+    done = sum(not row.todo and not row.shared for row in each)
+    print(f"\n{len(runs)} runs, {done} of them done; {len(everything)} notebooks to execute", end="")
     if known:
         # Those never measured are taken for an average one; jobs side by side slow one another down somewhat.
         total = sum(known) / len(known) * len(everything) / jobs
@@ -77,12 +86,8 @@ def changed(runs: list[Params]) -> list[str]:
     return [
         f"{run.run_id}: {name} was edited since it was done; --force {name} does it again"
         for run in runs
-        for name in records.edited(run.resolved(), _folder(run))
+        for name in records.edited(run.resolved(), run.folder)
     ]
-
-
-def _folder(run: Params) -> Path:
-    return project_path(run.outputs_root) / "runs" / run.run_id
 
 
 def _made(outputs: set[Path]) -> dict[str, str]:
@@ -91,14 +96,18 @@ def _made(outputs: set[Path]) -> dict[str, str]:
     for name in SHARED:
         for record in (path for place in outputs for path in sorted((place / "runs").glob(f"*/done/{name}.json"))):
             folder = record.parent.parent
-            made.setdefault((records.read(folder, name) or {}).get("key"), folder.name)
+            with contextlib.suppress(UserError):  # params of another version
+                params = validated(read_yaml(folder / "params.yaml"))
+                if records.is_done(params, folder, name):
+                    made.setdefault(stage_key(params, name), folder.name)
     return made
 
 
 def _measured(outputs: set[Path]) -> dict[tuple, list[float]]:
     """Return the seconds of finished notebooks, by what their length depends on most."""
     found: dict[tuple, list[float]] = {}
-    for folder in (path.parent for place in outputs for path in (place / "runs").glob("*/params.yaml")):
+    kept = (path for place in outputs for kind in ("runs", "data") for path in (place / kind).glob("*/params.yaml"))
+    for folder in (path.parent for path in kept):
         try:
             params = validated(read_yaml(folder / "params.yaml"))
         except UserError:  # of another version

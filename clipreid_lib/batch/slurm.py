@@ -17,17 +17,11 @@ import subprocess
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from clipreid_lib import records
 from clipreid_lib.errors import UserError
 from clipreid_lib.files import locked, write_json
 from clipreid_lib.params import SURVEY, Params, project_path
-
-if TYPE_CHECKING:
-    from clipreid_lib.runs import Run
 
 TIME_OUTS = 20  # of one job; an epoch that takes longer than the time limit must not come back for ever
 WARNING = 90  # seconds before the end of its time at which a job is told, to go back into the queue
@@ -100,9 +94,8 @@ class Job:
         survey, run = Run.open_data(self.params), Run.open(self.params)
         for each, names in ((survey, SURVEY), (run, run.params.notebooks)):
             print(f"{each.folder.name}: {', '.join(names)}", flush=True)
-            force = frozenset(name for name in self.force if self._finished(each, name) < self.asked)
             # not a field: it holds locks and processes, which no pickle can
-            self._chain = Chain(each, names, _say, _say, {"OMP_NUM_THREADS": str(self.cpus)}, force)
+            self._chain = Chain(each, names, _say, _say, {"OMP_NUM_THREADS": str(self.cpus)}, self.force, self.asked)
             try:
                 failure = self._chain.do()
             except Stopped:
@@ -137,10 +130,6 @@ class Job:
         if chain is not None:
             chain.stop()
 
-    def _finished(self, run: "Run", name: str) -> float:
-        record = records.read(run.folder, name)
-        return datetime.fromisoformat(record["finished"]).timestamp() if record else 0.0
-
 
 def submit(runs: list[Params], settings: Settings, force: frozenset[str] = frozenset()) -> list[str]:
     """Send every run that is neither done nor in the queue as one array, and say which job has which run.
@@ -173,18 +162,16 @@ def submit(runs: list[Params], settings: Settings, force: frozenset[str] = froze
         opened = [Run.open(params) for params in runs]
         queue = _settled([run.folder for run in opened])
         jobs: dict[str, tuple[Run, Job]] = {}
-        surveyed: set[str] = set()
+        asked = time.time()
         for run in opened:
             name, state = run.folder.name, queue.get(run.folder.name, "")
             survey = Run.open_data(run.params)
             if state and state.split()[0] not in ENDED:
                 print(f"{name}: job {_job(run.folder)} has it, {state}")
-            elif not force and survey.is_done(SURVEY[0]) and all(map(run.is_done, run.params.notebooks)):
+            elif not force and survey.is_done(SURVEY[0]) and run.done:
                 print(f"{name}: nothing to do, it is done")
             else:
-                again = force - set(SURVEY) if survey.folder.name in surveyed else force  # 01 is forced once per data
-                surveyed.add(survey.folder.name)
-                jobs[name] = run, Job(run.params, settings.cpus, again, time.time())
+                jobs[name] = run, Job(run.params, settings.cpus, force, asked)
         ids = _send(folder, [job for _, job in jobs.values()], settings)
         for (name, (run, _)), job in zip(jobs.items(), ids, strict=True):
             write_json(run.folder / "slurm.json", {"job": job})

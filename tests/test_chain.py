@@ -1,0 +1,186 @@
+"""Chains and how they take turns: forced stages, stages at work elsewhere, what is told before anything starts.
+
+Notebooks are replaced by their records here; the real ones run in test_notebooks and test_survives.
+"""
+
+import fcntl
+import threading
+import time
+
+import pytest
+from small_runs import TINY
+
+from clipreid_lib import params, records
+from clipreid_lib.__main__ import main
+from clipreid_lib.batch import chain, local
+from clipreid_lib.errors import UserError
+from clipreid_lib.files import write_json
+from clipreid_lib.leaderboard import read_metrics, refresh_leaderboard
+from clipreid_lib.runs import Run
+from clipreid_lib.stage_keys import stage_key
+
+PROMPTS, ENCODER, SCORES = "02_prompt_learning", "03_encoder_finetune", "04_evaluation"
+
+
+@pytest.fixture
+def executed(monkeypatch):
+    """Replace every notebook by its record and its files; return (run, notebook) as they are executed."""
+    begun = []
+
+    def execute(self, name, locks):
+        begun.append((self.run.folder.name, name))
+        assert len(locks) == 2
+        time.sleep(0.05)
+        for product in records.products(self.run.params, self.run.folder, name):
+            product.parent.mkdir(parents=True, exist_ok=True)
+            product.write_text("{}")
+        self.run.finish(name)
+
+    monkeypatch.setattr(chain.Chain, "_execute", execute)
+    return begun
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Two runs that learn the same prompts, in an outputs folder of their own."""
+    values = TINY | {"outputs_root": str(tmp_path), "variant": "clipid"}
+    return [params.validated(values | {"encoder_lr": rate}) for rate in (1e-4, 2e-4)]
+
+
+def notebooks(begun, run) -> list[str]:
+    return [name[:2] for folder, name in begun if folder == run.run_id]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_shared_stage_is_done_once_also_when_it_is_forced(two, executed, jobs):
+    first, second = two
+    assert local.Local(two, jobs).do() == {}
+    done = sorted(notebooks(executed, first) + notebooks(executed, second))
+    assert done == ["02", "03", "03", "04", "04", "05", "05"]
+    executed.clear()
+    again = local.Local(two, jobs)
+    assert again.do() == {} and executed == [] and not again.worked
+    forced = local.Local(two, jobs, frozenset({PROMPTS}))
+    assert forced.do() == {} and forced.worked
+    assert [name for _, name in executed].count(PROMPTS) == 1 and len(executed) == 7
+    executed.clear()
+    assert forced.do() == {} and executed == []  # asked once, done once
+
+
+def test_a_run_that_would_wait_lets_others_go_first(two, executed, capsys):
+    first, second = two
+    other = first.model_copy(update={"variant": "frozen"})
+    locks = first.folder.parent.parent / ".locks"
+    locks.mkdir()
+    with open(locks / f"{PROMPTS}-{stage_key(first, PROMPTS)}.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # as a runner elsewhere that learns these prompts
+        working = threading.Thread(target=local.Local([first, second, other]).do)
+        working.start()
+        deadline = time.monotonic() + 60
+        while not records.is_done(other.resolved(), other.folder, "05_retrieval_visualisation"):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert notebooks(executed, first) == notebooks(executed, second) == []
+        time.sleep(1.0)
+    working.join(60)
+    assert {"03", "04", "05"} <= set(notebooks(executed, first)) & set(notebooks(executed, second))
+    assert capsys.readouterr().out.count("is at work elsewhere; waiting for it") == 2  # said once per run
+
+
+def test_two_stages_of_one_run_are_never_at_work_at_once(two, executed):
+    run = Run.open(two[0])
+    locks = run.folder.parent.parent / ".locks"
+    locks.mkdir()
+    with open(locks / f"{run.folder.name}.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # as a runner elsewhere that fine-tunes this run's encoder
+        forced = chain.Chain(run, (PROMPTS,), print, print, force=frozenset({PROMPTS}), patient=False)
+        with pytest.raises(chain.Busy):
+            forced.do()
+        assert executed == []
+    assert forced.do() is None and notebooks(executed, two[0]) == ["02"]
+
+
+def test_scores_of_an_encoder_that_is_no_more_leave_the_leaderboard(two, executed, monkeypatch):
+    run = Run.open(two[0])
+    assert chain.Chain(run, run.params.notebooks, print, print).do() is None
+    write_json(run.folder / "metrics.json", {"protocols": {"own": {"rank1": 0.5}}, "compared_sha": "x"})
+    run.finish(SCORES)
+    outputs = run.folder.parent.parent
+    assert len(refresh_leaderboard(outputs)) == 1
+    monkeypatch.setattr(chain.Chain, "_execute", lambda *_: "out of memory")
+    failure = chain.Chain(run, run.params.notebooks, print, print, force=frozenset({ENCODER}), asked=2e9).do()
+    assert failure == chain.Failure(ENCODER, "out of memory")
+    assert read_metrics(run.folder) is None and len(refresh_leaderboard(outputs)) == 0
+    assert records.is_done(run.params, run.folder, PROMPTS)  # what stands before the forced stage stays
+
+
+def test_changed_data_is_described_anew_where_a_run_is_to_come(two, executed):
+    local.Local(two[:1]).do()
+    survey = Run.open_data(two[0])
+    assert [folder for folder, name in executed if name.startswith("01")] == [survey.folder.name]
+    kept = survey.folder / "manifest.csv"
+    before = kept.read_bytes()
+    kept.write_bytes(before[: len(before) // 2])  # stands for a manifest of the images there were then
+    local.Local(two[:1]).do()  # nothing to do: nothing is read
+    assert len([name for _, name in executed if name.startswith("01")]) == 1
+    local.Local(two).do()
+    assert len([name for _, name in executed if name.startswith("01")]) == 2 and kept.read_bytes() == before
+
+
+def test_a_notebook_may_print_that_something_failed(two, tmp_path, monkeypatch):
+    place = tmp_path / "project" / "notebooks"
+    place.mkdir(parents=True)
+    cells = [{"cell_type": "code", "source": "print('failed: two of 9 images')", "id": "a"}]
+    for cell in cells:
+        cell |= {"metadata": {}, "outputs": [], "execution_count": None}
+    kernel = {"kernelspec": {"name": "python3", "display_name": "x", "language": "python"}}
+    write_json(place / f"{SCORES}.ipynb", {"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5})
+    monkeypatch.setattr(chain, "ROOT", tmp_path / "project")
+    run = Run.open(two[0])
+    failure = chain.Chain(run, (SCORES,), print, print).do()
+    assert failure.message == "ended without its record; was the kernel killed (memory)?"
+    assert "failed: two of 9 images" in (run.folder / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["model=vitb17"], "model: 'vitb17' is unknown; did you mean vitb16?"),
+        (["dataset=11k", "data_root=/nowhere"], "data_root: /nowhere is not a folder; 11k Hands is one download"),
+        (["device=cuda:99"], "device: cuda:99 is not available here; use auto or cpu"),
+    ],
+)
+def test_what_would_end_every_run_is_told_before_any_starts(tmp_path, capsys, given, message):
+    base = str(params.ROOT / "params" / "base.yaml")
+    chosen = [part for each in [*given, f"outputs_root={tmp_path / 'out'}"] for part in ("--set", each)]
+    assert main(["run", base, *chosen]) == 2
+    out, err = capsys.readouterr()
+    assert message in err and err.count("\n") == 1 and out == "" and not (tmp_path / "out").exists()
+
+
+def test_a_missing_kernel_is_told_before_anything_starts(tmp_path, capsys, monkeypatch):
+    from clipreid_lib.batch import preflight
+
+    found = preflight.importlib.util.find_spec
+    monkeypatch.setattr(
+        preflight.importlib.util, "find_spec", lambda name: None if name == "ipykernel" else found(name)
+    )
+    assert main(["run", str(params.ROOT / "params" / "base.yaml"), "--set", f"outputs_root={tmp_path / 'out'}"]) == 2
+    assert "no Jupyter kernel to run notebooks in" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_finished_run_needs_no_data_any_more(tmp_path):
+    from clipreid_lib.batch import preflight
+
+    gone = tmp_path / "gone"
+    run = params.validated(
+        {"dataset": "folder", "data_root": str(gone), "variant": "frozen", "outputs_root": str(tmp_path)}
+    )
+    with pytest.raises(UserError, match="gone is not a folder"):
+        preflight.check([run])
+    for name in run.notebooks:
+        for product in records.products(run.resolved(), run.folder, name):
+            product.parent.mkdir(parents=True, exist_ok=True)
+            product.write_text("{}")
+        records.finish(run.resolved(), run.folder, name, {})
+    preflight.check([run])
