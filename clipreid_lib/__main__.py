@@ -226,7 +226,7 @@ def _report(given: argparse.Namespace) -> int:
 
 
 def _data(given: argparse.Namespace) -> int:
-    from clipreid_lib import data_commands  # here, so that help stays quick
+    from clipreid_lib.survey import data_commands  # here, so that help stays quick
 
     values = vars(given).copy()
     del values["verb"]

@@ -9,16 +9,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from clipreid_lib import datasets, protocols, score_figures, stages, style
+from clipreid_lib import datasets, protocols, stages
 from clipreid_lib.errors import UserError
-from clipreid_lib.evaluation import evaluate
 from clipreid_lib.feature_store import FeatureStore
 from clipreid_lib.files import write_text
-from clipreid_lib.image_store import STORE
-from clipreid_lib.images import Photographs
+from clipreid_lib.images.image_store import STORE
+from clipreid_lib.images.photographs import Photographs
 from clipreid_lib.manifest import Manifest
 from clipreid_lib.params import ASPECTS, project_path
+from clipreid_lib.pictures import score_figures, style
 from clipreid_lib.runs import Run
+from clipreid_lib.scoring.evaluation import evaluate
 
 SCORES = ("rank1", "map", "map_trapezoid")
 

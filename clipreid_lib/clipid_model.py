@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from clipreid_lib.backbone import Backbone, ImageFeatures
+from clipreid_lib.clip.backbone import Backbone, ImageFeatures
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,23 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from clipreid_lib import augment, backbone, checkpoints, evaluation, features, sampler, schedules
-from clipreid_lib.backbone import Backbone
+from clipreid_lib import features
+from clipreid_lib.clip import backbone
+from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.clipid_model import ClipidModel, Identified
 from clipreid_lib.contrastive_loss import supervised_contrastive
 from clipreid_lib.files import file_sha
+from clipreid_lib.images import augment
 from clipreid_lib.inversion import Inversion
 from clipreid_lib.prompt_bank import scaled_pair, text_logits
 from clipreid_lib.prompt_learning import load_prompts
 from clipreid_lib.recipes import recipe_of
 from clipreid_lib.runs import Run
+from clipreid_lib.scoring import evaluation
 from clipreid_lib.seeding import stable_seed
-from clipreid_lib.training import Loop, number_format
-from clipreid_lib.training_set import load_training_set
+from clipreid_lib.training import checkpoints, sampler, schedules
+from clipreid_lib.training.epochs import Loop, number_format
+from clipreid_lib.training.training_set import load_training_set
 from clipreid_lib.triplet_loss import batch_hard_triplet
 
 TRIPLET = ("clipid", "clipid_no_text")  # variants that pull positives together

@@ -19,13 +19,14 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from clipreid_lib import backbone, checkpoints, features
-from clipreid_lib.backbone import Backbone
-from clipreid_lib.errors import UserError
+from clipreid_lib import features
+from clipreid_lib.clip import backbone
+from clipreid_lib.clip.backbone import Backbone
+from clipreid_lib.errors import UnreadableImage, UserError
 from clipreid_lib.features import Embeddings
 from clipreid_lib.files import locked
-from clipreid_lib.images import Photographs
-from clipreid_lib.thumbnails import open_small
+from clipreid_lib.images.photographs import Photographs, open_rgb
+from clipreid_lib.training import checkpoints
 
 TABLE_COLUMNS = ["path", "identity", "aspect", "camera"]  # what an image is; sessions depend on params
 GONE = (-1, -1)
@@ -99,7 +100,11 @@ class FeatureStore:
         """Whether the stored feature holds: of the same file, or of one that is gone or broken since."""
         if known is None or stamp in (known[0], GONE):
             return known is not None
-        return isinstance(open_small(self.photographs.root / name, 32), str)
+        try:
+            open_rgb(self.photographs.root / name, 32)
+        except UnreadableImage:
+            return True
+        return False
 
     def _known(self, path: Path, made_by: dict) -> dict[str, tuple[tuple[int, int], torch.Tensor]]:
         if not path.exists():

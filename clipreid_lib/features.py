@@ -7,10 +7,10 @@ import pandas as pd
 import torch
 from torch.nn import functional
 
-from clipreid_lib import augment
-from clipreid_lib.backbone import Backbone, ImageFeatures
+from clipreid_lib.clip.backbone import Backbone, ImageFeatures
 from clipreid_lib.errors import UserError
-from clipreid_lib.images import Photographs
+from clipreid_lib.images import augment
+from clipreid_lib.images.photographs import Photographs
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from clipreid_lib.backbone import Backbone
+from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.sentences import SLOT, Sentences
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from clipreid_lib.backbone import Backbone
+from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.sentences import SLOT, Sentences
 
 AT_ONCE = 256  # sentences through the text tower at a time, when all are wanted

@@ -5,8 +5,9 @@ from functools import partial
 import pandas as pd
 import torch
 
-from clipreid_lib import backbone, checkpoints, features, schedules
-from clipreid_lib.backbone import Backbone
+from clipreid_lib import features
+from clipreid_lib.clip import backbone
+from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.contrastive_loss import info_nce, supervised_contrastive
 from clipreid_lib.errors import UserError
 from clipreid_lib.files import write_text
@@ -15,8 +16,9 @@ from clipreid_lib.prompt_words import words_of
 from clipreid_lib.recipes import recipe_of
 from clipreid_lib.runs import Run
 from clipreid_lib.seeding import stable_seed
-from clipreid_lib.training import Loop
-from clipreid_lib.training_set import load_training_set
+from clipreid_lib.training import checkpoints, schedules
+from clipreid_lib.training.epochs import Loop
+from clipreid_lib.training.training_set import load_training_set
 
 WEIGHT_DECAY = 1e-4  # Adam's L2 term, in CLIP-ReID's both families
 

@@ -28,8 +28,8 @@ from clipreid_lib import datasets, protocols, records
 from clipreid_lib.compose import read_yaml
 from clipreid_lib.errors import UserError
 from clipreid_lib.files import file_sha, write_json, write_yaml
-from clipreid_lib.image_store import STORE
-from clipreid_lib.images import Photographs
+from clipreid_lib.images.image_store import STORE
+from clipreid_lib.images.photographs import Photographs
 from clipreid_lib.manifest import Manifest
 from clipreid_lib.params import ROOT, Params, project_path, validated
 from clipreid_lib.stage_keys import SHOWN_BY

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from clipreid_lib.backbone import Backbone
+from clipreid_lib.clip.backbone import Backbone
+from clipreid_lib.clip.text_prefix import TextPrefix
 from clipreid_lib.errors import UserError
-from clipreid_lib.text_prefix import TextPrefix
 
 SLOT = "x"  # one token of CLIP's vocabulary; where it stands a learnt token goes
 

@@ -6,8 +6,8 @@ import pandas as pd
 import torch
 from torch.nn import functional
 
-from clipreid_lib import backbone, checkpoints
-from clipreid_lib.backbone import Backbone
+from clipreid_lib.clip import backbone
+from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.errors import UserError
 from clipreid_lib.feature_store import FeatureStore
 from clipreid_lib.features import Embeddings
@@ -17,7 +17,8 @@ from clipreid_lib.prompt_bank import text_logits
 from clipreid_lib.prompt_learning import load_prompts
 from clipreid_lib.runs import Run, choose_device
 from clipreid_lib.tip_adapter import cache_logits
-from clipreid_lib.training_set import label_map
+from clipreid_lib.training import checkpoints
+from clipreid_lib.training.training_set import label_map
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from small_runs import TINY, run
 from clipreid_lib import (
     _compat,  # noqa: F401  before any test imports open_clip
     params,
-    synthetic_hands,
 )
-from clipreid_lib.ranking import Ranking
+from clipreid_lib.pictures.ranking import Ranking
 from clipreid_lib.runs import Run
+from clipreid_lib.synthetic import synthetic_hands
 
 torch.set_num_threads(1)  # tiny tensors gain nothing from more, and lose much on a busy machine
 

@@ -6,7 +6,8 @@ import open_clip
 import pytest
 import torch
 
-from clipreid_lib import backbone, params, recipes
+from clipreid_lib import params, recipes
+from clipreid_lib.clip import backbone
 from clipreid_lib.errors import UserError
 
 

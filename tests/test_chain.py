@@ -15,8 +15,8 @@ from clipreid_lib.__main__ import main
 from clipreid_lib.batch import chain, local
 from clipreid_lib.errors import UserError
 from clipreid_lib.files import write_json
-from clipreid_lib.leaderboard import read_metrics, refresh_leaderboard
 from clipreid_lib.runs import Run
+from clipreid_lib.scoring.leaderboard import read_metrics, refresh_leaderboard
 from clipreid_lib.stage_keys import stage_key
 
 PROMPTS, ENCODER, SCORES = "02_prompt_learning", "03_encoder_finetune", "04_evaluation"

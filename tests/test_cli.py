@@ -5,12 +5,14 @@ import sys
 
 import pytest
 
-from clipreid_lib import datasets, images, leaderboard, params
+from clipreid_lib import datasets, params
 from clipreid_lib.__main__ import main
 from clipreid_lib.errors import UserError
 from clipreid_lib.files import write_json, write_yaml
+from clipreid_lib.images import photographs as images
 from clipreid_lib.params import ROOT
 from clipreid_lib.runs import Run, provenance
+from clipreid_lib.scoring import leaderboard
 
 BASE = str(ROOT / "params" / "base.yaml")
 

@@ -3,9 +3,9 @@ import pandas as pd
 import pytest
 import torch
 
-from clipreid_lib import embedding_map
 from clipreid_lib.errors import UserError
 from clipreid_lib.features import Embeddings
+from clipreid_lib.pictures import embedding_map
 
 
 @pytest.fixture

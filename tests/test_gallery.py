@@ -6,11 +6,11 @@ from PIL import Image, ImageColor
 from sklearn.metrics import average_precision_score
 from small_rankings import random_ranking, table
 
-from clipreid_lib import metrics
-from clipreid_lib.gallery import sheet
-from clipreid_lib.ranking import Ranking
-from clipreid_lib.style import MISSED, RIGHT, WRONG
-from clipreid_lib.thumbnails import draw_tile
+from clipreid_lib.pictures.gallery import sheet
+from clipreid_lib.pictures.ranking import Ranking
+from clipreid_lib.pictures.style import MISSED, RIGHT, WRONG
+from clipreid_lib.pictures.thumbnails import draw_tile
+from clipreid_lib.scoring import metrics
 
 # --- the numbers -------------------------------------------------------------------------------------------
 

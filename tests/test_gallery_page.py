@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from small_rankings import draw_pictures, table
 
-from clipreid_lib import gallery_page
 from clipreid_lib.errors import UserError
-from clipreid_lib.gallery import sheet
-from clipreid_lib.ranking import Ranking
+from clipreid_lib.pictures import gallery_page
+from clipreid_lib.pictures.gallery import sheet
+from clipreid_lib.pictures.ranking import Ranking
 
 
 class Reader(HTMLParser):

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clipreid_lib import images
 from clipreid_lib.__main__ import main
 from clipreid_lib.errors import UserError
-from clipreid_lib.images import Photographs
+from clipreid_lib.images import photographs as images
+from clipreid_lib.images.photographs import Photographs
 
 
 @pytest.fixture

@@ -4,8 +4,9 @@ import pytest
 import torch
 from PIL import Image
 
-from clipreid_lib import augment, image_sizes, images
 from clipreid_lib.errors import UserError
+from clipreid_lib.images import augment, image_sizes
+from clipreid_lib.images import photographs as images
 
 from torchvision.transforms import v2  # isort: skip
 

@@ -1,6 +1,7 @@
 import torch
 
-from clipreid_lib import backbone, encoder_finetune, stages
+from clipreid_lib import encoder_finetune, stages
+from clipreid_lib.clip import backbone
 from clipreid_lib.inversion import Inversion
 
 

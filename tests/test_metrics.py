@@ -7,8 +7,8 @@ from pytorch_metric_learning.utils.inference import CustomKNN
 from sklearn.metrics import average_precision_score
 
 from clipreid_lib.errors import UserError
-from clipreid_lib.metrics import score_retrieval, score_similarity
-from clipreid_lib.similarity import cosine_similarity
+from clipreid_lib.scoring.metrics import score_retrieval, score_similarity
+from clipreid_lib.scoring.similarity import cosine_similarity
 
 
 @pytest.fixture

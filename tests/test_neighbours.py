@@ -2,9 +2,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from clipreid_lib import neighbours, prompt_learning, stages
+from clipreid_lib import prompt_learning, stages
+from clipreid_lib.pictures import neighbours
+from clipreid_lib.pictures.ranking import Ranking
 from clipreid_lib.prompt_bank import PromptBank
-from clipreid_lib.ranking import Ranking
 
 
 def test_no_training_image_is_its_own_neighbour(open_run):

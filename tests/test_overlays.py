@@ -7,13 +7,14 @@ import pytest
 from PIL import Image, ImageColor, ImageDraw
 from small_rankings import draw_pictures, table
 
-from clipreid_lib import backbone, overlay_sheet, overlays
+from clipreid_lib.clip import backbone
 from clipreid_lib.errors import UserError
-from clipreid_lib.images import Photographs
-from clipreid_lib.overlay_sheet import DROP, FRAME, GAP, HEAD, WIDEST, over, wrapped
-from clipreid_lib.ranking import Ranking
+from clipreid_lib.images.photographs import Photographs
+from clipreid_lib.pictures import overlay_sheet, overlays
+from clipreid_lib.pictures.overlay_sheet import DROP, FRAME, GAP, HEAD, WIDEST, over, wrapped
+from clipreid_lib.pictures.ranking import Ranking
+from clipreid_lib.pictures.style import RIGHT, WRONG, font
 from clipreid_lib.stages import Trained
-from clipreid_lib.style import RIGHT, WRONG, font
 
 STEP = WIDEST + 2 * FRAME + GAP
 

@@ -8,16 +8,10 @@ import pandas as pd
 import pytest
 import torch
 
-from clipreid_lib import (
-    _compat,
-    captions,
-    pretrain_embedded,
-    pretrain_images,
-    pretrain_report,
-    pretrain_steps,
-    synthetic_hands,
-)
-from clipreid_lib.backbone import SHIPPED, Backbone
+from clipreid_lib import _compat
+from clipreid_lib.clip.backbone import SHIPPED, Backbone
+from clipreid_lib.pretraining import captions, pretrain_embedded, pretrain_images, pretrain_report, pretrain_steps
+from clipreid_lib.synthetic import synthetic_hands
 
 import open_clip  # isort: skip
 

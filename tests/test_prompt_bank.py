@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from clipreid_lib import backbone
+from clipreid_lib.clip import backbone
 from clipreid_lib.errors import UserError
 from clipreid_lib.prompt_bank import PromptBank, text_logits
 

@@ -2,7 +2,8 @@ import pandas as pd
 import pytest
 import torch
 
-from clipreid_lib import backbone, prompt_learning, stages
+from clipreid_lib import prompt_learning, stages
+from clipreid_lib.clip import backbone
 from clipreid_lib.errors import UserError
 from clipreid_lib.prompt_bank import PromptBank
 from clipreid_lib.prompt_words import words_of

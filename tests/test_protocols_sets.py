@@ -7,12 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipreid_lib import datasets, metrics, protocols
+from clipreid_lib import datasets, protocols
 from clipreid_lib.datasets import contract, eleven_k
 from clipreid_lib.errors import TooFewPeople, UserError
-from clipreid_lib.evaluation import evaluate
 from clipreid_lib.features import Embeddings
 from clipreid_lib.manifest import Manifest
+from clipreid_lib.scoring import metrics
+from clipreid_lib.scoring.evaluation import evaluate
 
 HANDS = tuple(protocols.OTHERS)
 

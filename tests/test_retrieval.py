@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clipreid_lib import choices, encoder_finetune, gallery, gallery_page, overlays, records, retrieval, stages
-from clipreid_lib.browser import browse
+from clipreid_lib import encoder_finetune, records, stages
 from clipreid_lib.errors import UserError
 from clipreid_lib.files import write_json
-from clipreid_lib.ranking import Ranking
+from clipreid_lib.pictures import choices, gallery, gallery_page, overlays, retrieval
+from clipreid_lib.pictures.browser import browse
+from clipreid_lib.pictures.ranking import Ranking
 from clipreid_lib.runs import Run
 
 

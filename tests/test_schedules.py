@@ -1,7 +1,7 @@
 import pytest
 
 from clipreid_lib.recipes import recipe_of
-from clipreid_lib.schedules import encoder_rate, prompt_rate
+from clipreid_lib.training.schedules import encoder_rate, prompt_rate
 
 
 def test_prompt_rate_gives_the_published_values():

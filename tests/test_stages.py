@@ -4,11 +4,14 @@ import pandas as pd
 import pytest
 import torch
 
-from clipreid_lib import augment, backbone, checkpoints, encoder_finetune, prompt_learning, stages
+from clipreid_lib import encoder_finetune, prompt_learning, stages
+from clipreid_lib.clip import backbone
 from clipreid_lib.clipid_model import ClipidModel
 from clipreid_lib.errors import UserError
 from clipreid_lib.files import file_sha
-from clipreid_lib.training import Loop, number_format
+from clipreid_lib.images import augment
+from clipreid_lib.training import checkpoints
+from clipreid_lib.training.epochs import Loop, number_format
 
 
 def moved(before: dict, after: dict) -> set[str]:
@@ -133,7 +136,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(open_run, tmp_path,
 
 
 def steps_per_epoch(run, stage) -> int:
-    from clipreid_lib.sampler import identity_batches
+    from clipreid_lib.training.sampler import identity_batches
 
     train = run.manifest.train
     if stage == "prompts":

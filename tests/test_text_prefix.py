@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from clipreid_lib import backbone
+from clipreid_lib.clip import backbone
+from clipreid_lib.clip.text_prefix import TextPrefix
 from clipreid_lib.contrastive_loss import supervised_contrastive
 from clipreid_lib.prompt_bank import PromptBank
-from clipreid_lib.text_prefix import TextPrefix
 
 import open_clip  # isort: skip
 

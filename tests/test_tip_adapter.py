@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from clipreid_lib import evaluation, stages
+from clipreid_lib import stages
+from clipreid_lib.scoring import evaluation
 from clipreid_lib.tip_adapter import cache_logits
 
 

@@ -2,11 +2,11 @@
 
 import os
 
-from clipreid_lib import leaderboard, published
 from clipreid_lib.batch.chain import Failure
 from clipreid_lib.errors import UserError
 from clipreid_lib.params import Params, project_path
 from clipreid_lib.runs import Run
+from clipreid_lib.scoring import leaderboard, published
 
 
 def tell(params: list[Params], failed: dict[str, Failure], worked: bool, seconds: float) -> None:

@@ -3,10 +3,10 @@
 import hashlib
 from pathlib import Path
 
-from clipreid_lib import synthetic_hands
 from clipreid_lib.datasets.contract import Summary
 from clipreid_lib.datasets.eleven_k import ASPECTS
 from clipreid_lib.errors import UserError
+from clipreid_lib.synthetic import synthetic_hands
 
 SUMMARY = Summary(
     title="synthetic hands, drawn here in 11k Hands' layout",

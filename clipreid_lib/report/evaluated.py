@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from clipreid_lib.errors import UserError
-from clipreid_lib.evaluation import Evaluation
-from clipreid_lib.leaderboard import read_metrics
 from clipreid_lib.manifest import Manifest
 from clipreid_lib.runs import Run
+from clipreid_lib.scoring.evaluation import Evaluation
+from clipreid_lib.scoring.leaderboard import read_metrics
 
 TOP = 20  # ranks of a CMC curve that are kept
 DAMAGED = (

@@ -3,12 +3,13 @@
 import numpy as np
 import pandas as pd
 
-from clipreid_lib import leaderboard, published, subgroups, training_figures
 from clipreid_lib.errors import UserError
+from clipreid_lib.pictures import training_figures
 from clipreid_lib.report import pictures, tables
 from clipreid_lib.report.evaluated import DAMAGED, Evaluated, reason
 from clipreid_lib.report.layout import Facts, Figures, Folded, Link, Links, Table, Words, missing
-from clipreid_lib.results import DEFINITIONS
+from clipreid_lib.scoring import leaderboard, published, subgroups
+from clipreid_lib.scoring.results import DEFINITIONS
 
 LOGS = {"prompts": "Stage 2a, learning the sentences", "encoder": "Training the image encoder"}
 FIGURES = {
@@ -199,7 +200,7 @@ def by_subgroup(one: Evaluated) -> list:
 
 
 def groups(one: Evaluated) -> pd.DataFrame:
-    """Read ``subgroups.csv`` as :func:`clipreid_lib.subgroups.by_attribute` made it.
+    """Read ``subgroups.csv`` as :func:`clipreid_lib.scoring.subgroups.by_attribute` made it.
 
     Raises:
         UserError: it is not there or damaged.

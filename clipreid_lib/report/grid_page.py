@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from clipreid_lib import comparison, leaderboard, score_figures
 from clipreid_lib.errors import UserError
 from clipreid_lib.params import Params
+from clipreid_lib.pictures import score_figures
 from clipreid_lib.report import findings, pictures, record, repeat_command, run_page, tables
 from clipreid_lib.report.evaluated import Evaluated
 from clipreid_lib.report.layout import Command, Facts, Figures, Folded, Link, Section, Table, Words, missing, render
+from clipreid_lib.scoring import comparison, leaderboard
 
 LADDER = ("frozen", "tip_adapter", "classifier", "clipid_no_text", "clipid", "inversion")
 PAIRS = 28  # comparisons of one test that are all made; of more runs, each is compared with the lowest rung alone

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from clipreid_lib import style
 from clipreid_lib.errors import UserError
+from clipreid_lib.pictures import style
+from clipreid_lib.pictures.thumbnails import jpeg_base64
 from clipreid_lib.report.layout import Figure
-from clipreid_lib.thumbnails import jpeg_base64
 
 WIDEST = 1400  # px of a picture on a page
 LARGE = 400_000  # bytes from which a file is taken for photographs: as JPEG, which would blur a line drawing

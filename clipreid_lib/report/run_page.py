@@ -5,7 +5,7 @@ from collections.abc import Callable
 from clipreid_lib.report import findings, record, tables
 from clipreid_lib.report.evaluated import DAMAGED, Evaluated, reason
 from clipreid_lib.report.layout import Facts, Section, missing, render
-from clipreid_lib.results import FLOOR
+from clipreid_lib.scoring.results import FLOOR
 
 SECTIONS = {
     "Scores": findings.scores,

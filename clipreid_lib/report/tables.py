@@ -4,9 +4,9 @@ import math
 
 import pandas as pd
 
-from clipreid_lib import uncertainty
 from clipreid_lib.report.layout import Table
-from clipreid_lib.score_names import SHOWN, in_words
+from clipreid_lib.scoring import uncertainty
+from clipreid_lib.scoring.score_names import SHOWN, in_words
 
 COUNTS = {
     "identities": "people asked for",

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 
-from clipreid_lib import augment, encoder_finetune, params, prompt_learning, stages
+from clipreid_lib import encoder_finetune, params, prompt_learning, stages
 from clipreid_lib.clipid_model import ClipidModel
+from clipreid_lib.images import augment
 from clipreid_lib.runs import Run
 
 AIM = 10  # per cent over the bare step

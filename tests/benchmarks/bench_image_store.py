@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from clipreid_lib import synthetic_hands
-from clipreid_lib.images import Photographs, on_all_cores
+from clipreid_lib.images.photographs import Photographs, on_all_cores
+from clipreid_lib.synthetic import synthetic_hands
 
 AIM = 10  # times
 IMAGES, REPEATS = 120, 3

@@ -8,7 +8,7 @@ import time
 
 import torch
 
-from clipreid_lib import backbone
+from clipreid_lib.clip import backbone
 from clipreid_lib.contrastive_loss import supervised_contrastive
 from clipreid_lib.prompt_bank import PromptBank
 

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import torch
 
-from clipreid_lib.metrics import score_retrieval
+from clipreid_lib.scoring.metrics import score_retrieval
 
 QUERIES, GALLERY, WIDTH, PEOPLE = 10_000, 10_000, 512, 2_500
 MILLION = 1_000_000

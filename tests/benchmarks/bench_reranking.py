@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from clipreid_lib.reranking import k_reciprocal
+from clipreid_lib.scoring.reranking import k_reciprocal
 
 WIDTH, IMAGES_EACH, NOISE = 512, 4, 2.2  # a person's images among queries and among the gallery, on average
 SMALL, LARGE, REPEATS = 1_000, 4_000, 3

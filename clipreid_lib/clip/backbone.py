@@ -1,0 +1,104 @@
+"""The CLIP backbone: any open_clip ViT or ModifiedResNet, loaded by name and given the shape that params ask for.
+
+What it computes is :mod:`clipreid_lib.clip.clip_towers`, how its shape changes :mod:`clipreid_lib.clip.tower_shapes`.
+"""
+
+import json
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+
+from clipreid_lib import (
+    _compat,  # noqa: F401  torchvision must come in through the repaired door
+)
+from clipreid_lib.clip import tower_shapes
+from clipreid_lib.clip.clip_towers import Backbone, ImageFeatures
+from clipreid_lib.errors import UserError
+from clipreid_lib.files import file_sha
+from clipreid_lib.images.image_sizes import spell
+from clipreid_lib.recipes import ALIASES, EMBEDDED, SHIPPED
+
+import open_clip  # isort: skip
+
+__all__ = ["Backbone", "ImageFeatures", "describe", "load"]
+
+
+def load(
+    model: str,
+    pretrained: str | None = None,
+    image_size: int | str | tuple[int, int] | None = None,
+    patch_stride: int | None = None,
+    last_stride: int | None = None,
+) -> Backbone:
+    """Load a backbone on the CPU, in float32 and evaluation mode, all parameters frozen.
+
+    The weights are loaded at the model's own size, then the image tower is adapted.
+
+    Args:
+        model: ``embedded``, an alias such as ``vitb16``, or any open_clip model name.
+        pretrained: an open_clip tag, a local weights file (then no network is touched), or ``random`` for an
+            untrained network. None takes the shipped file for ``embedded`` and OpenAI's weights for an alias.
+        image_size: of the input: pixels of a square's side, ``"HEIGHTxWIDTH"`` or (height, width); None keeps the
+            model's own.
+        patch_stride: ViT: pixels from patch to patch; None keeps them side by side.
+        last_stride: ResNet: stride of layer 4, 1 or 2; None keeps the model's own.
+
+    Raises:
+        UserError: unknown model, unknown or unfitting weights, no weights to be had, a shape it cannot take.
+    """
+    name, tokenizer_options = ALIASES.get(model, model), {}
+    if model == EMBEDDED:
+        name = "embedded_clip"
+        open_clip.add_model_config(SHIPPED / f"{name}.json")
+        tokenizer_options["bpe_path"] = str(SHIPPED / "merges.txt.gz")
+        pretrained = pretrained or str(SHIPPED / f"{name}.safetensors")
+    elif pretrained is None:
+        if model not in ALIASES:
+            raise UserError(
+                f"pretrained: the open_clip model {model!r} needs a weights tag or file; "
+                f"known tags: {', '.join(open_clip.list_pretrained_tags_by_model(model)) or 'none'}"
+            )
+        pretrained = "openai"
+    if name not in open_clip.list_models():
+        known = ", ".join([EMBEDDED, *ALIASES])
+        raise UserError(f"model: {model!r} is unknown; use {known} or an open_clip model name such as ViT-B-16")
+    logging.getLogger("root").setLevel(logging.ERROR)  # open_clip narrates its loading on the root logger
+    try:
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            # OpenAI's weights in a network with another activation give slightly wrong features everywhere.
+            warnings.filterwarnings("error", message=".*QuickGELU")
+            torch.manual_seed(0)  # so that `random` is the same untrained network in every notebook of a run
+            clip = open_clip.create_model(name, pretrained=None if pretrained == "random" else pretrained)
+        tokenizer = open_clip.get_tokenizer(name, **tokenizer_options)
+    except Exception as error:  # open_clip raises whatever its loaders raise: all of it means "these weights won't do"
+        reason = " ".join(str(error).split()).split(". ")[0][:200]
+        raise UserError(
+            f"pretrained: {pretrained!r} cannot be loaded into {model} ({reason}); "
+            "give an open_clip tag, or a safetensors or state-dict file of this very model (OpenAI's weights go with "
+            "an alias such as vitb16, or with a name that ends in -quickgelu)"
+        ) from None
+    backbone = Backbone(clip, tokenizer, model, pretrained)
+    tower_shapes.adapt(clip.visual, model, image_size, patch_stride, last_stride)
+    clip.eval().requires_grad_(False)
+    return backbone
+
+
+def describe(backbone: Backbone) -> dict:
+    """Return the facts a checkpoint must state so that it is never loaded into something else."""
+    mean, std = backbone.normalisation
+    weights = Path(backbone.pretrained)
+    return {
+        "model": backbone.name,
+        "pretrained": f"file {file_sha(weights)[:12]}" if weights.is_file() else backbone.pretrained,
+        "image_size": spell(backbone.image_size),
+        "patch_stride": tower_shapes.patch_stride_of(backbone.clip.visual),
+        "last_stride": tower_shapes.last_stride_of(backbone.clip.visual),
+        "side_info": backbone.side_info or "none",
+        "side_values": backbone.side_values,
+        "mean": json.dumps(mean),
+        "std": json.dumps(std),
+        "embed_dim": backbone.clip.visual.output_dim,
+        "text_width": backbone.text_width,
+    }

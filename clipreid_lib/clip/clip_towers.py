@@ -1,0 +1,239 @@
+"""The two towers of CLIP: the image features CLIP-ReID takes from one, and prompts' way through the other."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import nn
+
+from clipreid_lib import (
+    _compat,  # noqa: F401  torchvision must come in through the repaired door
+)
+from clipreid_lib.clip import tower_shapes
+from clipreid_lib.clip.recompute import recomputed
+from clipreid_lib.errors import UserError
+
+import open_clip  # isort: skip
+from open_clip.transformer import text_global_pool  # isort: skip
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """CLIP-ReID's three features of an image batch (arXiv 2211.13977, supplementary material).
+
+    Attributes:
+        f_last: one block before the end: class token (ViT) or pooled layer 3 (ResNet), (B, width or width/2).
+        f: after the last block and final norm, or pooled layer 4, (B, width).
+        f_proj: in the space shared with text, un-normalised, (B, embed_dim).
+    """
+
+    f_last: torch.Tensor
+    f: torch.Tensor
+    f_proj: torch.Tensor
+
+    def exact(self) -> "ImageFeatures":
+        """Return the same in float32, whatever they were computed in: losses need all the digits."""
+        return ImageFeatures(self.f_last.float(), self.f.float(), self.f_proj.float())
+
+    @property
+    def embedding(self) -> torch.Tensor:
+        """What retrieval compares: ``f`` and ``f_proj`` side by side, (B, width + embed_dim)."""
+        return torch.cat([self.f, self.f_proj], dim=1)
+
+
+class Backbone(nn.Module):
+    """An open_clip model with the views of it that re-identification needs.
+
+    Args:
+        clip: a model made by ``open_clip.create_model``.
+        tokenizer: its tokenizer.
+        name: how the params named it.
+        pretrained: which weights it carries, in words.
+
+    Attributes:
+        side_info: column of the image table that :meth:`add_side_information` was told; None without.
+        side_values: that column's values, in the order of the vectors; None without.
+    """
+
+    def __init__(self, clip: nn.Module, tokenizer, name: str, pretrained: str):
+        """Wrap a model whose image tower has class token or layers as CLIP-ReID needs them."""
+        super().__init__()
+        self.clip = clip
+        self.tokenizer = tokenizer
+        self.name = name
+        self.pretrained = pretrained
+        self.text = clip.text if hasattr(clip, "text") else clip  # CustomTextCLIP keeps its text tower apart
+        self.is_vit = tower_shapes.is_vit(clip.visual)
+        self.checkpointing = False
+        self.side_info: str | None = None
+        self.side_values: list | None = None
+        # A ViT that pools all places has no class token to take the features from.
+        class_token = self.is_vit and clip.visual.attn_pool is None and clip.visual.pool_type == "tok"
+        known = class_token or hasattr(clip.visual, "layer4")
+        if not known or not hasattr(self.text, "token_embedding"):
+            raise UserError(f"model: {name} is neither an open_clip ViT nor a ModifiedResNet with CLIP's text tower")
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the input in pixels."""
+        return tower_shapes.image_size_of(self.clip.visual)
+
+    @property
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Channel means and deviations the weights were trained with."""
+        config = open_clip.get_model_preprocess_cfg(self.clip)
+        return tuple(config["mean"]), tuple(config["std"])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.text.positional_embedding.device
+
+    @property
+    def text_width(self) -> int:
+        """Width of a token's embedding."""
+        return self.text.token_embedding.weight.shape[1]
+
+    @property
+    def logit_scale(self) -> float:
+        """CLIP's learned inverse temperature for normalised features."""
+        return float(self.clip.logit_scale.exp())
+
+    def set_checkpointing(self, on: bool) -> None:
+        """Recompute activations in the backward pass instead of keeping them: less memory, same gradients."""
+        self.clip.set_grad_checkpointing(on)  # open_clip's, for the transformers of both towers
+        self.checkpointing = on  # ours, for a ResNet's layers
+
+    def add_side_information(self, column: str, values: list) -> None:
+        """Give the image tower one trainable vector per camera (or other source of images), to add to its class token.
+
+        The vectors belong to ``clip.visual``, are trained and saved with it, and start from the same truncated
+        normal draw (deviation 0.02) every time. CLIP-ReID (arXiv 2211.13977, after TransReID, arXiv 2102.04378)
+        adds them with coefficient 1.
+
+        Args:
+            column: of the image table, ``camera`` or ``aspect``.
+            values: what may stand there, one vector each. Any other value gets no vector.
+
+        Raises:
+            UserError: the image tower is a ResNet, or there are no values.
+        """
+        if not self.is_vit:
+            raise UserError(f"side_info: {self.name} is a ResNet, only a ViT has a class token to add to; use none")
+        if not values:
+            raise UserError(f"side_info: the training images have no {column}; use none")
+        self.side_info = column
+        self.side_values = [value.item() if hasattr(value, "item") else value for value in values]
+        width = self.clip.visual.class_embedding.shape[0]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            vectors = nn.init.trunc_normal_(torch.empty(len(values), width), std=0.02)  # (values, width)
+        self.clip.visual.side_embedding = nn.Parameter(vectors.to(self.device))
+
+    def side_rows(self, table: pd.DataFrame) -> torch.Tensor | None:
+        """Return which vector each row of an image table gets, (rows,); -1 is none. None without side information."""
+        if self.side_values is None:
+            return None
+        place = {value: row for row, value in enumerate(self.side_values)}
+        return torch.tensor([place.get(value, -1) for value in table[self.side_info]], dtype=torch.long)
+
+    def image_features(self, images: torch.Tensor, side: torch.Tensor | None = None) -> ImageFeatures:
+        """Run the image tower.
+
+        Args:
+            images: (B, 3, H, W), normalised.
+            side: (B,) as :meth:`side_rows` gives them; None adds no vectors.
+        """
+        visual = self.clip.visual
+        if side is not None and self.side_values is None:
+            raise ValueError("rows of side information, but add_side_information was not called")
+        if self.is_vit:
+            with self._side_vectors(side):
+                # NLC: as maps, open_clip could not return the tokens of overlapping patches
+                out = visual.forward_intermediates(images, indices=2, output_fmt="NLC", output_extra_tokens=True)
+            before, last = (tokens[:, 0] for tokens in out["image_intermediates_prefix"])  # class tokens (B, width)
+            return ImageFeatures(before, visual.ln_post(last), out["image_features"])
+        maps = visual.stem(images)  # (B, C, H/4, W/4)
+        seen = []
+        for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
+            maps = recomputed(layer, maps) if self.checkpointing else layer(maps)
+            seen.append(maps)
+        layer3, layer4 = (each.mean(dim=(2, 3)) for each in seen[-2:])
+        return ImageFeatures(layer3, layer4, visual.attnpool(maps))
+
+    @contextlib.contextmanager
+    def _side_vectors(self, side: torch.Tensor | None) -> Iterator[None]:
+        # open_clip's tower takes images alone, so the vectors join on the way: what ln_pre is given are the tokens
+        # (B, 1 + places, width) with their positions, the class token first.
+        if side is None:
+            yield
+            return
+        side, vectors = side.to(self.device), self.clip.visual.side_embedding
+        chosen = vectors[side.clamp(min=0)] * (side >= 0)[:, None]  # (B, width)
+
+        def add(_, given: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+            (tokens,) = given
+            return (torch.cat([tokens[:, :1] + chosen[:, None].to(tokens.dtype), tokens[:, 1:]], dim=1),)
+
+        handle = self.clip.visual.ln_pre.register_forward_pre_hook(add)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def embed_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Look up token embeddings: ids (B, L) to (B, L, text_width)."""
+        return self.text.token_embedding(tokens)
+
+    def text_features(self, embeddings: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Run the text tower on token embeddings, which need not come from the vocabulary.
+
+        Under CLIP's causal mask nothing after the end-of-text token can change its output, so prompts may be
+        as short as their own length.
+
+        Args:
+            embeddings: (B, L, text_width), L at most the context length.
+            tokens: (B, L) ids of the template: they say where the end-of-text token stands.
+
+        Returns:
+            (B, embed_dim), un-normalised.
+        """
+        tower, length = self.text, embeddings.shape[1]
+        x = embeddings + tower.positional_embedding[:length]
+        mask = tower.attn_mask
+        x = tower.transformer(x, attn_mask=None if mask is None else mask[:length, :length])
+        return self.read_out(x, tokens)
+
+    def read_out(self, states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Turn what the text tower's last block gives into text features.
+
+        Args:
+            states: (B, L, text_width).
+            tokens: (B, L) ids, which say where the end-of-text token stands.
+
+        Returns:
+            (B, embed_dim), un-normalised.
+        """
+        tower = self.text
+        x = tower.ln_final(states)
+        pool = getattr(tower, "text_pool_type", None) or tower.pool_type
+        eos = getattr(tower, "text_eos_id", None) or getattr(tower, "eos_id", None)
+        x = text_global_pool(x, tokens, pool, eos_token_id=eos)  # (B, text_width) at the end-of-text token
+        projection = tower.text_projection
+        if projection is None:
+            return x
+        return projection(x) if isinstance(projection, nn.Linear) else x @ projection
+
+    def tokenize(self, texts: list[str]) -> torch.Tensor:
+        """Turn texts into ids (B, L), cut after the longest text's end-of-text token where the mask allows."""
+        tokens = self.tokenizer(texts)
+        if self.text.attn_mask is None:  # without a causal mask the padding counts too
+            return tokens
+        return tokens[:, : int((tokens != 0).sum(dim=1).max())]
+
+    def encode_texts(self, texts: list[str]) -> torch.Tensor:
+        """Return the features of plain texts, (B, embed_dim), un-normalised."""
+        tokens = self.tokenize(texts).to(self.device)
+        return self.text_features(self.embed_tokens(tokens), tokens)

@@ -1,0 +1,76 @@
+"""A sentence's fixed beginning, run through the text tower once instead of with every sentence.
+
+All prompts begin alike ("a photo of a ..."). Under CLIP's causal mask a token sees only those before it, so the
+beginning's keys and values in every block depend on nothing that learns. They are computed once; each step then runs
+the rest of the sentence alone, which attends to them. Outputs and gradients are those of the whole computation.
+"""
+
+import torch
+from open_clip.transformer import ResidualAttentionBlock
+from torch import nn
+from torch.nn import functional
+
+from clipreid_lib.clip.backbone import Backbone
+
+Pair = tuple[torch.Tensor, torch.Tensor]
+
+
+class TextPrefix:
+    """Keys and values of a fixed beginning in every block of a text tower.
+
+    Args:
+        backbone: its text tower, frozen.
+        embedded: (1, P, width) token embeddings of the beginning, start token included.
+    """
+
+    @torch.no_grad()
+    def __init__(self, backbone: Backbone, embedded: torch.Tensor):
+        """Run the beginning through the tower, keeping each block's keys and values, (1, heads, P, width / heads)."""
+        self.length = embedded.shape[1]
+        self.kept: list[Pair] = []
+        x = embedded + backbone.text.positional_embedding[: self.length]
+        mask = torch.ones(self.length, self.length, dtype=torch.bool, device=x.device).tril()
+        for block in backbone.text.transformer.resblocks:
+            query, key, value = _projected(block, x)
+            self.kept.append((key, value))
+            x = _rest_of_block(block, x, functional.scaled_dot_product_attention(query, key, value, attn_mask=mask))
+
+    @staticmethod
+    def fits(backbone: Backbone) -> bool:
+        """Whether a tower is causal and made of plain blocks; others are run whole."""
+        blocks = getattr(backbone.text.transformer, "resblocks", [])
+        plain = all(type(b) is ResidualAttentionBlock and type(b.attn) is nn.MultiheadAttention for b in blocks)
+        pool = getattr(backbone.text, "text_pool_type", None) or backbone.text.pool_type
+        return bool(len(blocks)) and plain and backbone.text.attn_mask is not None and pool == "argmax"
+
+    def states(self, backbone: Backbone, embedded: torch.Tensor) -> torch.Tensor:
+        """Run the rest of sentences that begin so.
+
+        Args:
+            backbone: the same as before.
+            embedded: (B, S, width) token embeddings after the beginning.
+
+        Returns:
+            (B, S, width) what the tower's last block gives for them.
+        """
+        batch, length, _ = embedded.shape
+        x = embedded + backbone.text.positional_embedding[self.length : self.length + length]
+        mask = torch.ones(length, self.length + length, dtype=torch.bool, device=x.device).tril(self.length)
+        for block, (key, value) in zip(backbone.text.transformer.resblocks, self.kept, strict=True):
+            query, mine, worth = _projected(block, x)
+            key = torch.cat([key.expand(batch, -1, -1, -1), mine], dim=2)  # (B, heads, P + S, width / heads)
+            value = torch.cat([value.expand(batch, -1, -1, -1), worth], dim=2)
+            x = _rest_of_block(block, x, functional.scaled_dot_product_attention(query, key, value, attn_mask=mask))
+        return x
+
+
+def _projected(block: ResidualAttentionBlock, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return a block's queries, keys and values of (B, L, width), each (B, heads, L, width / heads)."""
+    attention = block.attn
+    joint = functional.linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)  # (B, L, 3 width)
+    return tuple(part.unflatten(2, (attention.num_heads, -1)).transpose(1, 2) for part in joint.chunk(3, dim=2))
+
+
+def _rest_of_block(block: ResidualAttentionBlock, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+    x = x + block.ls_1(block.attn.out_proj(attended.transpose(1, 2).flatten(2)))
+    return x + block.ls_2(block.mlp(block.ln_2(x)))

@@ -1,0 +1,119 @@
+"""Image towers in other shapes than they were trained in: input size, overlapping patches, a finer last layer.
+
+All three change the grid of places the tower looks at, and with it the table of position embeddings: one row for
+the class token (ViT) or the mean (a ResNet's attention pool), which is kept, and one per place, which are
+interpolated. CLIP-ReID (arXiv 2211.13977) interpolates bilinearly; here it is bicubic with antialiasing, which is
+what open_clip does when it loads weights at another size, so that both ways give the same table.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from clipreid_lib.errors import UserError
+from clipreid_lib.images.image_sizes import pair, spell
+
+
+def is_vit(visual: nn.Module) -> bool:
+    """Tell open_clip's VisionTransformer from its ModifiedResNet."""
+    return hasattr(visual, "ln_post")
+
+
+def image_size_of(visual: nn.Module) -> tuple[int, int]:
+    """Height and width of the input in pixels."""
+    size = visual.image_size
+    return pair(tuple(size) if isinstance(size, (tuple, list)) else size)
+
+
+def patch_stride_of(visual: nn.Module) -> int | None:
+    """Pixels from one patch to the next; None for a ResNet."""
+    return visual.conv1.stride[0] if is_vit(visual) else None
+
+
+def last_stride_of(visual: nn.Module) -> int | None:
+    """Stride of a ResNet's layer 4; None for a ViT."""
+    return None if is_vit(visual) else visual.layer4[0].stride
+
+
+def grid_of(visual: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
+    """Count the places (rows, columns) that the tower looks at in an image of that size, as it is strided now."""
+    if is_vit(visual):
+        patch, stride = visual.patch_size, visual.conv1.stride
+        return tuple((n - p) // s + 1 for n, p, s in zip(size, patch, stride, strict=True))
+    return tuple((n + 1) // 2 // (8 * last_stride_of(visual)) for n in size)  # conv1 rounds up, the poolings down
+
+
+def adapt(
+    visual: nn.Module,
+    name: str,
+    size: int | str | tuple[int, int] | None = None,
+    patch_stride: int | None = None,
+    last_stride: int | None = None,
+) -> None:
+    """Give a loaded tower another shape, in place. Whatever is None, or as it is already, is not touched.
+
+    Args:
+        visual: a VisionTransformer or ModifiedResNet with its weights.
+        name: what the params call the model, for messages.
+        size: of the input, in any spelling of :func:`clipreid_lib.images.image_sizes.pair`.
+        patch_stride: ViT only: pixels from patch to patch, at most a patch's side. CLIP-ReID takes 12 of 16; the
+            grid becomes (H - patch) // stride + 1 high.
+        last_stride: ResNet only: 1 or 2. CLIP-ReID takes 1, so that layer 4 keeps layer 3's resolution.
+
+    Raises:
+        UserError: a key of the other family, a stride that is not allowed, or an image smaller than one place.
+    """
+    size = image_size_of(visual) if size is None else pair(size)
+    before = grid_of(visual, image_size_of(visual))
+    if is_vit(visual):
+        if last_stride is not None:
+            raise UserError(f"last_stride: {name} is a ViT, only a ResNet has a layer 4; leave it null")
+        patch = min(visual.patch_size)
+        if patch_stride is not None:
+            if not 1 <= patch_stride <= patch:
+                raise UserError(f"patch_stride: {patch_stride} is not allowed; {name} takes 1 to {patch}")
+            visual.conv1.stride = (patch_stride, patch_stride)
+        least, what = max(visual.patch_size), "one patch"
+    else:
+        if patch_stride is not None:
+            raise UserError(f"patch_stride: {name} is a ResNet, only a ViT has patches; leave it null")
+        if last_stride not in (None, 1, 2):
+            raise UserError(f"last_stride: {last_stride} is not allowed; {name} takes 1 or 2")
+        if last_stride not in (None, visual.layer4[0].stride):
+            _set_last_stride(visual.layer4[0], last_stride)
+        least, what = 16 * visual.layer4[0].stride, "one place of its last layer"
+    if min(size) < least:
+        raise UserError(f"image_size: {spell(size)} is too small for {name}; {what} takes {least} pixels")
+    if size != image_size_of(visual):
+        visual.image_size = size
+    owner = visual if is_vit(visual) else visual.attnpool
+    if (after := grid_of(visual, size)) != before:
+        table = resize_positions(owner.positional_embedding.detach(), before, after)
+        owner.positional_embedding = nn.Parameter(table, owner.positional_embedding.requires_grad)
+        if is_vit(visual):
+            visual.grid_size = after
+
+
+def resize_positions(table: torch.Tensor, before: tuple[int, int], after: tuple[int, int]) -> torch.Tensor:
+    """Interpolate position embeddings from one grid to another.
+
+    Args:
+        table: (1 + rows * columns, C); the first entry belongs to no place and stays as it is.
+        before: (rows, columns) of the table.
+        after: (rows, columns) wanted.
+
+    Returns:
+        (1 + rows * columns, C) of the wanted grid; the table itself where the grids are the same.
+    """
+    if before == after:
+        return table
+    places = table[1:].unflatten(0, before).permute(2, 0, 1)[None]  # (1, C, rows, columns)
+    places = functional.interpolate(places, size=after, mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([table[:1], places[0].permute(1, 2, 0).flatten(0, 1)])
+
+
+def _set_last_stride(first: nn.Module, stride: int) -> None:
+    # In this ResNet striding is average pooling, once in the block's branch and once before its shortcut.
+    first.stride = stride
+    first.avgpool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+    first.downsample[0] = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()

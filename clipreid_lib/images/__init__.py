@@ -1,0 +1,1 @@
+"""Photographs: opened, resized, kept decoded, and augmented."""

@@ -1,0 +1,1 @@
+"""From rankings to pictures: galleries, pages, figures, heat maps, the browser."""

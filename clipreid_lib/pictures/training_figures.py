@@ -1,0 +1,38 @@
+"""Figures of training: the log's curves, and how alike the identities' anchors have become."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.ticker import MaxNLocator
+
+from clipreid_lib.pictures.style import HALF, WIDE
+
+
+def curves(log: pd.DataFrame) -> plt.Figure:
+    """Draw a training log: loss terms at the left, shares (accuracies, validation scores) at the right."""
+    shares = [name for name in log if name.startswith("validation_") or name.endswith("accuracy")]
+    losses = [name for name in log if name not in {"epoch", "lr", "seconds", *shares}]
+    panels = [(names, label) for names, label in ((losses, "loss"), (shares, "share")) if names]
+    figure, axes = plt.subplots(1, len(panels), figsize=WIDE if len(panels) > 1 else HALF, squeeze=False)
+    for (names, label), place in zip(panels, axes[0], strict=True):
+        for name in names:
+            place.plot(log["epoch"], log[name], marker=".", label=name.replace("_", " "))
+        place.set(xlabel="epoch", ylabel=label)
+        place.xaxis.set_major_locator(MaxNLocator(integer=True))
+        place.set_ylim(bottom=0)
+        place.legend()
+    return figure
+
+
+def anchor_similarity(anchors: np.ndarray, identities: list[int]) -> plt.Figure:
+    """Draw the cosine similarity between the identities' text anchors: the redder, the harder to tell apart."""
+    unit = anchors / np.linalg.norm(anchors, axis=1, keepdims=True)
+    figure, axes = plt.subplots(figsize=HALF)
+    sns.heatmap(unit @ unit.T, vmin=-1, vmax=1, cmap="vlag", square=True, ax=axes, cbar_kws={"label": "cosine"})
+    step = max(1, len(identities) // 8)
+    places = np.arange(0, len(identities), step)
+    axes.set_xticks(places + 0.5, [identities[i] for i in places], rotation=90)
+    axes.set_yticks(places + 0.5, [identities[i] for i in places], rotation=0)
+    axes.set(xlabel="identity", ylabel="identity")
+    return figure

@@ -1,0 +1,1 @@
+"""The demo's people: hands drawn from parameters, with sessions, cameras and backgrounds."""

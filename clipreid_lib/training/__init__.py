@@ -1,0 +1,1 @@
+"""What every stage trains with: batches, rates, the epoch loop, checkpoints."""
