@@ -8,7 +8,7 @@ import time
 
 from clipreid_lib import compose
 from clipreid_lib.batch import preflight
-from clipreid_lib.errors import UserError
+from clipreid_lib.errors import UserError, counted
 from clipreid_lib.params import ASPECTS, BURST_GAP, NOTEBOOKS, Params, project_path
 
 
@@ -115,7 +115,9 @@ def parser() -> argparse.ArgumentParser:
     prepare.add_argument("--outputs", default="outputs", metavar="FOLDER", help="outputs_root of the runs to come")
     for job in (check, prepare):
         job.add_argument("--dataset", required=True, metavar="NAME", help=", ".join(ASPECTS))
-        job.add_argument("--root", metavar="FOLDER", help="default data/NAME; demo draws its own")
+        job.add_argument(
+            "--root", metavar="FOLDER", help="as data_root in params: default data/NAME; demo draws its own"
+        )
         job.add_argument("--allow-missing", action="store_true", help="a partial download is no fault")
     return top
 
@@ -173,7 +175,7 @@ def _run(given: argparse.Namespace) -> int:
         from clipreid_lib.batch import slurm
 
         sent = slurm.submit(runs, slurm.Settings(**asked), frozenset(given.force))
-        print(f"{len(sent)} jobs sent; `clipreid status` follows them, `clipreid report` sums up")
+        print(f"{counted(len(sent), 'job')} sent; `clipreid status` follows them, `clipreid report` sums up")
         return 0
     if asked:
         raise UserError(f"--{next(iter(asked)).replace('_', '-')}: goes with --backend slurm")

@@ -12,7 +12,7 @@ import pandas as pd
 from clipreid_lib import datasets, protocols, stages
 from clipreid_lib.errors import UserError
 from clipreid_lib.feature_store import FeatureStore
-from clipreid_lib.files import write_text
+from clipreid_lib.files import write_csv
 from clipreid_lib.images.image_store import STORE
 from clipreid_lib.images.photographs import Photographs
 from clipreid_lib.manifest import Manifest
@@ -70,15 +70,15 @@ def targets(runs: list[Run], on: list[str]) -> list[Target]:
     Raises:
         UserError: a data set is misspelt, cannot be read, or has too few people.
     """
-    wanted = [(run.params.dataset, run.data_root, run.params.aspect) for run in runs]
+    wanted: list[tuple[str, Path, str]] = [(run.params.dataset, run.data_root, run.params.aspect) for run in runs]
     for text in on:
-        name, equals, root = text.partition("=")
+        name, equals, place = text.partition("=")
         name, _, aspect = name.partition(":")
         if not equals or name not in ASPECTS:
             raise UserError(f"--on {text}: write NAME=FOLDER or NAME:ASPECT=FOLDER; names: {', '.join(ASPECTS)}")
-        table = _table(runs, name, project_path(root))
+        table = _table(runs, name, project_path(place))
         there = [aspect] if aspect else sorted(table["aspect"].unique())
-        wanted += [(name, project_path(root), each) for each in there]
+        wanted += [(name, project_path(place), each) for each in there]
     params, found = runs[0].params, []
     for dataset, root, aspect in dict.fromkeys(wanted):
         table = _table(runs, dataset, root)
@@ -141,7 +141,7 @@ def report(folders: list[str], on: list[str], outputs: Path) -> str:
     """Do all of it: write ``across.csv``, ``across_rank1.png`` and ``across_map.png``, and return what to print."""
     runs = open_runs(folders, outputs)
     table = measure(runs, targets(runs, on), outputs)
-    write_text(outputs / "across.csv", table.to_csv(index=False))
+    write_csv(outputs / "across.csv", table)
     if table["left_out"].ne("").all():
         return f"{outputs / 'across.csv'}: nothing could be tested; {table['left_out'].iloc[0]}"
     style.use()

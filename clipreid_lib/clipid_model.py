@@ -24,7 +24,7 @@ class Identified:
 class BNNeck(nn.Module):
     """Batch norm without a learnt shift, then a bias-free classifier (Luo et al. 2019, arXiv 1903.07071)."""
 
-    def __init__(self, width: int, identities: int):
+    def __init__(self, width: int, identities: int) -> None:
         """Start the classifier near zero, so that the first gradients come from the data."""
         super().__init__()
         self.norm = nn.BatchNorm1d(width)
@@ -45,7 +45,7 @@ class ClipidModel(nn.Module):
         identities: number of people to tell apart.
     """
 
-    def __init__(self, backbone: Backbone, identities: int):
+    def __init__(self, backbone: Backbone, identities: int) -> None:
         """Measure the feature widths with one blank image and build the heads."""
         super().__init__()
         self.backbone = backbone

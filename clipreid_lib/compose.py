@@ -5,9 +5,12 @@ Files compose left to right. In a file a key may hold a list; :func:`expand` tur
 ``{key: value}``, leaves combinations out.
 """
 
+import difflib
 import itertools
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -37,7 +40,7 @@ def read_yaml(path: str | Path) -> dict:
     return values
 
 
-def compose(files: list[str | Path], overrides: list[str] = ()) -> tuple[dict, dict[str, str]]:
+def compose(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> tuple[dict, dict[str, str]]:
     """Merge params files left to right, then ``key=value`` overrides.
 
     Returns:
@@ -103,7 +106,7 @@ def expand(values: dict, source: str | dict[str, str] = "params", many: bool = F
         run = validated(point, source)
         _, first = unique.setdefault(run.run_id, (run, point))
         if differ := [key for key in point if point[key] != first[key]]:
-            raise UserError(f"{where(differ[0])}: {differ[0]}: its values make no other run; give one of them")
+            raise UserError(f"{where(differ[0])}: {differ[0]}: some of its values make the same run; keep one of them")
     return [run for run, _ in unique.values()]
 
 
@@ -123,12 +126,13 @@ def _matches(point: dict, rule: dict) -> bool:
     return True
 
 
-def _typed(key: str, value, where: str) -> list:
+def _typed(key: str, value: object, where: str) -> list:
     """Return the values a rule names, or a combination has, as the schema's type: ``1e-4`` is a number."""
     known_key(key, f"{where}: exclude")
     values = value if isinstance(value, list) else [value]
+    kind: Any = Params.model_fields[key].annotation
     try:
-        return [TypeAdapter(Params.model_fields[key].annotation).validate_python(each) for each in values]
+        return [TypeAdapter(kind).validate_python(each) for each in values]
     except ValidationError as error:
         said = error.errors()[0]
         raise UserError(f"{where}: exclude: {key}: {said['msg'].lower()}, got {said['input']!r}") from None
@@ -151,4 +155,7 @@ def from_namespace(namespace: dict) -> Params:
         and isinstance(value, scalars)
         and (key not in {"In", "Out"})  # IPython's own history
     }
+    for key in given:
+        if key not in Params.model_fields and not difflib.get_close_matches(key, Params.model_fields, n=1):
+            raise UserError(f"the notebook's parameters: {key!r} is no key of them; call a variable of your own _{key}")
     return validated(given, "the notebook's parameters").resolved()

@@ -1,13 +1,14 @@
 """Stages 1 and 2b, notebook 03: train the image encoder and its heads; the variant says with which losses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import cast
 
 import pandas as pd
 import torch
 from torch import nn
 from torch.nn import functional
 
-from clipreid_lib import features
+from clipreid_lib import checkpoints, features
 from clipreid_lib.clip import backbone
 from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.clipid_model import ClipidModel, Identified
@@ -21,7 +22,7 @@ from clipreid_lib.recipes import recipe_of
 from clipreid_lib.runs import Run
 from clipreid_lib.scoring import evaluation
 from clipreid_lib.seeding import stable_seed
-from clipreid_lib.training import checkpoints, sampler, schedules
+from clipreid_lib.training import sampler, schedules
 from clipreid_lib.training.epochs import Loop, number_format
 from clipreid_lib.training.training_set import load_training_set
 from clipreid_lib.triplet_loss import batch_hard_triplet
@@ -54,6 +55,10 @@ def finetune_encoder(run: Run, clip: Backbone) -> tuple[ClipidModel, pd.DataFram
         The model and the training log.
     """
     params, data, recipe = run.params, load_training_set(run, clip), recipe_of(run.params.model)
+    # No null is left in a run's params.
+    epochs, batch_size = cast(int, params.encoder_epochs), cast(int, params.batch_size)
+    id_weight, weight_decay = cast(float, params.id_weight), cast(float, params.weight_decay)
+    encoder_lr, head_lr = cast(float, params.encoder_lr), cast(float, params.head_lr)
     torch.manual_seed(stable_seed("heads", params.seed))
     model = ClipidModel(clip, len(data.identities)).to(clip.device)
     clip.set_checkpointing(params.checkpointing)
@@ -71,25 +76,25 @@ def finetune_encoder(run: Run, clip: Backbone) -> tuple[ClipidModel, pd.DataFram
         with half:
             out = model(spoil(augment.normalise(pixels[batch], *clip.normalisation)), side)
         out = out.exact()  # in half precision, cosines times CLIP's scale would be rounded to quarters
-        terms = {"identity": params.id_weight * sum(_ce(run, x, labels) for x in (out.logits, out.logits_proj))}
+        terms = {"identity": id_weight * _sum(_ce(run, x, labels) for x in (out.logits, out.logits_proj))}
         if params.variant in TRIPLET:
             three = (out.features.f_last, out.features.f, out.features.f_proj)
-            triplet = sum(batch_hard_triplet(x, labels, params.triplet_margin) for x in three)
+            triplet = _sum(batch_hard_triplet(x, labels, params.triplet_margin) for x in three)
             terms["triplet"] = params.triplet_weight * triplet
         return terms | text_terms(out, labels)
 
-    groups = model.parameter_groups(params.encoder_lr, params.head_lr, recipe.bias_factor)
+    groups = model.parameter_groups(encoder_lr, head_lr, recipe.bias_factor)
     if reader is not None:
-        groups.append({"params": list(reader.parameters()), "lr": params.head_lr, "peak": params.head_lr})
+        groups.append({"params": list(reader.parameters()), "lr": head_lr, "peak": head_lr})
     loop = Loop(
         name="encoder",  # not the variant: all variants must see the same crops and erasures
-        epochs=params.encoder_epochs,
+        epochs=epochs,
         seed=params.seed,
         learner=model if reader is None else nn.ModuleList([model, reader]),
-        optimiser=torch.optim.Adam(groups, weight_decay=params.weight_decay),
+        optimiser=torch.optim.Adam(groups, weight_decay=weight_decay),
         rate=lambda epoch, epochs, peak: schedules.encoder_rate(epoch, epochs, peak, recipe.warm_start, recipe.steps),
         batches=lambda epoch: sampler.identity_batches(
-            data.rows.numpy(), params.batch_size, params.images_per_identity, epoch, params.seed
+            data.rows.numpy(), batch_size, params.images_per_identity, epoch, params.seed
         ),
         losses=losses,
         measure=_validation(run, model, data.identities),
@@ -121,6 +126,10 @@ def finetune_encoder(run: Run, clip: Backbone) -> tuple[ClipidModel, pd.DataFram
         },
     )
     return model, log
+
+
+def _sum(losses: Iterable[torch.Tensor]) -> torch.Tensor:
+    return cast(torch.Tensor, sum(losses))
 
 
 def _ce(run: Run, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

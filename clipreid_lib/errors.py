@@ -19,3 +19,8 @@ class UnreadableImage(UserError):
 
 class TooFewPeople(UserError):
     """An aspect has not the people a protocol needs; other aspects may have."""
+
+
+def counted(number: int, noun: str) -> str:
+    """Say how many there are, for a message: ``1 run``, ``1,200 runs``."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"

@@ -19,14 +19,13 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from clipreid_lib import features
+from clipreid_lib import checkpoints, features
 from clipreid_lib.clip import backbone
 from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.errors import UnreadableImage, UserError
 from clipreid_lib.features import Embeddings
 from clipreid_lib.files import locked
 from clipreid_lib.images.photographs import Photographs, open_rgb
-from clipreid_lib.training import checkpoints
 
 TABLE_COLUMNS = ["path", "identity", "aspect", "camera"]  # what an image is; sessions depend on params
 GONE = (-1, -1)

@@ -1,6 +1,7 @@
 """Features of images: encoding them, and finding those of a table's rows."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -26,15 +27,20 @@ class Embeddings:
         Raises:
             UserError: an image has none, or one that is not finite (naming it).
         """
-        place = {path: row for row, path in enumerate(self.paths)}
-        lacking = [path for path in table["path"] if path not in place]
+        place, wanted = self._place, table["path"].tolist()
+        lacking = [path for path in wanted if path not in place]
         if lacking:
             raise UserError(f"{lacking[0]}: has no embedding; encode it first ({len(lacking)} images lack one)")
-        values = self.values[[place[path] for path in table["path"]]]
+        values = self.values[[place[path] for path in wanted]]
         sane = np.isfinite(values.numpy()).all(axis=1)
         if not sane.all():
             raise UserError(f"{table['path'].iloc[int(sane.argmin())]}: its embedding is not finite")
         return values
+
+    @cached_property
+    def _place(self) -> dict[str, int]:
+        """Each image's row."""
+        return {path: row for row, path in enumerate(self.paths)}
 
 
 @torch.no_grad()

@@ -6,11 +6,16 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
 from clipreid_lib.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @contextlib.contextmanager
@@ -44,7 +49,7 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: str | Path, value) -> None:
+def write_json(path: str | Path, value: object) -> None:
     """Write plain types as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
@@ -54,8 +59,28 @@ def write_yaml(path: str | Path, value: dict) -> None:
     write_text(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
 
 
+def write_csv(path: str | Path, table: "pandas.DataFrame", index: bool = False) -> None:
+    """Write a table as CSV, atomically."""
+    write_text(path, table.to_csv(index=index))
+
+
+def read_json(path: str | Path) -> dict | None:
+    """Read a mapping; None where the file is missing or damaged."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def file_sha(path: Path) -> str:
-    """SHA-256 of a file, to tell checkpoints apart."""
+    """SHA-256 of a file, to tell checkpoints apart; read once while the file stays as it is."""
+    seen = os.stat(path)
+    return _hashed(path, seen.st_size, seen.st_mtime_ns, seen.st_ino)
+
+
+@lru_cache
+def _hashed(path: Path, *_: int) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

@@ -21,17 +21,19 @@ class Inversion(nn.Module):
         dropout: share of hidden units left out in training.
     """
 
-    def __init__(self, backbone: Backbone, dropout: float = 0.5):
+    def __init__(self, backbone: Backbone, dropout: float = 0.5) -> None:
         """Build the network for the backbone's widths."""
         super().__init__()
         wide, width = 4 * backbone.clip.visual.output_dim, backbone.text_width
-        layers, before = [], backbone.clip.visual.output_dim
+        layers: list[nn.Module] = []
+        before = backbone.clip.visual.output_dim
         for _ in range(2):
             layers += [nn.Linear(before, wide), nn.LayerNorm(wide), nn.GELU(), nn.Dropout(dropout)]
             before = wide
-        self.network = nn.Sequential(*layers, nn.Linear(wide, width), nn.LayerNorm(width))
+        last = nn.LayerNorm(width)
+        self.network = nn.Sequential(*layers, nn.Linear(wide, width), last)
         length = backbone.text.token_embedding.weight.norm(dim=1).mean()
-        nn.init.constant_(self.network[-1].weight, float(length) / width**0.5)
+        nn.init.constant_(last.weight, float(length) / width**0.5)
         self.sentence = Sentences(backbone, [f"a photo of a {SLOT} hand."], slots=1)
 
     def text_features(self, backbone: Backbone, f_proj: torch.Tensor) -> torch.Tensor:

@@ -10,8 +10,9 @@ import pandas as pd
 from clipreid_lib.datasets.contract import FLAGS, check_paths
 from clipreid_lib.errors import UserError
 from clipreid_lib.files import write_text
+from clipreid_lib.params import allowed_words
 
-PROTOCOLS = ("own", "mba", "common", "cross_session", "given")
+PROTOCOLS = allowed_words("protocol")
 ROLES = ("train", "validation", "test", "distractor", "unpaired", "junk")
 COLUMNS = ("dataset", "protocol", "role", "subject", "path", "identity", "aspect")
 NEEDS = {"cross_session": "session", "given": "camera"}  # protocol -> a column it cannot do without
@@ -82,7 +83,19 @@ class Manifest:
         return self.protocol == "given" and self.test["camera"].nunique() > 1
 
     def draw(self, index: int, part: str = "test") -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Return the (query, gallery) tables of one draw; the gallery's own images come before distractors."""
+        """Return the (query, gallery) tables of one draw; the gallery's own images come before distractors.
+
+        They are made once and shared by all who ask: copy them before you change them.
+        """
+        if (index, part) not in self._drawn:
+            self._drawn[index, part] = self._draw(index, part)
+        return self._drawn[index, part]
+
+    @cached_property
+    def _drawn(self) -> dict[tuple[int, str], tuple[pd.DataFrame, pd.DataFrame]]:
+        return {}
+
+    def _draw(self, index: int, part: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         column = self.images[f"draw_{index}"]
         mine = self.images["role"].isin([part, "distractor"] if part == "test" else [part])
         gallery = self.images[mine & (column == "gallery")]

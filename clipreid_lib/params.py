@@ -5,9 +5,8 @@ import difflib
 import hashlib
 import json
 import os
-from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -26,7 +25,7 @@ NOTEBOOKS = (
     *("01_data_exploration", "02_prompt_learning", "03_encoder_finetune"),
     *("04_evaluation", "05_retrieval_visualisation"),
 )
-SURVEY = NOTEBOOKS[:1]  # once per data set
+SURVEY, PROMPTS, ENCODER, EVALUATION, RETRIEVAL = NOTEBOOKS
 TRAIN_NOTHING = ("frozen", "tip_adapter")  # variants
 PROMPT_LEARN = "prompt_learn"  # stage 2a, notebook 02
 ENCODER_FINETUNE = "img_encoder_finetune"  # stages 1 and 2b, notebook 03
@@ -42,6 +41,13 @@ DATA_KEYS = {
     *("dataset", "data_root", "allow_missing", "burst_gap"),
     *("aspect", "protocol", "validation", "draws", "draw_seed"),
     *("demo_people", "demo_images", "demo_sessions", "demo_difficulty", "demo_seed", "outputs_root"),
+}
+# How keys that must match a pattern are written.
+WRITTEN = {
+    "experiment": "letters, digits and . _ + - make a name, such as pilot-1",
+    "aspect": "letters, digits, spaces and . _ + - make a name, such as dorsal_r",
+    "image_size": "write the pixels of a square's side or HEIGHTxWIDTH, such as 224 or 256x128",
+    "device": "write auto, cpu, cuda, cuda:1 or mps",
 }
 # Data sets and the aspects they have; nothing where the data itself decides (clipreid_lib/datasets).
 HANDS = ("dorsal_r", "dorsal_l", "palmar_r", "palmar_l")
@@ -121,7 +127,7 @@ class Params(BaseModel):
         # YAML reads a bare no, off, yes as a boolean, and pydantic would quietly take it for 0 or 1.
         for key, value in values.items():
             if isinstance(value, bool) and key not in ("allow_missing", "checkpointing", "flip_test"):
-                raise ValueError(f"{key}|is {str(value).lower()} in YAML; write it in quotes if a word was meant")
+                raise ValueError(f"{key}|is {str(value).lower()}; a word such as no or on is to be written in quotes")
         return values
 
     @model_validator(mode="after")
@@ -130,12 +136,12 @@ class Params(BaseModel):
         if aspects and self.aspect not in aspects:
             raise ValueError(f"aspect|{self.dataset} has no {self.aspect!r}; allowed: {', '.join(aspects)}")
         if self.mode == "full":
-            for key, stages in (
-                ("epochs", "prompt_epochs and encoder_epochs"),
-                ("lr", "prompt_lr and encoder_lr"),
-            ):
+            for key in ("epochs", "lr"):
                 if getattr(self, key) is not None:
-                    raise ValueError(f"{key}|mode full trains more than one stage: write {stages}")
+                    raise ValueError(
+                        f"{key}|belongs to mode {PROMPT_LEARN} or {ENCODER_FINETUNE}, which train one stage; in mode "
+                        f"full write prompt_{key} (stage 2a) or encoder_{key} (stages 1 and 2b)"
+                    )
         if self.mode == PROMPT_LEARN and self.variant != "clipid":
             raise ValueError(f"mode|variant {self.variant} learns no prompts; prompt_learn goes with clipid")
         if self.mode == ENCODER_FINETUNE and self.variant in TRAIN_NOTHING:
@@ -146,7 +152,7 @@ class Params(BaseModel):
                 "resume_prompt|mode img_encoder_finetune starts from learned prompts: give the "
                 "prompts.safetensors of a prompt_learn run, or use mode full"
             )
-        if self.side_info != "none" and "03_encoder_finetune" not in self.notebooks:
+        if self.side_info != "none" and not self.trains_encoder:
             raise ValueError(f"side_info|{self.variant}, mode {self.mode}, trains no image encoder to use it; use none")
         if self.image_size and max(map(int, self.image_size.split("x"))) > 4096:
             raise ValueError(f"image_size|{self.image_size} is too large; at most 4096 pixels a side")
@@ -234,18 +240,18 @@ class Params(BaseModel):
     @property
     def notebooks(self) -> tuple[str, ...]:
         """The numbered notebooks this run needs after 01, in order."""
-        learns_prompts = self.variant == "clipid" and self.mode != ENCODER_FINETUNE
-        trains_encoder = self.variant not in TRAIN_NOTHING and self.mode != PROMPT_LEARN
-        return tuple(
-            name
-            for name, needed in (
-                ("02_prompt_learning", learns_prompts),
-                ("03_encoder_finetune", trains_encoder),
-                ("04_evaluation", True),
-                ("05_retrieval_visualisation", True),
-            )
-            if needed
-        )
+        trained = {PROMPTS: self.learns_prompts, ENCODER: self.trains_encoder}
+        return tuple(name for name in NOTEBOOKS[1:] if trained.get(name, True))
+
+    @property
+    def learns_prompts(self) -> bool:
+        """Whether stage 2a is part of this run."""
+        return self.variant == "clipid" and self.mode != ENCODER_FINETUNE
+
+    @property
+    def trains_encoder(self) -> bool:
+        """Whether stage 1 or 2b is part of this run."""
+        return self.variant not in TRAIN_NOTHING and self.mode != PROMPT_LEARN
 
     @property
     def stage(self) -> str:
@@ -257,6 +263,11 @@ class Params(BaseModel):
         return "classifier" if self.variant == "classifier" else ENCODER_FINETUNE
 
 
+def allowed_words(key: str) -> tuple[str, ...]:
+    """Return the words that a key may hold."""
+    return get_args(Params.model_fields[key].annotation)
+
+
 def digest(params: Params, keep: set[str], **more: str | None) -> str:
     """Hash the named keys of some params, and more facts, into eight letters."""
     kept = {key: value for key, value in params.model_dump().items() if key in keep} | more
@@ -265,15 +276,7 @@ def digest(params: Params, keep: set[str], **more: str | None) -> str:
 
 def _content(path: str) -> str:
     file = project_path(path)
-    if not os.path.isfile(file):
-        return path
-    seen = os.stat(file)
-    return _hashed(file, seen.st_size, seen.st_mtime_ns)
-
-
-@lru_cache
-def _hashed(file: Path, size: int, changed: int) -> str:  # a grid asks for the same weights once per run
-    return file_sha(file)
+    return file_sha(file) if os.path.isfile(file) else path
 
 
 def project_path(path: str) -> Path:
@@ -322,7 +325,8 @@ def validated(values: dict, source: str | dict[str, str] = "params") -> Params:
         message = first["msg"].removeprefix("Value error, ")
         if first["loc"]:
             key = str(first["loc"][0])
-            message = f"{message[0].lower()}{message[1:]}, got {first['input']!r}"
+            like = WRITTEN.get(key, "") if first["type"] == "string_pattern_mismatch" else ""
+            message = f"{like or message[0].lower() + message[1:]}, got {first['input']!r}"
         else:
             key, _, message = message.partition("|")
         raise UserError(f"{where(key)}: {key}: {message}") from None

@@ -45,7 +45,7 @@ class PromptBank(nn.Module):
         prompt_dim: int | None = None,
         form: str = "learned",
         words: list[str] | None = None,
-    ):
+    ) -> None:
         """Tokenise the sentences once and draw the codes from N(0, 0.02), CLIP's own scale of embeddings."""
         super().__init__()
         self.identities = [int(identity) for identity in identities]
@@ -53,7 +53,7 @@ class PromptBank(nn.Module):
         if form != "learned" and len(words or []) != len(self.identities):
             raise ValueError(f"form {form} says something of each of {len(self.identities)} identities")
         slots = 0 if form == "fixed" else num_prompts
-        said = ["hand."] if form == "learned" else words
+        said = ["hand."] if form == "learned" else words or []
         self.sentences = Sentences(
             backbone, [" ".join(["a photo of a", *[SLOT] * slots, text]) for text in said], slots
         )

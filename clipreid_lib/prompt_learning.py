@@ -1,22 +1,23 @@
 """Stage 2a, notebook 02: prompts that become each identity's textual anchor."""
 
 from functools import partial
+from typing import cast
 
 import pandas as pd
 import torch
 
-from clipreid_lib import features
+from clipreid_lib import checkpoints, features
 from clipreid_lib.clip import backbone
 from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.contrastive_loss import info_nce, supervised_contrastive
 from clipreid_lib.errors import UserError
-from clipreid_lib.files import write_text
+from clipreid_lib.files import write_csv
 from clipreid_lib.prompt_bank import PromptBank, scaled_pair, text_logits
 from clipreid_lib.prompt_words import words_of
 from clipreid_lib.recipes import recipe_of
 from clipreid_lib.runs import Run
 from clipreid_lib.seeding import stable_seed
-from clipreid_lib.training import checkpoints, schedules
+from clipreid_lib.training import schedules
 from clipreid_lib.training.epochs import Loop
 from clipreid_lib.training.training_set import load_training_set
 
@@ -62,12 +63,12 @@ def learn_prompts(run: Run, clip: Backbone) -> tuple[PromptBank, pd.DataFrame]:
 
     if params.prompt_form == "fixed":
         log = pd.DataFrame([{"epoch": 0, **measure()}])
-        write_text(run.logs / "prompts.csv", log.to_csv(index=False))
+        write_csv(run.logs / "prompts.csv", log)
     else:
         group = {"params": list(bank.parameters()), "lr": params.prompt_lr, "peak": params.prompt_lr}
         loop = Loop(
             name="prompts",
-            epochs=params.prompt_epochs,
+            epochs=cast(int, params.prompt_epochs),  # no null is left in a run's params
             seed=params.seed,
             learner=bank,
             optimiser=torch.optim.Adam([group], weight_decay=WEIGHT_DECAY),

@@ -37,6 +37,7 @@ import pandas as pd
 
 from clipreid_lib.errors import TooFewPeople, UserError
 from clipreid_lib.manifest import PROTOCOLS, Manifest
+from clipreid_lib.params import allowed_words
 
 # MBA-Net's identity thresholds: people up to and including this number train, the rest are tested.
 THRESHOLDS = {
@@ -51,7 +52,7 @@ OTHERS = {
     "palmar_l": ("palmar_r", "dorsal_r", "dorsal_l"),
 }
 FIRST_SHIFT, NEXT_SHIFT = 11_000_000, 10_000_000
-VALIDATIONS = ("identity_disjoint", "published", "none")
+VALIDATIONS = allowed_words("validation")
 HELD_APART = 0.2  # share of the training people that identity_disjoint validation takes
 
 
@@ -60,7 +61,7 @@ def build(
     protocol: str,
     aspect: str | None = None,
     seed: int = 0,
-    validation: str = "identity_disjoint",
+    validation: str = "none",
     draws: int = 10,
 ) -> Manifest:
     """Build one protocol's manifest from an image table that holds all aspects.
@@ -79,14 +80,14 @@ def build(
     """
     if draws < 1:
         raise UserError(f"draws: {draws}; give at least 1")
-    for given, allowed, key in ((protocol, PROTOCOLS, "protocol"), (validation, VALIDATIONS, "validation")):
-        if given not in allowed:
-            raise UserError(f"{key}: {given!r} is unknown; allowed: {', '.join(allowed)}")
+    for given, known, key in ((protocol, PROTOCOLS, "protocol"), (validation, VALIDATIONS, "validation")):
+        if given not in known:
+            raise UserError(f"{key}: {given!r} is unknown; allowed: {', '.join(known)}")
     dataset = table.attrs.get("dataset", "the table")
     there = sorted(table["aspect"].unique())
     if aspect is None and len(there) == 1:
         aspect = there[0]
-    if aspect not in there:
+    if aspect is None or aspect not in there:
         raise UserError(f"aspect: {dataset} holds no image of {aspect!r}; it has {', '.join(there) or 'nothing'}")
 
     if protocol in ("mba", "common") and "aspect" in table.attrs:

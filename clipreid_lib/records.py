@@ -14,25 +14,40 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from clipreid_lib.files import write_json
-from clipreid_lib.params import ROOT, Params
+from clipreid_lib.compose import read_yaml
+from clipreid_lib.files import read_json, write_json
+from clipreid_lib.params import ENCODER, EVALUATION, PROMPTS, RETRIEVAL, ROOT, Params, validated
 from clipreid_lib.stage_keys import stage_key
 
 BEAT = 5.0  # seconds between two signs of life of a stage at work
 SILENT = 30.0  # seconds without one after which it counts as killed; a busy shared disk may swallow a few
 # What each stage leaves behind and later ones stand on: in the logs, in the models, in the run's own folder.
 PRODUCTS = {
-    "02_prompt_learning": (("prompts.csv",), ("prompts.safetensors",), ()),
-    "03_encoder_finetune": (("encoder.csv",), ("encoder.safetensors",), ()),
-    "04_evaluation": ((), (), ("metrics.json", "per_draw.csv", "per_query.csv", "subgroups.csv")),
-    "05_retrieval_visualisation": ((), (), ("gallery.html",)),
+    PROMPTS: (("prompts.csv",), ("prompts.safetensors",), ()),
+    ENCODER: (("encoder.csv",), ("encoder.safetensors",), ()),
+    EVALUATION: ((), (), ("metrics.json", "per_draw.csv", "per_query.csv", "subgroups.csv")),
+    RETRIEVAL: ((), (), ("gallery.html",)),
 }
 
 # What a stage of training draws, for a run with the same key to copy along.
 FIGURES = {
-    "02_prompt_learning": ("prompt_curves.png", "anchor_similarity.png", "anchors.png"),
-    "03_encoder_finetune": ("encoder_curves.png", "neighbours_before.png", "neighbours_after.png"),
+    PROMPTS: ("prompt_curves.png", "anchor_similarity.png", "anchors.png"),
+    ENCODER: ("encoder_curves.png", "neighbours_before.png", "neighbours_after.png"),
 }
+
+
+def run_folders(outputs: Path) -> list[Path]:
+    """Return the folders of all runs in an outputs folder, by name."""
+    return sorted(path.parent for path in (outputs / "runs").glob("*/params.yaml"))
+
+
+def params_of(folder: Path) -> Params:
+    """Return the params of the run, or the survey, that lives in a folder.
+
+    Raises:
+        UserError: they cannot be read, or are of another version.
+    """
+    return validated(read_yaml(folder / "params.yaml"), str(folder / "params.yaml"))
 
 
 def inside(params: Params, folder: Path, place: str) -> Path:
@@ -67,7 +82,7 @@ def finish(params: Params, folder: Path, notebook: str, facts: dict) -> None:
     """
     sizes = {os.path.relpath(path, folder): path.stat().st_size for path in products(params, folder, notebook)}
     finished = datetime.now(UTC).isoformat(timespec="milliseconds")
-    begun = _json(folder / "running.json") or {}
+    begun = read_json(folder / "running.json") or {}
     if begun.get("notebook") != notebook or abs(_age(folder / "running.json")) > SILENT:
         begun = {}  # of another stage, or of a run killed long ago
     took = {"took": round(max(0.0, time.time() - begun["began"]), 1)} if begun else {}  # seconds
@@ -78,7 +93,7 @@ def finish(params: Params, folder: Path, notebook: str, facts: dict) -> None:
 
 def read(folder: Path, notebook: str) -> dict | None:
     """Return a stage's record; None where there is none or it cannot be read."""
-    return _json(_done(folder, notebook))
+    return read_json(_done(folder, notebook))
 
 
 def is_done(params: Params, folder: Path, notebook: str) -> bool:
@@ -92,13 +107,13 @@ def is_done(params: Params, folder: Path, notebook: str) -> bool:
 def edited(params: Params, folder: Path) -> list[str]:
     """Return the finished stages whose notebook was edited since."""
     found = {name: read(folder, name) for name in params.notebooks if is_done(params, folder, name)}
-    return [name for name, record in found.items() if record.get("code") != source(name)]
+    return [name for name, record in found.items() if record is not None and record.get("code") != source(name)]
 
 
 def forget(folder: Path, notebook: str) -> None:
     """Delete a stage's record, so that it is done again; with the evaluation's, the scores that are then no run's."""
     _done(folder, notebook).unlink(missing_ok=True)
-    if notebook == "04_evaluation":
+    if notebook == EVALUATION:
         (folder / "metrics.json").unlink(missing_ok=True)
 
 
@@ -137,7 +152,7 @@ def state(params: Params, folder: Path) -> tuple[str, str, str]:
 
 def at_work(folder: Path) -> tuple[str, str, str] | None:
     """Say what is at work in a folder, or was last: ``running``, ``killed`` or ``failed``, as :func:`state`."""
-    running, failed = _json(folder / "running.json"), _json(folder / "failed.json")
+    running, failed = read_json(folder / "running.json"), read_json(folder / "failed.json")
     if running is not None:
         quiet = _age(folder / "running.json")
         if abs(quiet) < SILENT:
@@ -168,11 +183,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return -1
-
-
-def _json(path: Path) -> dict | None:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None

@@ -13,7 +13,6 @@
 """
 
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
@@ -27,11 +26,11 @@ import pandas as pd
 from clipreid_lib import datasets, protocols, records
 from clipreid_lib.compose import read_yaml
 from clipreid_lib.errors import UserError
-from clipreid_lib.files import file_sha, write_json, write_yaml
+from clipreid_lib.files import file_sha, read_json, write_json, write_yaml
 from clipreid_lib.images.image_store import STORE
 from clipreid_lib.images.photographs import Photographs
 from clipreid_lib.manifest import Manifest
-from clipreid_lib.params import ROOT, Params, project_path, validated
+from clipreid_lib.params import EVALUATION, ROOT, Params, project_path
 from clipreid_lib.stage_keys import SHOWN_BY
 
 SHOWN = sorted(set().union(*SHOWN_BY.values()))  # keys that a finished run may be looked at again with
@@ -82,10 +81,9 @@ class Run:
         Raises:
             UserError: the folder is no run's.
         """
-        params = folder / "params.yaml"
-        if not params.is_file():
+        if not (folder / "params.yaml").is_file():
             raise UserError(f"{folder}: is no run's folder (it holds no params.yaml); give one of outputs/runs/")
-        return cls(validated(read_yaml(params), str(params)), folder.resolve())
+        return cls(records.params_of(folder), folder.resolve())
 
     @property
     def logs(self) -> Path:
@@ -137,12 +135,9 @@ class Run:
     def _tested(self) -> Manifest | None:
         """The manifest an evaluated run was scored by, which its pictures are drawn from; None before that."""
         kept = self.folder / "manifest.csv"
-        if not self.fixed or not self.is_done("04_evaluation") or not kept.is_file():
+        if not self.fixed or not self.is_done(EVALUATION) or not kept.is_file():
             return None
-        try:
-            scored = json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))["manifest_sha"]
-        except (OSError, ValueError, KeyError):  # damaged, so nothing to stand on
-            return None
+        scored = (read_json(self.folder / "metrics.json") or {}).get("manifest_sha")
         return Manifest.load(kept) if file_sha(kept) == scored else None
 
     @cached_property
@@ -214,7 +209,7 @@ class Run:
         """Whether every notebook finished its work for this run."""
         return all(map(self.is_done, self.params.notebooks))
 
-    def finish(self, notebook: str, **facts) -> None:
+    def finish(self, notebook: str, **facts: object) -> None:
         """Record that a notebook has finished; the last thing it does. Resume states are not needed after that."""
         records.finish(self.params, self.folder, notebook, {"manifest_sha": self.manifest.sha, **facts})
         for state in self.models.glob("*.resume.pt"):

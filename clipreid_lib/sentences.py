@@ -24,7 +24,10 @@ class Sentences(nn.Module):
         UserError: the vocabulary cuts a text in an unexpected way, or it does not fit the context.
     """
 
-    def __init__(self, backbone: Backbone, texts: Sequence[str], slots: int):
+    tokens: torch.Tensor  # (S, L), S sentences
+    embedded: torch.Tensor  # (S, L, width)
+
+    def __init__(self, backbone: Backbone, texts: Sequence[str], slots: int) -> None:
         """Tokenise once and look the fixed words up."""
         super().__init__()
         self.texts, self.slots = list(texts), slots
@@ -55,6 +58,7 @@ class Sentences(nn.Module):
         rows = torch.zeros_like(rows) if len(self.texts) == 1 else rows
         words, tokens = self.embedded[rows], self.tokens[rows]  # (B, L, width), (B, L)
         if self.slots:
+            assert learnt is not None  # as many as there are slots
             words = torch.cat([words[:, : self.first], learnt, words[:, self.first + self.slots :]], dim=1)
         if self.slots and TextPrefix.fits(backbone):
             states = self._beginning(backbone).states(backbone, words[:, self.first :])

@@ -7,7 +7,7 @@ is in no key: notebook 05 also draws a classifier run that lies beside its own, 
 does.
 """
 
-from clipreid_lib.params import DATA_KEYS, NOT_IN_ID, Params, digest
+from clipreid_lib.params import DATA_KEYS, EVALUATION, NOT_IN_ID, PROMPTS, RETRIEVAL, SURVEY, Params, digest
 
 # What acts after stage 2a alone. A test trains stage 2a with each of them changed and finds the same prompts.
 AFTER_PROMPTS = {
@@ -16,7 +16,7 @@ AFTER_PROMPTS = {
     *("weight_decay", "accumulate", "precision", "output_dir", "save_dir"),
 }
 # Keys outside the run id that change what a notebook after training writes.
-SHOWN_BY = {"04_evaluation": {"flip_test"}, "05_retrieval_visualisation": {"flip_test", "top_k"}}
+SHOWN_BY = {EVALUATION: {"flip_test"}, RETRIEVAL: {"flip_test", "top_k"}}
 
 
 def stage_key(params: Params, notebook: str) -> str:
@@ -30,10 +30,10 @@ def stage_key(params: Params, notebook: str) -> str:
         Eight letters; the same for all runs whose outcome of this notebook is the same.
     """
     mine = params.resolved()
-    if notebook.startswith("01"):
+    if notebook == SURVEY:
         return mine.data_id.rsplit("-", 1)[1]
     keep = set(Params.model_fields) - NOT_IN_ID
-    if notebook.startswith("02"):
+    if notebook == PROMPTS:
         keep -= AFTER_PROMPTS
     if mine.dataset != "demo":
         keep -= {key for key in DATA_KEYS if key.startswith("demo_")}

@@ -6,6 +6,7 @@ import pandas as pd
 import torch
 from torch.nn import functional
 
+from clipreid_lib import checkpoints
 from clipreid_lib.clip import backbone
 from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.errors import UserError
@@ -17,7 +18,6 @@ from clipreid_lib.prompt_bank import text_logits
 from clipreid_lib.prompt_learning import load_prompts
 from clipreid_lib.runs import Run, choose_device
 from clipreid_lib.tip_adapter import cache_logits
-from clipreid_lib.training import checkpoints
 from clipreid_lib.training.training_set import label_map
 
 
@@ -67,7 +67,7 @@ def load_trained(run: Run) -> Trained:
         UserError: the encoder was not trained yet, or its checkpoint belongs to another backbone or data.
     """
     start = pretrained(run)
-    if "03_encoder_finetune" not in run.params.notebooks:
+    if not run.params.trains_encoder:
         return start
     clip = start.backbone
     path = run.models / "encoder.safetensors"
@@ -125,7 +125,7 @@ def embed(run: Run, trained: Trained, images: pd.DataFrame) -> dict[str, Embeddi
             "distractors of protocol mba; compare the rows before you use it"
         )
         made["mirrored"] = store.embed(clip, trained.sha, images, mirrored=True)
-    if "03_encoder_finetune" in run.params.notebooks:
+    if run.params.trains_encoder:
         start = pretrained(run)
         made["stage 0"] = store.embed(start.backbone, start.sha, images)
     return made

@@ -109,7 +109,7 @@ def test_paired_comparison_of_embeddings(manifest):
     told = comparison.against(good, {"poor": poor.per_query, "itself": good.per_query})
     assert told.loc["over poor", "rank-1"].startswith("+") and float(told.loc["over poor", "p (mAP)"]) < 0.01
     assert told.loc["over itself", "mAP"] == "+0.0 [+0.0, +0.0]" and told.loc["over itself", "p (mAP)"] == "1.0000"
-    with pytest.raises(UserError, match="other: answers other queries"):
+    with pytest.raises(UserError, match="other: was tested on other queries"):
         comparison.against(good, {"other": poor.per_query.iloc[:-1]})
 
 
@@ -234,7 +234,7 @@ def test_mirrored_features_are_one_more_row_and_a_warning(open_run, capsys):
 def test_two_runs_that_finish_at_once_both_stand_in_the_leaderboard(tmp_path):
     code = """
 import sys, pathlib, time
-from clipreid_lib import leaderboard
+from clipreid_lib.scoring import leaderboard
 from clipreid_lib.files import write_json
 outputs, name = pathlib.Path(sys.argv[1]), sys.argv[2]
 for number in range(15):

@@ -75,7 +75,7 @@ def test_a_huge_grid_is_counted_and_refused(capsys):
     assert main(["run", base, *asked]) == 2
     assert "the grid has 10,000 combinations; --yes says that more than 100 are meant" in capsys.readouterr().err
     assert main(["plan", base, *asked[:2], "--set", "num_prompts=[1,2]", "--yes"]) == 0
-    assert "200 runs, 0 of them done" in capsys.readouterr().out
+    assert "200 runs, 0 done" in capsys.readouterr().out
 
 
 def test_the_shipped_grids_expand():
@@ -95,7 +95,7 @@ def test_a_plan_counts_what_is_left_what_is_shared_and_how_long_it_takes(grid, c
     assert rows[-1].shared == {"02_prompt_learning": runs[1].run_id}
     plan.tell(runs, jobs=2)
     out = capsys.readouterr().out
-    assert "5 runs, 1 of them done; 14 notebooks to execute, about 5 min with --jobs 2" in out
+    assert "5 runs, 1 done; 14 notebooks to execute, about 5 min with --jobs 2" in out
     assert out.startswith(f"{runs[0].data_id:<{max(len(run.run_id) for run in runs)}}  01\n")  # once per data set
 
 
@@ -228,7 +228,7 @@ def test_a_copied_stage_says_whose_notebook_made_it(grid):
     [
         (["exclude=5"], "--set exclude=5: exclude: write a list of combinations"),
         (["exclude=[{variant: frozne}]"], "exclude: variant: input should be 'frozen'"),
-        (["top_k=[4,8]"], "--set top_k=[4,8]: top_k: its values make no other run; give one of them"),
+        (["top_k=[4,8]"], "--set top_k=[4,8]: top_k: some of its values make the same run; keep one"),
         (["variant=clipid", "mode=img_encoder_finetune", "resume_prompt=none.safetensors"], "none.safetensors is not"),
     ],
 )

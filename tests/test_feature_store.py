@@ -2,13 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from clipreid_lib import feature_store, features
+from clipreid_lib import checkpoints, feature_store, features
 from clipreid_lib.clip import backbone
 from clipreid_lib.errors import UserError
 from clipreid_lib.feature_store import FeatureStore
 from clipreid_lib.features import Embeddings
 from clipreid_lib.images.photographs import Photographs
-from clipreid_lib.training import checkpoints
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import tomllib
 
 import yaml
 
+from clipreid_lib import __version__
 from clipreid_lib.params import ROOT
 
 CONDA_NAMES = {  # pip's name -> conda-forge's, where they differ
@@ -37,9 +38,21 @@ def test_the_top_level_is_the_one_agreed():
     top = {name.partition("/")[0] for name in listed if name}
     assert top <= {
         *("notebooks", "clipreid_lib", "params", "outputs", "environment.yml", "README.md", "pyproject.toml"),
-        *("Makefile", "tests", "LICENSE", ".ci", ".gitignore"),
+        *("Makefile", "tests", "LICENSE", ".ci", ".gitignore", "CITATION.cff", "CHANGELOG.md", "CONTRIBUTING.md"),
     }
     assert [name for name in listed if name.startswith("outputs/")] == ["outputs/README.md"]
+
+
+def test_the_citation_is_of_this_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0" and citation["message"] and citation["title"]
+    assert citation["version"] == project["version"] == __version__
+    assert citation["authors"] == [{"name": "The clipreid-hands authors"}]
+    assert f"Copyright (c) 2026 {citation['authors'][0]['name']}" in (ROOT / "LICENSE").read_text()
+    for work in citation["references"]:
+        assert work["type"] and work["title"] and work["authors"]
+    assert f"[{project['version']}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_shipped_files_stay_small():

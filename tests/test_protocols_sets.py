@@ -323,7 +323,9 @@ def test_validation_people_with_one_session_train_instead():
         manifest = protocols.build(rows(sessions), "cross_session", seed=seed, draws=1, validation="none")
         assert set(manifest.train["identity"]) == set(range(1, 11))
         try:
-            manifest = protocols.build(rows(sessions), "cross_session", seed=seed, draws=1)
+            manifest = protocols.build(
+                rows(sessions), "cross_session", seed=seed, draws=1, validation="identity_disjoint"
+            )
         except TooFewPeople as error:
             assert "for a validation part" in str(error)
             continue

@@ -4,13 +4,12 @@ import pandas as pd
 import pytest
 import torch
 
-from clipreid_lib import encoder_finetune, prompt_learning, stages
+from clipreid_lib import checkpoints, encoder_finetune, prompt_learning, stages
 from clipreid_lib.clip import backbone
 from clipreid_lib.clipid_model import ClipidModel
 from clipreid_lib.errors import UserError
 from clipreid_lib.files import file_sha
 from clipreid_lib.images import augment
-from clipreid_lib.training import checkpoints
 from clipreid_lib.training.epochs import Loop, number_format
 
 

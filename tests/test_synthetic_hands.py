@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from clipreid_lib.synthetic import hand_lines, synthetic_hands
-from clipreid_lib.synthetic.synthetic_hands import ASPECTS, contact_sheet, draw, make_person, write_dataset
+from clipreid_lib.synthetic.synthetic_hands import ASPECTS, draw, make_person, write_dataset
 
 SMALL = dict(people=2, images_per_aspect=3, sessions=2, aspects=ASPECTS[:2], size=(48, 36), seed=3)
 # sha256 of the pixels for (aspect, person). They change only together with synthetic_hands.GENERATOR.
@@ -263,10 +263,3 @@ def test_works_in_a_bare_script_and_does_not_import_torch(tmp_path):
         timeout=60,
     )
     assert len(list((tmp_path / "made" / "Hands").iterdir())) == 64
-
-
-def test_contact_sheet_is_a_grid():
-    sheet = contact_sheet((0, make_person(1, 0)), sessions=2, size=(32, 24))
-    assert sheet.size == (8 * 34 + 2, 2 * 26 + 2)
-    corner, _ = draw(make_person(0, 0), ASPECTS[0], 0, 0, size=(32, 24), seed=0)
-    assert np.array_equal(np.asarray(sheet)[2:26, 2:34], corner)

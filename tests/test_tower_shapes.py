@@ -4,9 +4,9 @@ import open_clip
 import pytest
 import torch
 
+from clipreid_lib import checkpoints
 from clipreid_lib.clip import backbone, tower_shapes
 from clipreid_lib.errors import UserError
-from clipreid_lib.training import checkpoints
 
 TEXT = {"context_length": 16, "width": 32, "heads": 2, "layers": 1}
 TINY = {

@@ -272,7 +272,7 @@ class Chain:
             if self.stopped.is_set():  # told while it started
                 self.stop()
             try:
-                for line in child.stdout:
+                for line in child.stdout or ():
                     with contextlib.suppress(OSError):  # a full disk costs lines of the log; the child tells what else
                         log.write(line.replace(FAILED, "failed: ").encode())
                     line = line.rstrip()

@@ -17,7 +17,7 @@ def leftovers(outputs: Path) -> dict[str, list[Path]]:
     Raises:
         UserError: the folder holds no run, or something is at work in it.
     """
-    runs = [path.parent for path in sorted((outputs / "runs").glob("*/params.yaml"))]
+    runs = records.run_folders(outputs)
     if not runs:
         raise UserError(f"{outputs / 'runs'}: holds no run; give the outputs folder of some")
     working = [folder for folder in (*runs, *(outputs / "data").glob("*")) if _works(folder)]
@@ -31,8 +31,8 @@ def leftovers(outputs: Path) -> dict[str, list[Path]]:
         ],
         "files that killed writers left": [
             path
-            for place in WRITTEN
-            for path in sorted((outputs / place).rglob(".*"))
+            for place in (outputs.glob(".*"), *((outputs / name).rglob(".*") for name in WRITTEN))
+            for path in sorted(place)
             if TEMPORARY.fullmatch(path.name) and path.is_file()
         ],
     }

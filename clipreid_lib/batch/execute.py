@@ -13,12 +13,13 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from clipreid_lib import records
 from clipreid_lib.errors import UserError
 
 FAILED = "\x1efailed: "  # begins the line that tells the runner why; no notebook prints this character
-OURS = {error.__name__ for error in (UserError, *UserError.__subclasses__())}  # whose message is the whole story
+OURS = {UserError.__name__, *(error.__name__ for error in UserError.__subclasses__())}  # their message says it all
 
 
 def main(arguments: list[str]) -> int:
@@ -29,20 +30,21 @@ def main(arguments: list[str]) -> int:
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
-    kernels = []
+    kernels: list[AsyncKernelManager] = []
 
     class Kept(AsyncKernelManager):
-        def __init__(self, *args, **kwargs):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             kernels.append(self)
 
-    def leave(*_) -> None:
+    def leave(*_: object) -> None:
         # The kernel looks for this process once a second, and not before it is up; until then it would still write
         # into the run, whose lock ends with this process.
         for kernel in kernels:
             # It may not be there yet, or be gone; and Windows has no process groups.
             with contextlib.suppress(OSError, AttributeError, TypeError):
-                os.killpg(kernel.provisioner.pid, signal.SIGKILL)
+                provisioner: Any = kernel.provisioner
+                os.killpg(provisioner.pid, signal.SIGKILL)
         os._exit(1)
 
     notebook, output, params, folder, runner = arguments

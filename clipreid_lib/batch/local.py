@@ -51,8 +51,8 @@ class Local:
             print(line, flush=True)
         with Progress([run.folder.name for run in opened]) as progress:
             left = {run.params.data_id for run in opened if not run.done}
-            self._read_data([survey for name, survey in surveys.items() if name in left or not survey.is_done(*SURVEY)])
-            broken = self._side_by_side(dict.fromkeys(surveys.values(), SURVEY), progress)
+            self._read_data([survey for name, survey in surveys.items() if name in left or not survey.is_done(SURVEY)])
+            broken = self._side_by_side(dict.fromkeys(surveys.values(), (SURVEY,)), progress)
             failed = {run.folder.name: broken.get(run.params.data_id) for run in opened}
             able = {run: run.params.notebooks for run in opened if not failed[run.folder.name]}
             failed |= self._side_by_side(able, progress)

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipreid_lib import records
-from clipreid_lib.compose import read_yaml
-from clipreid_lib.errors import UserError
-from clipreid_lib.params import NOTEBOOKS, SURVEY, Params, project_path, validated
+from clipreid_lib.errors import UserError, counted
+from clipreid_lib.params import ENCODER, NOTEBOOKS, PROMPTS, SURVEY, Params, project_path
 from clipreid_lib.stage_keys import stage_key
 
 SHARED = tuple(records.FIGURES)  # stages whose outcome another run can copy
@@ -52,9 +51,9 @@ def planned(runs: list[Params]) -> list[Planned]:
 
 def surveys(runs: list[Params]) -> list[Planned]:
     """Return the data sets that notebook 01 has not described yet."""
-    left = {run.data_id: run for run in runs if not records.is_done(run.data_only(), run.survey_folder, *SURVEY)}
+    left = {run.data_id: run for run in runs if not records.is_done(run.data_only(), run.survey_folder, SURVEY)}
     times = _measured({project_path(run.outputs_root) for run in left.values()})
-    return [Planned(name, SURVEY, {}, [_expected(times, run.data_only(), *SURVEY)]) for name, run in left.items()]
+    return [Planned(name, (SURVEY,), {}, [_expected(times, run.data_only(), SURVEY)]) for name, run in left.items()]
 
 
 def tell(runs: list[Params], jobs: int) -> None:
@@ -71,13 +70,14 @@ def tell(runs: list[Params], jobs: int) -> None:
     everything = [seconds for row in rows for seconds in row.seconds]
     known = [seconds for seconds in everything if seconds is not None]
     done = sum(not row.todo and not row.shared for row in each)
-    print(f"\n{len(runs)} runs, {done} of them done; {len(everything)} notebooks to execute", end="")
+    left = counted(len(everything), "notebook")
+    print(f"\n{counted(len(runs), 'run')}, {done} done; {left} to execute", end="")
     if known:
         # Those never measured are taken for an average one; jobs side by side slow one another down somewhat.
         total = sum(known) / len(known) * len(everything) / jobs
-        print(f", about {_in_words(total)} with --jobs {jobs} (from {len(known)} that were measured)", end="")
+        print(f", about {_in_words(total)} with --jobs {jobs} (from {len(known)} like them done before)", end="")
     elif everything:
-        print("; nothing like them was measured yet, so the time is unknown", end="")
+        print("; how long is unknown: nothing like them was done here yet", end="")
     print()
 
 
@@ -92,12 +92,12 @@ def changed(runs: list[Params]) -> list[str]:
 
 def _made(outputs: set[Path]) -> dict[str, str]:
     """Return which run has already done a stage that others can copy, by the stage's key."""
-    made = {}
+    made: dict[str, str] = {}
     for name in SHARED:
         for record in (path for place in outputs for path in sorted((place / "runs").glob(f"*/done/{name}.json"))):
             folder = record.parent.parent
             with contextlib.suppress(UserError):  # params of another version
-                params = validated(read_yaml(folder / "params.yaml"))
+                params = records.params_of(folder)
                 if records.is_done(params, folder, name):
                     made.setdefault(stage_key(params, name), folder.name)
     return made
@@ -109,7 +109,7 @@ def _measured(outputs: set[Path]) -> dict[tuple, list[float]]:
     kept = (path for place in outputs for kind in ("runs", "data") for path in (place / kind).glob("*/params.yaml"))
     for folder in (path.parent for path in kept):
         try:
-            params = validated(read_yaml(folder / "params.yaml"))
+            params = records.params_of(folder)
         except UserError:  # of another version
             continue
         for name in NOTEBOOKS:
@@ -125,7 +125,7 @@ def _expected(times: dict[tuple, list[float]], run: Params, name: str) -> float 
 
 
 def _like(params: Params, name: str) -> tuple:
-    epochs = {"02_prompt_learning": params.prompt_epochs, "03_encoder_finetune": params.encoder_epochs}.get(name)
+    epochs = {PROMPTS: params.prompt_epochs, ENCODER: params.encoder_epochs}.get(name)
     return name, params.dataset, params.model, params.image_size, params.demo_people, params.device, epochs
 
 

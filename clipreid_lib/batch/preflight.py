@@ -47,7 +47,9 @@ def check_here(runs: list[Params]) -> None:
 
 
 def _known_model(model: str) -> None:
-    (there,) = importlib.util.find_spec("open_clip").submodule_search_locations  # asking itself would load torch
+    package = importlib.util.find_spec("open_clip")  # asking itself would load torch
+    assert package is not None and package.submodule_search_locations is not None
+    (there,) = package.submodule_search_locations
     known = [EMBEDDED, *ALIASES, *(path.stem for path in sorted((Path(there) / "model_configs").glob("*.json")))]
     if model not in known:
         near = difflib.get_close_matches(model, known, n=1)

@@ -19,7 +19,7 @@ class Progress:
         names: of the runs, as they are to be shown.
     """
 
-    def __init__(self, names: list[str]):
+    def __init__(self, names: list[str]) -> None:
         """Decide whether somebody watches."""
         # some terminals, such as a recorded one, have no width to write into
         self.live = sys.stdout.isatty() and os.get_terminal_size(sys.stdout.fileno()).columns > 0 and len(names) <= MOST
@@ -37,7 +37,7 @@ class Progress:
                 self._lines[name].set_description_str(f"{name}: waiting")
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         """Leave the lines as they are."""
         for line in self._lines.values():
             with contextlib.suppress(OSError):

@@ -9,7 +9,6 @@ This module is quick to import: `clipreid status` asks it what the queue says.
 import contextlib
 import dataclasses
 import io
-import json
 import os
 import shutil
 import signal
@@ -18,10 +17,16 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
 
 from clipreid_lib.errors import UserError
-from clipreid_lib.files import locked, write_json
+from clipreid_lib.files import locked, read_json, write_json
 from clipreid_lib.params import SURVEY, Params, project_path
+
+if TYPE_CHECKING:  # slow to import
+    from submitit.helpers import DelayedSubmission
+
 
 TIME_OUTS = 20  # of one job; an epoch that takes longer than the time limit must not come back for ever
 WARNING = 90  # seconds before the end of its time at which a job is told, to go back into the queue
@@ -92,7 +97,7 @@ class Job:
 
         signal.signal(signal.SIGTERM, self._end)  # after submitit, whose own handler would let the children go on
         survey, run = Run.open_data(self.params), Run.open(self.params)
-        for each, names in ((survey, SURVEY), (run, run.params.notebooks)):
+        for each, names in ((survey, (SURVEY,)), (run, run.params.notebooks)):
             print(f"{each.folder.name}: {', '.join(names)}", flush=True)
             # not a field: it holds locks and processes, which no pickle can
             self._chain = Chain(each, names, _say, _say, {"OMP_NUM_THREADS": str(self.cpus)}, self.force, self.asked)
@@ -103,14 +108,14 @@ class Job:
             if failure:
                 raise UserError(f"{run.folder.name}, {failure.notebook}: {failure.message}")
 
-    def checkpoint(self):
+    def checkpoint(self) -> "DelayedSubmission":
         """Stop, and say what is to go back into the queue. submitit calls it on preemption and time-out."""
         from submitit.helpers import DelayedSubmission
 
         self._stop()
         return DelayedSubmission(dataclasses.replace(self))
 
-    def _end(self, number: int, frame) -> None:
+    def _end(self, number: int, frame: FrameType | None) -> None:
         # SLURM sends SIGTERM to a job that is being cancelled, and to one that is to be preempted after some grace. The
         # second still counts as running, or as being signalled, and is not requeued by SLURM if it ends in its grace.
         # All the job's processes are sent it, maybe twice: squeue inherits that it is ignored, and so outlives it.
@@ -168,7 +173,7 @@ def submit(runs: list[Params], settings: Settings, force: frozenset[str] = froze
             survey = Run.open_data(run.params)
             if state and state.split()[0] not in ENDED:
                 print(f"{name}: job {_job(run.folder)} has it, {state}")
-            elif not force and survey.is_done(SURVEY[0]) and run.done:
+            elif not force and survey.is_done(SURVEY) and run.done:
                 print(f"{name}: nothing to do, it is done")
             else:
                 jobs[name] = run, Job(run.params, settings.cpus, force, asked)
@@ -253,10 +258,7 @@ def _own_job() -> str:
 
 
 def _job(folder: Path) -> str | None:
-    try:
-        return json.loads((folder / "slurm.json").read_text(encoding="utf-8"))["job"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    return (read_json(folder / "slurm.json") or {}).get("job")
 
 
 def _say(text: str) -> None:

@@ -5,9 +5,7 @@ from pathlib import Path
 
 from clipreid_lib import records
 from clipreid_lib.batch import slurm
-from clipreid_lib.compose import read_yaml
-from clipreid_lib.errors import UserError
-from clipreid_lib.params import validated
+from clipreid_lib.errors import UserError, counted
 
 ORDER = ("failed", "killed", "running", "started", "waiting", "done", "unreadable")  # what needs a person comes first
 
@@ -18,14 +16,14 @@ def states(outputs: Path) -> list[tuple[str, str, str, str]]:
     Raises:
         UserError: the folder holds no run.
     """
-    folders = sorted(path.parent for path in (outputs / "runs").glob("*/params.yaml"))
+    folders = records.run_folders(outputs)
     if not folders:
         raise UserError(f"{outputs / 'runs'}: holds no run; `clipreid run params/demo.yaml` makes some")
     queued = slurm.queue_states(folders)
     rows = []
     for folder in folders:
         try:
-            params = validated(read_yaml(folder / "params.yaml"), str(folder / "params.yaml"))
+            params = records.params_of(folder)
             state, notebook, more = records.state(params, folder)
             if state == "waiting":  # perhaps for notebook 01, which it shares
                 shared = records.at_work(outputs / "data" / params.data_id)
@@ -45,4 +43,5 @@ def tell(outputs: Path) -> None:
     for name, state, notebook, more in rows:
         print(f"{state:<8}  {name:<{wide}}  {notebook}{f': {more}' if more else ''}".rstrip())
     counts = Counter(row[1] for row in rows)
-    print(f"\n{len(rows)} runs: " + ", ".join(f"{counts[state]} {state}" for state in ORDER if counts[state]))
+    each = ", ".join(f"{counts[state]} {state}" for state in ORDER if counts[state])
+    print(f"\n{counted(len(rows), 'run')}: {each}")

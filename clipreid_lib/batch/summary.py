@@ -3,7 +3,7 @@
 import os
 
 from clipreid_lib.batch.chain import Failure
-from clipreid_lib.errors import UserError
+from clipreid_lib.errors import UserError, counted
 from clipreid_lib.params import Params, project_path
 from clipreid_lib.runs import Run
 from clipreid_lib.scoring import leaderboard, published
@@ -21,7 +21,7 @@ def tell(params: list[Params], failed: dict[str, Failure], worked: bool, seconds
     runs = [Run.open(each) for each in params]
     evaluated = {run.folder: metrics for run in runs if (metrics := leaderboard.read_metrics(run.folder))}
     table, note = leaderboard.table(list(evaluated))
-    print(f"\n{len(runs)} run{'s' * (len(runs) != 1)} in {seconds:.0f} s")
+    print(f"\n{counted(len(runs), 'run')} in {seconds:.0f} s")
     if len(table):
         print(f"\n{table.to_string()}\n\n{note}")
     if len(beside := published.beside(leaderboard.rows(*evaluated.values()))):

@@ -10,9 +10,6 @@ from pathlib import Path
 
 import torch
 
-from clipreid_lib import (
-    _compat,  # noqa: F401  torchvision must come in through the repaired door
-)
 from clipreid_lib.clip import tower_shapes
 from clipreid_lib.clip.clip_towers import Backbone, ImageFeatures
 from clipreid_lib.errors import UserError
@@ -81,6 +78,8 @@ def load(
         ) from None
     backbone = Backbone(clip, tokenizer, model, pretrained)
     tower_shapes.adapt(clip.visual, model, image_size, patch_stride, last_stride)
+    if not tower_shapes.is_vit(clip.visual):
+        clip.visual.to(memory_format=torch.channels_last)  # a ResNet's step takes two thirds of the time on a CPU
     clip.eval().requires_grad_(False)
     return backbone
 

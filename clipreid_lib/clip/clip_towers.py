@@ -3,14 +3,12 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import nn
 
-from clipreid_lib import (
-    _compat,  # noqa: F401  torchvision must come in through the repaired door
-)
 from clipreid_lib.clip import tower_shapes
 from clipreid_lib.clip.recompute import recomputed
 from clipreid_lib.errors import UserError
@@ -57,7 +55,10 @@ class Backbone(nn.Module):
         side_values: that column's values, in the order of the vectors; None without.
     """
 
-    def __init__(self, clip: nn.Module, tokenizer, name: str, pretrained: str):
+    clip: Any  # open_clip's model, whose parts differ from family to family
+    text: Any  # its text tower
+
+    def __init__(self, clip: nn.Module, tokenizer: Any, name: str, pretrained: str) -> None:
         """Wrap a model whose image tower has class token or layers as CLIP-ReID needs them."""
         super().__init__()
         self.clip = clip
@@ -65,13 +66,14 @@ class Backbone(nn.Module):
         self.name = name
         self.pretrained = pretrained
         self.text = clip.text if hasattr(clip, "text") else clip  # CustomTextCLIP keeps its text tower apart
-        self.is_vit = tower_shapes.is_vit(clip.visual)
+        self.is_vit = tower_shapes.is_vit(self.clip.visual)
         self.checkpointing = False
         self.side_info: str | None = None
         self.side_values: list | None = None
         # A ViT that pools all places has no class token to take the features from.
-        class_token = self.is_vit and clip.visual.attn_pool is None and clip.visual.pool_type == "tok"
-        known = class_token or hasattr(clip.visual, "layer4")
+        visual = self.clip.visual
+        class_token = self.is_vit and visual.attn_pool is None and visual.pool_type == "tok"
+        known = class_token or hasattr(visual, "layer4")
         if not known or not hasattr(self.text, "token_embedding"):
             raise UserError(f"model: {name} is neither an open_clip ViT nor a ModifiedResNet with CLIP's text tower")
 
@@ -173,7 +175,7 @@ class Backbone(nn.Module):
         side, vectors = side.to(self.device), self.clip.visual.side_embedding
         chosen = vectors[side.clamp(min=0)] * (side >= 0)[:, None]  # (B, width)
 
-        def add(_, given: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        def add(_: nn.Module, given: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
             (tokens,) = given
             return (torch.cat([tokens[:, :1] + chosen[:, None].to(tokens.dtype), tokens[:, 1:]], dim=1),)
 

@@ -24,7 +24,7 @@ class TextPrefix:
     """
 
     @torch.no_grad()
-    def __init__(self, backbone: Backbone, embedded: torch.Tensor):
+    def __init__(self, backbone: Backbone, embedded: torch.Tensor) -> None:
         """Run the beginning through the tower, keeping each block's keys and values, (1, heads, P, width / heads)."""
         self.length = embedded.shape[1]
         self.kept: list[Pair] = []

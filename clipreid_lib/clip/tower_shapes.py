@@ -6,6 +6,8 @@ interpolated. CLIP-ReID (arXiv 2211.13977) interpolates bilinearly; here it is b
 what open_clip does when it loads weights at another size, so that both ways give the same table.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -13,38 +15,42 @@ from torch.nn import functional
 from clipreid_lib.errors import UserError
 from clipreid_lib.images.image_sizes import pair, spell
 
+Tower = Any  # open_clip's VisionTransformer or ModifiedResNet, each with parts of its own
 
-def is_vit(visual: nn.Module) -> bool:
+
+def is_vit(visual: Tower) -> bool:
     """Tell open_clip's VisionTransformer from its ModifiedResNet."""
     return hasattr(visual, "ln_post")
 
 
-def image_size_of(visual: nn.Module) -> tuple[int, int]:
+def image_size_of(visual: Tower) -> tuple[int, int]:
     """Height and width of the input in pixels."""
     size = visual.image_size
     return pair(tuple(size) if isinstance(size, (tuple, list)) else size)
 
 
-def patch_stride_of(visual: nn.Module) -> int | None:
+def patch_stride_of(visual: Tower) -> int | None:
     """Pixels from one patch to the next; None for a ResNet."""
     return visual.conv1.stride[0] if is_vit(visual) else None
 
 
-def last_stride_of(visual: nn.Module) -> int | None:
+def last_stride_of(visual: Tower) -> int | None:
     """Stride of a ResNet's layer 4; None for a ViT."""
     return None if is_vit(visual) else visual.layer4[0].stride
 
 
-def grid_of(visual: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
+def grid_of(visual: Tower, size: tuple[int, int]) -> tuple[int, int]:
     """Count the places (rows, columns) that the tower looks at in an image of that size, as it is strided now."""
     if is_vit(visual):
         patch, stride = visual.patch_size, visual.conv1.stride
-        return tuple((n - p) // s + 1 for n, p, s in zip(size, patch, stride, strict=True))
-    return tuple((n + 1) // 2 // (8 * last_stride_of(visual)) for n in size)  # conv1 rounds up, the poolings down
+        rows, columns = ((n - p) // s + 1 for n, p, s in zip(size, patch, stride, strict=True))
+    else:
+        rows, columns = ((n + 1) // 2 // (8 * visual.layer4[0].stride) for n in size)  # conv1 rounds up, poolings down
+    return rows, columns
 
 
 def adapt(
-    visual: nn.Module,
+    visual: Tower,
     name: str,
     size: int | str | tuple[int, int] | None = None,
     patch_stride: int | None = None,
@@ -79,7 +85,7 @@ def adapt(
             raise UserError(f"patch_stride: {name} is a ResNet, only a ViT has patches; leave it null")
         if last_stride not in (None, 1, 2):
             raise UserError(f"last_stride: {last_stride} is not allowed; {name} takes 1 or 2")
-        if last_stride not in (None, visual.layer4[0].stride):
+        if last_stride is not None and last_stride != visual.layer4[0].stride:
             _set_last_stride(visual.layer4[0], last_stride)
         least, what = 16 * visual.layer4[0].stride, "one place of its last layer"
     if min(size) < least:
@@ -112,7 +118,7 @@ def resize_positions(table: torch.Tensor, before: tuple[int, int], after: tuple[
     return torch.cat([table[:1], places[0].permute(1, 2, 0).flatten(0, 1)])
 
 
-def _set_last_stride(first: nn.Module, stride: int) -> None:
+def _set_last_stride(first: Any, stride: int) -> None:
     # In this ResNet striding is average pooling, once in the block's branch and once before its shortcut.
     first.stride = stride
     first.avgpool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()

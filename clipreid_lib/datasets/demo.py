@@ -2,10 +2,12 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from clipreid_lib.datasets.contract import Summary
 from clipreid_lib.datasets.eleven_k import ASPECTS
 from clipreid_lib.errors import UserError
+from clipreid_lib.params import Params
 from clipreid_lib.synthetic import synthetic_hands
 
 SUMMARY = Summary(
@@ -19,7 +21,7 @@ SUMMARY = Summary(
 )
 
 
-def prepare(params, outputs: Path) -> Path:
+def prepare(params: Params, outputs: Path) -> Path:
     """Draw the demo hands the params ask for, unless an earlier run did.
 
     Args:
@@ -29,7 +31,7 @@ def prepare(params, outputs: Path) -> Path:
     Returns:
         A folder in 11k Hands' layout.
     """
-    recipe = {
+    recipe: dict[str, Any] = {
         "people": params.demo_people,
         "images_per_aspect": params.demo_images,
         "sessions": params.demo_sessions,

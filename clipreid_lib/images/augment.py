@@ -13,9 +13,9 @@ from torchvision.transforms import v2  # isort: skip
 
 def normalise(pixels: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
     """Map uint8 pixels (B, 3, H, W) to float32 with the checkpoint's channel means and deviations."""
-    mean = torch.tensor(mean, device=pixels.device).view(1, 3, 1, 1)
-    std = torch.tensor(std, device=pixels.device).view(1, 3, 1, 1)
-    return (pixels.float() / 255 - mean) / std
+    middle = torch.tensor(mean, device=pixels.device).view(1, 3, 1, 1)
+    spread = torch.tensor(std, device=pixels.device).view(1, 3, 1, 1)
+    return (pixels.float() / 255 - middle) / spread
 
 
 class Augment:
@@ -29,7 +29,7 @@ class Augment:
         size: of the images, (height, width) in pixels or a square's side.
     """
 
-    def __init__(self, size: int | tuple[int, int]):
+    def __init__(self, size: int | tuple[int, int]) -> None:
         """Build the transforms for one image size."""
         size = pair(size)
         pad = max(2, round(max(size) * 10 / 256))  # on all sides; 10 pixels for 256 x 128 in CLIP-ReID

@@ -56,11 +56,11 @@ def open_rgb(path: str | Path, side: int, content: bytes | None = None) -> Image
         UnreadableImage: the file is missing, is no image, ends early, or holds more than 16 bits per channel.
     """
     try:
-        with Image.open(path if content is None else io.BytesIO(content)) as image:
-            image.draft("RGB", (2 * side, 2 * side))  # formats other than JPEG ignore it
-            turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
-            image.load()
-            image = image if turn is None else image.transpose(turn)
+        with Image.open(path if content is None else io.BytesIO(content)) as file:
+            file.draft("RGB", (2 * side, 2 * side))  # formats other than JPEG ignore it
+            turn = UPRIGHT.get(file.getexif().get(ExifTags.Base.Orientation, 1))
+            file.load()
+            image: Image.Image = file if turn is None else file.transpose(turn)
             if image.mode.startswith(("I", "F")):  # Pillow's own conversion would cut everything above 255 off
                 deep = np.asarray(image)
                 if image.mode == "F" or deep.min() < 0 or deep.max() > 65535:

@@ -67,7 +67,7 @@ def heat(
     if query.shape != match.shape or (query_side is None) != (match_side is None):
         raise ValueError(f"each query needs one match: given {tuple(query.shape)} and {tuple(match.shape)}")
     images = prepared(clip, torch.cat([query, match]))
-    side = None if query_side is None else torch.cat([query_side, match_side])
+    side = None if query_side is None or match_side is None else torch.cat([query_side, match_side])
     with torch.no_grad(), evaluating(clip):
         embeddings = clip.image_features(images, side).exact().embedding  # (2B, D)
     ours, theirs = embeddings.chunk(2)
@@ -76,7 +76,8 @@ def heat(
     else:
         maps, method, legend = grad_cam(clip, images, torch.cat([theirs, ours])), "Grad-CAM", GRAD_CAM
     cosine = functional.cosine_similarity(ours, theirs).cpu()
-    return Heat(*maps.chunk(2), cosine, method, legend.format(rows=maps.shape[1], columns=maps.shape[2]))
+    first, second = maps.chunk(2)
+    return Heat(first, second, cosine, method, legend.format(rows=maps.shape[1], columns=maps.shape[2]))
 
 
 ROLLOUT = (
@@ -113,7 +114,7 @@ def attention_rollout(clip: Backbone, images: torch.Tensor, side: torch.Tensor |
     """
     with torch.no_grad(), evaluating(clip), attention_seen(clip) as attention:
         clip.image_features(images, side)
-    grid = tower_shapes.grid_of(clip.clip.visual, tuple(images.shape[-2:]))
+    grid = tower_shapes.grid_of(clip.clip.visual, (images.shape[-2], images.shape[-1]))
     return rollout(attention).unflatten(1, grid).cpu()
 
 
@@ -147,19 +148,20 @@ def attention_seen(clip: Backbone) -> Iterator[list[torch.Tensor]]:
     """
     blocks = clip.clip.visual.transformer.resblocks if clip.is_vit else []
     layers = [getattr(block, "attn", None) for block in blocks]
-    if not layers or not all(isinstance(layer, nn.MultiheadAttention) for layer in layers):
+    open_layers = [layer for layer in layers if isinstance(layer, nn.MultiheadAttention)]
+    if not layers or len(open_layers) < len(layers):
         kind = "is a ResNet" if not clip.is_vit else "computes its attention in a way that keeps the weights to itself"
         raise UserError(f"attention rollout: {clip.name} {kind}; use a ViT such as vitb16")
     seen: list[torch.Tensor] = []
 
-    def ask(_, given: tuple, named: dict) -> tuple[tuple, dict]:  # open_clip's blocks say need_weights=False
+    def ask(_: nn.Module, given: tuple, named: dict) -> tuple[tuple, dict]:  # open_clip's blocks say need_weights=False
         return given, {**named, "need_weights": True, "average_attn_weights": True}
 
-    def note(_, given: tuple, out: tuple[torch.Tensor, torch.Tensor]) -> None:
+    def note(_: nn.Module, given: tuple, out: tuple[torch.Tensor, torch.Tensor]) -> None:
         seen.append(out[1].detach().float())
 
     with contextlib.ExitStack() as hooks:
-        for layer in layers:
+        for layer in open_layers:
             hooks.callback(layer.register_forward_pre_hook(ask, with_kwargs=True).remove)
             hooks.callback(layer.register_forward_hook(note).remove)
         yield seen
@@ -194,7 +196,7 @@ def grad_cam(clip: Backbone, images: torch.Tensor, towards: torch.Tensor) -> tor
         raise UserError(f"Grad-CAM: {clip.name} is a ViT, which has no layer 4; use attention rollout")
     kept: list[torch.Tensor] = []
 
-    def cut(_, given: tuple, out: torch.Tensor) -> torch.Tensor:
+    def cut(_: nn.Module, given: tuple, out: torch.Tensor) -> torch.Tensor:
         kept.append(out.detach().requires_grad_())  # a leaf: the gradient is wanted here, and in no layer below
         return kept[0]
 
@@ -228,7 +230,7 @@ def centres(clip: Backbone, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarr
     if clip.is_vit:
         reach, step = visual.patch_size, visual.conv1.stride
     else:  # everything up to layer 3 takes every 16th pixel
-        last = tower_shapes.last_stride_of(visual) if grid == tower_shapes.grid_of(visual, size) else 1
+        last = visual.layer4[0].stride if grid == tower_shapes.grid_of(visual, size) else 1
         reach = step = (16 * last, 16 * last)
     down, across = (
         (np.arange(n) * s + r / 2) / pixels for n, s, r, pixels in zip(grid, step, reach, size, strict=True)

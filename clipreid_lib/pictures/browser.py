@@ -3,7 +3,8 @@
 import importlib.util
 import io
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from IPython import get_ipython
@@ -17,11 +18,16 @@ from clipreid_lib.pictures.ranking import Ranking
 from clipreid_lib.runs import Run
 from clipreid_lib.stages import Trained
 
+if TYPE_CHECKING:  # optional
+    import ipywidgets as widgets
+
 ROWS = 4  # queries at once: as many as a laptop's screen holds
 EVERY_STAGE = "every stage, one row each"
 
 
-def browse(run: Run, trained: Trained | None = None, named: dict[str, Ranking] | None = None):
+def browse(
+    run: Run, trained: Trained | None = None, named: dict[str, Ranking] | None = None
+) -> "widgets.VBox | Image.Image":
     """Browse a run's queries: choose, page, change k, compare stages, see where the model looks, ask in words.
 
     Args:
@@ -58,7 +64,7 @@ class Browser:
         box: all of them, laid out, with the picture below.
     """
 
-    def __init__(self, run: Run, trained: Trained, named: dict[str, Ranking]):
+    def __init__(self, run: Run, trained: Trained, named: dict[str, Ranking]) -> None:
         """Build the controls and draw the first picture."""
         import ipywidgets as widgets  # here: optional
 
@@ -132,21 +138,19 @@ class Browser:
         if first is not self.ranking:
             begin = next(iter(self.named))
             for way, falling in (("risen", False), ("fallen", True)):
-                offered[f"{way} most since {begin}"] = lambda ranking, falling=falling: choices.largest_change(
-                    first, ranking, count, falling
-                )
+                change = partial(choices.largest_change, first, n=count, falling=falling)
+                offered[f"{way} most since {begin}"] = change
         for column, words in choices.groups(self.ranking).items():
             for word in sorted(set(words)):
-                offered[f"{column.replace('_', ' ')}: {word}"] = lambda ranking, group=(column, word): choices.of_group(
-                    ranking, *group
-                )
+                group = partial(choices.of_group, column=column, value=word)
+                offered[f"{column.replace('_', ' ')}: {word}"] = group
         return offered
 
-    def _changed(self, _) -> None:
+    def _changed(self, _: object) -> None:
         self.start = 0
         self._draw()
 
-    def _step(self, button) -> None:
+    def _step(self, button: object) -> None:
         self._draw(step=self._rows if button is self.controls["on"] else -self._rows)
 
     def _draw(self, step: int = 0) -> None:

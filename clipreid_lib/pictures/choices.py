@@ -1,6 +1,7 @@
 """Choices: which queries of a ranking to look at. Every function returns query positions, most telling first."""
 
 import difflib
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -62,7 +63,7 @@ def moved(before: Ranking, after: Ranking, n: int) -> np.ndarray:
     return both if len(both) else after.hardest(n)
 
 
-def of_group(ranking: Ranking, column: str, value) -> np.ndarray:
+def of_group(ranking: Ranking, column: str, value: object) -> np.ndarray:
     """Return the queries of one group, the worst first.
 
     Raises:
@@ -94,7 +95,7 @@ def groups(ranking: Ranking) -> dict[str, list[str]]:
     return found
 
 
-def word(column: str, value) -> str:
+def word(column: str, value: Any) -> str:
     """Write an attribute's value in words: ``yes`` and ``no`` for flags, ``not given`` where there is none."""
     if pd.isna(value) or value == "":
         return "not given"

@@ -34,7 +34,8 @@ def features_at_places(clip: Backbone, pixels: torch.Tensor, side: torch.Tensor 
     Returns:
         (B, C, gh, gw) on the CPU.
     """
-    visual, kept = clip.clip.visual, []
+    visual = clip.clip.visual
+    kept: list[torch.Tensor] = []
     layer = visual.transformer.resblocks[-1] if clip.is_vit else visual.layer3
     hook = layer.register_forward_hook(lambda _, given, out: kept.append(out))
     try:

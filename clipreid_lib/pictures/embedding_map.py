@@ -103,9 +103,10 @@ def _scatter(axes: plt.Axes, points: np.ndarray, values: np.ndarray) -> dict[str
     there = sorted(set(values), key=lambda text: (len(text), text))
     shown = [there[i] for i in np.unique(np.linspace(0, len(there) - 1, FEW).astype(int))]
     colours = dict(zip(shown, sns.color_palette("colorblind", FEW), strict=False))
-    axes.scatter(*points.T, s=8, color="0.85", linewidths=0)
+    axes.scatter(points[:, 0], points[:, 1], s=8, color="0.85", linewidths=0)
     for value, colour in colours.items():
-        axes.scatter(*points[values == value].T, s=16, color=colour, linewidths=0, label=plain(value))
+        mine = points[values == value]
+        axes.scatter(mine[:, 0], mine[:, 1], s=16, color=colour, linewidths=0, label=plain(value))
     axes.set(xticks=[], yticks=[])
     axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5), markerscale=1.5)
     return colours

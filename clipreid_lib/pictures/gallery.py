@@ -16,7 +16,9 @@ from clipreid_lib.pictures.thumbnails import FRAME, LINE, draw_tile, fit
 TILE, GAP = 256, 20  # px in print: longest side of the sheet's images, and the space around things
 
 
-def sheet(ranking: Ranking, root: str | Path, queries: Sequence[int], *, top: int = 8, title: str = "") -> Image.Image:
+def sheet(
+    ranking: Ranking, root: str | Path, queries: Sequence[int] | np.ndarray, *, top: int = 8, title: str = ""
+) -> Image.Image:
     """Draw chosen queries as a contact sheet: one row each, the query at the left, then what it retrieved.
 
     Args:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -44,7 +45,12 @@ def write(
     top, most = ranking.clamped(top), ranking.clamped(max(top, MOST))
     if not len(ranking.query):
         raise ValueError("a page needs at least one query")
-    data = {"title": title, "facts": [[str(k), str(v)] for k, v in (facts or {}).items()], "top": top, "most": most}
+    data: dict[str, Any] = {
+        "title": title,
+        "facts": [[str(k), str(v)] for k, v in (facts or {}).items()],
+        "top": top,
+        "most": most,
+    }
     data |= _contents(ranking, most)
     data |= _previews(dict.fromkeys(entry["path"] for entry in data["queries"] + data["gallery"]), Path(root))
     # The block sits inside a script element. Without these three signs nothing in it can end that element or
@@ -69,10 +75,15 @@ def _contents(ranking: Ranking, most: int) -> dict[str, list]:
     """
     precision, first = ranking.average_precision(), ranking.first_hit()
     groups = _groups(ranking)
-    shown, notes, queries = {}, {"": 0}, []  # gallery position -> its place in the page's own table; note -> its place
+    # gallery position -> its place in the page's own table; note -> its place
+    shown: dict[int, int] = {}
+    notes, queries = {"": 0}, []
     for q in ranking.hardest(len(ranking.query)):
         found, late = ranking.row(q, most)
-        query = _entry(ranking.query.iloc[q]) | {"ap": round(float(precision[q]), 6), "first": int(first[q])}
+        query: dict[str, Any] = _entry(ranking.query.iloc[q]) | {
+            "ap": round(float(precision[q]), 6),
+            "first": int(first[q]),
+        }
         query |= {"late": len(late)} | ({"rank": late[0].rank} if late else {})
         query["groups"] = [places[q] for _, _, places in groups]
         query["tiles"] = []

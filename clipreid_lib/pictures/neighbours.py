@@ -120,14 +120,16 @@ def nearest_words(bank: PromptBank, clip: Backbone, people: int = 5, top: int = 
     if bank.form == "fixed":
         return pd.DataFrame({"sentence": [bank.texts[row] for row in chosen]}, [bank.identities[row] for row in chosen])
     rows = torch.tensor(chosen[:1] if bank.form == "shared" else chosen, device=bank.codes.device)
-    tokens = torch.nn.functional.normalize(bank.learnt(rows), dim=2)  # (people, M, width)
+    learnt = bank.learnt(rows)
+    assert learnt is not None  # only ``fixed`` learns none
+    tokens = torch.nn.functional.normalize(learnt, dim=2)  # (people, M, width)
     spelt = _whole_words(clip)
     words = torch.nn.functional.normalize(clip.text.token_embedding.weight[list(spelt)], dim=1)  # (words, width)
     best = (tokens @ words.T).topk(top, dim=2)
-    spelt = list(spelt.values())
+    spellings = list(spelt.values())
     named = [
         [
-            ", ".join(f"{spelt[i]} ({c:.2f})" for i, c in zip(ids, cosines, strict=True))
+            ", ".join(f"{spellings[i]} ({c:.2f})" for i, c in zip(ids, cosines, strict=True))
             for ids, cosines in zip(person_ids, person_cosines, strict=True)
         ]
         for person_ids, person_cosines in zip(best.indices.tolist(), best.values.tolist(), strict=True)

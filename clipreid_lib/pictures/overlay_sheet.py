@@ -6,6 +6,7 @@ belong. Right and wrong carry a tick or a cross, lines carry numbers: colour is 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import matplotlib
 import numpy as np
@@ -82,7 +83,8 @@ def sheet(clip: Backbone, looks: Sequence[Look]) -> Image.Image:
         photographs = [_photograph(pixels, size) for pixels in (each.query_pixels, each.match_pixels)]
         frames = [INK, RIGHT if each.tile.right else WRONG]
         missing = next((each for each in photographs if isinstance(each, str)), None)
-        heated = [f"no map: {missing}"] * 2 if missing else _heated(clip, each.heat, photographs)
+        heat = cast(Heat, each.heat)  # not there where a photograph is missing
+        heated = [f"no map: {missing}"] * 2 if missing else _heated(clip, heat, cast(list[Image.Image], photographs))
         unlined = [f"no lines: {missing}"] * 2 if missing else photographs
         ticks = [None, each.tile.right, *4 * [None]]
         for corner, image, frame, tick in zip(
@@ -94,8 +96,8 @@ def sheet(clip: Backbone, looks: Sequence[Look]) -> Image.Image:
                 draw.text((corner[0], corner[1] + high + 8 + number * LINE), fit(line, face, wide), INK, face)
         titles = ["the photographs, as the model gets them", "", ""]
         if not missing:
-            titles[1:] = [_heat_title(each.heat), _alike_title(each.alike)]
-            _draw_bar(canvas, (corners[2][0], y + HEAD + high + 8), 2 * wide + GAP, each.heat)
+            titles[1:] = [_heat_title(heat), _alike_title(each.alike)]
+            _draw_bar(canvas, (corners[2][0], y + HEAD + high + 8), 2 * wide + GAP, heat)
             _draw_lines(draw, corners[4:], size, clip, each)
         for title, corner, span in zip(titles, corners[::2], (GAP, GAP, BETWEEN), strict=True):
             bold = font(26, bold=True)
@@ -147,18 +149,18 @@ def _photograph(pixels: torch.Tensor | str, size: tuple[int, int]) -> Image.Imag
 
 def _shown(heat: Heat) -> tuple[np.ndarray, np.ndarray, tuple[float, float], tuple[str, str]]:
     """Return both maps in the unit they are shown in, the two ends of the colours, and what stands below those."""
-    maps = [each[0].numpy() for each in (heat.query, heat.match)]
+    query, match = (each[0].numpy() for each in (heat.query, heat.match))
     if heat.method == "Grad-CAM":
-        return *maps, (0.0, 1.0), ("0", "each map's maximum")
-    maps = [each * each.size for each in maps]  # shares become multiples of an even share
-    low, high = min(each.min() for each in maps), max(each.max() for each in maps)
-    return *maps, (low, high), (f"{low:.1f}", f"{high:.1f} times an even share")
+        return query, match, (0.0, 1.0), ("0", "each map's maximum")
+    query, match = (each * each.size for each in (query, match))  # shares become multiples of an even share
+    low, high = min(query.min(), match.min()), max(query.max(), match.max())
+    return query, match, (low, high), (f"{low:.1f}", f"{high:.1f} times an even share")
 
 
 def _heated(clip: Backbone, heat: Heat, photographs: Sequence[Image.Image]) -> list[Image.Image]:
-    *maps, ends, _ = _shown(heat)
-    where = attention.centres(clip, maps[0].shape)
-    return [over(image, each, where, ends) for image, each in zip(photographs, maps, strict=True)]
+    query, match, ends, _ = _shown(heat)
+    where = attention.centres(clip, (query.shape[0], query.shape[1]))
+    return [over(image, each, where, ends) for image, each in zip(photographs, (query, match), strict=True)]
 
 
 def _heat_title(heat: Heat) -> str:
@@ -182,13 +184,14 @@ def _draw_bar(canvas: Image.Image, corner: tuple[int, int], width: int, heat: He
 
 
 def _draw_lines(
-    draw: ImageDraw.ImageDraw, corners: Sequence[tuple[int, int]], size, clip: Backbone, each: Look
+    draw: ImageDraw.ImageDraw, corners: Sequence[tuple[int, int]], size: tuple[int, int], clip: Backbone, each: Look
 ) -> None:
+    assert each.grid is not None and each.alike is not None  # both photographs are there
     down, across = attention.centres(clip, each.grid)
     lines = []
     for places in each.alike[correspondence.COLUMNS[:4]].to_numpy().reshape(-1, 2, 2):  # (row, column) of either end
-        ends = zip(corners, places, strict=True)
-        lines.append([(x + FRAME + across[c] * size[0], y + FRAME + down[r] * size[1]) for (x, y), (r, c) in ends])
+        both = zip(corners, places, strict=True)
+        lines.append([(x + FRAME + across[c] * size[0], y + FRAME + down[r] * size[1]) for (x, y), (r, c) in both])
     numbered = list(zip(range(1, len(lines) + 1), lines, COLOURS * len(lines), strict=False))[::-1]  # best comes on top
     for _, ends, colour in numbered:
         draw.line(ends, INK, 9)
@@ -217,6 +220,7 @@ def _legend(clip: Backbone, looks: Sequence[Look]) -> list[str]:
     complete = next((each for each in looks if each.heat is not None), None)
     if complete is None:
         return ["No map and no lines: a photograph is missing or cannot be read."]
+    assert complete.heat is not None and complete.grid is not None
     legend = [complete.heat.legend, correspondence.legend(clip, complete.grid)]
     cosines = [(float(each.heat.cosine[0]), each.tile.score) for each in looks if each.heat is not None]
     if any(abs(cosine - score) > 0.005 for cosine, score in cosines):  # more than the feature store rounds

@@ -79,16 +79,16 @@ def look(run: Run, trained: Trained, ranking: Ranking, query: int, rank: int = 1
         raise UserError(f"rank: {rank} is not there; query {query} has a gallery with ranks 1 to {len(found)}")
     tile = found[rank - 1]
     tables = [ranking.query.iloc[[query]], ranking.gallery.iloc[[tile.position]]]
-    pixels = [_pixels(run, table, clip.image_size) for table in tables]
-    named = [table.iloc[0] for table in tables]
-    if any(isinstance(each, str) for each in pixels):
-        return Look(*named, tile, *pixels)
+    mine, theirs = (_pixels(run, table, clip.image_size) for table in tables)
+    asked, shown = (table.iloc[0] for table in tables)
+    if isinstance(mine, str) or isinstance(theirs, str):
+        return Look(asked, shown, tile, mine, theirs)
     sides = [clip.side_rows(table) for table in tables]
-    batch = [each[None] for each in pixels]  # (1, 3, H, W) each
+    batch = [mine[None], theirs[None]]  # (1, 3, H, W) each
     heat = attention.heat(clip, *batch, *sides)
     places = [correspondence.features_at_places(clip, *each)[0] for each in zip(batch, sides, strict=True)]
-    alike = correspondence.alike_places(*places, heat.query[0], heat.match[0])
-    return Look(*named, tile, *pixels, heat, alike, tuple(places[0].shape[1:]))
+    alike = correspondence.alike_places(places[0], places[1], heat.query[0], heat.match[0])
+    return Look(asked, shown, tile, mine, theirs, heat, alike, (places[0].shape[1], places[0].shape[2]))
 
 
 def _position(ranking: Ranking, query: int) -> int:

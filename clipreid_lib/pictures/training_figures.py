@@ -32,7 +32,7 @@ def anchor_similarity(anchors: np.ndarray, identities: list[int]) -> plt.Figure:
     sns.heatmap(unit @ unit.T, vmin=-1, vmax=1, cmap="vlag", square=True, ax=axes, cbar_kws={"label": "cosine"})
     step = max(1, len(identities) // 8)
     places = np.arange(0, len(identities), step)
-    axes.set_xticks(places + 0.5, [identities[i] for i in places], rotation=90)
-    axes.set_yticks(places + 0.5, [identities[i] for i in places], rotation=0)
+    axes.set_xticks(places + 0.5, [str(identities[i]) for i in places], rotation=90)
+    axes.set_yticks(places + 0.5, [str(identities[i]) for i in places], rotation=0)
     axes.set(xlabel="identity", ylabel="identity")
     return figure

@@ -27,7 +27,7 @@ VIEW_PHRASES = {
     "dorsal": ("the back of", "the back of", "a dorsal view of"),
     "palmar": ("the palm of", "a palmar view of"),
 }
-TAIL_PHRASES = {
+TAIL_PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
     "thumb": {
         "left": ("the thumb pointing left", "the thumb on the left"),
         "right": ("the thumb pointing right", "the thumb on the right"),
@@ -44,7 +44,7 @@ TAIL_PHRASES = {
 ALONE = 0.35  # chance of a caption that states one fact only, any of the seven: short ones teach words fast
 STATED = {"view": 0.7, "side": 0.7, "thumb": 0.4, "skin": 0.55, "polish": 0.5, "ring": 0.45, "gender": 0.1}
 
-PROMPTS = {  # fact -> value -> the sentences a zero-shot class is averaged over
+PROMPTS: dict[str, dict[str, tuple[str, ...]]] = {  # fact -> value -> the sentences a zero-shot class is averaged over
     "view": {"dorsal": ("a photo of the back of a hand",), "palmar": ("a photo of the palm of a hand",)},
     "side": {"right": ("a photo of a right hand",), "left": ("a photo of a left hand",)},
     "thumb": {v: (f"a photo of a hand with the thumb pointing {v}",) for v in FACTS["thumb"]},
@@ -62,7 +62,7 @@ PROMPTS = {  # fact -> value -> the sentences a zero-shot class is averaged over
     "ring": {"no": ("a photo of a hand with no ring",), "yes": ("a photo of a hand with a ring",)},
     "gender": {"male": ("a photo of the hand of a man",), "female": ("a photo of the hand of a woman",)},
 }
-ASPECT_PROMPTS = {
+ASPECT_PROMPTS: dict[str, tuple[str, ...]] = {
     f"{view} {side}": (f"a photo of the {word} of a {side} hand",)
     for view, word in (("dorsal", "back"), ("palmar", "palm"))
     for side in FACTS["side"]

@@ -114,7 +114,9 @@ class Material:
     facts: np.ndarray
     weights: np.ndarray
 
-    def batch(self, recipe: Recipe, step: int, rank: int, share: float, size: int):
+    def batch(
+        self, recipe: Recipe, step: int, rank: int, share: float, size: int
+    ) -> tuple[torch.Tensor, list[str], torch.Tensor]:
         """Normalised pictures (B, 3, size, size), a share of them spoiled; sentences (C); what holds of what (B, C)."""
         rng = np.random.default_rng([recipe.seed, step, rank])
         chosen = np.sort(rng.choice(len(self.facts), size=recipe.batch, replace=False, p=self.weights))
@@ -158,7 +160,9 @@ def train(rank: int, recipe: Recipe, folder: Path, material: Material, meeting: 
         for parameter in model.parameters():
             dist.broadcast(parameter.data, 0)
     average = copy.deepcopy(backbone)
-    curve, recent, begun, shown = [], [], time.monotonic(), 0.0
+    curve: list[list[float]] = []
+    recent: list[float] = []
+    begun, shown = time.monotonic(), 0.0
     step, progress = 0, 0.0
     while progress < 1.0:
         share = spoiled_share(progress if start is None else 1.0)
@@ -173,7 +177,7 @@ def train(rank: int, recipe: Recipe, folder: Path, material: Material, meeting: 
         loss.backward()
         # the workers must agree on how far they are, so their clocks travel with the gradients
         elapsed = (time.monotonic() - begun) / 60
-        loss, elapsed = _share_gradients(model, [loss.item(), elapsed], recipe.workers)
+        mean_loss, elapsed = _share_gradients(model, [loss.item(), elapsed], recipe.workers)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(progress, recipe.lr, recipe.warm_up)
@@ -181,12 +185,12 @@ def train(rank: int, recipe: Recipe, folder: Path, material: Material, meeting: 
         with torch.no_grad():
             model.logit_scale.clamp_(0, math.log(100))  # as CLIP does
         _follow(average.clip, model, min(recipe.ema, (step + 1) / (step + 10)))  # a short memory at first
-        recent.append(loss)
+        recent.append(mean_loss)
         step += 1
         progress = max(step / recipe.steps, elapsed / recipe.minutes)
         if rank == 0 and (step % 50 == 0 or progress >= 1):
             scale = math.exp(model.logit_scale.item())
-            curve.append([step, step * recipe.batch * recipe.workers, elapsed, np.mean(recent), scale])
+            curve.append([step, step * recipe.batch * recipe.workers, elapsed, float(np.mean(recent)), scale])
             print("step {} images {} minutes {:.2f} loss {:.3f} scale {:.1f}".format(*curve[-1]), flush=True)
             recent = []
             if progress - shown >= 0.05 or progress >= 1:
@@ -219,8 +223,8 @@ def _follow(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> N
     """Move the averaged weights a little towards the current ones; statistics of batch norms are copied."""
     for kept, new in zip(average.parameters(), model.parameters(), strict=True):
         kept.lerp_(new, 1 - decay)
-    for kept, new in zip(average.buffers(), model.buffers(), strict=True):
-        kept.copy_(new)
+    for statistic, current in zip(average.buffers(), model.buffers(), strict=True):
+        statistic.copy_(current)
 
 
 def _write_curve(curve: list[list[float]], folder: Path, start: Path | None) -> None:

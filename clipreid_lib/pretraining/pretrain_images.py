@@ -156,7 +156,7 @@ def _spoil_chunk(x: torch.Tensor, mirrored: torch.Tensor, size: int, rng: torch.
 class Draw:
     """Random numbers, one per picture, shaped (count, 1, 1, 1) to combine with a batch."""
 
-    def __init__(self, count: int, rng: torch.Generator):
+    def __init__(self, count: int, rng: torch.Generator) -> None:
         """Draw for ``count`` pictures from ``rng``."""
         self.count, self.rng = count, rng
 

@@ -1,6 +1,7 @@
 """What the embedded CLIP can do with people it never saw: zero-shot tables and one-shot retrieval."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -123,7 +124,7 @@ def on_photographs(trained: Backbone, untrained: Backbone, folder: Path) -> dict
     rows = rows[[(folder / "Hands" / name).exists() for name in rows["imageName"]]].reset_index(drop=True)
     files = rows.assign(path="Hands/" + rows["imageName"])
     pictures = torch.from_numpy(Photographs(folder).load(files, trained.image_size))
-    report = {"photographs": len(rows), "zero_shot": zero_shot(trained, pictures, rows), "rank1": {}}
+    report: dict[str, Any] = {"photographs": len(rows), "zero_shot": zero_shot(trained, pictures, rows), "rank1": {}}
     for aspect, part in rows[rows["accessories"] == 0].groupby("aspectOfHand"):
         part = part[part.groupby("id")["id"].transform("size") >= 2]
         index = torch.from_numpy(part.index.to_numpy())

@@ -1,6 +1,7 @@
 """The parts of the pretraining: loss, schedules, sampling, and what is prepared before the first picture."""
 
 import math
+from typing import cast
 
 import numpy as np
 import torch
@@ -20,13 +21,13 @@ def caption_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
         logits: (B, C) scaled cosines of pictures and sentences.
         truth: (B, C) bool; rows and columns without any true entry are left out.
     """
-    total = 0.0
+    total: torch.Tensor | float = 0.0
     for scores, true in ((logits, truth), (logits.T, truth.T)):
         scores, true = scores[true.any(dim=1)], true[true.any(dim=1)]
         rivals = scores.masked_fill(true, -1e4).logsumexp(dim=1, keepdim=True)
         per_pair = F.softplus(rivals - scores) * true
         total = total + (per_pair.sum(dim=1) / true.sum(dim=1)).mean()
-    return total / 2
+    return cast(torch.Tensor, total) / 2
 
 
 def learning_rate(progress: float, peak: float, warm_up: float) -> float:
@@ -78,7 +79,8 @@ def learn_to_read(backbone: Backbone, facts: np.ndarray, steps: int, seed: int) 
     rng = np.random.default_rng([seed, 1])
     values = sum(len(options) for options in captions.FACTS.values())
     orthogonal, _ = np.linalg.qr(rng.standard_normal((backbone.clip.visual.output_dim, values)))
-    codes, used = {}, 0
+    codes: dict[tuple[int, int], np.ndarray] = {}
+    used = 0
     for fact, options in enumerate(captions.FACTS.values()):
         for value in range(len(options)):
             opposite = len(options) == 2 and value == 1
@@ -89,8 +91,8 @@ def learn_to_read(backbone: Backbone, facts: np.ndarray, steps: int, seed: int) 
     for step in range(steps):
         about = facts[rng.integers(len(facts), size=32)]
         sentences, stated = captions.write_captions(about, rng)
-        aims = [sum(codes[fact, said[fact]] for fact in np.flatnonzero(said >= 0)) for said in stated]
-        aims = F.normalize(torch.tensor(np.stack(aims), dtype=torch.float32), dim=1)
+        sums = [sum(codes[fact, said[fact]] for fact in np.flatnonzero(said >= 0).tolist()) for said in stated]
+        aims = F.normalize(torch.tensor(np.stack(sums), dtype=torch.float32), dim=1)
         loss = (1 - (F.normalize(backbone.encode_texts(sentences), dim=1) * aims).sum(1)).mean()
         optimiser.zero_grad()
         loss.backward()

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from clipreid_lib import records
 from clipreid_lib.errors import UserError
 from clipreid_lib.files import write_text
 from clipreid_lib.params import project_path
@@ -31,9 +32,9 @@ def write(folders: list[str], outputs: str | None = None) -> Iterator[str]:
         place = around.pop() if outputs is None and len(around) == 1 else place
     else:
         runs = []
-        for params in sorted((place / "runs").glob("*/params.yaml")):
+        for folder in records.run_folders(place):
             try:
-                runs.append(Evaluated.open(params.parent))
+                runs.append(Evaluated.open(folder))
             except UserError as error:
                 yield f"left out: {error}"
         if not runs:

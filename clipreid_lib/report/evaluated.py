@@ -1,6 +1,5 @@
 """A run as its folder tells it: params, scores and answers, without its data, its weights or an image being there."""
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from clipreid_lib.errors import UserError
+from clipreid_lib.files import read_json
 from clipreid_lib.manifest import Manifest
 from clipreid_lib.runs import Run
 from clipreid_lib.scoring.evaluation import Evaluation
@@ -40,8 +40,8 @@ class Evaluated:
         Raises:
             UserError: the folder is no run's, or holds no metrics that can be read.
         """
-        run, metrics = Run.at(folder), read_metrics(folder)
-        own = (metrics or {}).get("protocols")
+        run, metrics = Run.at(folder), read_metrics(folder) or {}
+        own = metrics.get("protocols")
         own = own.get(run.params.protocol) if isinstance(own, dict) else None
         if not isinstance(own, dict) or not {"rank1", "map", "compared_sha"} <= set(own):
             how = "is damaged or of an older version" if (folder / "metrics.json").exists() else "is not there"
@@ -101,11 +101,7 @@ class Evaluated:
 
     def record(self, name: str) -> dict:
         """Read a small JSON file of the run's folder; empty where it is missing or damaged."""
-        try:
-            found = json.loads((self.run.folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
+        return read_json(self.run.folder / name) or {}
 
 
 def reason(error: Exception) -> str:

@@ -60,7 +60,7 @@ CAVEAT = (
 
 def scores(one: Evaluated) -> list:
     """Return every score under every protocol, why others are left out, and what each score means."""
-    blocks = [tables.by_protocol(one.protocols)]
+    blocks: list = [tables.by_protocol(one.protocols)]
     left_out = one.metrics.get("left_out")
     if left_out:
         blocks.append(Facts({f"{name}: left out": str(why) for name, why in left_out.items()}))
@@ -74,7 +74,7 @@ def scores(one: Evaluated) -> list:
 
 def other_rows(one: Evaluated) -> list:
     """Return the scores of the run's other embeddings, and of its own compared in other ways."""
-    shown = [
+    shown: list = [
         Words(
             "The first row is the run's own. The others are other embeddings of the same images (stage 0: the encoder "
             "before training), or the own embedding compared in another way (re-ranked: by k-reciprocal neighbours, "
@@ -91,7 +91,7 @@ def curves(one: Evaluated) -> list:
     """Return the training logs, drawn."""
     logs = sorted(one.run.logs.glob("*.csv"), key=lambda path: (path.stem != "prompts", path.stem))
     if not logs:
-        trains = set(one.run.params.notebooks) & {"02_prompt_learning", "03_encoder_finetune"}
+        trains = one.run.params.learns_prompts or one.run.params.trains_encoder
         text = "The training logs are not there." if trains else "This run trains nothing, so there is no curve."
         return [missing(text) if trains else Words(text)]
     blocks, figures = [], []
@@ -118,13 +118,14 @@ def figures(one: Evaluated) -> list:
             embedded.append(pictures.embed(there[name], FIGURES.get(name, f"{name.replace('_', ' ')}, by the run.")))
         except UserError as error:
             lost.append(str(error))
-    blocks = [Figures(embedded)] if embedded else []
+    blocks: list = [Figures(embedded)] if embedded else []
     return blocks + ([missing(f"Not there: {', '.join(lost)}.")] if lost else [])
 
 
 def failures(one: Evaluated) -> list:
     """Return how much is wrong and who and what is hardest, with a link to the page of every query."""
-    gallery, blocks = one.run.folder / "gallery.html", []
+    gallery = one.run.folder / "gallery.html"
+    blocks: list = []
     if gallery.is_file():
         blocks.append(Links([Link("Every query's ranked gallery", gallery.name, "to filter, sort and search")]))
     else:
@@ -184,7 +185,7 @@ def _half(missed: pd.Series) -> int:
 
 def by_subgroup(one: Evaluated) -> list:
     """Return the scores of subgroups, and what such a table cannot support."""
-    blocks = [
+    blocks: list = [
         Words(CAVEAT),
         tables.plain(
             subgroups.in_words(groups(one)),

@@ -91,7 +91,7 @@ def _leaderboard(runs: list[Evaluated], folder: Path) -> list:
             tests.setdefault((params.dataset, params.aspect, protocol, scores.get("compared_sha")), []).append(
                 (one, scores)
             )
-    blocks = [
+    blocks: list = [
         Words(
             "One table per test; rows of one table answered the same questions. Per cent, mean ± deviation over draws "
             "[95 % interval over people]. None is set in bold: which is best by more than chance is for the paired "
@@ -146,8 +146,8 @@ def _drawn(runs: list[Evaluated]) -> list:
         if answers:
             first = group[0].run.params
             caption = f"CMC on {first.dataset} {first.aspect} ({first.protocol}); the band is one deviation over draws."
-            shown = dict(list(answers.items())[:CURVES])
-            figures.append(pictures.drawn(score_figures.cmc, caption, shown))
+            few = dict(list(answers.items())[:CURVES])
+            figures.append(pictures.drawn(score_figures.cmc, caption, few))
     return [Figures(figures), *blocks]
 
 
@@ -169,7 +169,7 @@ def _answers(group: list[Evaluated], runs: list[Evaluated]) -> tuple[dict, list]
 
 
 def _pairs(runs: list[Evaluated]) -> list:
-    blocks = [
+    blocks: list = [
         Words(
             "Differences in points on the same queries, with 95 % intervals and p-values (sign-flip test) that "
             "resample people. The p-values are not corrected for how many comparisons stand here."
@@ -199,7 +199,7 @@ def _params(runs: list[Evaluated]) -> list:
     settings = [dict(one.run.params) for one in runs]
     varying = [key for key in settings[0] if len({repr(each[key]) for each in settings}) > 1]
     written = lambda key, value: record.written(repeat_command.shown(key, value))  # noqa: E731
-    blocks = []
+    blocks: list = []
     if varying:
         rows = [
             [one.name, *(written(key, each[key]) for key in varying)] for one, each in zip(runs, settings, strict=True)
@@ -230,7 +230,7 @@ def _across(outputs: Path) -> list:
         values = [tables.value(scores, score) if not why else "" for score in ("rank1", "map")]
         rows.append([trained, f"{row['tested_dataset']} {row['tested_aspect']}", *values, why])
     caption = "By the image embedding under protocol common; every run that was measured, also those not on this page."
-    blocks = [Table(["trained on", "tested on", "rank-1", "mAP", "left out"], rows, caption)]
+    blocks: list = [Table(["trained on", "tested on", "rank-1", "mAP", "left out"], rows, caption)]
     figures = []
     for score, shown in (("rank1", "rank-1"), ("map", "mAP")):
         picture = outputs / f"across_{score}.png"
@@ -271,7 +271,7 @@ def _repeat(runs: list[Evaluated]) -> list:
     names = [one.name for one in runs]
     if command:
         return [Words("In the project's top folder:"), Command(command), *record.repeated(command, names)]
-    blocks = [Words("They are no full grid of any keys, so one command each, in the project's top folder:")]
+    blocks: list = [Words("They are no full grid of any keys, so one command each, in the project's top folder:")]
     for one in runs:
         command = repeat_command.of_run(one.run.params)
         blocks += [Command(command), *record.repeated(command, [one.name])]

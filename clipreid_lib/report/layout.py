@@ -4,6 +4,7 @@ import functools
 import html
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ class Table:
     """A table: the first cell of each row names it. A cell is text (line breaks are kept) or a :class:`Link`."""
 
     head: list[str]
-    rows: list[list[str | Link]]
+    rows: Sequence[Sequence[str | Link]]
     caption: str = ""
     kind: str = "table"
 
@@ -116,7 +117,7 @@ def missing(text: str) -> Words:
     return Words(text, missing=True)
 
 
-def render(title: str, lead: list[str], sections: list[Section], hidden: list[Path] = (), body: str = "") -> str:
+def render(title: str, lead: list[str], sections: list[Section], hidden: Sequence[Path] = (), body: str = "") -> str:
     """Lay a page out.
 
     Args:

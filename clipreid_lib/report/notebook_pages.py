@@ -1,6 +1,7 @@
 """Executed notebooks as pages: what they say and show, without code, scripts or anything from a network."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from clipreid_lib.errors import UserError
@@ -15,7 +16,7 @@ ACTIVE = re.compile(
 ELSEWHERE = re.compile(r"""<img\b[^>]*?\ssrc\s*=\s*["']?(?!["']?data:)[^>]*>""", re.I)
 
 
-def export(notebook: Path, hidden: list[Path] = ()) -> Path:
+def export(notebook: Path, hidden: Sequence[Path] = ()) -> Path:
     """Write an executed notebook as HTML beside it, unless a newer page is there.
 
     Args:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
@@ -47,7 +48,7 @@ def _png(memory: io.BytesIO) -> str:
     return "data:image/png;base64," + base64.b64encode(memory.getvalue()).decode("ascii")
 
 
-def drawn(make, caption: str, *values) -> Figure:
+def drawn(make: Callable[..., plt.Figure], caption: str, *values: object) -> Figure:
     """Draw a figure by ``make(*values)`` in the library's style and take it into a page as PNG."""
     with matplotlib.rc_context():
         style.use()

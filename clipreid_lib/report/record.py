@@ -28,7 +28,7 @@ def data(one: Evaluated) -> list:
         "training seed": str(params.seed),
         "manifest": f"SHA-256 {own.get('manifest_sha', 'unknown')}",
     }
-    blocks = [Facts(facts)]
+    blocks: list = [Facts(facts)]
     try:
         rows = [[role, f"{images:,}", f"{people:,}"] for role, (images, people) in parts(one).items()]
         blocks.append(Table(["part", "images", "people"], rows, "Who trains, who is tested and who distracts."))
@@ -124,7 +124,7 @@ def _checkpoint(sha: str) -> str:
 
 def _moment(text: str | None) -> str:
     try:
-        return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M:%S} UTC"
+        return f"{datetime.fromisoformat(text or ''):%Y-%m-%d %H:%M:%S} UTC"
     except (TypeError, ValueError):
         return ""
 
@@ -142,7 +142,7 @@ def params(one: Evaluated) -> list:
     ]
 
 
-def written(value) -> str:
+def written(value: object) -> str:
     """Write a param as a params file would."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
@@ -172,7 +172,8 @@ def repeated(command: str, names: list[str]) -> list:
 
 def notebooks(one: Evaluated) -> list:
     """Return links to the executed notebooks and to pages made of them, which are written where they are older."""
-    rows, blocks, folder = [], [], one.run.folder
+    rows: list[list[str | Link]] = []
+    blocks, folder = [], one.run.folder
     for path in [path for place in (_shared(one), folder) for path in sorted((place / "notebooks").glob("*.ipynb"))]:
         try:
             page = notebook_pages.export(path, [folder, folder.parent.parent])

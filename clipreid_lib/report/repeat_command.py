@@ -15,7 +15,7 @@ BASE = "params/base.yaml"  # changes nothing; `clipreid run` asks for a file
 ELSEWHERE = "PATH"  # stands for a place on the machine of whoever ran it
 
 
-def shown(key: str, value):
+def shown(key: str, value: object) -> object:
     """Return a param's value without any place outside the project, which would name a person or a machine."""
     if key not in PLACES or not isinstance(value, str):
         return value
@@ -68,7 +68,7 @@ def _command(settings: list[str]) -> str:
     return " \\\n    ".join(parts)
 
 
-def _scalar(value) -> str:
+def _scalar(value: object) -> str:
     """Write a value so that YAML reads the same one back."""
     text = value if isinstance(value, str) else yaml.safe_dump(value).split("\n")[0]
     try:
@@ -78,7 +78,7 @@ def _scalar(value) -> str:
     return text if same else json.dumps(value, ensure_ascii=False)
 
 
-def _in_list(value) -> str:
+def _in_list(value: object) -> str:
     text = _scalar(value)
     plain = not set(text) & set(",[]{}#:\"'")  # signs that end a plain word inside a list
     return text if plain or not isinstance(value, str) else json.dumps(value, ensure_ascii=False)

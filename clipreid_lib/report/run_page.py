@@ -41,9 +41,7 @@ def told(one: Evaluated, make: Callable[[Evaluated], list]) -> list:
 
 def _summary(one: Evaluated) -> list[str]:
     params, own = one.run.params, one.own
-    trained = (
-        "nothing was trained" if "03_encoder_finetune" not in params.notebooks else "it was trained on other people"
-    )
+    trained = "it was trained on other people" if params.trains_encoder else "nothing was trained"
     if params.mode == "prompt_learn":
         trained = "sentences were learned, the image encoder is as pretrained"
     tested = (

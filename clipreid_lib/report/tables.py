@@ -70,5 +70,5 @@ def plain(table: pd.DataFrame, caption: str = "", index: bool = True) -> Table:
     return Table(["" if str(name) in ("index", "level_0") else str(name) for name in table], cells, caption)
 
 
-def _count(number) -> str:
+def _count(number: float | None) -> str:
     return NOTHING if number is None else f"{number:,}"

@@ -131,7 +131,7 @@ def error_rates(assessments: dict[str, Assessment]) -> pd.DataFrame:
             said = searched.why_not(level)
             if rate is not None:
                 said = f"{100 * rate:.1f} {uncertainty.in_words(searched.interval(level))}"
-            row[f"FNIR at FPIR {100 * level:g} %"] = said
+            row[f"FNIR at FPIR {level:g}"] = said
         rows[protocol] = row
     return pd.DataFrame(rows)
 

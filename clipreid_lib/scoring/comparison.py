@@ -32,7 +32,7 @@ def against(own: Evaluation, others: dict[str, pd.DataFrame], seed: int = 0) -> 
     for name, theirs in others.items():
         both = own.per_query.merge(theirs, on=SAME, suffixes=("", "_theirs"), how="inner")
         if not len(both) == len(own.per_query) == len(theirs):
-            raise UserError(f"{name}: answers other queries; compare runs under one manifest")
+            raise UserError(f"{name}: was tested on other queries; compare runs of one manifest")
         row = {}
         for shown, one, other in (
             ("rank-1", both["first_hit_theirs"] == 1, both["first_hit"] == 1),

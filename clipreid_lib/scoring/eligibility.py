@@ -15,7 +15,8 @@ def manifests(run: Run) -> tuple[dict[str, Manifest], dict[str, str]]:
         Manifests by protocol, the run's own first, and for every other protocol the reason why it is left out.
     """
     params = run.params
-    fit, unfit = {params.protocol: run.manifest}, {}
+    fit: dict[str, Manifest] = {params.protocol: run.manifest}
+    unfit: dict[str, str] = {}
     for name in PROTOCOLS:
         if name in fit:
             continue

@@ -1,6 +1,7 @@
 """Evaluation of embeddings under a manifest: every draw scored, then mean, spread and interval."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,7 @@ class Evaluation:
     per_query: pd.DataFrame
     cmc: np.ndarray
 
-    def summary(self) -> dict[str, float]:
+    def summary(self) -> dict[str, Any]:
         """Mean over draws of every score, and its standard deviation as ``<score>_std``; None with a single draw."""
         means, spread = self.per_draw.mean(), self.per_draw.std(ddof=1)
         found = {score: float(means[score]) for score in SCORES}
@@ -115,6 +116,7 @@ def _sides(
 ) -> tuple[pd.DataFrame, pd.DataFrame, tuple, dict]:
     """Return a draw's query and gallery tables, their embeddings, and their cameras where the protocol minds them."""
     query, gallery = manifest.draw(index, part)
+    mine: similarity.Features
     mine, theirs = embeddings.of(query), embeddings.of(gallery)
     if how == "expanded":
         mine = expand_queries(mine, theirs)

@@ -1,12 +1,11 @@
 """The leaderboard: one row per run, stage and protocol, made from every run's ``metrics.json``."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
 
 from clipreid_lib.compose import read_yaml
-from clipreid_lib.files import locked, write_text
+from clipreid_lib.files import locked, read_json, write_csv
 from clipreid_lib.scoring.score_names import SHOWN, in_words
 
 COLUMNS = (
@@ -18,11 +17,8 @@ COLUMNS = (
 
 def read_metrics(folder: Path) -> dict | None:
     """Read one run's metrics; None where there are none yet, or the file is damaged or older."""
-    try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return metrics if isinstance(metrics, dict) and {"protocols", "compared_sha"} <= set(metrics) else None
+    metrics = read_json(folder / "metrics.json") or {}
+    return metrics if {"protocols", "compared_sha"} <= set(metrics) else None
 
 
 def rows(*runs: dict) -> pd.DataFrame:
@@ -39,7 +35,7 @@ def refresh_leaderboard(outputs: Path) -> pd.DataFrame:
     with locked(outputs / ".leaderboard.lock"):
         found = [read_metrics(path.parent) for path in sorted((outputs / "runs").glob("*/metrics.json"))]
         board = rows(*filter(None, found))
-        write_text(outputs / "leaderboard.csv", board.to_csv(index=False))
+        write_csv(outputs / "leaderboard.csv", board)
     return board
 
 

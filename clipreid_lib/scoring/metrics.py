@@ -10,7 +10,7 @@ therefore never matters, and a constant feature scores the worst a ranking can.
 have none; its code would count them as misses.)
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,9 @@ from clipreid_lib.scoring.score_names import RANKS
 MEMORY = 1 << 28  # bytes of similarities at a time: with a million gallery images, 64 queries share one reading of them
 ROWS = 256  # queries at a time at most; smaller blocks stay in the processor's cache until they are counted
 SORT_ABOVE = 16  # matches per query from which one sort is cheaper than so many counts (measured at 10,000 images)
+
+
+Exact = Callable[[np.ndarray, np.ndarray], np.ndarray]  # queries and gallery columns to their similarity, in float64
 
 
 @dataclass(frozen=True)
@@ -73,13 +76,13 @@ def ranking(similarity: np.ndarray, match: np.ndarray) -> np.ndarray:
 
 
 def score_retrieval(
-    query,
-    query_ids,
-    gallery,
-    gallery_ids,
+    query: similar.Features,
+    query_ids: Iterable,
+    gallery: similar.Features,
+    gallery_ids: Iterable,
     *,
-    query_cameras=None,
-    gallery_cameras=None,
+    query_cameras: Iterable | None = None,
+    gallery_cameras: Iterable | None = None,
     ranks: Sequence[int] = RANKS,
     memory: int = MEMORY,
 ) -> RetrievalScores:
@@ -121,7 +124,9 @@ def score_retrieval(
     return counted.scores()
 
 
-def score_similarity(similarity: np.ndarray, query_ids, gallery_ids, ranks: Sequence[int] = RANKS) -> RetrievalScores:
+def score_similarity(
+    similarity: np.ndarray, query_ids: Iterable, gallery_ids: Iterable, ranks: Sequence[int] = RANKS
+) -> RetrievalScores:
     """Score a (Q, G) similarity matrix as it stands; larger means more alike. See :func:`score_retrieval`.
 
     A similarity of -inf takes the gallery image out of that query's gallery.
@@ -132,7 +137,7 @@ def score_similarity(similarity: np.ndarray, query_ids, gallery_ids, ranks: Sequ
     similarity = np.asarray(similarity)
     if similarity.ndim != 2 or np.isnan(similarity).any():
         raise UserError("similarity: must be a (query, gallery) table of numbers without NaN")
-    counted = _Counting(*similarity.shape, query_ids, gallery_ids, None, None, ranks)
+    counted = _Counting(len(similarity), similarity.shape[1], query_ids, gallery_ids, None, None, ranks)
     for start in range(0, len(similarity), ROWS):
         counted.add(start, similarity[start : start + ROWS].copy())
     return counted.scores()
@@ -141,7 +146,16 @@ def score_similarity(similarity: np.ndarray, query_ids, gallery_ids, ranks: Sequ
 class _Counting:
     """Ranks of matches, gathered block of queries by block of queries."""
 
-    def __init__(self, queries, size, query_ids, gallery_ids, query_cameras, gallery_cameras, ranks) -> None:
+    def __init__(
+        self,
+        queries: int,
+        size: int,
+        query_ids: Iterable,
+        gallery_ids: Iterable,
+        query_cameras: Iterable | None,
+        gallery_cameras: Iterable | None,
+        ranks: Sequence[int],
+    ) -> None:
         if (query_cameras is None) != (gallery_cameras is None):
             raise UserError("cameras: give them for query and gallery both, or for neither")
         if not len(ranks) or min(ranks) < 1:
@@ -149,7 +163,7 @@ class _Counting:
         self.ranks, self.size = ranks, size
         asked, shown = _codes(query_ids, gallery_ids, (queries, size), "ids")
         self.cameras = None
-        if query_cameras is not None:
+        if query_cameras is not None and gallery_cameras is not None:
             self.cameras = _codes(query_cameras, gallery_cameras, (queries, size), "cameras")
         self.order = np.argsort(shown, kind="stable")  # gallery positions, identity by identity
         self.left = np.searchsorted(shown[self.order], asked)
@@ -157,7 +171,7 @@ class _Counting:
         self.relevant, self.first, self.last = (np.zeros(queries, int) for _ in range(3))
         self.precision, self.trapezoid = np.zeros(queries), np.zeros(queries)
 
-    def add(self, start: int, block: np.ndarray, unsure: float = 0.0, exact=None) -> None:
+    def add(self, start: int, block: np.ndarray, unsure: float = 0.0, exact: Exact | None = None) -> None:
         """Count one block: (rows, G) similarities of the queries from ``start`` on. The block is used up."""
         number = self.number[start : start + len(block)]
         row = np.repeat(np.arange(len(block)), number)  # (P,) all pairs of one identity, query by query
@@ -179,10 +193,22 @@ class _Counting:
             if unsure and (counts[: len(counts) // 2] != counts[len(counts) // 2 :]).any():
                 doubtful.append(r)
         if doubtful:
+            assert exact is not None  # who is unsure says how to look again
             self._look_again(start, block, np.array(doubtful), ends, column, score, wrong, unsure, exact)
         self._rank(start, row, wrong)
 
-    def _look_again(self, start, block, doubtful, ends, column, score, wrong, unsure, exact) -> None:
+    def _look_again(
+        self,
+        start: int,
+        block: np.ndarray,
+        doubtful: np.ndarray,
+        ends: np.ndarray,
+        column: np.ndarray,
+        score: np.ndarray,
+        wrong: np.ndarray,
+        unsure: float,
+        exact: Exact,
+    ) -> None:
         mine = {r: slice(ends[r], ends[r + 1]) for r in doubtful}
         near = [column[part] for part in mine.values()]
         for r, part in mine.items():
@@ -239,7 +265,7 @@ def _not_below(line: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     return np.array([np.count_nonzero(line >= threshold) for threshold in thresholds])
 
 
-def _codes(query, gallery, sizes: tuple[int, int], what: str) -> tuple[np.ndarray, np.ndarray]:
+def _codes(query: Iterable, gallery: Iterable, sizes: tuple[int, int], what: str) -> tuple[np.ndarray, np.ndarray]:
     """Number the values of two lists alike."""
     sides = [_plain(query, f"query {what}"), _plain(gallery, f"gallery {what}")]
     if tuple(map(len, sides)) != sizes:

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from clipreid_lib.errors import counted
+
 ONE_MATCH = ("own", "mba")  # protocols in which the two definitions can be converted
 SAME = ["dataset", "aspect", "protocol"]
 
@@ -65,7 +67,7 @@ def explained(rows: pd.DataFrame) -> str:
         same = printed[(printed[SAME] == row[SAME]).all(axis=1)]
         fitting = _comparable(printed, row)
         if len(fitting):
-            said.append(f"{where}: {len(fitting)} published results.")
+            said.append(f"{where}: {counted(len(fitting), 'published result')}.")
         elif len(same):
             counts = same[["queries", "gallery"]].iloc[0]
             said.append(

@@ -4,12 +4,14 @@ import numpy as np
 from scipy import sparse
 
 from clipreid_lib.errors import UserError
-from clipreid_lib.scoring.similarity import exact_product, same_width, unit_features
+from clipreid_lib.scoring.similarity import Features, exact_product, same_width, unit_features
 
 ROWS = 512  # images at a time whose distances to all others stand in memory
 
 
-def k_reciprocal(query, gallery, k1: int = 20, k2: int = 6, lambda_value: float = 0.3) -> np.ndarray:
+def k_reciprocal(
+    query: Features, gallery: Features, k1: int = 20, k2: int = 6, lambda_value: float = 0.3
+) -> np.ndarray:
     """Distance by k-reciprocal encoding (Zhong et al. 2017, arXiv 1701.08398), as its authors' code computes it.
 
     Two images are near where they share neighbours that count them as neighbours, too. Neighbours are sought among
@@ -50,7 +52,7 @@ def k_reciprocal(query, gallery, k1: int = 20, k2: int = 6, lambda_value: float 
     return distance
 
 
-def expand_queries(query, gallery, top: int = 5, alpha: float = 3.0) -> np.ndarray:
+def expand_queries(query: Features, gallery: Features, top: int = 5, alpha: float = 3.0) -> np.ndarray:
     """Alpha query expansion: each query plus the gallery features nearest to it (Radenović et al., arXiv 1711.02512).
 
     A neighbour weighs its cosine to the power of alpha, nothing where that is negative. Neighbours as similar as the

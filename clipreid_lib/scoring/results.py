@@ -3,7 +3,7 @@
 import pandas as pd
 
 from clipreid_lib.errors import UserError
-from clipreid_lib.files import write_json, write_text
+from clipreid_lib.files import write_csv, write_json
 from clipreid_lib.params import project_path
 from clipreid_lib.runs import Run, choose_device, provenance
 from clipreid_lib.scoring.assessment import Assessment
@@ -75,8 +75,8 @@ def write_metrics(
         parts = [getattr(each.own, name).reset_index().assign(protocol=p) for p, each in assessments.items()]
         table = pd.concat(parts, ignore_index=True)
         columns = ["protocol", "draw"] + [c for c in table if c not in ("protocol", "draw", "index")]
-        write_text(run.folder / f"{name}.csv", table[columns].to_csv(index=False))
-    write_text(run.folder / "subgroups.csv", assessments[params.protocol].groups.to_csv())
+        write_csv(run.folder / f"{name}.csv", table[columns])
+    write_csv(run.folder / "subgroups.csv", assessments[params.protocol].groups, index=True)
     write_json(run.folder / "metrics.json", metrics)
     refresh_leaderboard(project_path(params.outputs_root))
     return metrics

@@ -4,14 +4,16 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from clipreid_lib.errors import UserError
 
+Features = torch.Tensor | np.ndarray  # (N, D)
 BLOCK = 65_536  # features looked at together, so that checking a million of them needs little memory
 LARGEST, SMALLEST = 1e15, 1e-15  # beyond: an exploded network; below: a zero vector. Squares of both fit a float32.
 
 
-def checked(features, name: str) -> np.ndarray:
+def checked(features: Features, name: str) -> np.ndarray:
     """Return features as an array, after looking at every value.
 
     Args:
@@ -56,7 +58,7 @@ def lengths(features: np.ndarray) -> np.ndarray:
     return np.where(norms > SMALLEST, norms, np.inf)
 
 
-def unit_features(features, name: str) -> np.ndarray:
+def unit_features(features: Features, name: str) -> np.ndarray:
     """Return features scaled to length one, (N, D) float64; zero vectors stay zero.
 
     Raises:
@@ -66,7 +68,7 @@ def unit_features(features, name: str) -> np.ndarray:
     return features.astype(np.float64) / lengths(features)[:, None]
 
 
-def cosine_similarity(query, gallery) -> np.ndarray:
+def cosine_similarity(query: Features, gallery: Features) -> np.ndarray:
     """Cosine of every query with every gallery feature.
 
     Summed in float64 and rounded to float32 afterwards, so that equal images get equal scores wherever they stand in
@@ -119,7 +121,13 @@ def fast_product(query: np.ndarray, gallery: np.ndarray, rows: int) -> Iterator[
         yield start, torch.mm(part, theirs, out=room[: len(part)]).mul_(columns).numpy()
 
 
-def without_same_camera(similarity, query_ids, gallery_ids, query_cameras, gallery_cameras) -> np.ndarray:
+def without_same_camera(
+    similarity: np.ndarray,
+    query_ids: ArrayLike,
+    gallery_ids: ArrayLike,
+    query_cameras: ArrayLike,
+    gallery_cameras: ArrayLike,
+) -> np.ndarray:
     """Return (Q, G) similarities with -inf where a gallery image shows the query's person by the query's camera.
 
     Everything here takes a similarity of -inf as "not in this query's gallery".

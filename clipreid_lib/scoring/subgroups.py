@@ -98,7 +98,7 @@ def hardest(scores: Evaluation, number: int = 10) -> pd.DataFrame:
     return people.assign(**{name: (100 * people[name]).round(1) for name in ("mAP", "rank-1")})
 
 
-def _banded(numbers: pd.Series, bands) -> pd.Series:
+def _banded(numbers: pd.Series, bands: tuple[tuple[int, int, str], ...]) -> pd.Series:
     values = pd.to_numeric(numbers, errors="coerce").astype(float)
     named = pd.Series(UNKNOWN, numbers.index, dtype=object)
     for low, high, name in bands:

@@ -4,10 +4,12 @@ The images of one person are alike, so resampling images would pretend to know m
 is held as it is; what is resampled is who asks.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy import stats
 
 RESAMPLES = 2000  # of people, for intervals: the ends then wander by less than a tenth of the interval
@@ -31,7 +33,7 @@ class Difference:
     p: float
 
 
-def interval(values, identities, seed: int = 0) -> tuple[float, float]:
+def interval(values: ArrayLike, identities: ArrayLike, seed: int = 0) -> tuple[float, float]:
     """95 % interval of a share or score in [0, 1] averaged over queries, by percentile bootstrap over identities.
 
     Where all people score 1 (or all 0) a bootstrap would claim certainty; there the exact binomial bound stands, with
@@ -72,14 +74,14 @@ def _bootstrap(sums: np.ndarray, counts: np.ndarray, seed: int) -> tuple[float, 
     return float(found.low), float(found.high)
 
 
-def in_words(ends: tuple[float, float], sign: str = "") -> str:
+def in_words(ends: Sequence[float], sign: str = "") -> str:
     """Write an interval of shares in per cent; "[one person]" where there is none to resample."""
     if np.isnan(ends).any():
         return "[one person]"
     return f"[{100 * ends[0]:{sign}.1f}, {100 * ends[1]:{sign}.1f}]"
 
 
-def compare(one, other, identities, seed: int = 0) -> Difference:
+def compare(one: ArrayLike, other: ArrayLike, identities: ArrayLike, seed: int = 0) -> Difference:
     """Compare two methods query by query.
 
     The p-value is that of a sign-flip permutation test on each person's summed difference (scipy): a person's queries
@@ -108,7 +110,7 @@ def compare(one, other, identities, seed: int = 0) -> Difference:
     return Difference(float(sums.sum() / max(1, counts.sum())), low, high, float(p))
 
 
-def _by_person(values, identities) -> tuple[np.ndarray, np.ndarray]:
+def _by_person(values: ArrayLike, identities: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     people = pd.Series(np.asarray(values, float)).groupby(np.asarray(identities))
     table = people.agg(["sum", "count"])
     table = table[table["count"] > 0]

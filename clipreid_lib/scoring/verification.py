@@ -182,4 +182,5 @@ def eer_interval(compared_pairs: Pairs, seed: int = 0) -> tuple[float, float]:
             found.append(equal_error_rate(*rates))
     if not found:
         return np.nan, np.nan
-    return tuple(float(end) for end in np.quantile(found, (0.025, 0.975)))
+    low, high = np.quantile(found, (0.025, 0.975))
+    return float(low), float(high)

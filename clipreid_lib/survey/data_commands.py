@@ -9,7 +9,7 @@ from tqdm import tqdm
 from clipreid_lib import datasets, protocols
 from clipreid_lib.errors import TooFewPeople, UnreadableImage, UserError
 from clipreid_lib.images.image_sizes import pair, spell
-from clipreid_lib.images.image_store import STORE
+from clipreid_lib.images.image_store import STORE, ImageStore
 from clipreid_lib.images.photographs import Photographs, on_all_cores
 from clipreid_lib.params import BURST_GAP, project_path, validated
 from clipreid_lib.survey import audit
@@ -18,7 +18,7 @@ from clipreid_lib.survey.inspection import inspect
 
 def check(
     dataset: str,
-    root: str | None,
+    root: str | Path | None,
     aspect: str | None = None,
     protocol: str | None = None,
     allow_missing: bool = False,
@@ -74,7 +74,7 @@ def check(
 
 def prepare(
     dataset: str,
-    root: str | None,
+    root: str | Path | None,
     sizes: list[str],
     outputs: str = "outputs",
     allow_missing: bool = False,
@@ -106,9 +106,10 @@ def prepare(
     failed: dict[str, str] = {}
     for size in pairs:
         store = photographs.at(size, make=True)
+        assert store is not None  # it is to be made
         _check_space(store.folder, len(table), store.bytes_each)
 
-        def one(path: str, store=store) -> bool:
+        def one(path: str, store: ImageStore = store) -> bool:
             try:
                 return store.prepare(root / path)
             except UnreadableImage as error:
@@ -133,9 +134,9 @@ def prepare(
     return int(bool(failed))
 
 
-def _root(dataset: str, root: str | None, outputs: str = "outputs") -> Path:
+def _root(dataset: str, root: str | Path | None, outputs: str = "outputs") -> Path:
     if root is not None:
-        return Path(root).expanduser()
+        return project_path(str(root))
     aspect = (datasets.summary(dataset).aspects or ("hand",))[0]
     return datasets.locate(validated({"dataset": dataset, "aspect": aspect, "outputs_root": outputs}))
 

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from clipreid_lib.synthetic.hand_shape import (
     CREASE,
@@ -11,7 +12,9 @@ from clipreid_lib.synthetic.hand_shape import (
     MOLE,
     SCAR,
     VEIN,
+    Finger,
     Hand,
+    Ring,
     body_distance,
     body_relief,
     bump,
@@ -20,6 +23,8 @@ from clipreid_lib.synthetic.hand_shape import (
     smooth_max,
     smooth_min,
 )
+
+Box = tuple[slice, slice]  # rows and columns of a part of the picture
 
 _DYES = ((VEIN, (0.82, 0.91, 1.0), 1.0), (CREASE, (0.50, 0.38, 0.34), 0.5), (MOLE, (0.38, 0.29, 0.26), 0.5))
 
@@ -47,7 +52,7 @@ class Scene:
 class Camera:
     """The affine map between hand units and pixels of a picture of size (width, height)."""
 
-    def __init__(self, scene: Scene, size: tuple[int, int]):
+    def __init__(self, scene: Scene, size: tuple[int, int]) -> None:
         """Set the map up; `scene.centre` is read at every use, so it may still be moved."""
         self.scene, (self.width, self.height) = scene, size
         cos, sin = math.cos(scene.rotation), math.sin(scene.rotation)
@@ -56,19 +61,19 @@ class Camera:
         self.c, self.d = scene.scale * sin, -scene.scale * cos
         self.det = self.a * self.d - self.b * self.c
 
-    def to_pixels(self, x, y):
+    def to_pixels(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Image x and y of points in hand units."""
         cx, cy = self.scene.centre
         return cx + self.a * x + self.b * y, cy + self.c * x + self.d * y
 
-    def grid(self):
+    def grid(self) -> tuple[np.ndarray, np.ndarray]:
         """Hand coordinates of every pixel centre, two (H, W) arrays."""
         cx, cy = self.scene.centre
         px = (np.arange(self.width) + 0.5 - cx)[None, :]
         py = (np.arange(self.height) + 0.5 - cy)[:, None]
         return (self.d * px - self.b * py) / self.det, (self.a * py - self.c * px) / self.det
 
-    def box(self, xs, ys, margin):
+    def box(self, xs: ArrayLike, ys: ArrayLike, margin: float) -> Box:
         """Slices of the pixels around some hand points; empty where they fall outside the picture."""
         px, py = self.to_pixels(np.asarray(xs), np.asarray(ys))
         pad = margin * self.scene.scale
@@ -77,16 +82,18 @@ class Camera:
         return slice(max(top, 0), max(bottom, 0)), slice(max(left, 0), max(right, 0))
 
 
-def _clip01(values):
+def _clip01(values: np.ndarray) -> np.ndarray:
     return np.minimum(np.maximum(values, 0.0), 1.0)
 
 
-def _paint(albedo, cover, colour):
+def _paint(albedo: np.ndarray, cover: np.ndarray, colour: np.ndarray) -> None:
     """Blend a colour into the albedo (or a view of it), in place; cover is 0..1."""
     albedo += cover[..., None] * (colour - albedo)
 
 
-def _stamp(shape, px, py, radius, strength, soft):
+def _stamp(
+    shape: tuple[int, ...], px: np.ndarray, py: np.ndarray, radius: np.ndarray, strength: np.ndarray, soft: float
+) -> np.ndarray:
     """Paint discs (pixels) into an empty layer, keeping the strongest value where they overlap."""
     layer = np.zeros(shape)
     reach = int(math.ceil(float(radius.max()) + soft))
@@ -100,7 +107,7 @@ def _stamp(shape, px, py, radius, strength, soft):
     return layer
 
 
-def _draw_marks(hand: Hand, camera: Camera, albedo):
+def _draw_marks(hand: Hand, camera: Camera, albedo: np.ndarray) -> None:
     """Darken or whiten the skin along lines, veins, scars and moles, in place."""
     marks = hand.marks
     x, y = marks.at[:, 0].copy(), marks.at[:, 1].copy()
@@ -110,7 +117,7 @@ def _draw_marks(hand: Hand, camera: Camera, albedo):
     px, py = camera.to_pixels(x, y)
     radius = marks.radius * camera.scene.scale
 
-    def layer(kind, soft):
+    def layer(kind: int, soft: float) -> np.ndarray | None:
         here = marks.kind == kind
         if not here.any():
             return None
@@ -125,7 +132,7 @@ def _draw_marks(hand: Hand, camera: Camera, albedo):
         _paint(albedo, 0.7 * cover, np.array([0.96, 0.84, 0.80]))
 
 
-def _blotch_field(grid, x, y):
+def _blotch_field(grid: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Look the slow colour changes up with smooth interpolation; x, y (n,) give (n, 3)."""
     rows, cols = grid.shape[0] - 1, grid.shape[1] - 1
     gx = np.minimum(np.maximum((x + 0.85) / 1.5, 0.0), 0.9999) * cols
@@ -138,7 +145,7 @@ def _blotch_field(grid, x, y):
     return lower * (1 - fy) + upper * fy
 
 
-def _nail(hand, finger, q, v, pixel):
+def _nail(hand: Hand, finger: Finger, q: np.ndarray, v: np.ndarray, pixel: float) -> tuple[np.ndarray, np.ndarray]:
     """Cover (0..1) of the nail of one finger and of the nail's pale free edge."""
     length, width, overhang = hand.nail
     half = finger.width * (0.80 if finger.thumb else 0.74) * finger.taper
@@ -153,7 +160,7 @@ def _nail(hand, finger, q, v, pixel):
 class _Canvas:
     """The fields that the parts of a hand are drawn into, all (H, W)."""
 
-    def __init__(self, hand: Hand, camera: Camera):
+    def __init__(self, hand: Hand, camera: Camera) -> None:
         self.hand, self.camera, self.pixel = hand, camera, 1.0 / camera.scene.scale
         self.x, self.y = camera.grid()
         self.palm = body_distance(hand, self.x, self.y)
@@ -165,9 +172,10 @@ class _Canvas:
         self.flush = np.zeros(self.x.shape)  # redness
         self.nearest = np.full(self.x.shape, 9.0)  # distance to the nearest finger drawn so far
         self.seam = np.zeros(self.x.shape)  # dark lines where fingers touch
-        self.worn = []  # (box, cover, colour, weight, gloss) of nails and rings, painted over the skin
+        # (box, cover, colour, weight, gloss) of nails and rings, painted over the skin
+        self.worn: list[tuple[Box, np.ndarray, np.ndarray, float, float]] = []
 
-    def add_finger(self, number: int):
+    def add_finger(self, number: int) -> None:
         """Join one finger to the hand and remember what it wears."""
         hand, pixel, finger = self.hand, self.pixel, self.hand.fingers[number]
         box = self.camera.box(*finger.place([-0.3, -0.3, 0.5, 1.08, 1.08], [-1, 1, 0, -1, 1]), 0.16)
@@ -193,10 +201,10 @@ class _Canvas:
             if not hand.polished:
                 self.worn.append((box, free * own, np.array([0.97, 0.94, 0.90]), 0.7, 0.0))
         if hand.ring and hand.ring.finger == number:
-            self._add_ring(finger, box, own, q, v)
+            self._add_ring(hand.ring, finger, box, own, q, v)
 
-    def _add_ring(self, finger, box, own, q, v):
-        ring, t = self.hand.ring, (q - self.hand.ring.at) * finger.length
+    def _add_ring(self, ring: Ring, finger: Finger, box: Box, own: np.ndarray, q: np.ndarray, v: np.ndarray) -> None:
+        t = (q - ring.at) * finger.length
         band = np.abs(t - 0.3 * v * v / finger.width)  # bowed, because it runs around a cylinder
         band = own * _clip01((ring.height / 2 - band) / self.pixel + 0.5)
         shine = (1.0 - 0.55 * (v / finger.width) ** 2)[..., None]
@@ -206,7 +214,7 @@ class _Canvas:
             stone = _clip01((0.05 - np.sqrt(v * v + t * t)) / self.pixel + 0.5)
             self.worn.append((box, stone, np.array(ring.stone), 1.0, 0.3))
 
-    def skin(self):
+    def skin(self) -> np.ndarray:
         """Colours of the hand without light, (H, W, 3)."""
         hand, x, y = self.hand, self.x, self.y
         if hand.palmar:
@@ -226,7 +234,7 @@ class _Canvas:
         return albedo
 
 
-def _shadow(distance, scene: Scene):
+def _shadow(distance: np.ndarray, scene: Scene) -> np.ndarray:
     """Darkness (0..1) that the hand casts on the ground: its outline, shifted and soft."""
     shift_x, shift_y, soft, dark = scene.shadow
     dx, dy = int(round(shift_x * scene.scale)), int(round(shift_y * scene.scale))
@@ -236,7 +244,7 @@ def _shadow(distance, scene: Scene):
     return dark * cast * cast * (3 - 2 * cast)
 
 
-def _blur(picture, weight):
+def _blur(picture: np.ndarray, weight: float) -> np.ndarray:
     """A three-pixel blur along both axes."""
     for axis in (0, 1):
         pad = np.pad(picture, [(1, 1) if a == axis else (0, 0) for a in range(3)], mode="edge")

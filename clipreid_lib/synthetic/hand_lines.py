@@ -5,13 +5,18 @@ Right and left hand of a person share most of a line's course and own the rest, 
 
 import hashlib
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from clipreid_lib.synthetic.hand_shape import CREASE, KNUCKLE_AT, MOLE, ON_PALM, SCAR, VEIN, Marks
 
+if TYPE_CHECKING:  # it imports this module
+    from clipreid_lib.synthetic.hand_people import Person
 
-def stream(*key) -> np.random.RandomState:
+
+def stream(*key: object) -> np.random.RandomState:
     """A random stream of its own for every combination of plain values.
 
     `RandomState` is frozen by numpy's promise and the seed is a checksum of the key, so a stream is the same
@@ -21,7 +26,7 @@ def stream(*key) -> np.random.RandomState:
     return np.random.RandomState(np.frombuffer(digest, "<u4"))
 
 
-def own_normals(person, side: str, what: str, *shape) -> np.ndarray:
+def own_normals(person: "Person", side: str, what: str, *shape: int) -> np.ndarray:
     """Standard normals of one hand: 0.8 shared by both hands of the person + 0.6 of its own (variance 1)."""
     shared = stream(what, person.seed, person.number).standard_normal(shape)
     return 0.8 * shared + 0.6 * stream(what, person.seed, person.number, side).standard_normal(shape)
@@ -30,10 +35,13 @@ def own_normals(person, side: str, what: str, *shape) -> np.ndarray:
 class _Pen:
     """Collects curves as dense points; `density` is points per hand unit."""
 
-    def __init__(self, density, units):
-        self.density, self.units, self.rows = density, units, []
+    def __init__(self, density: float, units: list[np.ndarray]) -> None:
+        self.density, self.units = density, units
+        self.rows: list[tuple[int, np.ndarray, np.ndarray, np.ndarray, int]] = []
 
-    def curve(self, part, points, radius, strength, kind=CREASE, fade=True):
+    def curve(
+        self, part: int, points: ArrayLike, radius: float, strength: float, kind: int = CREASE, fade: bool = True
+    ) -> None:
         """Add a Bezier curve with 2-4 control points given in the part's own coordinates."""
         points = np.asarray(points, dtype=np.float64)
         legs = np.diff(points, axis=0) * self.units[part]
@@ -44,7 +52,7 @@ class _Pen:
         ends = np.minimum(1.0, 0.25 + 3.0 * np.minimum(s, 1 - s))[:, 0] if fade else np.ones(count)
         self.rows.append((part, points[0], radius * (0.6 + 0.4 * ends), strength * ends, kind))
 
-    def mole(self, part, at, radius, strength):
+    def mole(self, part: int, at: tuple[float, float], radius: float, strength: float) -> None:
         """Add a mole."""
         self.rows.append((part, np.asarray([at]), np.array([radius]), np.array([strength]), MOLE))
 
@@ -61,7 +69,7 @@ class _Pen:
         )
 
 
-def _palm_lines(person, side, pen):
+def _palm_lines(person: "Person", side: str, pen: _Pen) -> None:
     z = own_normals(person, side, "palm lines", 12, 4, 2) * 0.040
     depth = person.lines * np.array([1.0, 1.0, 1.1]) * (1 + 2.5 * z[0, :3, 0])
     main = (  # heart, head and life line
@@ -84,8 +92,9 @@ def _palm_lines(person, side, pen):
         pen.curve(ON_PALM, ((-0.24, y + shift), (0, y - 0.03), (0.24, y)), 0.008, 0.5 * person.lines)
 
 
-def _finger_lines(person, side, palmar, pen):
+def _finger_lines(person: "Person", side: str, palmar: bool, pen: _Pen) -> None:
     z = own_normals(person, side, f"finger lines {'palmar' if palmar else 'dorsal'}", 5, 3, 4)
+    joints: tuple[tuple[float, int], ...]
     for part in range(5):
         if palmar:  # (place along the finger, number of creases)
             joints = ((0.06, 1), (0.52, 2)) if part == 0 else ((0.03, 2), (0.42, 2), (0.71, 1))
@@ -102,7 +111,7 @@ def _finger_lines(person, side, palmar, pen):
                 pen.curve(part, ((t + tilt, -reach), (t + bow, 0.0), (t - tilt, reach)), 0.008, strength)
 
 
-def _back_lines(person, side, pen):
+def _back_lines(person: "Person", side: str, pen: _Pen) -> None:
     z = own_normals(person, side, "veins", 6, 4, 2) * 0.05
     ends = ((-0.19, 0.84), (0.01, 0.87), (0.20, 0.82), (0.31, 0.70))
     roots = ((-0.12, 0.02), (-0.02, 0.0), (0.10, 0.0), (0.18, 0.04))
@@ -120,7 +129,7 @@ def _back_lines(person, side, pen):
             pen.curve(number + 1, fold, 0.006, 0.25 * person.lines)
 
 
-def fine_structure(person, side: str, palmar: bool, density: float) -> Marks:
+def fine_structure(person: "Person", side: str, palmar: bool, density: float) -> Marks:
     """Lines, veins, moles and scars of one side of one hand.
 
     Args:

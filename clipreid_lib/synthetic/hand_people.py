@@ -1,8 +1,10 @@
 """Made-up people with hands, and how a person's hand is put into a pose."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 
@@ -33,6 +35,7 @@ _POLISH = (
 _METAL = ((226, 178, 70), (206, 210, 216), (214, 150, 120))
 _STONE = ((240, 244, 250), (170, 20, 40), (30, 60, 150))
 _SPREAD = (-0.115, -0.020, 0.075, 0.210)  # radians a finger turns out at a spread of 1
+_Option = TypeVar("_Option")
 
 
 @dataclass(frozen=True)
@@ -69,15 +72,16 @@ class Person:
     irregular: bool
 
 
-def _unit(colour):
-    return tuple(channel / 255.0 for channel in colour)
+def _unit(colour: tuple[int, int, int]) -> tuple[float, float, float]:
+    red, green, blue = (channel / 255.0 for channel in colour)
+    return red, green, blue
 
 
-def _pick(rng, options):
+def _pick(rng: np.random.RandomState, options: Sequence[_Option]) -> _Option:
     return options[int(rng.random_sample() * len(options))]
 
 
-def _clip(value, low, high):
+def _clip(value: float, low: float, high: float) -> float:
     return float(min(max(value, low), high))
 
 
@@ -156,18 +160,18 @@ _marks = lru_cache(maxsize=16)(fine_structure)  # a person's shots follow each o
 
 
 @lru_cache(maxsize=16)
-def _blotches(person, side, palmar):
+def _blotches(person: Person, side: str, palmar: bool) -> np.ndarray:
     colour = own_normals(person, side, f"blotches {palmar}", 7, 6, 3) * [0.012, 0.017, 0.017]
     return colour + own_normals(person, side, f"shade {palmar}", 7, 6, 1) * 0.020
 
 
-def _skin_colour(person, palmar):
+def _skin_colour(person: Person, palmar: bool) -> np.ndarray:
     table, tones = (_PALMAR if palmar else _DORSAL), [i / 5 for i in range(6)]
     skin = np.array([np.interp(person.tone, tones, [row[c] / 255.0 for row in table]) for c in range(3)])
     return skin * (1.0 + person.warmth * np.array([0.006, 0.010, -0.026]))
 
 
-def _part_fingers(fingers):
+def _part_fingers(fingers: list[Finger]) -> None:
     """Turn fingers outwards from the middle one until none lies on another, then the thumb away from them."""
     for inner, outer, way in ((2, 1, -1.0), (2, 3, 1.0), (3, 4, 1.0)):
         a, b = fingers[inner], fingers[outer]
@@ -189,7 +193,7 @@ def pose_hand(
     palmar: bool,
     *,
     spread: float = 0.5,
-    turns=(0.0, 0.0, 0.0, 0.0, 0.0),
+    turns: Sequence[float] = (0.0, 0.0, 0.0, 0.0, 0.0),
     ring: bool = False,
     polish: bool = False,
     density: float = 110.0,

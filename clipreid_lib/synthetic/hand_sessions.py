@@ -21,20 +21,20 @@ _CLOTH = ((0.13, 0.13, 0.15), (0.55, 0.57, 0.62), (0.16, 0.20, 0.36), (0.45, 0.1
 class _Wobble:
     """Nuisance values: the session's part and the shot's part, each a new normal at every call."""
 
-    def __init__(self, key, shot, difficulty):
+    def __init__(self, key: tuple[object, ...], shot: int, difficulty: float) -> None:
         self.common, self.own, self.n = stream("session", *key), stream("shot", *key, shot), difficulty
 
-    def __call__(self, session_sd, shot_sd=0.0):
+    def __call__(self, session_sd: float, shot_sd: float = 0.0) -> float:
         values = (min(max(rng.standard_normal(), -2.5), 2.5) for rng in (self.common, self.own))
         return self.n * sum(sd * value for sd, value in zip((session_sd, shot_sd), values, strict=True))
 
 
-def _keep_inside(hand: Hand, scene: Scene, size):
+def _keep_inside(hand: Hand, scene: Scene, size: tuple[int, int]) -> None:
     """Move the camera until all fingertips are in the picture, which a caption about nails relies on."""
     tips = [Camera(scene, size).to_pixels(*finger.place(1.04, 0.0)) for finger in hand.fingers]
     shift = []
     for axis in (0, 1):
-        first, last = min(tip[axis] for tip in tips), max(tip[axis] for tip in tips)
+        first, last = min(float(tip[axis]) for tip in tips), max(float(tip[axis]) for tip in tips)
         edge = 0.03 * size[axis]
         shift.append(max(edge - first, 0.0) - max(last - (size[axis] - edge), 0.0))
     scene.centre = (scene.centre[0] + float(shift[0]), scene.centre[1] + float(shift[1]))

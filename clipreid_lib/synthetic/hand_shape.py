@@ -8,8 +8,10 @@ come out the same everywhere.
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 CREASE, VEIN, SCAR, MOLE = range(4)  # what a mark does to the skin
 ON_PALM = 5  # marks 0-4 ride on thumb, index, middle, ring, little; 5 on the palm or the back of the hand
@@ -27,7 +29,7 @@ _ULNAR = (0.45, 0.25, 0.0, 0.0, 0.45, 0.95, 1.0, 0.85, 0.7)
 _RADIAL = (0.45, 0.25, 0.0, -0.05, 0.0, 0.55, 0.92, 0.97, 1.0)
 _ROWS = np.arange(-3.0, 3.0, 0.02)
 _ULNAR_TABLE, _RADIAL_TABLE = (
-    sum(np.interp(_ROWS + 0.02 * shift, _EDGE_Y, edge) for shift in range(-6, 7)) / 13  # rounds the corners
+    cast(np.ndarray, sum(np.interp(_ROWS + 0.02 * shift, _EDGE_Y, edge) for shift in range(-6, 7))) / 13  # rounded
     for edge in (_ULNAR, _RADIAL)
 )
 
@@ -45,7 +47,7 @@ class Finger:
     joint: float  # how far the joints stand out
     thumb: bool = False
 
-    def place(self, t, v):
+    def place(self, t: ArrayLike, v: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Map (t, v), fractions of length and half width, to hand units; returns x and y."""
         t, v = np.asarray(t) * self.length, np.asarray(v) * self.width
         v = v + self.bend * (t / self.length) ** 2
@@ -97,36 +99,40 @@ class Hand:
     marks: Marks
 
 
-def smooth_min(a, b, k):
+def smooth_min(a: np.ndarray, b: np.ndarray, k: float) -> np.ndarray:
     """Minimum with a fillet of size k, so that parts grow into each other."""
     h = np.maximum(k - np.abs(a - b), 0.0) / k
     return np.minimum(a, b) - h * h * (k / 4)
 
 
-def smooth_max(a, b, k):
+def smooth_max(a: np.ndarray, b: np.ndarray, k: float) -> np.ndarray:
     """Maximum with a rounding of size k."""
     return -smooth_min(-a, -b, k)
 
 
-def bump(x, y, cx, cy, rx, ry):
+def bump(
+    x: np.ndarray, y: np.ndarray, cx: float | np.ndarray, cy: float | np.ndarray, rx: float, ry: float
+) -> np.ndarray:
     """A smooth hill of height 1 that is exactly 0 outside its ellipse, so nothing ends in a hard cut."""
     q = np.maximum(1.0 - ((x - cx) / rx) ** 2 - ((y - cy) / ry) ** 2, 0.0)
     return q * q
 
 
-def dome(distance, radius):
+def dome(distance: np.ndarray, radius: float) -> np.ndarray:
     """Height of a rounded edge that levels out at `radius` behind the outline."""
     inside = np.minimum(np.maximum(-distance, 0.0), radius)
     return np.sqrt(inside * (2 * radius - inside))
 
 
-def _capsule(x, y, a, b, ra, rb):
+def _capsule(
+    x: np.ndarray, y: np.ndarray, a: tuple[float, float], b: tuple[float, float], ra: float, rb: float
+) -> np.ndarray:
     dx, dy = b[0] - a[0], b[1] - a[1]
     t = np.minimum(np.maximum(((x - a[0]) * dx + (y - a[1]) * dy) / (dx * dx + dy * dy), 0.0), 1.0)
     return np.sqrt((x - a[0] - t * dx) ** 2 + (y - a[1] - t * dy) ** 2) - (ra + (rb - ra) * t)
 
 
-def body_distance(hand: Hand, x, y):
+def body_distance(hand: Hand, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Signed distance (nearly; negative inside) to palm, thumb ball and forearm, shaped like x."""
     step = np.minimum(np.maximum((y + 3.0) / 0.02, 0.0), len(_ROWS) - 1.001)
     low = step.astype(np.intp)
@@ -142,7 +148,7 @@ def body_distance(hand: Hand, x, y):
     return smooth_min(body, _capsule(x, y, hand.thumb_root, thumb.base, 0.17, thumb.width * 1.12), 0.14)
 
 
-def body_relief(hand: Hand, x, y):
+def body_relief(hand: Hand, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Tendons and knuckles of the back, or the pads of the palm, as extra height shaped like x."""
     if hand.palmar:
         pads = 0.050 * bump(x, y, -0.22, 0.36, 0.26, 0.40) + 0.036 * bump(x, y, 0.24, 0.34, 0.22, 0.42)
@@ -161,7 +167,9 @@ def body_relief(hand: Hand, x, y):
     return extra
 
 
-def finger_fields(finger: Finger, x, y):
+def finger_fields(
+    finger: Finger, x: np.ndarray, y: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Signed distance, height, and own coordinates of a finger, four arrays shaped like x.
 
     The coordinates are q along the finger (0 web, 1 tip) and v across it in hand units.
@@ -171,6 +179,9 @@ def finger_fields(finger: Finger, x, y):
     t = rx * sin + ry * cos
     q = t / finger.length
     v = rx * cos - ry * sin - finger.bend * q * np.abs(q)
+    knots: tuple[float, ...]
+    profile: tuple[float, ...]
+    joints: tuple[int, ...]
     knots, profile, joints = (_THUMB_T, _THUMB_R, (3,)) if finger.thumb else (_FINGER_T, _FINGER_R, (3, 5))
     radii = [
         finger.width * r * (1.0 - (1.0 - finger.taper) * max(k, 0.0)) * (finger.joint if i in joints else 1.0)

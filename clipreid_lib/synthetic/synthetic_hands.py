@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_all_start_methods, get_context
@@ -23,7 +24,7 @@ from clipreid_lib.synthetic.hand_drawing import render
 from clipreid_lib.synthetic.hand_people import Person, make_person
 from clipreid_lib.synthetic.hand_sessions import one_shot
 
-__all__ = ["ASPECTS", "COLUMNS", "Person", "contact_sheet", "draw", "make_person", "write_dataset"]
+__all__ = ["ASPECTS", "COLUMNS", "Person", "draw", "make_person", "write_dataset"]
 
 ASPECTS = ("dorsal right", "dorsal left", "palmar right", "palmar left")  # the spellings of HandInfo.csv
 COLUMNS = (
@@ -76,7 +77,7 @@ def draw(
         raise ValueError(f"difficulty must be a number >= 0, got {difficulty}")
     if len(size) != 2 or min(size) < 16:
         raise ValueError(f"size is (width, height), both at least 16 pixels, got {size}")
-    hand, scene = one_shot(person, aspect, session, shot, difficulty, tuple(size), seed)
+    hand, scene = one_shot(person, aspect, session, shot, difficulty, (size[0], size[1]), seed)
     row = {
         "id": f"{person.number:07d}",
         "age": person.age,
@@ -88,15 +89,15 @@ def draw(
         "imageName": "",
         "irregularities": int(person.irregular),
     }
-    return render(hand, scene, tuple(size)), row
+    return render(hand, scene, (size[0], size[1])), row
 
 
-def _shots(images, sessions):
+def _shots(images: int, sessions: int) -> list[int]:
     """Spread the images over the sessions, the first ones taking what is left over."""
     return [images // sessions + (s < images % sessions) for s in range(sessions)]
 
 
-def _write_person(folder, recipe, position):
+def _write_person(folder: str, recipe: dict, position: int) -> list[dict]:
     """Draw and save all pictures of one person; returns their rows in order."""
     person = make_person(recipe["first_number"] + position, recipe["seed"])
     plan = _shots(recipe["images_per_aspect"], recipe["sessions"])
@@ -111,7 +112,7 @@ def _write_person(folder, recipe, position):
                     session,
                     shot,
                     difficulty=recipe["difficulty"],
-                    size=tuple(recipe["size"]),
+                    size=(recipe["size"][0], recipe["size"][1]),
                     seed=recipe["seed"],
                 )
                 row["imageName"] = f"Hand_{number:07d}.jpg"
@@ -122,7 +123,7 @@ def _write_person(folder, recipe, position):
     return rows
 
 
-def _map_people(task, count, workers, pictures):
+def _map_people(task: Callable[[int], list[dict]], count: int, workers: int, pictures: int) -> list[list[dict]]:
     """Run a task for every person, in order, in parallel where that is safe and worth it.
 
     Forked workers need no importable main module, so this works from a notebook and from a bare script;
@@ -137,14 +138,14 @@ def _map_people(task, count, workers, pictures):
             return list(pool.map(task, range(count)))
 
 
-def _written_recipe(root):
+def _written_recipe(root: Path) -> dict | None:
     try:
         return json.loads((root / "recipe.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
 
-def _cell(value):
+def _cell(value: object) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value)  # the quoting of the real file
 
 
@@ -210,7 +211,7 @@ def write_dataset(
         "first_number": int(first_number),
     }
 
-    def settled():
+    def settled() -> bool:
         """Whether the folder is there already; anything else in its place is an error."""
         if not root.exists() or (root.is_dir() and not any(root.iterdir())):
             return False
@@ -242,37 +243,3 @@ def write_dataset(
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return root
-
-
-def contact_sheet(
-    people=(0, 1, 2, 3, 4, 5),
-    *,
-    aspects: tuple[str, ...] = ASPECTS,
-    sessions: int = 2,
-    difficulty: float = 1.0,
-    size: tuple[int, int] = (160, 120),
-    seed: int = 0,
-) -> Image.Image:
-    """A grid of hands: one row a person, the aspects and their sessions side by side.
-
-    Args:
-        people: numbers or `Person`s.
-        aspects: columns.
-        sessions: columns inside each aspect.
-        difficulty: see `draw`.
-        size: (width, height) of one picture in pixels.
-        seed: people and sessions.
-
-    Returns:
-        An RGB picture.
-    """
-    gap = 2
-    columns = [(aspect, session) for aspect in aspects for session in range(sessions)]
-    wide, tall = (size[0] + gap) * len(columns) + gap, (size[1] + gap) * len(people) + gap
-    sheet = Image.new("RGB", (wide, tall), "white")
-    for r, person in enumerate(people):
-        person = person if isinstance(person, Person) else make_person(person, seed)
-        for c, (aspect, session) in enumerate(columns):
-            pixels, _ = draw(person, aspect, session, 0, difficulty=difficulty, size=size, seed=seed)
-            sheet.paste(Image.fromarray(pixels), (gap + c * (size[0] + gap), gap + r * (size[1] + gap)))
-    return sheet

@@ -1,1 +1,1 @@
-"""What every stage trains with: batches, rates, the epoch loop, checkpoints."""
+"""What every stage trains with: batches, rates, the epoch loop."""

@@ -7,16 +7,17 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import pandas as pd
 import torch
 from torch import nn
 from tqdm import tqdm
 
+from clipreid_lib import checkpoints
 from clipreid_lib.errors import UserError
-from clipreid_lib.files import write_text
+from clipreid_lib.files import write_csv
 from clipreid_lib.seeding import stable_seed
-from clipreid_lib.training import checkpoints
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Loop:
     optimiser: torch.optim.Optimizer
     rate: Callable[[int, int, float], float]
     batches: Callable[[int], Iterable]
-    losses: Callable[[object], dict[str, torch.Tensor]]
+    losses: Callable[[Any], dict[str, torch.Tensor]]
     measure: Callable[[], dict[str, float]]
     accumulate: int = 1
     scaled: bool = False
@@ -76,7 +77,7 @@ class Loop:
             means = self._one_epoch(epoch, scaler)
             row = {"epoch": epoch + 1, "lr": self.optimiser.param_groups[0]["lr"], **means, **self.measure()}
             rows.append(row | {"seconds": round(time.perf_counter() - began, 2)})
-            write_text(log, pd.DataFrame(rows).to_csv(index=False))
+            write_csv(log, pd.DataFrame(rows))
             checkpoints.save_resume(
                 resume,
                 {
@@ -99,7 +100,7 @@ class Loop:
         bar = tqdm(batches, desc=f"{self.name} {epoch + 1}/{self.epochs}", leave=False, disable=not watched())
         for step, batch in enumerate(bar, 1):
             terms = self.losses(batch)
-            total = sum(terms.values())
+            total = cast(torch.Tensor, sum(terms.values()))
             first = (step - 1) // self.accumulate * self.accumulate  # of the batches that share a step
             scaler.scale(total / min(self.accumulate, len(batches) - first)).backward()
             if step % self.accumulate == 0 or step == len(batches):

@@ -44,7 +44,7 @@ def identity_batches(
     people, sizes = np.unique(owner, return_counts=True)
     for index in np.lexsort((random.permutation(len(people)), -sizes)):
         mine = np.flatnonzero(owner == people[index])
-        emptiest = np.lexsort((random.permutation(count), [len(batch) for batch in batches]))
+        emptiest = np.lexsort((random.permutation(count), np.array([len(batch) for batch in batches])))
         for place, group in zip(emptiest, mine, strict=False):
             batches[place].append(groups[group])
     whole = [batch for batch in batches if len(batch) >= 2] or batches[:1]

@@ -3,7 +3,7 @@
 import math
 
 
-def prompt_rate(epoch: int, epochs: int, peak: float, warm_up: float = 5 / 120) -> float:
+def prompt_rate(epoch: int, epochs: int, peak: float, warm_up: float) -> float:
     """Cosine decay with a short warm-up, as CLIP-ReID learns prompts.
 
     For 120 epochs and a peak of 3.5e-4 it gives the published 7.8e-5 in epoch 1, 3.48e-4 in epoch 5 and
@@ -28,9 +28,8 @@ def encoder_rate(
     epoch: int,
     epochs: int,
     peak: float,
-    start: float = 0.1,
-    steps: tuple[float, float] = (30 / 60, 50 / 60),
-    warm_up: float = 10,
+    start: float,
+    steps: tuple[float, float],
 ) -> float:
     """Linear warm-up, then steps down by ten, as CLIP-ReID fine-tunes its image encoders.
 
@@ -43,12 +42,11 @@ def encoder_rate(
         peak: rate after warm-up.
         start: share of the peak that warm-up starts from.
         steps: shares of the run after which the rate falls to a tenth, twice.
-        warm_up: epochs, at most a sixth of the run.
 
     Returns:
         Rate for every step of that epoch.
     """
-    warm_up = min(warm_up, epochs / 6)
+    warm_up = min(10, epochs / 6)
     rate = peak * (start + (1 - start) * min(1.0, epoch / warm_up))
     # the two minima keep runs of one or two epochs, tried out for their speed, from starting at a hundredth
     first, second = (round(share * epochs, 6) for share in steps)  # 0.58333 x 120 is to be 70

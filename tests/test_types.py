@@ -1,0 +1,40 @@
+"""Type hints: mypy reads the whole library and finds nothing wrong."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from clipreid_lib.params import ROOT
+
+# What it must find wrong, or the check would be asleep: no hints, a wrong type, a value that may be None.
+WRONG = """
+from clipreid_lib.batch.chain import Chain
+from clipreid_lib.prompt_bank import PromptBank, text_logits
+from clipreid_lib.scoring.metrics import ranking
+
+
+def unhinted(rows):
+    return rows
+
+
+def mistaken(bank: PromptBank, chain: Chain) -> None:
+    ranking(bank.sentences.tokens, bank.sentences.tokens)
+    text_logits(bank.learnt(bank.sentences.tokens), bank.sentences.tokens, "dot", 1.0)
+    chain.begin_again()
+"""
+
+
+def test_every_function_has_hints_and_they_agree(tmp_path):
+    pytest.importorskip("mypy", reason="mypy comes with the test extra: pip install -e '.[test]'")
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text(WRONG)
+    # One process for both. What it has learned about torch and numpy stays in .mypy_cache for the next time.
+    command = [sys.executable, "-m", "mypy", "--no-error-summary", "--hide-error-context", "clipreid_lib", str(wrong)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert not done.stderr, done.stderr
+    here = [line for line in done.stdout.splitlines() if "wrong.py:" not in line]
+    assert not here, "\n" + "\n".join(here)
+    found = re.findall(r"wrong\.py:.*error: .*\[([\w-]+)\]$", done.stdout, re.M)
+    assert found == ["no-untyped-def", "arg-type", "arg-type", "arg-type", "attr-defined"], done.stdout
