@@ -204,6 +204,10 @@ class Run:
         """Whether that notebook finished its work for this run."""
         return records.is_done(self.params, self.folder, notebook)
 
+    def after(self, notebook: str) -> str:
+        """Name the notebook that this run needs after another."""
+        return next(name for name in self.params.notebooks if name > notebook)
+
     @property
     def done(self) -> bool:
         """Whether every notebook finished its work for this run."""

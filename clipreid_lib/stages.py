@@ -108,12 +108,7 @@ def embed(run: Run, trained: Trained, images: pd.DataFrame) -> dict[str, Embeddi
     clip = trained.backbone
     store = store_of(run)
     image = store.embed(clip, trained.sha, images)
-    made = {}
-    if run.params.variant == "tip_adapter":
-        identities, rows = label_map(run.manifest.train)
-        keys = store.embed(clip, trained.sha, run.manifest.train)
-        votes = cache_logits(projected(image, clip), projected(keys, clip), rows, len(identities))
-        made["tip_adapter"] = Embeddings(image.paths, votes)
+    made = {"tip_adapter": own_embedding(run, trained, images)} if run.params.variant == "tip_adapter" else {}
     made["image"] = image
     if run.prompts.exists() and run.params.variant == "clipid":
         anchors = load_prompts(run, clip).anchors(clip).cpu()
@@ -126,9 +121,30 @@ def embed(run: Run, trained: Trained, images: pd.DataFrame) -> dict[str, Embeddi
         )
         made["mirrored"] = store.embed(clip, trained.sha, images, mirrored=True)
     if run.params.trains_encoder:
-        start = pretrained(run)
-        made["stage 0"] = store.embed(start.backbone, start.sha, images)
+        made["stage 0"] = embed_by(run, pretrained(run), images)
     return made
+
+
+def embed_by(run: Run, trained: Trained, images: pd.DataFrame) -> Embeddings:
+    """Return CLIP-ReID's embedding of images by any encoder: ``f`` and ``f_proj`` side by side, (N, D)."""
+    return store_of(run).embed(trained.backbone, trained.sha, images)
+
+
+def own_embedding(run: Run, trained: Trained, images: pd.DataFrame) -> Embeddings:
+    """Return the embedding that the run's own scores stand on: the image's, or Tip-Adapter's votes, (N, D).
+
+    Args:
+        run: the run.
+        trained: its backbone, from :func:`load_trained`.
+        images: rows of the image table or of a manifest.
+    """
+    image, clip = embed_by(run, trained, images), trained.backbone
+    if run.params.variant != "tip_adapter":
+        return image
+    identities, rows = label_map(run.manifest.train)
+    keys = embed_by(run, trained, run.manifest.train)
+    votes = cache_logits(projected(image, clip), projected(keys, clip), rows, len(identities))
+    return Embeddings(image.paths, votes)
 
 
 def projected(embeddings: Embeddings, clip: Backbone) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 import tomllib
 
 import yaml
@@ -60,3 +61,9 @@ def test_shipped_files_stay_small():
     assert sum(path.stat().st_size for path in shipped) < 10_000_000
     others = [path for path in (ROOT / "clipreid_lib").rglob("*.py")]
     assert max(path.stat().st_size for path in others) < 30_000
+
+
+def test_ruff_finds_nothing_in_code_and_notebooks():
+    for arguments in (["check"], ["format", "--check"]):
+        done = subprocess.run([sys.executable, "-m", "ruff", *arguments, "."], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr

@@ -24,6 +24,7 @@ OURS = {UserError.__name__, *(error.__name__ for error in UserError.__subclasses
 
 def main(arguments: list[str]) -> int:
     """Run ``notebook output params.json folder runner``; print what the notebook prints, and one line if it fails."""
+    sys.modules.setdefault("rfc3987_syntax", None)  # jsonschema would compile its grammars, for a second and nothing
     import papermill
     from jupyter_client import AsyncKernelManager
     from nbclient.exceptions import DeadKernelError

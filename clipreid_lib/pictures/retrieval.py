@@ -20,7 +20,7 @@ from clipreid_lib.runs import Run
 from clipreid_lib.scoring import evaluation
 from clipreid_lib.scoring.leaderboard import read_metrics
 from clipreid_lib.scoring.similarity import cosine_similarity
-from clipreid_lib.stages import Trained, projected, store_of
+from clipreid_lib.stages import Trained, projected
 
 # What two runs must have in common for one to stand before the other.
 ALIKE = ("dataset", "model", "pretrained", "image_size", "resize", "patch_stride", "last_stride", "seed")
@@ -38,14 +38,14 @@ def rankings(run: Run, trained: Trained) -> dict[str, Ranking]:
         Rankings of the same queries, by stage; the run's own last.
     """
     images = run.manifest.images[run.manifest.images["draw_0"] != ""]
-    made = stages.embed(run, trained, images)
-    found = {"stage 0, frozen": made["stage 0"]} if "stage 0" in made else {}
+    found = {}
+    if run.params.trains_encoder:
+        found["stage 0, frozen"] = stages.embed_by(run, stages.pretrained(run), images)
     beyond_stage_1 = run.params.stage == ENCODER_FINETUNE
     if beyond_stage_1 and (other := _classifier_beside(run)):
         with contextlib.suppress(UserError):  # its checkpoint is gone: then this run is looked at without it
-            theirs = stages.load_trained(other)
-            found["stage 1, classifier"] = store_of(other).embed(theirs.backbone, theirs.sha, images)
-    found[f"this run, {run.params.variant}"] = next(iter(made.values()))
+            found["stage 1, classifier"] = stages.embed_by(other, stages.load_trained(other), images)
+    found[f"this run, {run.params.variant}"] = stages.own_embedding(run, trained, images)
     return {name: Ranking(*evaluation.compared(each, run.manifest, 0)) for name, each in found.items()}
 
 
@@ -88,7 +88,7 @@ def ask(run: Run, trained: Trained, images: pd.DataFrame, sentence: str, top: in
     if not sentence.strip():
         raise UserError("sentence: is empty; write what to look for, such as: a photo of a left hand")
     clip = trained.backbone
-    found = store_of(run).embed(clip, trained.sha, images)
+    found = stages.embed_by(run, trained, images)
     with torch.no_grad():
         text = clip.encode_texts([sentence]).cpu()
     score = cosine_similarity(text, projected(found, clip))[0]

@@ -132,18 +132,23 @@ def render(title: str, lead: list[str], sections: list[Section], hidden: Sequenc
         The page, the same for the same input.
     """
     places = _places(tuple(hidden))
-    env = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # names come from data sets, params and paths
-        undefined=jinja2.StrictUndefined,
-        finalize=functools.partial(without_places, places=places),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = env.get_template("layout.html")
+    page = _template(tuple(places))
     parts = PICTURE.split(body)  # text and pictures by turns; a picture's letters are not to be touched
     parts[::2] = [without_places(part, places) for part in parts[::2]]
     return page.render(title=title, lead=lead, sections=sections, body=Markup("".join(parts))) + "\n"
+
+
+@functools.lru_cache
+def _template(places: tuple[str, ...]) -> jinja2.Template:
+    """Compile the page, which takes longer than filling it in."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,  # names come from data sets, params and paths
+        undefined=jinja2.StrictUndefined,
+        finalize=functools.partial(without_places, places=list(places)),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template("layout.html")
 
 
 def without_places(value: Any, places: list[str]) -> Any:

@@ -12,6 +12,8 @@ Features = torch.Tensor | np.ndarray  # (N, D)
 BLOCK = 65_536  # features looked at together, so that checking a million of them needs little memory
 LARGEST, SMALLEST = 1e15, 1e-15  # beyond: an exploded network; below: a zero vector. Squares of both fit a float32.
 
+ROUND = 1.5 * 2.0**12  # added to a float64 and taken away again, it rounds to 2^-40
+
 
 def checked(features: Features, name: str) -> np.ndarray:
     """Return features as an array, after looking at every value.
@@ -90,11 +92,14 @@ def cosine_similarity(query: Features, gallery: Features) -> np.ndarray:
 
 
 def exact_product(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-    """Multiply unit features in float64 and round to float32, (Q, G) in [-1, 1]."""
+    """Multiply unit features in float64 and round to float32, (Q, G) in [-1, 1]; a right angle is exactly 0."""
     product = np.empty((len(query), len(gallery)), np.float32)
     for start in range(0, len(query), 512):  # so that the float64 product never stands in memory as a whole
         part = slice(start, start + 512)
-        product[part] = np.clip(query[part] @ gallery.T, -1, 1)
+        exact = query[part] @ gallery.T
+        exact += ROUND  # in float64 a right angle may come out as 1e-17, which would break its ties with others
+        exact -= ROUND
+        product[part] = np.clip(exact, -1, 1)
     return product
 
 
