@@ -15,10 +15,10 @@ test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 bench: $(VENV)/installed
-	for file in tests/benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+	$(BIN)/python tests/benchmarks/bench.py
 
 lint: $(VENV)/installed-test
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 lab: $(VENV)/installed
 	cd notebooks && ../$(BIN)/jupyter lab

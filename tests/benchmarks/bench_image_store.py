@@ -1,19 +1,18 @@
-"""Images per second from originals of 1600x1200 and from the image store, side by side: `make bench`."""
+"""Reading originals of 1600x1200 against reading the same pixels from the image store."""
 
-import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
+from rows import Row, in_turn
 
 from clipreid_lib.images.photographs import Photographs, on_all_cores
 from clipreid_lib.synthetic import synthetic_hands
 
-AIM = 10  # times
-IMAGES, REPEATS = 120, 3
+AIM = 10  # times as fast
+IMAGES, ROUNDS = 120, 5
 
 
 def originals(folder: Path) -> pd.DataFrame:
@@ -30,32 +29,20 @@ def originals(folder: Path) -> pd.DataFrame:
     return pd.DataFrame({"path": paths})
 
 
-def seconds(photographs: Photographs, table: pd.DataFrame, size: int) -> float:
-    """Time one reading of all images."""
-    began = time.perf_counter()
-    photographs.load(table, size)
-    return time.perf_counter() - began
-
-
-def main() -> None:
-    """Print one row per size."""
+def rows() -> list[Row]:
+    """Read all images both ways, at the size of CLIP's ViT-B and at that of the pixel floor."""
+    found = []
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         table = originals(root / "originals")
         weight = sum(path.stat().st_size for path in (root / "originals").iterdir()) / IMAGES / 1000
-        print(f"{IMAGES} JPEGs of 1600x1200, {weight:.0f} kB each; median of {REPEATS} readings, taken in turn\n")
-        print("size  originals/s  store/s  ratio   aim  pixels equal")
         for size in (224, 32):
             plain, stored = Photographs(root), Photographs(root, root / "store")
             store = stored.at(size, make=True)
             list(on_all_cores(lambda path, store=store: store.prepare(root / path), table["path"]))
-            equal = np.array_equal(plain.load(table, size), stored.load(table, size))
-            times = [(seconds(plain, table, size), seconds(stored, table, size)) for _ in range(REPEATS)]
-            before, after = (statistics.median(side) for side in zip(*times, strict=True))
-            print(
-                f"{size:4d}  {IMAGES / before:11.0f}  {IMAGES / after:7.0f}  {before / after:5.1f}  >= {AIM}  {equal}"
-            )
-
-
-if __name__ == "__main__":
-    main()
+            ways = [lambda _, each=each, size=size: each.load(table, size) for each in (plain, stored)]
+            pairs, answers = in_turn(*ways, ROUNDS)
+            assert np.array_equal(*answers)
+            note = f"{IMAGES} JPEGs of 1600x1200, {weight:.0f} kB each; pixels equal"
+            found.append(Row(f"images at {size}", "decoding JPEGs", "image store", pairs, AIM, note=note))
+    return found

@@ -1,18 +1,19 @@
 """k-reciprocal re-ranking against the plain algorithm with loops over images: 1,000 queries, 1,000 gallery images.
 
 Plain: one image after the other, its set grown candidate by candidate, dense weights, as the published code does.
-Ours: sparse matrices for all images at once. Then 4,000 + 4,000 images by ours alone. 512 numbers each: `make bench`.
+Ours: sparse matrices for all images at once. Then 4,000 + 4,000 images by ours alone, for the memory they take.
 """
 
 import resource
-import time
 
 import numpy as np
+from rows import Row, in_turn, seconds
 
 from clipreid_lib.scoring.reranking import k_reciprocal
 
+AIM, AIM_GIB = 5, 2  # times as fast; all in all, with the larger set
 WIDTH, IMAGES_EACH, NOISE = 512, 4, 2.2  # a person's images among queries and among the gallery, on average
-SMALL, LARGE, REPEATS = 1_000, 4_000, 3
+SMALL, LARGE, ROUNDS = 1_000, 4_000, 3
 K1, K2, LAMBDA = 20, 6, 0.3
 
 
@@ -65,28 +66,29 @@ def people(number: int) -> tuple[np.ndarray, np.ndarray]:
     return features[:number], features[number:]
 
 
-def main() -> None:
-    """Time both in turn, three times, and compare their answers; then ours on the larger set."""
-    sets = people(SMALL)
-    best, answers = {plain: np.inf, ours: np.inf}, {}
-    for _ in range(REPEATS):
-        for way in best:
-            began = time.perf_counter()
-            answers[way] = way(*sets)
-            best[way] = min(best[way], time.perf_counter() - began)
-    apart = np.abs(answers[plain] - answers[ours]).max()
-    slow, fast = best.values()
-    print(f"{SMALL:,} + {SMALL:,} images: loops {slow:.2f} s, sparse {fast:.2f} s: {slow / fast:.1f} times faster")
-    print(f"distances at most {apart:.1e} apart")
-    assert apart < 1e-5
-
+def large() -> Row:
+    """Re-rank the larger set: one dense matrix of it, of which the plain way holds four, and the process's peak."""
     sets = people(LARGE)
-    began = time.perf_counter()
-    ours(*sets)
-    seconds = time.perf_counter() - began
+    took, _ = seconds(lambda: ours(*sets))
+    dense = (2 * LARGE) ** 2 * 8 / 2**30
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"{LARGE:,} + {LARGE:,} images: {seconds:.1f} s, {peak:.2f} GiB at most (aim: under 2)")
+    return Row(
+        f"re-ranking {LARGE:,} + {LARGE:,}",
+        "one dense matrix of distances",
+        "the whole process at its peak",
+        [(dense, peak)],
+        AIM_GIB,
+        about="itself",
+        unit="GiB",
+        note=f"took {took:.1f} s; the plain way holds four such matrices",
+    )
 
 
-if __name__ == "__main__":
-    main()
+def rows() -> list[Row]:
+    """The larger set first, since it is the process's peak that tells its memory; then both ways in turn."""
+    memory, sets = large(), people(SMALL)
+    pairs, answers = in_turn(lambda _: plain(*sets), lambda _: ours(*sets), ROUNDS)
+    apart = np.abs(answers[0] - answers[1]).max()
+    assert apart < 1e-5
+    note = f"distances at most {apart:.1e} apart"
+    return [Row(f"re-ranking {SMALL:,} + {SMALL:,}", "loops over images", "sparse", pairs, AIM, note=note), memory]
