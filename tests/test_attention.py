@@ -1,8 +1,6 @@
-import json
-
 import numpy as np
-import open_clip
 import pytest
+import small_models
 import torch
 from torch.nn import functional
 
@@ -10,7 +8,6 @@ from clipreid_lib.clip import backbone
 from clipreid_lib.errors import UserError
 from clipreid_lib.pictures import attention
 
-TEXT = {"context_length": 16, "width": 32, "heads": 2, "layers": 1}
 VIT = {"image_size": 48, "patch_size": 8, "width": 32, "layers": 3, "head_width": 16}
 RESNET = {"image_size": 64, "patch_size": None, "width": 8, "layers": [1, 2, 1, 1], "head_width": 16}
 MODELS = {"heat-vit": VIT, "heat-rn": RESNET, "heat-custom": {**VIT, "block_type": "custom", "qk_norm": True}}
@@ -18,10 +15,7 @@ MODELS = {"heat-vit": VIT, "heat-rn": RESNET, "heat-custom": {**VIT, "block_type
 
 @pytest.fixture(scope="module", autouse=True)
 def _tiny_models(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    for name, vision in MODELS.items():
-        (folder / f"{name}.json").write_text(json.dumps({"embed_dim": 16, "vision_cfg": vision, "text_cfg": TEXT}))
-    open_clip.add_model_config(folder)
+    small_models.register(tmp_path_factory.mktemp("models"), MODELS)
 
 
 @pytest.fixture

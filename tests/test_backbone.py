@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 import warnings
 
 import open_clip
@@ -121,3 +123,9 @@ def test_openais_weights_in_a_network_of_another_activation_are_refused(monkeypa
     monkeypatch.setattr(backbone.open_clip, "create_model", create)
     with pytest.raises(UserError, match="QuickGELU mismatch.*an alias such as vitb16"):
         backbone.load("ViT-B-16", "openai")
+
+
+@pytest.mark.parametrize("module", ["clip.text_prefix", "clip.tower_shapes", "images.augment", "pretraining.captions"])
+def test_any_module_may_be_imported_first(module):
+    done = subprocess.run([sys.executable, "-c", f"import clipreid_lib.{module}"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

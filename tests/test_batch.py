@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from small_runs import TINY
+from small_runs import TINY, finish
 
 from clipreid_lib import compose, params, records
 from clipreid_lib.__main__ import main
@@ -28,23 +28,16 @@ def grid(tmp_path):
     file.write_text(GRID + "exclude:\n  - {variant: frozen, seed: 1}\n  - {aspect: palmar_r, seed: [1, 2]}\n")
     runs = compose.expand(*compose.compose([file], [f"outputs_root={tmp_path / 'out'}"]))
     for run in runs:
-        write_yaml(folder_of(run) / "params.yaml", run.resolved().model_dump())
+        write_yaml(run.folder / "params.yaml", run.resolved().model_dump())
     return file, runs
-
-
-def folder_of(run):
-    return project_path(run.outputs_root) / "runs" / run.run_id
 
 
 def finished(run, *names, took=60.0):
     """Write the records of stages, as if they had been done."""
+    finish(run, run.folder, *names)
     for name in names:
-        for product in records.products(run, folder_of(run), name):
-            product.parent.mkdir(parents=True, exist_ok=True)
-            product.write_text("whole")
-        records.finish(run.resolved(), folder_of(run), name, {})
-        record = records.read(folder_of(run), name)
-        write_json(folder_of(run) / "done" / f"{name}.json", record | {"took": took})
+        record = records.read(run.folder, name)
+        write_json(run.folder / "done" / f"{name}.json", record | {"took": took})
 
 
 def test_exclude_leaves_combinations_out(grid, tmp_path):
@@ -110,12 +103,12 @@ def test_status_reads_the_truth_from_the_folders(grid, capsys):
     _, runs = grid
     done, failing, working, killed, begun = runs
     finished(done, *done.notebooks)
-    records.begin(folder_of(failing), "03_encoder_finetune")
-    records.end(folder_of(failing), "03_encoder_finetune", "the loss is nan (cell 7)")
-    records.begin(folder_of(working), "02_prompt_learning")
-    records.begin(folder_of(killed), "04_evaluation")
+    records.begin(failing.folder, "03_encoder_finetune")
+    records.end(failing.folder, "03_encoder_finetune", "the loss is nan (cell 7)")
+    records.begin(working.folder, "02_prompt_learning")
+    records.begin(killed.folder, "04_evaluation")
     old = time.time() - 600
-    os.utime(folder_of(killed) / "running.json", (old, old))
+    os.utime(killed.folder / "running.json", (old, old))
     finished(begun, "02_prompt_learning")
     outputs = project_path(done.outputs_root)
     found = {name: (state, notebook) for name, state, notebook, _ in status.states(outputs)}
@@ -130,7 +123,7 @@ def test_status_reads_the_truth_from_the_folders(grid, capsys):
     out = capsys.readouterr().out
     assert out.startswith("failed ") and "the loss is nan (cell 7)" in out
     assert out.rstrip().endswith("5 runs: 1 failed, 1 killed, 1 running, 1 started, 1 done")
-    (folder_of(done) / "params.yaml").write_text("colour: red\n")
+    (done.folder / "params.yaml").write_text("colour: red\n")
     assert main(["status", "--outputs", str(outputs)]) == 0
     assert re.search(r"unreadable +\S+ +: \S+params.yaml: unknown key 'colour'", capsys.readouterr().out)
     assert main(["status", "--outputs", str(outputs / "none")]) == 2
@@ -152,20 +145,20 @@ def test_clean_deletes_what_can_be_made_again_and_only_when_told(grid, capsys, t
     _, (done, failing, killed, *_) = grid
     outputs = project_path(done.outputs_root)
     finished(done, *done.notebooks)
-    records.end(folder_of(failing), "03_encoder_finetune", "the loss is nan")
-    records.begin(folder_of(killed), "03_encoder_finetune")
+    records.end(failing.folder, "03_encoder_finetune", "the loss is nan")
+    records.begin(killed.folder, "03_encoder_finetune")
     for name in ("features/x.safetensors", f"runs/{killed.run_id}/saved_models/encoder.resume.pt"):
         (outputs / name).parent.mkdir(parents=True, exist_ok=True)
         (outputs / name).write_text("x" * 1000)
-    cut = folder_of(done) / "saved_models" / ".encoder.safetensors.abcd1234.safetensors"  # as a killed writer leaves it
+    cut = done.folder / "saved_models" / ".encoder.safetensors.abcd1234.safetensors"  # as a killed writer leaves it
     cut.parent.mkdir(exist_ok=True)
     cut.write_text("half")
     (outputs / ".hidden.yaml").write_text("not ours")
     with pytest.raises(UserError, match=f"{killed.run_id} is at work; clean when nothing is"):
         clean.clean(outputs, really=True)
     old = time.time() - 600
-    os.utime(folder_of(killed) / "running.json", (old, old))
-    gone = {outputs / "features" / "x.safetensors", folder_of(killed) / "saved_models" / "encoder.resume.pt", cut}
+    os.utime(killed.folder / "running.json", (old, old))
+    gone = {outputs / "features" / "x.safetensors", killed.folder / "saved_models" / "encoder.resume.pt", cut}
     before = {path for path in outputs.rglob("*") if path.is_file()}
     clean.clean(outputs, really=False)
     assert "could go; --yes deletes it" in capsys.readouterr().out
@@ -212,7 +205,7 @@ def test_an_unforeseen_exception_costs_one_run_alone(tmp_path, monkeypatch, caps
 
 def test_a_copied_stage_says_whose_notebook_made_it(grid):
     _, runs = grid
-    run, folder = runs[1].resolved(), folder_of(runs[1])
+    run, folder = runs[1].resolved(), runs[1].folder
     finished(run, "02_prompt_learning")
     record = records.read(folder, "02_prompt_learning")
     assert records.edited(run, folder) == []

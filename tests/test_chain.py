@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from small_runs import TINY
+from small_runs import TINY, finish
 
 from clipreid_lib import params, records
 from clipreid_lib.__main__ import main
@@ -31,10 +31,7 @@ def executed(monkeypatch):
         begun.append((self.run.folder.name, name))
         assert len(locks) == 2
         time.sleep(0.05)
-        for product in records.products(self.run.params, self.run.folder, name):
-            product.parent.mkdir(parents=True, exist_ok=True)
-            product.write_text("{}")
-        self.run.finish(name)
+        finish(self.run.params, self.run.folder, name, manifest_sha=self.run.manifest.sha)
 
     monkeypatch.setattr(chain.Chain, "_execute", execute)
     return begun
@@ -178,9 +175,5 @@ def test_a_finished_run_needs_no_data_any_more(tmp_path):
     )
     with pytest.raises(UserError, match="gone is not a folder"):
         preflight.check([run])
-    for name in run.notebooks:
-        for product in records.products(run.resolved(), run.folder, name):
-            product.parent.mkdir(parents=True, exist_ok=True)
-            product.write_text("{}")
-        records.finish(run.resolved(), run.folder, name, {})
+    finish(run, run.folder, *run.notebooks)
     preflight.check([run])

@@ -5,7 +5,7 @@ import time
 
 import pytest
 import torch
-from small_runs import TINY
+from small_runs import TINY, finish
 
 from clipreid_lib import params, prompt_learning, records, stages
 from clipreid_lib.batch.chain import Chain
@@ -22,13 +22,6 @@ def tiny(**more) -> Params:
     return params.validated({**TINY, **more})
 
 
-def finish(mine: Params, folder, notebook: str) -> None:
-    for path in records.products(mine, folder, notebook):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("something")
-    records.finish(mine, folder, notebook, {"rank1": 1.0})
-
-
 # ------------------------------------------------------------------------------------------------ records
 
 
@@ -38,9 +31,9 @@ def test_a_stage_is_done_when_its_record_says_so_under_the_same_key(tmp_path):
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks" / f"{ENCODER}.ipynb").write_text("{}")  # an executed notebook proves nothing
     assert not records.is_done(mine, tmp_path, ENCODER)
-    finish(mine, tmp_path, ENCODER)
+    finish(mine, tmp_path, ENCODER, rank1=0.5)
     assert records.is_done(mine, tmp_path, ENCODER)
-    assert records.read(tmp_path, ENCODER)["rank1"] == 1.0
+    assert records.read(tmp_path, ENCODER)["rank1"] == 0.5
     assert records.is_done(tiny(top_k=3, experiment="other"), tmp_path, ENCODER)
     assert not records.is_done(tiny(encoder_epochs=3), tmp_path, ENCODER)
     records.forget(tmp_path, ENCODER)

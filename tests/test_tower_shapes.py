@@ -1,14 +1,12 @@
-import json
-
 import open_clip
 import pytest
+import small_models
 import torch
 
 from clipreid_lib import checkpoints
 from clipreid_lib.clip import backbone, tower_shapes
 from clipreid_lib.errors import UserError
 
-TEXT = {"context_length": 16, "width": 32, "heads": 2, "layers": 1}
 TINY = {
     "tiny-vit": {"image_size": 48, "patch_size": 8, "width": 32, "layers": 3, "head_width": 16},
     "tiny-rn": {"image_size": 64, "patch_size": None, "width": 8, "layers": [1, 2, 1, 1], "head_width": 16},
@@ -28,10 +26,7 @@ SHAPES = [
 
 @pytest.fixture(scope="module", autouse=True)
 def _tiny_models(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    for name, vision in TINY.items():
-        (folder / f"{name}.json").write_text(json.dumps({"embed_dim": 16, "vision_cfg": vision, "text_cfg": TEXT}))
-    open_clip.add_model_config(folder)
+    small_models.register(tmp_path_factory.mktemp("models"), TINY)
 
 
 def seen(modules: dict, run) -> tuple[dict, dict]:
