@@ -46,6 +46,10 @@ class Target:
 def open_runs(folders: list[str], outputs: Path) -> list[Run]:
     """Open trained runs by their folders, or every evaluated run of protocol ``common`` in an outputs folder.
 
+    Args:
+        folders: of runs; where there are none, the outputs folder is searched.
+        outputs: folder that holds ``runs/``.
+
     Raises:
         UserError: a folder is no run's, or none is found.
     """
@@ -92,9 +96,17 @@ def targets(runs: list[Run], on: list[str]) -> list[Target]:
 def measure(runs: list[Run], aims: list[Target], outputs: Path) -> pd.DataFrame:
     """Test every run on every target, by the image embedding.
 
+    Args:
+        runs: trained runs.
+        aims: what to test them on, from :func:`targets`.
+        outputs: folder of the feature store and the image store.
+
     Returns:
         One row per pair: how the run was trained, what it was tested on, counts, scores in [0, 1] with deviation over
         draws and 95 % interval over people; empty scores and the reason in ``left_out`` where people would leak.
+
+    Raises:
+        UserError: a run's encoder is not trained yet, or an image cannot be read.
     """
     rows = []
     for run in runs:
@@ -125,7 +137,15 @@ def measure(runs: list[Run], aims: list[Target], outputs: Path) -> pd.DataFrame:
 
 
 def square(table: pd.DataFrame, score: str = "rank1") -> pd.DataFrame:
-    """Arrange one score as a matrix in per cent, averaged over seeds: rows trained, columns tested."""
+    """Arrange one score as a matrix in per cent, averaged over seeds: rows trained, columns tested.
+
+    Args:
+        table: from :func:`measure`.
+        score: its column, a share in [0, 1].
+
+    Returns:
+        One row per way of training, one column per target; NaN where nothing was tested.
+    """
     varying = [key for key in ("experiment", "model", "stage") if table.groupby("variant")[key].nunique().max() > 1]
     trained = table["dataset"] + " " + table["aspect"] + ", " + table["variant"]
     for key in varying:  # whatever the runs differ in names a row; only seeds are averaged
@@ -138,7 +158,16 @@ def square(table: pd.DataFrame, score: str = "rank1") -> pd.DataFrame:
 
 
 def report(folders: list[str], on: list[str], outputs: Path) -> str:
-    """Do all of it: write ``across.csv``, ``across_rank1.png`` and ``across_map.png``, and return what to print."""
+    """Do all of it: write ``across.csv``, ``across_rank1.png`` and ``across_map.png``, and return what to print.
+
+    Args:
+        folders: of runs, as for :func:`open_runs`.
+        on: more data sets, as for :func:`targets`.
+        outputs: folder to look for runs in and to write to.
+
+    Raises:
+        UserError: as :func:`open_runs`, :func:`targets` and :func:`measure`.
+    """
     runs = open_runs(folders, outputs)
     table = measure(runs, targets(runs, on), outputs)
     write_csv(outputs / "across.csv", table)

@@ -15,6 +15,11 @@ from clipreid_lib.files import replacing
 def save(path: Path, tensors: dict[str, torch.Tensor], facts: dict) -> None:
     """Write tensors and the facts that describe them into one safetensors file, atomically.
 
+    Args:
+        path: the file.
+        tensors: name to tensor, of any shape, on any device.
+        facts: of plain types; ``kind`` says what the file holds.
+
     Raises:
         UserError: the folder cannot be written or the disk is full.
     """
@@ -31,6 +36,9 @@ def load(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict]:
     Args:
         path: a file written by :func:`save`.
         kind: what it must hold, as its facts say (``prompts`` or ``encoder``).
+
+    Returns:
+        Name to tensor, on the CPU, and the facts.
 
     Raises:
         UserError: the file is missing, cut short, or holds something else.
@@ -51,6 +59,11 @@ def load(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict]:
 def require(path: Path, found: dict, wanted: dict) -> None:
     """Check that a checkpoint's facts agree with what it is to be loaded into.
 
+    Args:
+        path: the checkpoint, for the message.
+        found: its facts.
+        wanted: the facts that must be among them, with the values they must have.
+
     Raises:
         UserError: naming the first field that differs.
     """
@@ -60,7 +73,11 @@ def require(path: Path, found: dict, wanted: dict) -> None:
 
 
 def save_resume(path: Path, state: dict) -> None:
-    """Write a training state (tensors, numbers, strings, lists, dicts) atomically."""
+    """Write a training state (tensors, numbers, strings, lists, dicts) atomically.
+
+    Raises:
+        UserError: as :func:`save`.
+    """
     content = io.BytesIO()
     torch.save(state, content)
     with replacing(path) as temporary:

@@ -75,6 +75,10 @@ class ClipidModel(nn.Module):
             encoder_lr: of the image encoder.
             head_lr: of the classifier heads.
             bias_factor: how much faster biases learn, in both.
+
+        Returns:
+            Groups for an optimiser, each with ``params`` and, equal at first, ``lr`` and ``peak``; empty ones are left
+            out.
         """
         groups = []
         for parts, rate in (((self.backbone,), encoder_lr), ((self.head, self.head_proj), head_lr)):

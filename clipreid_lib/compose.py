@@ -43,6 +43,10 @@ def read_yaml(path: str | Path) -> dict:
 def compose(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> tuple[dict, dict[str, str]]:
     """Merge params files left to right, then ``key=value`` overrides.
 
+    Args:
+        files: params files; later ones override earlier ones.
+        overrides: ``key=value`` each, the value as in YAML.
+
     Returns:
         The merged values (lists kept) and, for each key, the file or override that set it.
 

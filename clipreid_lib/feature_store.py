@@ -46,7 +46,13 @@ class FeatureStore:
     photographs: Photographs
 
     def made_by(self, clip: Backbone, checkpoint_sha: str, mirrored: bool = False) -> dict[str, str | bool]:
-        """Return everything that decides a feature."""
+        """Return everything that decides a feature.
+
+        Args:
+            clip: the backbone.
+            checkpoint_sha: hash or tag of its weights.
+            mirrored: whether the mirrored image's features are added.
+        """
         text = self.table[TABLE_COLUMNS].to_csv(index=False, lineterminator="\n")
         return {
             "checkpoint": checkpoint_sha,

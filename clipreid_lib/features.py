@@ -106,7 +106,18 @@ def embed_table(
 
 
 def pixel_floor(table: pd.DataFrame, photographs: Photographs) -> Embeddings:
-    """Embed images as 32 x 32 grey pixels with the mean removed: what no network has to beat first."""
+    """Embed images as 32 x 32 grey pixels with the mean removed: what no network has to beat first.
+
+    Args:
+        table: with ``path``.
+        photographs: the image files.
+
+    Returns:
+        (N, 1024) of unit length, one per distinct image.
+
+    Raises:
+        UserError: an image cannot be read.
+    """
     distinct = table.drop_duplicates("path")
     pixels = torch.from_numpy(photographs.load(distinct, 32)).float()  # (N, 3, 32, 32)
     grey = (pixels * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(dim=1).flatten(1)  # ITU-R 601

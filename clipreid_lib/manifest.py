@@ -1,4 +1,9 @@
-"""Manifests: the table that says, image by image, who trains, who is tested, and what each draw compares."""
+"""Manifests: the table that says, image by image, who trains, who is tested, and what each draw compares.
+
+In an image table ``identity`` is the person; in a manifest it is the label compared (for the distractors of protocol
+``mba`` one of their own per person and aspect or folder, for all other images the person), and ``subject`` stays the
+person.
+"""
 
 import hashlib
 from dataclasses import dataclass
@@ -28,8 +33,8 @@ class Manifest:
     ``protocol``   the protocol's name, the same in every row
     ``role``       ``train``, ``validation``, ``test``; ``distractor`` (in galleries, matches nobody);
                    ``unpaired`` (of a test person who cannot be query and gallery both) and ``junk`` take no part
-    ``identity``   the number to compare; distractors of other aspects and folders carry numbers of their own
-    ``subject``    the person, whatever the number to compare
+    ``identity``   the label compared; distractors of other aspects and folders carry labels of their own
+    ``subject``    the person, whatever the label: the image table's ``identity``
     ``draw_<i>``   ``gallery``, ``query`` or empty, for each draw
     =============  ========================================================================================
     """
@@ -86,6 +91,10 @@ class Manifest:
         """Return the (query, gallery) tables of one draw; the gallery's own images come before distractors.
 
         They are made once and shared by all who ask: copy them before you change them.
+
+        Args:
+            index: of the draw, from 0.
+            part: ``test``, with distractors in the gallery, or ``validation``, without.
         """
         if (index, part) not in self._drawn:
             self._drawn[index, part] = self._draw(index, part)
@@ -145,6 +154,10 @@ class Manifest:
 
     def fits(self, table: pd.DataFrame, name: str = "manifest") -> "Manifest":
         """Return self after checking that it was made from this data set.
+
+        Args:
+            table: the data set's image table, all aspects.
+            name: what to call the manifest in messages.
 
         Raises:
             UserError: it was made from another data set, or names an image that is absent or another person's.

@@ -269,7 +269,13 @@ def allowed_words(key: str) -> tuple[str, ...]:
 
 
 def digest(params: Params, keep: set[str], **more: str | None) -> str:
-    """Hash the named keys of some params, and more facts, into eight letters."""
+    """Hash the named keys of some params, and more facts, into eight letters.
+
+    Args:
+        params: of a run.
+        keep: keys to hash.
+        **more: facts to hash with them.
+    """
     kept = {key: value for key, value in params.model_dump().items() if key in keep} | more
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
 

@@ -65,8 +65,15 @@ class PromptBank(nn.Module):
 
     @property
     def texts(self) -> list[str]:
-        """The sentences, slots shown as ``x``."""
+        """The sentences as they are tokenised, with an ``x`` in the place of each learnable token."""
         return self.sentences.texts
+
+    @property
+    def written(self) -> list[str]:
+        """The sentences for people to read, with ``[X]1 [X]2 ...`` in those places."""
+        places = range(1, self.sentences.slots + 1)
+        slots, names = (" ".join(each) for each in ([SLOT for _ in places], [f"[X]{place}" for place in places]))
+        return [text.replace(f" {slots} ", f" {names} ", 1) for text in self.texts]
 
     @property
     def kinds(self) -> int:
@@ -80,7 +87,12 @@ class PromptBank(nn.Module):
         return self.to_width(self.codes[torch.zeros_like(rows) if self.form == "shared" else rows])
 
     def text_features(self, backbone: Backbone, rows: torch.Tensor) -> torch.Tensor:
-        """Return some identities' text features through the backbone's text tower, (B, embed_dim)."""
+        """Return some identities' text features through the backbone's text tower, (B, embed_dim).
+
+        Args:
+            backbone: the one the bank was made for.
+            rows: (B,) of the identities, as in the label map.
+        """
         return self.sentences.features(backbone, self.learnt(rows), rows)
 
     @torch.no_grad()
@@ -108,7 +120,17 @@ def text_logits(image: torch.Tensor, text: torch.Tensor, how: str, scale: float)
 
 
 def scaled_pair(image: torch.Tensor, text: torch.Tensor, how: str, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return both sides such that their plain dot product is what :func:`text_logits` describes."""
+    """Return both sides such that their plain dot product is what :func:`text_logits` describes.
+
+    Args:
+        image: (B, D) projected image features.
+        text: (T, D) text features.
+        how: ``dot`` leaves both as they are; ``cosine`` scales them to length one, the images then by ``scale``.
+        scale: CLIP's learned inverse temperature.
+
+    Returns:
+        (B, D) and (T, D).
+    """
     if how == "dot":
         return image, text
     return nn.functional.normalize(image, dim=1) * scale, nn.functional.normalize(text, dim=1)

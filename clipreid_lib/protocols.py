@@ -74,6 +74,9 @@ def build(
         validation: ``identity_disjoint``, ``published`` or ``none``.
         draws: how many gallery/query draws (the papers take 10); ``given`` has one.
 
+    Returns:
+        The manifest, checked.
+
     Raises:
         UserError: a misspelt argument, an aspect the table lacks, or data that the protocol cannot work with.
         TooFewPeople: not enough people to train, validate and test.

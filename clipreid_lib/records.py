@@ -51,13 +51,25 @@ def params_of(folder: Path) -> Params:
 
 
 def inside(params: Params, folder: Path, place: str) -> Path:
-    """Return a folder of params (``output_dir``, ``save_dir``): inside the run's, unless it is absolute."""
+    """Return a folder of params (``output_dir``, ``save_dir``): inside the run's, unless it is absolute.
+
+    Args:
+        params: of the run, whose id names the folder in an absolute place.
+        folder: the run's.
+        place: as the params name it.
+    """
     path = Path(place).expanduser()
     return path / params.run_id if path.is_absolute() else folder / path
 
 
 def products(params: Params, folder: Path, notebook: str) -> list[Path]:
-    """Return the files that a finished stage has written and later ones read."""
+    """Return the files that a finished stage has written and later ones read.
+
+    Args:
+        params: of the run.
+        folder: the run's.
+        notebook: the stage; one that leaves nothing for later ones has no such files.
+    """
     logs, models, own = PRODUCTS.get(notebook, ((), (), ()))
     places = (inside(params, folder, params.output_dir), inside(params, folder, params.save_dir), folder)
     return [place / name for place, names in zip(places, (logs, models, own), strict=True) for name in names]
@@ -92,12 +104,23 @@ def finish(params: Params, folder: Path, notebook: str, facts: dict) -> None:
 
 
 def read(folder: Path, notebook: str) -> dict | None:
-    """Return a stage's record; None where there is none or it cannot be read."""
+    """Return a stage's record; None where there is none or it cannot be read.
+
+    Args:
+        folder: the run's.
+        notebook: the stage.
+    """
     return read_json(_done(folder, notebook))
 
 
 def is_done(params: Params, folder: Path, notebook: str) -> bool:
-    """Whether a stage is finished: its record is there, was made under the same key, and its files are whole."""
+    """Whether a stage is finished: its record is there, was made under the same key, and its files are whole.
+
+    Args:
+        params: of the run, resolved.
+        folder: the run's.
+        notebook: the stage.
+    """
     record = read(folder, notebook)
     if record is None or record.get("key") != stage_key(params, notebook):
         return False
@@ -105,7 +128,12 @@ def is_done(params: Params, folder: Path, notebook: str) -> bool:
 
 
 def edited(params: Params, folder: Path) -> list[str]:
-    """Return the finished stages whose notebook was edited since."""
+    """Return the finished stages whose notebook was edited since.
+
+    Args:
+        params: of the run, resolved.
+        folder: the run's.
+    """
     found = {name: read(folder, name) for name in params.notebooks if is_done(params, folder, name)}
     return [name for name, record in found.items() if record is not None and record.get("code") != source(name)]
 
@@ -118,7 +146,12 @@ def forget(folder: Path, notebook: str) -> None:
 
 
 def begin(folder: Path, notebook: str) -> None:
-    """Say that a stage is at work; :func:`beat` goes on saying so."""
+    """Say that a stage is at work; :func:`beat` goes on saying so.
+
+    Args:
+        folder: the run's.
+        notebook: the stage.
+    """
     for name in ("failed.json", "running.json"):
         (folder / name).unlink(missing_ok=True)
     write_json(folder / "running.json", {"notebook": notebook, "began": time.time(), "code": source(notebook)})
@@ -130,7 +163,13 @@ def beat(folder: Path) -> None:
 
 
 def end(folder: Path, notebook: str, failure: str | None) -> None:
-    """Say that a stage has ended, and how where it failed."""
+    """Say that a stage has ended, and how where it failed.
+
+    Args:
+        folder: the run's.
+        notebook: the stage.
+        failure: what went wrong, in words; None where it ended well.
+    """
     for name in ("running.json", "failed.json"):  # first: on a full disk this may make room for what follows
         (folder / name).unlink(missing_ok=True)
     if failure is not None:
@@ -139,6 +178,10 @@ def end(folder: Path, notebook: str, failure: str | None) -> None:
 
 def state(params: Params, folder: Path) -> tuple[str, str, str]:
     """Say how far a run is.
+
+    Args:
+        params: of the run, resolved.
+        folder: the run's.
 
     Returns:
         ``done``, ``running``, ``failed``, ``killed``, ``started`` (some stages are done, nothing is at work) or
@@ -151,7 +194,11 @@ def state(params: Params, folder: Path) -> tuple[str, str, str]:
 
 
 def at_work(folder: Path) -> tuple[str, str, str] | None:
-    """Say what is at work in a folder, or was last: ``running``, ``killed`` or ``failed``, as :func:`state`."""
+    """Say what is at work in a folder, or was last: ``running``, ``killed`` or ``failed``, as :func:`state`.
+
+    Returns:
+        State, notebook and what there is to add; None where nothing is at work and nothing failed.
+    """
     running, failed = read_json(folder / "running.json"), read_json(folder / "failed.json")
     if running is not None:
         quiet = _age(folder / "running.json")

@@ -12,12 +12,8 @@
         done/           one record per finished notebook, written last (clipreid_lib/records.py)
 """
 
-import importlib.metadata
 import os
-import platform
-import subprocess
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -29,12 +25,12 @@ from clipreid_lib.errors import UserError
 from clipreid_lib.files import file_sha, read_json, write_json, write_yaml
 from clipreid_lib.images.image_store import STORE
 from clipreid_lib.images.photographs import Photographs
+from clipreid_lib.machine import choose_device, provenance
 from clipreid_lib.manifest import Manifest
 from clipreid_lib.params import EVALUATION, ROOT, Params, project_path
 from clipreid_lib.stage_keys import SHOWN_BY
 
 SHOWN = sorted(set().union(*SHOWN_BY.values()))  # keys that a finished run may be looked at again with
-PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pandas", "pillow", "papermill")
 
 
 @dataclass(frozen=True)
@@ -114,7 +110,12 @@ class Run:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """The data set's image table, all aspects; in an evaluated run with the images that are gone since."""
+        """The data set's image table, all aspects; in an evaluated run with the images that are gone since.
+
+        Raises:
+            UserError: as :func:`clipreid_lib.datasets.load_images`; its people are others than those this run was
+                tested on.
+        """
         read = partial(datasets.load_images, self.params.dataset, self.data_root, burst_gap=self.params.burst_gap)
         tested = self._tested
         if tested is None:
@@ -142,7 +143,12 @@ class Run:
 
     @cached_property
     def manifest(self) -> Manifest:
-        """The run's manifest, built from the data on first use and then kept in the run's folder."""
+        """The run's manifest, built from the data on first use and then kept in the run's folder.
+
+        Raises:
+            UserError: as :attr:`table` and :func:`clipreid_lib.protocols.build`; the data has changed since this run
+                began; the kept file is damaged or of another data set.
+        """
         if self._tested is not None:
             return self._tested
         params = self.params
@@ -214,34 +220,15 @@ class Run:
         return all(map(self.is_done, self.params.notebooks))
 
     def finish(self, notebook: str, **facts: object) -> None:
-        """Record that a notebook has finished; the last thing it does. Resume states are not needed after that."""
+        """Record that a notebook has finished; the last thing it does. Resume states are not needed after that.
+
+        Args:
+            notebook: that has finished.
+            **facts: what else its record is to keep.
+        """
         records.finish(self.params, self.folder, notebook, {"manifest_sha": self.manifest.sha, **facts})
         for state in self.models.glob("*.resume.pt"):
             state.unlink()
-
-
-def provenance() -> dict:
-    """Describe the machine and the code in words: enough to repeat a run, nothing that names a person or host."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    try:
-        command = ["git", "describe", "--always", "--dirty"]
-        git = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    except OSError:  # no git on this machine
-        git = ""
-    return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git": git or "no git",
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "cores": os.cpu_count(),
-        "threads": os.environ.get("OMP_NUM_THREADS", "all"),
-        "versions": versions,
-    }
 
 
 def banner(run: Run) -> pd.DataFrame:
@@ -259,20 +246,3 @@ def banner(run: Run) -> pd.DataFrame:
         orient="index",
         columns=[""],
     )
-
-
-def choose_device(wanted: str) -> str:
-    """Turn ``auto`` into the fastest device at hand; keep any other choice.
-
-    Raises:
-        UserError: the device asked for is not there.
-    """
-    import torch  # here, so that listing runs stays light
-
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if wanted == "auto":
-        return next(name for name in ("cuda", "mps", "cpu") if there[name])
-    kind, _, number = wanted.partition(":")
-    if not there[kind] or int(number or 0) >= max(1, torch.cuda.device_count()):
-        raise UserError(f"device: {wanted} is not available here; use auto or cpu")
-    return wanted

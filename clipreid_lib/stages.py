@@ -13,10 +13,11 @@ from clipreid_lib.errors import UserError
 from clipreid_lib.feature_store import FeatureStore
 from clipreid_lib.features import Embeddings
 from clipreid_lib.files import file_sha
+from clipreid_lib.machine import choose_device
 from clipreid_lib.params import project_path
 from clipreid_lib.prompt_bank import text_logits
 from clipreid_lib.prompt_learning import load_prompts
-from clipreid_lib.runs import Run, choose_device
+from clipreid_lib.runs import Run
 from clipreid_lib.tip_adapter import cache_logits
 from clipreid_lib.training.training_set import label_map
 
@@ -126,7 +127,13 @@ def embed(run: Run, trained: Trained, images: pd.DataFrame) -> dict[str, Embeddi
 
 
 def embed_by(run: Run, trained: Trained, images: pd.DataFrame) -> Embeddings:
-    """Return CLIP-ReID's embedding of images by any encoder: ``f`` and ``f_proj`` side by side, (N, D)."""
+    """Return CLIP-ReID's embedding of images by any encoder: ``f`` and ``f_proj`` side by side, (N, D).
+
+    Args:
+        run: whose data and feature store are used.
+        trained: any backbone.
+        images: rows of the image table or of a manifest.
+    """
     return store_of(run).embed(trained.backbone, trained.sha, images)
 
 
@@ -160,8 +167,8 @@ def identify(run: Run, trained: Trained) -> dict[str, float]:
         trained: its backbone.
 
     Returns:
-        Share of right answers of ``nearest image`` (the training image of highest cosine), ``cache`` (Tip-Adapter's
-        votes of all training images) and, for ``clipid``, ``anchors`` (the nearest learned anchor). Empty where no
+        Share of right answers of ``nearest image`` (the training image of highest cosine), ``tip_adapter``
+        (the votes of all training images) and, for ``clipid``, ``anchors`` (the nearest learned anchor). Empty where no
         such images are held out.
     """
     held_out, clip = run.manifest.validation, trained.backbone
@@ -171,9 +178,10 @@ def identify(run: Run, trained: Trained) -> dict[str, float]:
     known, asked = (store_of(run).embed(clip, trained.sha, part) for part in (run.manifest.train, held_out))
     truth = torch.tensor([identities.index(identity) for identity in held_out["identity"]])
     unit = [functional.normalize(each.values, dim=1) for each in (asked, known)]
+    votes = cache_logits(projected(asked, clip), projected(known, clip), rows, len(identities))
     named = {
         "nearest image": rows[(unit[0] @ unit[1].T).argmax(dim=1)],
-        "cache": cache_logits(projected(asked, clip), projected(known, clip), rows, len(identities)).argmax(dim=1),
+        "tip_adapter": votes.argmax(dim=1),
     }
     if run.params.variant == "clipid":
         anchors = load_prompts(run, clip).anchors(clip).cpu()

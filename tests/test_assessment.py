@@ -95,8 +95,8 @@ def test_subgroups_count_people_and_keep_silent_below_ten(manifest):
             assert row["rank1"] == pytest.approx((mine["first_hit"] == 1).mean())
             assert row["rank1_low"] <= row["rank1"] <= row["rank1_high"]
     shown = subgroups.in_words(found)
-    assert (shown.loc[found["rank1"].isna(), "rank-1"] == "").all()
-    assert found.loc["images of the person"].index.tolist() == ["up to 5"]
+    assert (shown.loc[found["rank1"].isna(), "rank-1"] == "").all() and shown.columns[-2:].tolist() == ["FPR", "FNR"]
+    assert found.loc["images of the person"].index.tolist() == ["up to 5"] and "skin colour" in found.index
     bare = manifest.images.drop(columns=["gender", "age", "skin_color", "nail_polish", "irregularities"])
     assert len(subgroups.by_attribute(scores, compared, type(manifest)(bare))) == 1
     hardest = subgroups.hardest(scores, 3)

@@ -10,8 +10,9 @@ from clipreid_lib.__main__ import main
 from clipreid_lib.errors import UserError
 from clipreid_lib.files import write_json, write_yaml
 from clipreid_lib.images import photographs as images
+from clipreid_lib.machine import provenance
 from clipreid_lib.params import ROOT
-from clipreid_lib.runs import Run, provenance
+from clipreid_lib.runs import Run
 from clipreid_lib.scoring import leaderboard
 
 BASE = str(ROOT / "params" / "base.yaml")

@@ -43,6 +43,8 @@ def test_conversion_to_the_standard_definition(aspect, queries, expected):
     for method, value in expected.items():
         assert table.loc[method, "mAP"] == pytest.approx(value) and table.loc[method, "converted"] == "mAP"
     mine = table.loc["ours: vitb16 clipid (2b)"]
+    frozen = published.beside(ours(aspect=aspect, queries=queries, variant="frozen", stage="frozen"))
+    assert "ours: vitb16 frozen" in set(frozen["method"])
     assert mine["rank-1"] == 96 and mine["converted"] == "" and mine["source"] == "here"
 
 
@@ -66,9 +68,9 @@ def test_only_the_same_protocol_and_the_same_counts_stand_beside():
     own = published.beside(ours(protocol="own", gallery=71))
     assert own["source"].str.contains("CLIP-FH|here").all() and len(own) == 7
     assert own.loc[own["source"].ne("here"), "converted"].eq("mAP (trapezoid)").all()
-    assert published.beside(ours(gallery=210)).empty
+    assert published.beside(ours(gallery=210)) is None
     assert "971 queries and 290 gallery images, here are 971 and 210" in published.explained(ours(gallery=210))
-    assert published.beside(ours(dataset="demo")).empty and published.beside(ours()[:0]).empty
+    assert published.beside(ours(dataset="demo")) is None and published.beside(ours()[:0]) is None
     assert published.explained(ours(dataset="demo")) == "demo dorsal_r under mba: no published result known."
     assert published.explained(ours()) == "11k dorsal_r under mba: 6 published results."
 
@@ -76,5 +78,5 @@ def test_only_the_same_protocol_and_the_same_counts_stand_beside():
 def test_several_matches_per_query_cannot_be_converted():
     market = published.beside(ours(dataset="market1501", aspect="body", protocol="given", queries=3368, gallery=15913))
     theirs = market[market["source"] != "here"]
-    assert published.beside(ours(dataset="market1501", aspect="body", protocol="given", queries=40)).empty
+    assert published.beside(ours(dataset="market1501", aspect="body", protocol="given", queries=40)) is None
     assert len(theirs) == 5 and theirs["mAP (trapezoid)"].isna().all() and theirs["converted"].eq("").all()

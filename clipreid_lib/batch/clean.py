@@ -41,6 +41,10 @@ def leftovers(outputs: Path) -> dict[str, list[Path]]:
 def clean(outputs: Path, really: bool) -> None:
     """Say what may go and how large it is; delete it where ``really``.
 
+    Args:
+        outputs: the outputs folder.
+        really: whether to delete.
+
     Raises:
         UserError: as :func:`leftovers`.
     """

@@ -24,7 +24,8 @@ OURS = {UserError.__name__, *(error.__name__ for error in UserError.__subclasses
 
 def main(arguments: list[str]) -> int:
     """Run ``notebook output params.json folder runner``; print what the notebook prints, and one line if it fails."""
-    sys.modules.setdefault("rfc3987_syntax", None)  # jsonschema would compile its grammars, for a second and nothing
+    # jsonschema would compile this one's grammars, for a second and nothing
+    sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]  # which Python takes for: not installed
     import papermill
     from jupyter_client import AsyncKernelManager
     from nbclient.exceptions import DeadKernelError

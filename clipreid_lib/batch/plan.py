@@ -57,7 +57,12 @@ def surveys(runs: list[Params]) -> list[Planned]:
 
 
 def tell(runs: list[Params], jobs: int) -> None:
-    """Print the plan."""
+    """Print the plan.
+
+    Args:
+        runs: of the batch.
+        jobs: runs at work side by side, for the time that is left.
+    """
     each = planned(runs)
     rows = [*surveys(runs), *each]
     wide = max(len(row.run_id) for row in rows)

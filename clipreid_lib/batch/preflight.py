@@ -41,7 +41,7 @@ def check_here(runs: list[Params]) -> None:
     if importlib.util.find_spec("ipykernel") is None:
         raise UserError("this Python has no Jupyter kernel to run notebooks in; pip install ipykernel")
     for device in sorted({run.device for run in runs} - {"auto", "cpu"}):
-        from clipreid_lib.runs import choose_device  # it asks torch
+        from clipreid_lib.machine import choose_device  # it asks torch
 
         choose_device(device)
 

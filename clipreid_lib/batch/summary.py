@@ -24,7 +24,7 @@ def tell(params: list[Params], failed: dict[str, Failure], worked: bool, seconds
     print(f"\n{counted(len(runs), 'run')} in {seconds:.0f} s")
     if len(table):
         print(f"\n{table.to_string()}\n\n{note}")
-    if len(beside := published.beside(leaderboard.rows(*evaluated.values()))):
+    if (beside := published.beside(leaderboard.rows(*evaluated.values()))) is not None:
         print(f"\nBeside published results:\n\n{beside.drop(columns=['source', 'note']).to_string()}")
     for outputs in {project_path(run.params.outputs_root) for run in runs}:
         try:

@@ -147,6 +147,12 @@ class Backbone(nn.Module):
         Args:
             images: (B, 3, H, W), normalised.
             side: (B,) as :meth:`side_rows` gives them; None adds no vectors.
+
+        Returns:
+            The batch's three features, in the precision the tower computes in.
+
+        Raises:
+            ValueError: ``side`` is given, but :meth:`add_side_information` was not called.
         """
         visual = self.clip.visual
         if side is not None and self.side_values is None:

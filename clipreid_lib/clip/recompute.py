@@ -13,7 +13,12 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recomputed(layer: nn.Module, maps: torch.Tensor) -> torch.Tensor:
-    """Return ``layer(maps)``, keeping nothing of what lies in between; same values, gradients and statistics."""
+    """Return ``layer(maps)``, keeping nothing of what lies in between; same values, gradients and statistics.
+
+    Args:
+        layer: one layer of a ResNet.
+        maps: (B, C, H, W) its input.
+    """
     return checkpoint(
         layer, maps, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), statistics_kept(layer))
     )

@@ -40,7 +40,12 @@ def last_stride_of(visual: Tower) -> int | None:
 
 
 def grid_of(visual: Tower, size: tuple[int, int]) -> tuple[int, int]:
-    """Count the places (rows, columns) that the tower looks at in an image of that size, as it is strided now."""
+    """Count the places (rows, columns) that the tower looks at in an image of that size, as it is strided now.
+
+    Args:
+        visual: a VisionTransformer or ModifiedResNet.
+        size: (height, width) in pixels.
+    """
     if is_vit(visual):
         patch, stride = visual.patch_size, visual.conv1.stride
         rows, columns = ((n - p) // s + 1 for n, p, s in zip(size, patch, stride, strict=True))

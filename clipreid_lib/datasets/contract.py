@@ -4,7 +4,7 @@ The table has one row per image, sorted by path. Its columns are the contract th
 
 ==================  =======  ==========================================================================
 ``path``            str      image file, relative to the data root, with forward slashes; unique
-``identity``        int      the person
+``identity``        int      the person's number
 ``aspect``          str      which view of the hand, for example ``dorsal_r``
 ``session``         Int64    capture burst, a number of its own within (identity, aspect); null where unknown
 ``camera``          int      0 where the data set has one camera
@@ -23,6 +23,10 @@ and whichever of these the data set brings:
 ``split``           str      the data set's own parts: ``train``, ``query``, ``gallery``, ``distractor``
                              (for galleries alone, matches nobody) or ``junk`` (takes no part); else empty
 ==================  =======  ==========================================================================
+
+In an image table ``identity`` is the person; in a manifest it is the label compared (for the distractors of protocol
+``mba`` one of their own per person and aspect or folder, for all other images the person), and ``subject`` stays the
+person.
 
 ``table.attrs`` holds ``dataset`` (its name), ``named`` and ``missing`` (how many images the metadata names, and
 how many of them the disk lacks), and ``aspect`` where only that one was asked for.
@@ -94,6 +98,10 @@ def checked(table: pd.DataFrame, source: Path) -> pd.DataFrame:
 def check_paths(paths: pd.Series, source: str) -> None:
     """Check that every path is plainly written and stays inside the data root.
 
+    Args:
+        paths: as the source writes them.
+        source: what they were read from, for messages.
+
     Raises:
         UserError: naming the first that does not.
     """
@@ -127,6 +135,15 @@ def image_files(folder: Path) -> list[Path]:
 def whole_numbers(column: pd.Series, name: str, source: Path, nullable: bool = False) -> pd.Series:
     """Turn a text column into whole numbers.
 
+    Args:
+        column: (rows,) text.
+        name: the column's, for messages.
+        source: file it was read from, for messages.
+        nullable: whether an empty cell is allowed; it becomes null.
+
+    Returns:
+        (rows,) Int64.
+
     Raises:
         UserError: naming the first row that holds something else.
     """
@@ -141,6 +158,14 @@ def whole_numbers(column: pd.Series, name: str, source: Path, nullable: bool = F
 def flags(column: pd.Series, name: str, source: Path) -> pd.Series:
     """Turn a text column of 0 and 1 (or true and false) into booleans; an empty cell is false.
 
+    Args:
+        column: (rows,) text.
+        name: the column's, for messages.
+        source: file it was read from, for messages.
+
+    Returns:
+        (rows,) bool.
+
     Raises:
         UserError: naming the first row that holds something else.
     """
@@ -154,6 +179,10 @@ def flags(column: pd.Series, name: str, source: Path) -> pd.Series:
 
 def read_csv(source: Path, where: str) -> pd.DataFrame:
     """Read a CSV as text, nothing guessed.
+
+    Args:
+        source: the file.
+        where: what to do if it is missing, in words.
 
     Raises:
         UserError: it is missing or no CSV.
@@ -178,6 +207,9 @@ def drop_absent(table: pd.DataFrame, root: Path, allow_missing: bool, named_in: 
         root: folder the paths are relative to.
         allow_missing: False refuses a table with absent images.
         named_in: the file that names them, for messages.
+
+    Returns:
+        A copy of the rows whose image is there; ``attrs`` holds ``named`` and ``missing``, two counts of images.
 
     Raises:
         UserError: images are absent and that was not allowed, or none is there at all.

@@ -30,6 +30,9 @@ def prepare(params: Params, outputs: Path) -> Path:
 
     Returns:
         A folder in 11k Hands' layout.
+
+    Raises:
+        UserError: the hands cannot be drawn or written.
     """
     recipe: dict[str, Any] = {
         "people": params.demo_people,

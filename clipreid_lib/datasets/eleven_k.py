@@ -63,6 +63,9 @@ def read(root: Path, allow_missing: bool, burst_gap: int) -> pd.DataFrame:
         allow_missing: leave out rows whose image file is absent.
         burst_gap: see :func:`sessions`.
 
+    Returns:
+        The contract's columns, in any order; :func:`clipreid_lib.datasets.contract.checked` sorts rows and sets types.
+
     Raises:
         UserError: the CSV is missing or broken, or image files are absent and that was not allowed.
     """
@@ -72,6 +75,10 @@ def read(root: Path, allow_missing: bool, burst_gap: int) -> pd.DataFrame:
 
 def read_metadata(root: Path, burst_gap: int) -> pd.DataFrame:
     """Read ``HandInfo.csv`` alone: every row it has, whether or not the image is there.
+
+    Args:
+        root: folder with ``HandInfo.csv``.
+        burst_gap: see :func:`sessions`.
 
     Raises:
         UserError: the CSV is missing or broken.

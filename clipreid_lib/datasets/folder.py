@@ -44,6 +44,9 @@ def read(root: Path, allow_missing: bool) -> pd.DataFrame:
         root: the folder. A single CSV at its top decides; otherwise each sub-folder is a person.
         allow_missing: leave out images that a CSV names and the disk lacks.
 
+    Returns:
+        The contract's columns, in any order; :func:`clipreid_lib.datasets.contract.checked` sorts rows and sets types.
+
     Raises:
         UserError: nothing to read, or something that cannot be understood, named.
     """

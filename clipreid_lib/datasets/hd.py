@@ -38,6 +38,9 @@ def read(root: Path, allow_missing: bool) -> pd.DataFrame:
         root: folder that holds ``Original Images``.
         allow_missing: go without the folder ``502-712``.
 
+    Returns:
+        The contract's columns, in any order; :func:`clipreid_lib.datasets.contract.checked` sorts rows and sets types.
+
     Raises:
         UserError: a folder is missing or empty, or a file name does not begin with a number and an underscore.
     """

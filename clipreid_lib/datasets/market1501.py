@@ -34,6 +34,9 @@ def read(root: Path, allow_missing: bool) -> pd.DataFrame:
         root: folder that holds the three.
         allow_missing: go without a folder's images where it is empty.
 
+    Returns:
+        The contract's columns, in any order; :func:`clipreid_lib.datasets.contract.checked` sorts rows and sets types.
+
     Raises:
         UserError: a folder is missing or empty, or a file is named otherwise.
     """

@@ -12,7 +12,16 @@ from torchvision.transforms import v2  # isort: skip
 
 
 def normalise(pixels: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
-    """Map uint8 pixels (B, 3, H, W) to float32 with the checkpoint's channel means and deviations."""
+    """Map uint8 pixels (B, 3, H, W) to float32 with the checkpoint's channel means and deviations.
+
+    Args:
+        pixels: (B, 3, H, W) uint8.
+        mean: of each channel, of values in [0, 1].
+        std: of each channel, likewise.
+
+    Returns:
+        (B, 3, H, W) float32, on the pixels' device.
+    """
     middle = torch.tensor(mean, device=pixels.device).view(1, 3, 1, 1)
     spread = torch.tensor(std, device=pixels.device).view(1, 3, 1, 1)
     return (pixels.float() / 255 - middle) / spread
@@ -20,6 +29,8 @@ def normalise(pixels: torch.Tensor, mean: tuple[float, ...], std: tuple[float, .
 
 class Augment:
     """CLIP-ReID's training augmentation without its flip: pad, random crop, then erase a rectangle.
+
+    Erasing is random erasing (Zhong et al. 2017, arXiv 1708.04896), of every other image on average.
 
     It pads with the edge's colour, not black, and erases with the mean, not noise: hands lie on a plain backdrop.
 

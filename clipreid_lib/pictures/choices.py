@@ -1,4 +1,4 @@
-"""Choices: which queries of a ranking to look at. Every function returns query positions, most telling first."""
+"""Choices: which queries of a ranking to look at. Those that choose return (n,) positions in the query table."""
 
 import difflib
 from typing import Any
@@ -16,6 +16,13 @@ MANY = 20  # values; what differs from nearly every image to the next is no grou
 def named(ranking: Ranking, name: str) -> np.ndarray:
     """Return the query with this path, or whose file name it is; several where folders repeat a file name.
 
+    Args:
+        ranking: one draw under an embedding.
+        name: a path as in the query table, or its last part.
+
+    Returns:
+        (n,) positions, in the table's order.
+
     Raises:
         UserError: no query is called that; the nearest names are offered.
     """
@@ -29,18 +36,44 @@ def named(ranking: Ranking, name: str) -> np.ndarray:
 
 
 def at_random(ranking: Ranking, n: int, seed: int = 0) -> np.ndarray:
-    """Return n queries drawn without replacement; all of them where there are fewer."""
+    """Return n queries drawn without replacement; all of them where there are fewer.
+
+    Args:
+        ranking: one draw under an embedding.
+        n: queries to draw.
+        seed: of the draw.
+
+    Returns:
+        (n,) positions, or (Q,).
+    """
     return np.random.default_rng(seed).permutation(len(ranking.query))[:n]
 
 
 def wrong(ranking: Ranking, n: int) -> np.ndarray:
-    """Return up to n queries whose first image is somebody else's, the worst first; empty where all are right."""
+    """Return up to n queries whose first image is somebody else's, the worst first; empty where all are right.
+
+    Args:
+        ranking: one draw under an embedding.
+        n: queries to return, at most.
+
+    Returns:
+        At most (n,) positions.
+    """
     worst = ranking.hardest(len(ranking.query))
     return worst[ranking.first_hit()[worst] > 1][:n]
 
 
 def largest_change(before: Ranking, after: Ranking, n: int, falling: bool = False) -> np.ndarray:
     """Return the n queries whose average precision rose (or fell) most between two embeddings.
+
+    Args:
+        before: a ranking under one embedding.
+        after: of the same queries under another.
+        n: queries to return, at most.
+        falling: whether to return those that fell.
+
+    Returns:
+        At most (n,) positions, the largest change first; none that stayed.
 
     Raises:
         UserError: the two rankings are of other queries.
@@ -56,6 +89,14 @@ def largest_change(before: Ranking, after: Ranking, n: int, falling: bool = Fals
 def moved(before: Ranking, after: Ranking, n: int) -> np.ndarray:
     """Return the n queries that rose most, then the n that fell most; the n hardest where nothing moved.
 
+    Args:
+        before: a ranking under one embedding.
+        after: of the same queries under another.
+        n: queries of each kind, at most.
+
+    Returns:
+        At most (2 n,) positions.
+
     Raises:
         UserError: as :func:`largest_change`.
     """
@@ -65,6 +106,14 @@ def moved(before: Ranking, after: Ranking, n: int) -> np.ndarray:
 
 def of_group(ranking: Ranking, column: str, value: object) -> np.ndarray:
     """Return the queries of one group, the worst first.
+
+    Args:
+        ranking: one draw under an embedding.
+        column: of the query table.
+        value: in it, or in words as :func:`word` writes it.
+
+    Returns:
+        (n,) positions, of everybody in the group.
 
     Raises:
         UserError: the table has no such column, or the column no such value (those there are get named).

@@ -12,6 +12,7 @@ from torch.nn import functional
 from clipreid_lib.errors import UserError
 from clipreid_lib.features import Embeddings
 from clipreid_lib.pictures.style import plain
+from clipreid_lib.scoring.score_names import attribute
 
 FEW = 10  # colours that can be told apart at once
 METHODS = ("pca", "tsne")
@@ -66,7 +67,7 @@ def draw(layouts: dict[str, np.ndarray], images: pd.DataFrame, columns: list[str
         row[0].set_ylabel(layout)
         for place, column in zip(row, columns, strict=True):
             _scatter(place, points, images[column].astype(object).fillna("unknown").astype(str).to_numpy())
-            place.set_title(column.replace("_", " "))
+            place.set_title(attribute(column))
     return figure
 
 

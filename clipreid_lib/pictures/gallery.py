@@ -22,14 +22,15 @@ def sheet(
     """Draw chosen queries as a contact sheet: one row each, the query at the left, then what it retrieved.
 
     Args:
-        ranking: the draw to show.
+        ranking: the draw to show; a column ``asks`` of its query table says what asks, where that is no query.
         root: folder that the tables' paths are relative to.
         queries: query positions, in the order to draw them.
         top: gallery images per row; at most the gallery's size is drawn.
         title: a line above the rows.
 
     Returns:
-        An RGB image. A file that cannot be opened becomes a tile that says so.
+        An RGB image. Photographs are shown as they were taken, upright and not squashed, and not as the model gets
+        them. A file that cannot be opened becomes a tile that says so.
 
     Raises:
         ValueError: no query, a position outside the query table, or top below 1.
@@ -55,7 +56,7 @@ def sheet(
         text = f"{called(query)} · AP {precision[q]:.3f} · first hit at rank {first[q]}"
         draw.line((GAP, y, width - GAP, y), fill="#cccccc", width=2)
         draw.text((GAP, y + 14), fit(text, bold, width - 2 * GAP), INK, bold)
-        captions = ["query", spoken(query["aspect"])]
+        captions = [query.get("asks", "query"), spoken(query["aspect"])]
         draw_tile(canvas, (GAP, y + 60), Path(root) / query["path"], TILE, INK, captions)
         for column, tile in enumerate(found + late[:1], 1):
             image, beyond = ranking.gallery.iloc[tile.position], column > top
@@ -67,7 +68,9 @@ def sheet(
     return canvas
 
 
-def before_and_after(named: dict[str, Ranking], root: str | Path, query: int, *, top: int = 8) -> Image.Image:
+def before_and_after(
+    named: dict[str, Ranking], root: str | Path, query: int, *, top: int = 8, why: str = ""
+) -> Image.Image:
     """Draw one query under several embeddings, one row each.
 
     Args:
@@ -75,13 +78,18 @@ def before_and_after(named: dict[str, Ranking], root: str | Path, query: int, *,
         root: folder that the tables' paths are relative to.
         query: its position, the same in all of them.
         top: gallery images per row.
+        why: what to say of the query before every name.
+
+    Returns:
+        An RGB image, the sheets of :func:`sheet` below one another.
 
     Raises:
         ValueError: as :func:`sheet`, or the rankings are of other queries.
     """
     if len({tuple(ranking.query["path"]) for ranking in named.values()}) != 1:
         raise ValueError("before and after need rankings of the same queries")
-    return stacked([sheet(ranking, root, [query], top=top, title=name) for name, ranking in named.items()])
+    titles = {f"{why}: {name}" if why else name: ranking for name, ranking in named.items()}
+    return stacked([sheet(ranking, root, [query], top=top, title=title) for title, ranking in titles.items()])
 
 
 def stacked(pictures: Sequence[Image.Image]) -> Image.Image:

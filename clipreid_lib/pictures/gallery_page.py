@@ -11,6 +11,7 @@ from clipreid_lib.files import write_text
 from clipreid_lib.pictures import choices
 from clipreid_lib.pictures.ranking import Ranking, named, spoken
 from clipreid_lib.pictures.thumbnails import jpeg_base64, open_small
+from clipreid_lib.scoring.score_names import attribute
 
 THUMB = 110  # px, longest side of the page's previews: 2 to 4 KB each, and all there is for the large view
 MOST = 20  # gallery images per query that the page holds, of which the reader chooses how many to see
@@ -101,7 +102,7 @@ def _groups(ranking: Ranking) -> list[tuple[str, list[str], list[int]]]:
     found = []
     for column, words in choices.groups(ranking).items():
         values = sorted(set(words))
-        found.append((column.replace("_", " "), values, [values.index(word) for word in words]))
+        found.append((attribute(column), values, [values.index(word) for word in words]))
     return found
 
 

@@ -40,7 +40,7 @@ def among_training_images(run: Run, trained: Trained) -> Ranking | None:
     image = store_of(run).embed(trained.backbone, trained.sha, train).values
     similarity = cosine_similarity(image[asks], image)
     similarity[np.arange(len(asks)), asks] = -np.inf  # nobody is their own neighbour
-    return Ranking(train.iloc[asks].reset_index(drop=True), train, similarity)
+    return Ranking(train.iloc[asks].reset_index(drop=True).assign(asks="training image"), train, similarity)
 
 
 def told(ranking: Ranking | None) -> str:
@@ -52,7 +52,14 @@ def told(ranking: Ranking | None) -> str:
 
 
 def sheet(ranking: Ranking | None, root: Path, queries: list[int], title: str) -> Image.Image:
-    """Draw some queries' six nearest neighbours; a line of text where there is nothing to draw."""
+    """Draw some queries' six nearest neighbours; a line of text where there is nothing to draw.
+
+    Args:
+        ranking: from :func:`among_training_images` or :func:`of_anchors`; None where nobody can be asked for.
+        root: folder that the tables' paths are relative to.
+        queries: query positions, in the order to draw them.
+        title: a line above.
+    """
     if ranking is not None:
         return gallery.sheet(ranking, root, queries, top=6, title=title)
     canvas = Image.new("RGB", (1400, 80), "white")
@@ -61,13 +68,22 @@ def sheet(ranking: Ranking | None, root: Path, queries: list[int], title: str) -
 
 
 def of_anchors(run: Run, trained: Trained, bank: PromptBank) -> Ranking:
-    """Rank, for every identity's text anchor, all training images; the first image of the identity stands for it."""
+    """Rank, for every identity's text anchor, all training images; the first image of the identity stands for it.
+
+    Args:
+        run: the run.
+        trained: its backbone.
+        bank: its learned prompts.
+
+    Returns:
+        (identities, training images) cosines as a ranking, one query per identity in the order of the label map.
+    """
     train = run.manifest.train.reset_index(drop=True)
     clip = trained.backbone
     image = projected(store_of(run).embed(clip, trained.sha, train), clip)
     similarity = cosine_similarity(bank.anchors(clip).cpu(), image)
     first = train.drop_duplicates("identity").set_index("identity").loc[bank.identities].reset_index()
-    return Ranking(first, train, similarity)
+    return Ranking(first.assign(asks="image of the person"), train, similarity)
 
 
 def anchor_map(run: Run, trained: Trained) -> plt.Figure:
@@ -93,7 +109,16 @@ def anchor_map(run: Run, trained: Trained) -> plt.Figure:
 
 
 def most_changed(before: Ranking | None, after: Ranking | None, number: int = 3) -> list[int]:
-    """Return the positions of the queries whose average precision rose most, then of those whose fell most."""
+    """Return the positions of the queries whose average precision rose most, then of those whose fell most.
+
+    Args:
+        before: ranking before training; None where nobody can be asked for.
+        after: of the same queries after training.
+        number: queries of each kind, at most.
+
+    Returns:
+        Query positions; the hardest where nothing moved, none without rankings.
+    """
     if before is None or after is None:
         return []
     return choices.moved(before, after, number).tolist()

@@ -70,6 +70,9 @@ def look(run: Run, trained: Trained, ranking: Ranking, query: int, rank: int = 1
         query: position in the query table.
         rank: of the gallery image.
 
+    Returns:
+        Pixels, heat maps and alike places of the pair; the maps and places are None where a photograph cannot be read.
+
     Raises:
         UserError: as :func:`pair`.
     """

@@ -32,7 +32,7 @@ class Ranking:
     """One draw's result, as the metrics saw it.
 
     Attributes:
-        query: (Q rows) columns ``path`` (relative to the data root), ``identity`` (the number to compare) and
+        query: (Q rows) columns ``path`` (relative to the data root), ``identity`` (the label compared) and
             ``aspect``; ``subject`` (the person) is used where both tables have it.
         gallery: (G rows) the same columns; ``role`` says ``distractor`` where an image can match no query.
         similarity: (Q, G) cosine similarity in [-1, 1]; -inf takes an image out of that query's gallery.
@@ -85,7 +85,12 @@ class Ranking:
         return everyone[np.unique(np.linspace(0, len(everyone) - 1, n).round().astype(int))]
 
     def row(self, q: int, top: int) -> tuple[list[Tile], list[Tile]]:
-        """Return query q's first ``top`` tiles, and the true matches that rank beyond them, best first."""
+        """Return query q's first ``top`` tiles, and the true matches that rank beyond them, best first.
+
+        Args:
+            q: query position.
+            top: tiles in the first list, at most.
+        """
         order, right = self.order(q), self._right(q)
         tiles = [
             Tile(int(g), rank, float(self.similarity[q, g]), bool(right[g]), self._note(q, g))

@@ -59,7 +59,11 @@ def moved_most(named: dict[str, Ranking], root: str | Path, top: int = 8) -> Ima
     """
     first, *_, last = [*named.values(), *named.values()]
     picked = choices.moved(first, last, 1)
-    return gallery.stacked([gallery.before_and_after(named, root, int(query), top=top) for query in picked])
+    gain = last.average_precision() - first.average_precision()
+    said = {1: "Query that gained most", -1: "Query that lost most", 0: "Hardest query"}
+    return gallery.stacked(
+        [gallery.before_and_after(named, root, int(q), top=top, why=said[int(np.sign(gain[q]))]) for q in picked]
+    )
 
 
 def tested_people(run: Run) -> pd.DataFrame:
@@ -98,7 +102,13 @@ def ask(run: Run, trained: Trained, images: pd.DataFrame, sentence: str, top: in
 
 
 def strip(table: pd.DataFrame, root: str | Path, title: str) -> Image.Image:
-    """Draw the rows of :func:`ask` side by side with their scores."""
+    """Draw the rows of :func:`ask` side by side with their scores.
+
+    Args:
+        table: rows of an image table with ``score``.
+        root: folder that its paths are relative to.
+        title: a line above.
+    """
     wide = TILE + 2 * FRAME + GAP
     canvas = Image.new("RGB", (GAP + max(3, len(table)) * wide, 60 + TILE + 2 * FRAME + 3 * LINE + 2 * GAP), "white")
     bold = font(28, bold=True)

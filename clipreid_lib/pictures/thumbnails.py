@@ -15,7 +15,15 @@ FRAME, LINE = 8, 32  # px in print: a tile's coloured frame, one line of caption
 
 
 def open_small(path: str | Path, side: int) -> Image.Image | str:
-    """Open an image as RGB, its longest side at most ``side`` px, or say in two words why it cannot be."""
+    """Open an image as RGB, its longest side at most ``side`` px, or say in two words why it cannot be.
+
+    Args:
+        path: the file.
+        side: in px.
+
+    Returns:
+        The image in its own shape, or the words.
+    """
     try:
         small = open_rgb(path, side)  # upright, as the model sees it
     except UnreadableImage:
@@ -70,6 +78,9 @@ def draw_tile(
     tick: bool | None = None,
 ) -> None:
     """Draw one tile on canvas: a framed image, captions below it and, unless tick is None, a tick or a cross.
+
+    It shows the photograph as it was taken, upright and not squashed; :mod:`~clipreid_lib.pictures.overlays` show it as
+    the model gets it.
 
     Args:
         canvas: drawn on in place.

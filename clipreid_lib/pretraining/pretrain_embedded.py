@@ -117,7 +117,15 @@ class Material:
     def batch(
         self, recipe: Recipe, step: int, rank: int, share: float, size: int
     ) -> tuple[torch.Tensor, list[str], torch.Tensor]:
-        """Normalised pictures (B, 3, size, size), a share of them spoiled; sentences (C); what holds of what (B, C)."""
+        """Normalised pictures (B, 3, size, size), a share of them spoiled; sentences (C); what holds of what (B, C).
+
+        Args:
+            recipe: of the run.
+            step: counted from 0.
+            rank: of the worker; each draws a batch of its own.
+            share: of the pictures to spoil, in [0, 1].
+            size: side of the squares in pixels.
+        """
         rng = np.random.default_rng([recipe.seed, step, rank])
         chosen = np.sort(rng.choice(len(self.facts), size=recipe.batch, replace=False, p=self.weights))
         generator = torch.Generator().manual_seed(int(rng.integers(2**63)))

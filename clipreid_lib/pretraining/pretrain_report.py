@@ -23,14 +23,25 @@ MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 
 
 def unseen(people: int, seed: int, folder: Path) -> tuple[torch.Tensor, pd.DataFrame]:
-    """People no training saw: pictures (N, 3, S, S) uint8, unspoiled, and their rows."""
+    """People no training saw: pictures (N, 3, S, S) uint8, unspoiled, and their rows.
+
+    Args:
+        people: how many, one after another from number 0.
+        seed: of the people and their pictures.
+        folder: where drawings are kept.
+    """
     pictures, rows = render(people, 1, seed, folder)
     return to_tensor(pictures), rows
 
 
 @torch.no_grad()
 def embed(backbone: Backbone, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features of uint8 squares (N, 3, S, S), unit length: ``f_proj`` (N, D), retrieval embedding (N, E)."""
+    """Features of uint8 squares (N, 3, S, S), unit length: ``f_proj`` (N, D), retrieval embedding (N, E).
+
+    Args:
+        backbone: the network.
+        pictures: (N, 3, S, S) uint8; squashed to its input size where that is another.
+    """
     backbone.eval()
     (size, _), parts = backbone.image_size, []
     for chunk in pictures.split(128):
@@ -44,18 +55,38 @@ def embed(backbone: Backbone, pictures: torch.Tensor) -> tuple[torch.Tensor, tor
 
 @torch.no_grad()
 def classify(backbone: Backbone, features: torch.Tensor, prompts: dict[str, tuple[str, ...]]) -> np.ndarray:
-    """Index of the best class per picture (N,), each class being the mean direction of its sentences."""
+    """Index of the best class per picture (N,), each class being the mean direction of its sentences.
+
+    Args:
+        backbone: whose text tower reads the prompts.
+        features: (N, D) ``f_proj``, of unit length.
+        prompts: class to its sentences.
+    """
     classes = torch.stack([F.normalize(backbone.encode_texts(list(p)), dim=1).mean(0) for p in prompts.values()])
     return (features @ F.normalize(classes, dim=1).T).argmax(1).numpy()
 
 
 def balanced(predicted: np.ndarray, true: np.ndarray) -> float:
-    """Mean over the classes present of the share recognised, in [0, 1]."""
+    """Mean over the classes present of the share recognised, in [0, 1].
+
+    Args:
+        predicted: (N,) class indices.
+        true: (N,) likewise.
+    """
     return round(float(np.mean([(predicted[true == value] == value).mean() for value in np.unique(true)])), 4)
 
 
 def zero_shot(backbone: Backbone, pictures: torch.Tensor, rows: pd.DataFrame) -> dict[str, float]:
-    """Class-balanced zero-shot accuracy of every fact that captions state, where the picture shows it."""
+    """Class-balanced zero-shot accuracy of every fact that captions state, where the picture shows it.
+
+    Args:
+        backbone: the network.
+        pictures: (N, 3, S, S) uint8.
+        rows: (N rows) of ``HandInfo.csv``, in the same order.
+
+    Returns:
+        Accuracy in [0, 1] by fact and, in brackets, number of classes; facts that no picture shows are left out.
+    """
     features, _ = embed(backbone, pictures)
     facts = np.stack([captions.facts_of(row) for row in rows.to_dict("records")])
     aspects = list(captions.ASPECT_PROMPTS)
@@ -94,7 +125,14 @@ def grey_pixels(pictures: torch.Tensor) -> torch.Tensor:
 
 
 def retrieval(trained: Backbone, untrained: Backbone, pictures: torch.Tensor, ids: np.ndarray) -> dict[str, float]:
-    """One-shot rank-1 of both networks' frozen features and of grey pixels."""
+    """One-shot rank-1 of both networks' frozen features and of grey pixels.
+
+    Args:
+        trained: the network.
+        untrained: the same network as it was born.
+        pictures: (N, 3, S, S) uint8.
+        ids: (N,) person of each picture.
+    """
     return {
         "grey pixels 32x32": one_shot_rank1(grey_pixels(pictures), ids),
         "untrained network": one_shot_rank1(embed(untrained, pictures)[1], ids),
@@ -103,7 +141,13 @@ def retrieval(trained: Backbone, untrained: Backbone, pictures: torch.Tensor, id
 
 
 def retrieval_people(people: int, seed: int, side: int) -> tuple[torch.Tensor, np.ndarray]:
-    """Nine dorsal right pictures of each person in three sessions: (N, 3, side, side) uint8, and ids (N,)."""
+    """Nine dorsal right pictures of each person in three sessions: (N, 3, side, side) uint8, and ids (N,).
+
+    Args:
+        people: how many, one after another from number 0.
+        seed: of the people and their pictures.
+        side: of the squares in pixels.
+    """
     pictures, ids = [], []
     for number in range(people):
         person = synthetic_hands.make_person(number, seed)
@@ -119,6 +163,11 @@ def on_photographs(trained: Backbone, untrained: Backbone, folder: Path) -> dict
     """Zero-shot and retrieval on a folder laid out as 11k Hands (HandInfo.csv, Hands/), whole or in part.
 
     Retrieval takes, within an aspect, the people without accessories who have two or more photographs.
+
+    Args:
+        trained: the network.
+        untrained: the same network as it was born.
+        folder: with ``HandInfo.csv`` and ``Hands/``; rows whose file is absent are left out.
     """
     rows = pd.read_csv(folder / "HandInfo.csv", dtype={"id": str})
     rows = rows[[(folder / "Hands" / name).exists() for name in rows["imageName"]]].reset_index(drop=True)

@@ -20,6 +20,9 @@ def caption_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     Args:
         logits: (B, C) scaled cosines of pictures and sentences.
         truth: (B, C) bool; rows and columns without any true entry are left out.
+
+    Returns:
+        () the mean of both directions.
     """
     total: torch.Tensor | float = 0.0
     for scores, true in ((logits, truth), (logits.T, truth.T)):
@@ -31,7 +34,13 @@ def caption_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 
 
 def learning_rate(progress: float, peak: float, warm_up: float) -> float:
-    """Learning rate at a share ``progress`` in [0, 1] of the schedule: linear rise, cosine to 1 %."""
+    """Learning rate at a share ``progress`` in [0, 1] of the schedule: linear rise, cosine to 1 %.
+
+    Args:
+        progress: share of the schedule, in [0, 1].
+        peak: rate after the rise.
+        warm_up: share of the schedule that the rise takes.
+    """
     if progress < warm_up:
         return peak * max(progress, 1e-3) / warm_up
     fraction = min(1.0, (progress - warm_up) / (1 - warm_up))

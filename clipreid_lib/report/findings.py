@@ -189,8 +189,8 @@ def by_subgroup(one: Evaluated) -> list:
         Words(CAVEAT),
         tables.plain(
             subgroups.in_words(groups(one)),
-            "Per cent [95 % interval over people]. FMR and "
-            "FNMR are the group's rates at the threshold of everybody's EER.",
+            "Per cent [95 % interval over people]. FPR and FNR, the false positive and false negative rate, are the "
+            "group's at the threshold of everybody's EER.",
         ),
     ]
     picture = one.run.folder / "figures" / "subgroups.png"
@@ -221,7 +221,7 @@ def beside(*metrics: dict) -> list:
     rows = leaderboard.rows(*metrics)
     said = "\n".join(dict.fromkeys(published.explained(rows).split("\n")))
     table = published.beside(rows)
-    if table.empty:
+    if table is None:
         return [Words(said)]
     table = table.rename(columns={"converted": "computed, not printed"})
     return [Words(said), tables.plain(table, "Per cent, best rank-1 first.", index=False)]

@@ -12,6 +12,7 @@ from clipreid_lib.report import findings, pictures, record, repeat_command, run_
 from clipreid_lib.report.evaluated import Evaluated
 from clipreid_lib.report.layout import Command, Facts, Figures, Folded, Link, Section, Table, Words, missing, render
 from clipreid_lib.scoring import comparison, leaderboard
+from clipreid_lib.scoring.score_names import method
 
 LADDER = ("frozen", "tip_adapter", "classifier", "clipid_no_text", "clipid", "inversion")
 PAIRS = 28  # comparisons of one test that are all made; of more runs, each is compared with the lowest rung alone
@@ -223,9 +224,8 @@ def _across(outputs: Path) -> list:
     rows = []
     for _, row in table.iterrows():
         scores = {key: None if pd.isna(value) else value for key, value in row.items()}
-        trained = (
-            f"{row['dataset']} {row['aspect']}, {row['model']} {row['variant']} ({row['stage']}), seed {row['seed']}"
-        )
+        how = method(row["variant"], row["stage"])
+        trained = f"{row['dataset']} {row['aspect']}, {row['model']} {how}, seed {row['seed']}"
         why = scores["left_out"] or ""
         values = [tables.value(scores, score) if not why else "" for score in ("rank1", "map")]
         rows.append([trained, f"{row['tested_dataset']} {row['tested_aspect']}", *values, why])

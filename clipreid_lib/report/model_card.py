@@ -7,7 +7,7 @@ from clipreid_lib.recipes import EMBEDDED
 
 CITED = "Mitchell et al., Model cards for model reporting, FAT* 2019 (arXiv 1810.03993)"
 SHOWN_HAND = {"market1501": "whole bodies", "demo": "drawn hands"}  # what the images show, where not photographed hands
-WITHIN_SESSION = ("own", "mba", "common")  # protocols whose queries may come from the gallery image's own burst
+WITHIN_SESSION = ("own", "mba", "common")  # protocols whose queries may come from the gallery image's own session
 
 
 def weights(params: Params) -> tuple[str, str]:
@@ -171,7 +171,7 @@ def _caveats(params: Params, metrics: dict, parts: dict) -> str:
     if params.variant in ("frozen", "tip_adapter") or params.mode == PROMPT_LEARN:
         said = ["The image encoder is as it was pretrained, so a training seed changes nothing in its features."]
     if params.dataset == "11k" and params.protocol in WITHIN_SESSION:
-        said.append("In 11k Hands most images of a hand are one burst: this measures recognition within a session.")
+        said.append("In 11k Hands most images of a hand are one session: this measures recognition within a session.")
     if params.dataset == "demo":
         said.append("Numbers on drawn hands compare methods with one another, and show that the program works.")
     if params.protocol == "mba" and params.dataset in ("11k", "demo"):

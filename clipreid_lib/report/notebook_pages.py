@@ -33,7 +33,7 @@ def export(notebook: Path, hidden: Sequence[Path] = ()) -> Path:
     page = notebook.with_suffix(".html")
     if page.exists() and page.stat().st_mtime >= notebook.stat().st_mtime:
         return page
-    sys.modules.setdefault("rfc3987_syntax", None)  # as in clipreid_lib.batch.execute
+    sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]  # as in clipreid_lib.batch.execute
     import nbformat  # here: both take a second to import
     from nbconvert import HTMLExporter
     from traitlets.config import Config

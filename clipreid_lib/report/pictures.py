@@ -49,7 +49,13 @@ def _png(memory: io.BytesIO) -> str:
 
 
 def drawn(make: Callable[..., plt.Figure], caption: str, *values: object) -> Figure:
-    """Draw a figure by ``make(*values)`` in the library's style and take it into a page as PNG."""
+    """Draw a figure by ``make(*values)`` in the library's style and take it into a page as PNG.
+
+    Args:
+        make: draws the figure.
+        caption: below it.
+        *values: what ``make`` is called with.
+    """
     with matplotlib.rc_context():
         style.use()
         figure, memory = make(*values), io.BytesIO()

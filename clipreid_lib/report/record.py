@@ -155,7 +155,15 @@ def repeat(one: Evaluated) -> list:
 
 
 def repeated(command: str, names: list[str]) -> list:
-    """Say whether a command makes the very runs it is said to repeat."""
+    """Say whether a command makes the very runs it is said to repeat.
+
+    Args:
+        command: as ``clipreid_lib.report.repeat_command`` writes it.
+        names: ids of the runs it is to make.
+
+    Returns:
+        Blocks of the page; none where it makes them.
+    """
     if repeat_command.ELSEWHERE in command:
         return [
             Words(f"{repeat_command.ELSEWHERE} stands for a place outside the project, on the machine that ran this.")

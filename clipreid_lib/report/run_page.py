@@ -6,6 +6,7 @@ from clipreid_lib.report import findings, record, tables
 from clipreid_lib.report.evaluated import DAMAGED, Evaluated, reason
 from clipreid_lib.report.layout import Facts, Section, missing, render
 from clipreid_lib.scoring.results import FLOOR
+from clipreid_lib.scoring.score_names import method
 
 SECTIONS = {
     "Scores": findings.scores,
@@ -45,7 +46,7 @@ def _summary(one: Evaluated) -> list[str]:
     if params.mode == "prompt_learn":
         trained = "sentences were learned, the image encoder is as pretrained"
     tested = (
-        f"The model {params.model}, variant {params.variant} ({params.stage}), seed {params.seed}, was tested on "
+        f"The model {params.model}, variant {method(params.variant, params.stage)}, seed {params.seed}, was tested on "
         f"{params.dataset} {params.aspect} under protocol {params.protocol} ({trained}): "
         f"{own.get('identities', '?')} people, {own.get('draws', '?')} draws, in the first of them "
         f"{own.get('queries', '?')} queries and {own.get('gallery', '?')} gallery images."

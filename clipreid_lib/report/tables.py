@@ -22,7 +22,13 @@ NOTHING = "–"
 
 
 def value(scores: dict, score: str, line: str = "\n") -> str:
-    """Write a score in per cent: mean ± deviation over draws, then its 95 % interval; a sentence stays one."""
+    """Write a score in per cent: mean ± deviation over draws, then its 95 % interval; a sentence stays one.
+
+    Args:
+        scores: flat record of one protocol, as in ``metrics.json``.
+        score: its key.
+        line: what stands between the mean and its interval.
+    """
     found = scores.get(score)
     if found is None or isinstance(found, str):
         return found or NOTHING

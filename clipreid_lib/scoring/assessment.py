@@ -88,6 +88,10 @@ def assess(embeddings: dict[str, Embeddings], manifest: Manifest) -> Assessment:
             compared by k-reciprocal re-ranking and by alpha query expansion.
         manifest: the protocol.
 
+    Returns:
+        All scores. The rows of identification are the first embedding's, the same re-ranked and with expanded queries,
+        and then the other embeddings'.
+
     Raises:
         UserError: as :func:`~clipreid_lib.scoring.evaluation.evaluate`.
     """

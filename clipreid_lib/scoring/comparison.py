@@ -10,6 +10,7 @@ from clipreid_lib.scoring import uncertainty
 from clipreid_lib.scoring.assessment import Assessment
 from clipreid_lib.scoring.evaluation import Evaluation
 from clipreid_lib.scoring.leaderboard import read_metrics
+from clipreid_lib.scoring.score_names import method
 
 SAME = ["draw", "path"]
 
@@ -61,7 +62,7 @@ def other_runs(run: Run, mine: Assessment) -> dict[str, pd.DataFrame]:
         if metrics and metrics["compared_sha"] == mine.manifest.compared_sha:
             table = _per_query(folder / "per_query.csv", metrics["protocol"])
             if table is not None and len(table) == len(mine.own.per_query):
-                name = f"{metrics['variant']} ({metrics['stage']}), seed {metrics['seed']}"
+                name = f"{method(metrics['variant'], metrics['stage'])}, seed {metrics['seed']}"
                 found[f"{name}, {folder.name[-8:]}" if name in found else name] = table
     return found
 

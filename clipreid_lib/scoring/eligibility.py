@@ -44,7 +44,12 @@ def images(tests: dict[str, Manifest]) -> pd.DataFrame:
 
 
 def summary(tests: dict[str, Manifest], left_out: dict[str, str]) -> pd.DataFrame:
-    """Say which protocols test the run, with the counts of draw 0, and why the others don't."""
+    """Say which protocols test the run, with the counts of draw 0, and why the others don't.
+
+    Args:
+        tests: manifest by protocol.
+        left_out: protocol to the reason why it does not test the run.
+    """
     rows = {}
     for name, each in tests.items():
         query, gallery = each.draw(0)

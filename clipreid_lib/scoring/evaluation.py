@@ -85,6 +85,9 @@ def evaluate(embeddings: Embeddings, manifest: Manifest, part: str = "test", how
         part: ``test``, or ``validation`` for choosing epochs and rates.
         how: as for :func:`compared`.
 
+    Returns:
+        Scores of every draw and of every query of every draw, as shares in [0, 1].
+
     Raises:
         UserError: as :func:`compared`; a gallery shows one identity alone, so that nothing can be confused.
     """

@@ -36,8 +36,9 @@ class RetrievalScores:
         cmc: (G,) share of queries whose first true match stands at rank <= position + 1.
         at: the same at the ranks asked for, by rank; beyond the gallery's end its last value.
         map: mean average precision, standard definition (mean over true matches of precision at each).
-        map_trapezoid: the mAP of MBA-Net and CLIP-HandID: precision just before and at each match, averaged (just
-            before rank 1 it is 1). With one match per query it is (map + rank-1) / 2, so it is the lower of the two.
+        map_trapezoid: the mAP of MBA-Net (arXiv 2108.02234) and CLIP-HandID (arXiv 2506.12447): precision just before
+            and at each match, averaged (just before rank 1 it is 1). With one match per query it is (map + rank-1) / 2,
+            so it is the lower of the two.
         minp: mean inverse negative penalty (Ye et al. 2021, arXiv 2001.04193): matches / rank of the last, averaged.
         average_precision: (Q,) per query, standard; NaN where the gallery holds no match, as in the next two.
         average_precision_trapezoid: (Q,) per query, MBA-Net's.
@@ -103,6 +104,9 @@ def score_retrieval(
         ranks: where to read the CMC off; may lie beyond the gallery's end.
         memory: bytes the block of similarities may take at a time, beyond one row of the gallery's length.
 
+    Returns:
+        CMC, mAP and mINP over the queries that have a match, and the values of every query.
+
     Raises:
         UserError: features as :func:`~clipreid_lib.scoring.similarity.checked` and ``same_width``; ids or cameras
             that do not fit; ranks below 1; no query has a match.
@@ -130,6 +134,12 @@ def score_similarity(
     """Score a (Q, G) similarity matrix as it stands; larger means more alike. See :func:`score_retrieval`.
 
     A similarity of -inf takes the gallery image out of that query's gallery.
+
+    Args:
+        similarity: (Q, G); not changed.
+        query_ids: (Q,) identities, numbers or text.
+        gallery_ids: (G,) identities.
+        ranks: where to read the CMC off.
 
     Raises:
         UserError: ids that do not fit, ranks below 1, a similarity that is not a number, no query has a match.

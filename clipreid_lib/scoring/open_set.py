@@ -48,7 +48,15 @@ class OpenSet:
         return float(self._missed(fpir).mean())
 
     def interval(self, fpir: float, seed: int = 0) -> tuple[float, float]:
-        """95 % interval of the FNIR by bootstrap over enrolled people, the threshold held."""
+        """95 % interval of the FNIR by bootstrap over enrolled people, the threshold held.
+
+        Args:
+            fpir: false positive identification rate, in [0, 1].
+            seed: of the resampling.
+
+        Returns:
+            Lower and upper end; NaN twice with fewer than two people.
+        """
         return uncertainty.interval(self._missed(fpir), self.mated["identity"], seed)
 
     def why_not(self, fpir: float) -> str:
@@ -65,6 +73,13 @@ def search(embeddings: Embeddings, manifest: Manifest) -> OpenSet:
 
     All images of whoever is not enrolled leave the gallery, those of their other hands too; other distractors stay. So
     each query is searched for once with its person enrolled and once without, with half of the test people enrolled.
+
+    Args:
+        embeddings: of at least all images the draws use.
+        manifest: the protocol's roles and draws.
+
+    Raises:
+        UserError: as :func:`~clipreid_lib.scoring.evaluation.compared`.
     """
     people = np.sort(manifest.test["identity"].unique())
     mated, non_mated = [], []

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from clipreid_lib.errors import counted
+from clipreid_lib.scoring import score_names
 
 ONE_MATCH = ("own", "mba")  # protocols in which the two definitions can be converted
 SAME = ["dataset", "aspect", "protocol"]
@@ -23,7 +24,7 @@ def load() -> pd.DataFrame:
     return pd.read_csv(path, dtype=dict.fromkeys(text, str)).fillna(dict.fromkeys(text, ""))
 
 
-def beside(rows: pd.DataFrame) -> pd.DataFrame:
+def beside(rows: pd.DataFrame) -> pd.DataFrame | None:
     """Set leaderboard rows beside the published results that they may be compared with.
 
     Args:
@@ -32,18 +33,20 @@ def beside(rows: pd.DataFrame) -> pd.DataFrame:
     Returns:
         In per cent, best rank-1 first: ``method protocol rank-1 mAP``, ``mAP (trapezoid)``, ``converted`` (which of
         the two was computed and not printed), ``trained on`` (where it is not the same data's training part),
-        ``flip`` (whether mirrored images' features were added), ``source``, ``note``. Empty where nothing fits.
+        ``flip`` (whether mirrored images' features were added), ``source``, ``note``. None, which a notebook does not
+        show, where nothing fits: :func:`explained` says why.
     """
     printed = load()
     found = [_comparable(printed, row) for _, row in rows.iterrows()]
     fitting = pd.concat([printed[:0], *found]).drop_duplicates()
     if fitting.empty:
-        return pd.DataFrame()
+        return None
     theirs = pd.DataFrame([_converted(row) for _, row in fitting.iterrows()])
     ours = rows[[len(each) > 0 for each in found]]
+    names = [score_names.method(*each) for each in ours[["variant", "stage"]].to_numpy()]
     mine = pd.DataFrame(
         {
-            "method": "ours: " + ours["model"] + " " + ours["variant"] + " (" + ours["stage"] + ")",
+            "method": "ours: " + ours["model"] + " " + names,
             "protocol": ours["protocol"],
             "rank-1": 100 * ours["rank1"],
             "mAP": 100 * ours["map"],

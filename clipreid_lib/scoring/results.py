@@ -4,8 +4,9 @@ import pandas as pd
 
 from clipreid_lib.errors import UserError
 from clipreid_lib.files import write_csv, write_json
+from clipreid_lib.machine import choose_device, provenance
 from clipreid_lib.params import project_path
-from clipreid_lib.runs import Run, choose_device, provenance
+from clipreid_lib.runs import Run
 from clipreid_lib.scoring.assessment import Assessment
 from clipreid_lib.scoring.evaluation import Evaluation
 from clipreid_lib.scoring.leaderboard import read_metrics, refresh_leaderboard
@@ -83,9 +84,9 @@ def write_metrics(
 
 
 def closed_set(metrics: dict) -> pd.DataFrame:
-    """Return the shares of held-out images of training people given to the right person, in per cent."""
+    """Return the shares of held-out images of training people given to the right person, in per cent, or why not."""
     shown = {how: f"{100 * share:.1f} %" for how, share in metrics["closed_set"].items()}
-    shown = shown or {"nobody was held out": ""}
+    shown = shown or {"": "No image of a training person was held out."}
     return pd.DataFrame.from_dict(shown, orient="index", columns=[""])
 
 

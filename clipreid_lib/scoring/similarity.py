@@ -46,6 +46,10 @@ def checked(features: Features, name: str) -> np.ndarray:
 def same_width(query: np.ndarray, gallery: np.ndarray) -> None:
     """Check that two sets of features can be compared.
 
+    Args:
+        query: (Q, D).
+        gallery: (G, D).
+
     Raises:
         UserError: their widths differ.
     """
@@ -62,6 +66,10 @@ def lengths(features: np.ndarray) -> np.ndarray:
 
 def unit_features(features: Features, name: str) -> np.ndarray:
     """Return features scaled to length one, (N, D) float64; zero vectors stay zero.
+
+    Args:
+        features: (N, D) tensor or array.
+        name: whose features they are, for messages.
 
     Raises:
         UserError: as :func:`checked`.
@@ -92,7 +100,15 @@ def cosine_similarity(query: Features, gallery: Features) -> np.ndarray:
 
 
 def exact_product(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-    """Multiply unit features in float64 and round to float32, (Q, G) in [-1, 1]; a right angle is exactly 0."""
+    """Multiply unit features in float64 and round to float32, (Q, G) in [-1, 1]; a right angle is exactly 0.
+
+    Args:
+        query: (Q, D) float64, of length one or zero.
+        gallery: (G, D) float64, likewise.
+
+    Returns:
+        (Q, G) float32.
+    """
     product = np.empty((len(query), len(gallery)), np.float32)
     for start in range(0, len(query), 512):  # so that the float64 product never stands in memory as a whole
         part = slice(start, start + 512)
@@ -136,6 +152,16 @@ def without_same_camera(
     """Return (Q, G) similarities with -inf where a gallery image shows the query's person by the query's camera.
 
     Everything here takes a similarity of -inf as "not in this query's gallery".
+
+    Args:
+        similarity: (Q, G).
+        query_ids: (Q,) identities.
+        gallery_ids: (G,) identities.
+        query_cameras: (Q,) cameras.
+        gallery_cameras: (G,) cameras.
+
+    Returns:
+        (Q, G), a copy.
     """
     same_person = np.asarray(query_ids)[:, None] == np.asarray(gallery_ids)[None, :]
     same_camera = np.asarray(query_cameras)[:, None] == np.asarray(gallery_cameras)[None, :]

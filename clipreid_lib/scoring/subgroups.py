@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from clipreid_lib.manifest import Manifest
-from clipreid_lib.scoring import uncertainty, verification
+from clipreid_lib.scoring import score_names, uncertainty, verification
 from clipreid_lib.scoring.evaluation import Evaluation
 from clipreid_lib.scoring.verification import Pairs
 
@@ -35,8 +35,7 @@ def attributes(manifest: Manifest) -> pd.DataFrame:
             known[column] = test[column].map({True: "yes", False: "no"})
     number = test.groupby("identity")["aspect"].transform("size")
     known["images of the person"] = _banded(number, NUMBERS)
-    table = pd.DataFrame(known, index=test.index)
-    return table.rename(columns={"skin_color": "skin colour", "nail_polish": "nail polish"})
+    return pd.DataFrame(known, index=test.index).rename(columns=score_names.attribute)
 
 
 def by_attribute(scores: Evaluation, pairs: Pairs, manifest: Manifest, seed: int = 0) -> pd.DataFrame:
@@ -45,10 +44,17 @@ def by_attribute(scores: Evaluation, pairs: Pairs, manifest: Manifest, seed: int
     Rank-1 and mAP are of the group's queries against the whole gallery; EER is of the pairs with an image of the group
     on either side. Intervals are 95 %, by bootstrap over identities.
 
+    Args:
+        scores: of every query, under the manifest.
+        pairs: what the draws compare.
+        manifest: the protocol, whose test images say who belongs to which group.
+        seed: of the resampling.
+
     Returns:
         Indexed by ``attribute`` and ``group``: ``identities queries`` (images that ask, in any draw), and ``rank1 map
-        eer`` each with ``_low`` and ``_high``, and ``fmr fnmr`` (false match and non-match rate at the threshold of
-        everybody's EER), shares in [0, 1]; NaN where a group has fewer than 10 identities.
+        eer`` each with ``_low`` and ``_high``, and ``fmr fnmr`` (false positive and false negative rate, by the names
+        biometrics has for them, at the threshold of everybody's EER), shares in [0, 1]; NaN where a group has fewer
+        than 10 identities.
     """
     known, rows = attributes(manifest), {}
     queries = scores.per_query.assign(rank1=scores.of("rank1"))
@@ -83,13 +89,21 @@ def in_words(table: pd.DataFrame) -> pd.DataFrame:
             "" if np.isnan(value) else f"{100 * value:.1f} {uncertainty.in_words(ends)}"
             for value, *ends in table[[f"{score}{end}" for end in ENDS]].to_numpy(float)
         ]
-    for rate in ("fmr", "fnmr"):
-        shown[rate.upper()] = ["" if np.isnan(value) else f"{100 * value:.1f}" for value in table[rate]]
+    for rate, name in (("fmr", "FPR"), ("fnmr", "FNR")):
+        shown[name] = ["" if np.isnan(value) else f"{100 * value:.1f}" for value in table[rate]]
     return shown
 
 
 def hardest(scores: Evaluation, number: int = 10) -> pd.DataFrame:
-    """Return the people with the lowest mAP over all draws, worst first, with their rank-1 and number of queries."""
+    """Return the people with the lowest mAP over all draws, worst first, with their rank-1 and number of queries.
+
+    Args:
+        scores: of every query.
+        number: people to return, at most.
+
+    Returns:
+        Indexed by ``identity``: ``mAP`` and ``rank-1`` in per cent, ``queries`` (images that ask, in any draw).
+    """
     queries = scores.per_query.assign(rank1=scores.of("rank1"))
     people = queries.groupby("identity").agg(
         mAP=("average_precision", "mean"), rank1=("rank1", "mean"), queries=("path", "nunique")

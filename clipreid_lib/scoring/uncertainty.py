@@ -75,7 +75,12 @@ def _bootstrap(sums: np.ndarray, counts: np.ndarray, seed: int) -> tuple[float, 
 
 
 def in_words(ends: Sequence[float], sign: str = "") -> str:
-    """Write an interval of shares in per cent; "[one person]" where there is none to resample."""
+    """Write an interval of shares in per cent; "[one person]" where there is none to resample.
+
+    Args:
+        ends: lower and upper end, as shares.
+        sign: ``+`` writes a sign before positive numbers too.
+    """
     if np.isnan(ends).any():
         return "[one person]"
     return f"[{100 * ends[0]:{sign}.1f}, {100 * ends[1]:{sign}.1f}]"
@@ -92,6 +97,9 @@ def compare(one: ArrayLike, other: ArrayLike, identities: ArrayLike, seed: int =
         other: (N,) the other method's, of the same queries in the same order.
         identities: (N,) whose queries they are.
         seed: of the resampling.
+
+    Returns:
+        Mean difference, other minus one, its 95 % interval and p-value.
     """
     difference = np.asarray(other, float) - np.asarray(one, float)
     sums, counts = _by_person(difference, identities)

@@ -2,7 +2,10 @@
 
 A pair is what a draw compares: a query and a gallery image. Over all draws each pair counts once, whichever of the two
 asked, because its cosine is the same. A pair that shows one person under two numbers (protocol mba has people's other
-hands among its distractors) is neither genuine nor impostor and takes no part. scikit-learn makes the curves.
+hands among its distractors) is neither genuine nor impostor and takes no part.
+
+ISO/IEC 19795-1 calls the false positive rate of such comparisons false match rate, and the false negative rate false
+non-match rate; the equal error rate (EER) is where the two are the same. scikit-learn makes the curves.
 """
 
 from dataclasses import dataclass
@@ -52,8 +55,8 @@ class Verification:
 
     Attributes:
         thresholds: (T,) falling; a pair is accepted at or above.
-        fpr: (T,) false positive rate (false match rate) there.
-        tpr: (T,) true positive rate there; 1 - tpr is the false non-match rate.
+        fpr: (T,) false positive rate there.
+        tpr: (T,) true positive rate there; 1 - tpr is the false negative rate.
         eer: equal error rate, where false positive and false negative rate cross (linear between thresholds).
         tpr_at: true positive rate at each of :data:`LEVELS`; None where it is not measurable.
         genuine: number of genuine pairs.
@@ -80,7 +83,15 @@ class Verification:
 
 
 def pairs(embeddings: Embeddings, manifest: Manifest) -> Pairs:
-    """Collect every pair that a manifest's draws compare, each once."""
+    """Collect every pair that a manifest's draws compare, each once.
+
+    Args:
+        embeddings: of at least all images the draws use.
+        manifest: the protocol's roles and draws.
+
+    Raises:
+        UserError: as :func:`~clipreid_lib.scoring.evaluation.compared`.
+    """
     parts = []
     for index in range(manifest.draws):
         query, gallery, similarity = compared(embeddings, manifest, index)
@@ -112,6 +123,9 @@ def pairs(embeddings: Embeddings, manifest: Manifest) -> Pairs:
 def verify(compared_pairs: Pairs) -> Verification:
     """Measure error rates over all thresholds.
 
+    Returns:
+        False and true positive rate, in [0, 1], at every threshold where one of them changes.
+
     Raises:
         UserError: there is no genuine or no impostor pair.
     """
@@ -128,7 +142,15 @@ def verify(compared_pairs: Pairs) -> Verification:
 
 
 def at_threshold(compared_pairs: Pairs, threshold: float) -> tuple[float, float]:
-    """Return the false match and false non-match rates of some pairs at one threshold."""
+    """Return the false positive and false negative rates of some pairs at one threshold.
+
+    Args:
+        compared_pairs: genuine and impostor ones.
+        threshold: a cosine; a pair is accepted at or above.
+
+    Returns:
+        Two shares in [0, 1]; NaN for a kind of which there is no pair.
+    """
     accepted, genuine = compared_pairs.table["score"] >= threshold, compared_pairs.table["genuine"]
     return float(accepted[~genuine].mean()), float((~accepted[genuine]).mean())
 
@@ -153,6 +175,10 @@ def eer_interval(compared_pairs: Pairs, seed: int = 0) -> tuple[float, float]:
     A person drawn w times brings a genuine pair w times and meets a person drawn v times in w v impostor pairs; whoever
     is never asked for (a distractor) is held as it is. Beyond :data:`ENOUGH` impostor pairs a random part of them
     stands for all.
+
+    Args:
+        compared_pairs: of all draws.
+        seed: of the resampling.
 
     Returns:
         Lower and upper end; NaN twice where nothing can be measured or one person alone asks.

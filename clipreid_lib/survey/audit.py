@@ -50,6 +50,10 @@ class Report:
 def counts(table: pd.DataFrame, summary: Summary) -> pd.DataFrame:
     """Return how many images and people there are, beside how many the complete set has.
 
+    Args:
+        table: the image table.
+        summary: what the complete set has.
+
     Returns:
         One row per count of the summary (or, where it states none, images, identities and each aspect), columns
         ``found`` and ``expected`` (null where the summary states none).
@@ -66,6 +70,11 @@ def counts(table: pd.DataFrame, summary: Summary) -> pd.DataFrame:
 
 def protocol_counts(manifest: Manifest, aspect: str, summary: Summary) -> pd.DataFrame:
     """Return images and people of each part, beside the published numbers where there are any.
+
+    Args:
+        manifest: the protocol's.
+        aspect: the one it was built for.
+        summary: whose published numbers stand beside, where the manifest is of its protocol.
 
     Returns:
         One row per part, columns ``images``, ``people`` and, null where unpublished, ``published images`` and
@@ -192,9 +201,11 @@ def of_protocol(
         add("train and test", text)
     query, gallery = manifest.draw(0)
     if query["session"].notna().all() and manifest.protocol != "given":
-        burst = gallery.drop_duplicates("identity").set_index("identity")["session"]
-        share = float((query["session"] == query["identity"].map(burst)).mean())
-        add("bursts", f"{100 * share:.0f} % of queries (draw 0) come from their gallery image's own capture burst")
+        session = gallery.drop_duplicates("identity").set_index("identity")["session"]
+        share = 100 * float((query["session"] == query["identity"].map(session)).mean())
+        add(
+            "sessions", f"{share:.0f} % of queries (draw 0) come from their gallery image's session (one capture burst)"
+        )
     return found
 
 

@@ -12,16 +12,25 @@ from clipreid_lib.datasets.contract import FLAGS
 from clipreid_lib.images.photographs import Photographs
 from clipreid_lib.manifest import ROLES, Manifest
 from clipreid_lib.pictures.style import HALF, WIDE, sentence
+from clipreid_lib.scoring.score_names import attribute
 
 UNUSED = "not used"
 COLOURS = dict(zip(ROLES, sns.color_palette("colorblind", len(ROLES)), strict=True)) | {UNUSED: (0.85, 0.85, 0.85)}
 
 
 def people_by_aspect(table: pd.DataFrame) -> plt.Figure:
-    """Draw how many images there are of each person in each aspect; white where there is none."""
+    """Draw how many images there are of each person in each aspect, and write it; white where there is none."""
     counts = table.groupby(["aspect", "identity"]).size().unstack()  # NaN where a person lacks an aspect
+    # In numbers as well: where all have equally many, one shade fills the figure.
+    said = [
+        f"{name}\n{row.count()} people, {row.min():.0f}"
+        + (f" to {row.max():.0f} images" if row.nunique() > 1 else f" image{'s' if row.max() > 1 else ''} each")
+        for name, row in counts.iterrows()
+    ]
     figure, axes = plt.subplots(figsize=(WIDE[0], 1.2 + 0.4 * len(counts)))
-    sns.heatmap(counts, cmap="crest", vmin=1, ax=axes, xticklabels=False, cbar_kws={"label": "images"})
+    most = max(2, counts.max(axis=None))
+    bar = {"label": "images", "ticks": MaxNLocator(integer=True)}
+    sns.heatmap(counts, cmap="crest", vmin=1, vmax=most, ax=axes, xticklabels=False, yticklabels=said, cbar_kws=bar)
     axes.set(xlabel=f"{counts.shape[1]} people, by number", ylabel="")
     axes.grid(False)
     axes.tick_params(axis="y", rotation=0)
@@ -43,14 +52,14 @@ def attributes(table: pd.DataFrame) -> plt.Figure:
         else:
             counts = people[name].value_counts(ascending=True)
             place.barh(counts.index.astype(str), counts.to_numpy())
-            place.set(xlabel="people", title=name.replace("_", " "))
+            place.set(xlabel="people", title=attribute(name))
             place.grid(axis="y", visible=False)
         (place.yaxis if name == "age" else place.xaxis).set_major_locator(MaxNLocator(5, integer=True))
     if shown:
         shares = 100 * table.groupby("aspect")[shown].mean()
-        shares.columns = [name.replace("_", " ") for name in shown]
+        shares.columns = [attribute(name) for name in shown]
         shares.T.plot.barh(ax=axes[0, -1], legend=len(shares) > 1)
-        axes[0, -1].set(xlabel="% of images", ylabel="", title="shown")
+        axes[0, -1].set(xlabel="% of images", ylabel="", title="images that show")
         axes[0, -1].grid(axis="y", visible=False)
         if len(shares) > 1:
             axes[0, -1].legend(fontsize="x-small", title=None)
@@ -58,16 +67,16 @@ def attributes(table: pd.DataFrame) -> plt.Figure:
 
 
 def sessions(table: pd.DataFrame) -> plt.Figure:
-    """Draw how many capture bursts each hand (person and aspect) has, and how many images each burst."""
+    """Draw how many sessions, each captured in one burst, a hand (person and aspect) has, and images a session."""
     known = table.dropna(subset=["session"])
     if known.empty:
         return sentence("This data set does not say when its images were taken.")
-    bursts = known.groupby(["identity", "aspect"])["session"].nunique()
+    held = known.groupby(["identity", "aspect"])["session"].nunique()
     images = known.groupby(["identity", "aspect", "session"]).size()
     figure, axes = plt.subplots(1, 2, figsize=WIDE)
     for place, numbers, label, what in (
-        (axes[0], bursts, "capture bursts of a hand", "hands (person and aspect)"),
-        (axes[1], images, "images of a burst", "bursts"),
+        (axes[0], held, "sessions of a hand (each captured in one burst)", "hands (person and aspect)"),
+        (axes[1], images, "images of a session", "sessions"),
     ):
         sns.histplot(numbers.to_numpy(), discrete=True, ax=place)
         place.set(xlabel=label, ylabel=what, xlim=(0, numbers.max() + 1))

@@ -62,7 +62,15 @@ class Camera:
         self.det = self.a * self.d - self.b * self.c
 
     def to_pixels(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Image x and y of points in hand units."""
+        """Image x and y of points in hand units.
+
+        Args:
+            x: (...) in hand units.
+            y: (...) likewise.
+
+        Returns:
+            Two arrays (...) in pixels, x from the left and y from the top.
+        """
         cx, cy = self.scene.centre
         return cx + self.a * x + self.b * y, cy + self.c * x + self.d * y
 
@@ -74,7 +82,16 @@ class Camera:
         return (self.d * px - self.b * py) / self.det, (self.a * py - self.c * px) / self.det
 
     def box(self, xs: ArrayLike, ys: ArrayLike, margin: float) -> Box:
-        """Slices of the pixels around some hand points; empty where they fall outside the picture."""
+        """Slices of the pixels around some hand points; empty where they fall outside the picture.
+
+        Args:
+            xs: of the points, in hand units.
+            ys: likewise.
+            margin: around them, in hand units.
+
+        Returns:
+            Rows and columns.
+        """
         px, py = self.to_pixels(np.asarray(xs), np.asarray(ys))
         pad = margin * self.scene.scale
         left, right = int(px.min() - pad), int(px.max() + pad) + 1

@@ -27,7 +27,14 @@ def stream(*key: object) -> np.random.RandomState:
 
 
 def own_normals(person: "Person", side: str, what: str, *shape: int) -> np.ndarray:
-    """Standard normals of one hand: 0.8 shared by both hands of the person + 0.6 of its own (variance 1)."""
+    """Standard normals of one hand: 0.8 shared by both hands of the person + 0.6 of its own (variance 1).
+
+    Args:
+        person: whose hand.
+        side: ``right`` or ``left``.
+        what: name of the numbers' random stream.
+        *shape: of the result.
+    """
     shared = stream(what, person.seed, person.number).standard_normal(shape)
     return 0.8 * shared + 0.6 * stream(what, person.seed, person.number, side).standard_normal(shape)
 

@@ -48,7 +48,15 @@ class Finger:
     thumb: bool = False
 
     def place(self, t: ArrayLike, v: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-        """Map (t, v), fractions of length and half width, to hand units; returns x and y."""
+        """Map (t, v), fractions of length and half width, to hand units; returns x and y.
+
+        Args:
+            t: along the finger, 0 at its root and 1 at its tip; of any shape.
+            v: across it, -1 to 1 at the root's width; broadcasts with ``t``.
+
+        Returns:
+            x and y, in the shape that ``t`` and ``v`` have together.
+        """
         t, v = np.asarray(t) * self.length, np.asarray(v) * self.width
         v = v + self.bend * (t / self.length) ** 2
         sin, cos = math.sin(self.angle), math.cos(self.angle)
@@ -100,26 +108,66 @@ class Hand:
 
 
 def smooth_min(a: np.ndarray, b: np.ndarray, k: float) -> np.ndarray:
-    """Minimum with a fillet of size k, so that parts grow into each other."""
+    """Minimum with a fillet of size k, so that parts grow into each other.
+
+    The quadratic polynomial of Quilez (Smooth minimum).
+
+    Args:
+        a: (...) signed distances in hand units.
+        b: (...) others.
+        k: difference of the two from which the smaller one stands as it is.
+
+    Returns:
+        (...) at most ``k / 4`` below the smaller one.
+    """
     h = np.maximum(k - np.abs(a - b), 0.0) / k
     return np.minimum(a, b) - h * h * (k / 4)
 
 
 def smooth_max(a: np.ndarray, b: np.ndarray, k: float) -> np.ndarray:
-    """Maximum with a rounding of size k."""
+    """Maximum with a rounding of size k.
+
+    Args:
+        a: (...) signed distances in hand units.
+        b: (...) others.
+        k: as for :func:`smooth_min`.
+
+    Returns:
+        (...) at most ``k / 4`` above the larger one.
+    """
     return -smooth_min(-a, -b, k)
 
 
 def bump(
     x: np.ndarray, y: np.ndarray, cx: float | np.ndarray, cy: float | np.ndarray, rx: float, ry: float
 ) -> np.ndarray:
-    """A smooth hill of height 1 that is exactly 0 outside its ellipse, so nothing ends in a hard cut."""
+    """A smooth hill of height 1 that is exactly 0 outside its ellipse, so nothing ends in a hard cut.
+
+    Args:
+        x: (...) of points, in hand units.
+        y: (...) of the same points.
+        cx: x of the top.
+        cy: y of the top.
+        rx: half width of the ellipse.
+        ry: half height of it.
+
+    Returns:
+        (...) heights in [0, 1].
+    """
     q = np.maximum(1.0 - ((x - cx) / rx) ** 2 - ((y - cy) / ry) ** 2, 0.0)
     return q * q
 
 
 def dome(distance: np.ndarray, radius: float) -> np.ndarray:
-    """Height of a rounded edge that levels out at `radius` behind the outline."""
+    """Height of a rounded edge that levels out at `radius` behind the outline.
+
+    Args:
+        distance: (...) signed distances, negative inside, in hand units.
+        radius: of the rounding.
+
+    Returns:
+        (...) heights, 0 outside and ``radius`` at most.
+    """
     inside = np.minimum(np.maximum(-distance, 0.0), radius)
     return np.sqrt(inside * (2 * radius - inside))
 
@@ -133,7 +181,16 @@ def _capsule(
 
 
 def body_distance(hand: Hand, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Signed distance (nearly; negative inside) to palm, thumb ball and forearm, shaped like x."""
+    """Signed distance (nearly; negative inside) to palm, thumb ball and forearm, shaped like x.
+
+    Args:
+        hand: the posed hand.
+        x: (...) of points, in hand units.
+        y: (...) of the same points.
+
+    Returns:
+        (...) in hand units.
+    """
     step = np.minimum(np.maximum((y + 3.0) / 0.02, 0.0), len(_ROWS) - 1.001)
     low = step.astype(np.intp)
     part, more = step - low, hand.palm - hand.wrist
@@ -149,7 +206,16 @@ def body_distance(hand: Hand, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def body_relief(hand: Hand, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Tendons and knuckles of the back, or the pads of the palm, as extra height shaped like x."""
+    """Tendons and knuckles of the back, or the pads of the palm, as extra height shaped like x.
+
+    Args:
+        hand: the posed hand.
+        x: (...) of points, in hand units.
+        y: (...) of the same points.
+
+    Returns:
+        (...) in hand units.
+    """
     if hand.palmar:
         pads = 0.050 * bump(x, y, -0.22, 0.36, 0.26, 0.40) + 0.036 * bump(x, y, 0.24, 0.34, 0.22, 0.42)
         pads += 0.022 * bump(x, y, 0.0, 0.90, 0.46, 0.17) - 0.028 * bump(x, y, 0.04, 0.58, 0.22, 0.24)
@@ -173,6 +239,11 @@ def finger_fields(
     """Signed distance, height, and own coordinates of a finger, four arrays shaped like x.
 
     The coordinates are q along the finger (0 web, 1 tip) and v across it in hand units.
+
+    Args:
+        finger: one finger of a posed hand.
+        x: (...) of points, in hand units.
+        y: (...) of the same points.
     """
     sin, cos = math.sin(finger.angle), math.cos(finger.angle)
     rx, ry = x - finger.base[0], y - finger.base[1]

@@ -1,4 +1,8 @@
-"""P x K batches: P identities, K images each, as a pure function of (identities, epoch, seed)."""
+"""P x K batches: P identities, K images each, as a pure function of (identities, epoch, seed).
+
+Hermans et al. 2017 (arXiv 1703.07737) draw batches so for the triplet loss: an anchor finds other images of its
+identity in its batch, and images of other identities.
+"""
 
 import numpy as np
 import torch

@@ -1,10 +1,10 @@
-"""Learning-rate schedules as pure functions of the epoch."""
+"""Learning-rate schedules of CLIP-ReID (arXiv 2211.13977), as pure functions of the epoch."""
 
 import math
 
 
 def prompt_rate(epoch: int, epochs: int, peak: float, warm_up: float) -> float:
-    """Cosine decay with a short warm-up, as CLIP-ReID learns prompts.
+    """Cosine decay with a short warm-up, as CLIP-ReID (arXiv 2211.13977) learns prompts.
 
     For 120 epochs and a peak of 3.5e-4 it gives the published 7.8e-5 in epoch 1, 3.48e-4 in epoch 5 and
     1.755e-4 in epoch 60. Warm-up lasts 5 epochs, of the ViT's 120 and of the ResNet's 60.
@@ -31,7 +31,7 @@ def encoder_rate(
     start: float,
     steps: tuple[float, float],
 ) -> float:
-    """Linear warm-up, then steps down by ten, as CLIP-ReID fine-tunes its image encoders.
+    """Linear warm-up, then steps down by ten, as CLIP-ReID (arXiv 2211.13977) fine-tunes its image encoders.
 
     Published: warm-up over 10 epochs; the ViT's 60 start from a tenth and step at 30 and 50, the ResNet's 120 start
     from a hundredth and step at 40 and 70. Shorter runs keep the ViT's proportions (a sixth of the run warms up).

@@ -1,4 +1,9 @@
-"""The training images of a run: pixels, and which row of the label map each belongs to."""
+"""The training images of a run: pixels, and which row of the label map each belongs to.
+
+In an image table ``identity`` is the person; in a manifest it is the label compared (for the distractors of protocol
+``mba`` one of their own per person and aspect or folder, for all other images the person), and ``subject`` stays the
+person. Training images have the same number in both.
+"""
 
 from dataclasses import dataclass
 
@@ -16,7 +21,7 @@ class TrainingSet:
     Attributes:
         pixels: (N, 3, H, W) uint8.
         rows: (N,) each image's row in ``identities``.
-        identities: the people, ascending; the label map of prompts and heads.
+        identities: the labels (people), ascending; the label map of prompts and heads.
         side: (N,) each image's row in the backbone's side information; None without.
     """
 
@@ -34,6 +39,10 @@ def label_map(train: pd.DataFrame) -> tuple[list[int], torch.Tensor]:
 
 def load_training_set(run: Run, clip: Backbone) -> TrainingSet:
     """Decode the run's training images as its backbone wants them.
+
+    Args:
+        run: whose manifest names the images.
+        clip: its backbone, whose input size and side information they get.
 
     Raises:
         UserError: an image cannot be read.
