@@ -23,6 +23,7 @@ import torch
 
 from clipreid_lib import params, records
 from clipreid_lib.compose import read_yaml
+from clipreid_lib.files import read_json
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and process groups")
 
@@ -112,7 +113,7 @@ class Place:
     def cells(self, notebook: str, since: float) -> int:
         """How many cells of a notebook a run has completed that was started then; -1 before it is at work on it."""
         folder = self.path_of(notebook)
-        running = records._json(folder / "running.json")
+        running = read_json(folder / "running.json")
         path = folder / "notebooks" / f"{notebook}.ipynb"
         if running is None or running["notebook"] != notebook or running["began"] < since:
             return -1
@@ -263,7 +264,7 @@ def test_killed(chain, notebook, how, then_cut):
     folder = chain.path_of(notebook)
     if how == "kernel":
         assert status == 1 and "the kernel died" in out
-        assert records._json(folder / "failed.json")["notebook"] == notebook
+        assert read_json(folder / "failed.json")["notebook"] == notebook
     elif how.islower():
         assert status == -signal.SIGKILL
     else:

@@ -36,7 +36,7 @@ def step(bank: PromptBank, clip, image: torch.Tensor, rows: torch.Tensor, plain:
     loss = supervised_contrastive(image, text, rows, rows) + supervised_contrastive(text, image, rows, rows)
     bank.zero_grad()
     loss.backward()
-    return float(loss), bank.codes.grad
+    return loss.item(), bank.codes.grad
 
 
 def rows() -> list[Row]:
