@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         type=_notebook,
         metavar="NOTEBOOK",
-        help="do this one (its number will do) and all later ones again though finished",
+        help="do this one (its number will do) and all later ones again though finished; 01 stands alone",
     )
     run.add_argument("--backend", choices=("local", "slurm"), default="local", help="where (default: this machine)")
     cluster = run.add_argument_group("--backend slurm", "What each job asks for. One array, a job per run.")
@@ -115,9 +115,7 @@ def parser() -> argparse.ArgumentParser:
     prepare.add_argument("--outputs", default="outputs", metavar="FOLDER", help="outputs_root of the runs to come")
     for job in (check, prepare):
         job.add_argument("--dataset", required=True, metavar="NAME", help=", ".join(ASPECTS))
-        job.add_argument(
-            "--root", metavar="FOLDER", help="as data_root in params: default data/NAME; demo draws its own"
-        )
+        job.add_argument("--root", metavar="FOLDER", help="from the project's folder, as data_root: default data/NAME")
         job.add_argument("--allow-missing", action="store_true", help="a partial download is no fault")
     return top
 
@@ -179,7 +177,7 @@ def _run(given: argparse.Namespace) -> int:
         return 0
     if asked:
         raise UserError(f"--{next(iter(asked)).replace('_', '-')}: goes with --backend slurm")
-    preflight.check_here(runs)
+    preflight.check_here(runs, frozenset(given.force))
     from clipreid_lib.batch import summary  # here, so that a typing mistake is told at once
     from clipreid_lib.batch.local import Local
 

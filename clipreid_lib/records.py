@@ -6,6 +6,7 @@ sizes of the files it stands for, so a file cut short later, or a key that has c
 again.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -139,10 +140,11 @@ def edited(params: Params, folder: Path) -> list[str]:
 
 
 def forget(folder: Path, notebook: str) -> None:
-    """Delete a stage's record, so that it is done again; with the evaluation's, the scores that are then no run's."""
+    """Delete a stage's record, so that it is done again; the evaluation's scores are set aside."""
     _done(folder, notebook).unlink(missing_ok=True)
     if notebook == EVALUATION:
-        (folder / "metrics.json").unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(folder / "metrics.json", folder / "metrics.before.json")
 
 
 def begin(folder: Path, notebook: str) -> None:

@@ -27,7 +27,7 @@ from clipreid_lib.images.image_store import STORE
 from clipreid_lib.images.photographs import Photographs
 from clipreid_lib.machine import choose_device, provenance
 from clipreid_lib.manifest import Manifest
-from clipreid_lib.params import EVALUATION, ROOT, Params, project_path
+from clipreid_lib.params import EVALUATION, RETRIEVAL, ROOT, Params, project_path
 from clipreid_lib.stage_keys import SHOWN_BY
 
 SHOWN = sorted(set().union(*SHOWN_BY.values()))  # keys that a finished run may be looked at again with
@@ -178,6 +178,17 @@ class Run:
                 "give the run another experiment name, or delete its folder"
             )
         return manifest
+
+    def require_data(self, notebook: str) -> None:
+        """Refuse to begin a notebook without the data it needs, or on data that has changed since the run began.
+
+        Raises:
+            UserError: as :attr:`table` and :attr:`manifest`; an evaluated run needs no images for its pictures alone.
+        """
+        if self._tested is not None and notebook != RETRIEVAL:
+            params = self.params
+            datasets.load_images(params.dataset, self.data_root, None, params.allow_missing, params.burst_gap)
+        self.manifest  # noqa: B018
 
     @property
     def seen_people(self) -> set[int]:

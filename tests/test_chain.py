@@ -4,6 +4,7 @@ Notebooks are replaced by their records here; the real ones run in test_notebook
 """
 
 import fcntl
+import shutil
 import threading
 import time
 
@@ -14,7 +15,7 @@ from clipreid_lib import params, records
 from clipreid_lib.__main__ import main
 from clipreid_lib.batch import chain, local
 from clipreid_lib.errors import UserError
-from clipreid_lib.files import write_json
+from clipreid_lib.files import read_json, write_json
 from clipreid_lib.runs import Run
 from clipreid_lib.scoring.leaderboard import read_metrics, refresh_leaderboard
 from clipreid_lib.stage_keys import stage_key
@@ -109,6 +110,28 @@ def test_scores_of_an_encoder_that_is_no_more_leave_the_leaderboard(two, execute
     assert failure == chain.Failure(ENCODER, "out of memory")
     assert read_metrics(run.folder) is None and len(refresh_leaderboard(outputs)) == 0
     assert records.is_done(run.params, run.folder, PROMPTS)  # what stands before the forced stage stays
+    assert read_json(run.folder / "metrics.before.json")["compared_sha"] == "x"  # and nothing is lost
+
+
+def test_scores_stay_where_the_data_to_do_them_again_is_gone(two, executed, hands, tmp_path):
+    root = shutil.copytree(hands, tmp_path / "hands")
+    values = {"dataset": "11k", "data_root": str(root), "protocol": "common", "variant": "frozen", "draws": 2}
+    run = Run.open(params.validated(values | {"outputs_root": str(tmp_path)}))
+    assert chain.Chain(run, run.params.notebooks, print, print).do() is None
+    scored = {"protocols": {}, "compared_sha": "x", "manifest_sha": run.manifest.sha}
+    write_json(run.folder / "metrics.json", scored)
+    run.finish(SCORES)
+    shutil.rmtree(root)
+    again = Run.open(run.params)
+    failure = chain.Chain(again, again.params.notebooks, print, print, force=frozenset({SCORES})).do()
+    assert failure.notebook == SCORES and "is not a folder" in failure.message
+    assert read_metrics(run.folder) == scored and again.is_done(SCORES)
+
+
+def test_what_stands_on_a_forced_stage_is_forced_with_it(two):
+    run = Run.open(two[0])
+    forced = chain.Chain(run, run.params.notebooks, print, print, force=frozenset({ENCODER}))
+    assert forced.force == frozenset(run.params.notebooks[1:])
 
 
 def test_changed_data_is_described_anew_where_a_run_is_to_come(two, executed):
@@ -144,6 +167,8 @@ def test_a_notebook_may_print_that_something_failed(two, tmp_path, monkeypatch):
     [
         (["model=vitb17"], "model: 'vitb17' is unknown; did you mean vitb16?"),
         (["dataset=11k", "data_root=/nowhere"], "data_root: /nowhere is not a folder; 11k Hands is one download"),
+        (["model=ViT-B-32-256"], "pretrained: the open_clip model 'ViT-B-32-256' needs a weights tag, or a file"),
+        (["model=vitb16", "pretrained=/nowhere.pt"], "pretrained: /nowhere.pt is not there"),
         (["device=cuda:99"], "device: cuda:99 is not available here; use auto or cpu"),
     ],
 )
@@ -174,6 +199,8 @@ def test_a_finished_run_needs_no_data_any_more(tmp_path):
         {"dataset": "folder", "data_root": str(gone), "variant": "frozen", "outputs_root": str(tmp_path)}
     )
     with pytest.raises(UserError, match="gone is not a folder"):
-        preflight.check([run])
+        preflight.check_here([run])
     finish(run, run.folder, *run.notebooks)
-    preflight.check([run])
+    preflight.check_here([run])
+    with pytest.raises(UserError, match="gone is not a folder"):  # to do it again takes the data
+        preflight.check_here([run], frozenset({SCORES}))

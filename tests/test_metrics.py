@@ -100,3 +100,10 @@ def test_bad_features_are_told(query, gallery, message):
     with pytest.raises(UserError, match=message):
         score_retrieval(query, np.zeros(len(query)), gallery, np.zeros(len(gallery)))
     assert cosine_similarity(np.zeros((1, 2)), np.ones((1, 2))).tolist() == [[0.0]]
+
+
+def test_a_right_angle_is_zero_whatever_float64_makes_of_it():
+    query, gallery = np.array([[0.1, 0.2, 0.3]]), np.array([[0.3, 0.0, -0.1], [0.0, 0.0, 0.0], [0.2, -0.1, 0.0]])
+    found = cosine_similarity(query, gallery)
+    assert found.tolist() == [[0.0, 0.0, 0.0]]
+    assert score_retrieval(query, [1], gallery, [1, 2, 3]).map == pytest.approx(1 / 3)  # a tie counts against the model

@@ -56,7 +56,7 @@ class Chain:
         say: told what begins, ends, is shared or fails.
         tick: told each epoch.
         environment: variables of the child processes beside this one's own: threads, accelerator.
-        force: notebooks to do again though they are finished.
+        force: notebooks to do again though they are finished; all later ones of the run with them.
         asked: when that was wanted, in seconds since 1970; what has finished since is not done yet again.
         patient: whether to wait for a stage that is at work elsewhere.
         stopped: set by the runner when it is told to end.
@@ -75,6 +75,11 @@ class Chain:
     _began: bool = False  # whether there was anything to do
     _waits: str = ""  # the stage at work elsewhere
     _child: subprocess.Popen | None = None
+
+    def __post_init__(self) -> None:
+        """Force what stands on a forced notebook, too."""
+        first = next((place for place, name in enumerate(self.names) if name in self.force), len(self.names))
+        self.force = frozenset(self.names[first:])
 
     def do(self) -> Failure | None:
         """Do every stage that is not done.
@@ -123,7 +128,7 @@ class Chain:
         with self._locks(name) as locks:
             if self._settled(name):  # by another runner, while this one waited
                 return False
-            run.manifest  # noqa: B018  refuses data that has changed since the run began
+            run.require_data(name)
             for later in here_and_later:  # they stand on this one
                 records.forget(run.folder, later)
             if (twin := self._twin(name)) is not None and self._copy(name, twin):

@@ -31,7 +31,11 @@ def leftovers(outputs: Path) -> dict[str, list[Path]]:
         ],
         "files that killed writers left": [
             path
-            for place in (outputs.glob(".*"), *((outputs / name).rglob(".*") for name in WRITTEN))
+            for place in (
+                outputs.glob(".leaderboard.csv.*"),
+                outputs.glob(".across*"),
+                *((outputs / name).rglob(".*") for name in WRITTEN),
+            )
             for path in sorted(place)
             if TEMPORARY.fullmatch(path.name) and path.is_file()
         ],

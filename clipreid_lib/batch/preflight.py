@@ -12,35 +12,46 @@ from clipreid_lib.errors import UserError
 from clipreid_lib.params import Params, project_path
 from clipreid_lib.recipes import ALIASES, EMBEDDED
 
+WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")  # how a file of weights ends; a tag or a name on a hub does not
+
 
 def check(runs: list[Params]) -> None:
-    """Look for what runs need, wherever they will be done; those that are finished need nothing.
+    """Look for what runs need wherever they will be done.
 
     Raises:
-        UserError: a model nobody has heard of, or a prompts file or data folder that is not there.
+        UserError: a model nobody has heard of, or no weights for it, or a weights or prompts file that is not there.
     """
     for run in runs:
         if run.resume_prompt and not project_path(run.resume_prompt).is_file():
             raise UserError(f"resume_prompt: {run.resume_prompt} is not there")
-        _known_model(run.model)
-    unfinished = {run.data_id: run for run in runs if records.state(run.resolved(), run.folder)[0] != "done"}
-    for run in unfinished.values():
+    for model, weights in {(run.model, run.pretrained) for run in runs}:
+        _known_model(model)
+        if weights is None and model not in (EMBEDDED, *ALIASES):
+            raise UserError(f"pretrained: the open_clip model {model!r} needs a weights tag, or a file")
+        if weights is not None and Path(weights).suffix in WEIGHTS and not project_path(weights).is_file():
+            raise UserError(f"pretrained: {weights} is not there")
+
+
+def check_here(runs: list[Params], force: frozenset[str] = frozenset()) -> None:
+    """Look for what runs need of the machine they are to be done on; those that are finished need nothing.
+
+    Args:
+        runs: to do.
+        force: notebooks to do again though they are finished.
+
+    Raises:
+        UserError: there is no Jupyter kernel, or not the data folder or the device that a run asks for.
+    """
+    left = [run for run in runs if force or records.state(run.resolved(), run.folder)[0] != "done"]
+    if left and importlib.util.find_spec("ipykernel") is None:
+        raise UserError("this Python has no Jupyter kernel to run notebooks in; pip install ipykernel")
+    for run in {run.data_id: run for run in left if run.dataset != "demo"}.values():
         root = project_path(run.data_root or f"data/{run.dataset}")
-        if run.dataset != "demo" and not root.is_dir():
+        if not root.is_dir():
             from clipreid_lib import datasets  # it knows where each data set is to be had
 
             datasets.load_images(run.dataset, root)
-
-
-def check_here(runs: list[Params]) -> None:
-    """Look for what runs need of the machine they are to be done on.
-
-    Raises:
-        UserError: there is no Jupyter kernel, or not the device that a run asks for.
-    """
-    if importlib.util.find_spec("ipykernel") is None:
-        raise UserError("this Python has no Jupyter kernel to run notebooks in; pip install ipykernel")
-    for device in sorted({run.device for run in runs} - {"auto", "cpu"}):
+    for device in sorted({run.device for run in left} - {"auto", "cpu"}):
         from clipreid_lib.machine import choose_device  # it asks torch
 
         choose_device(device)
