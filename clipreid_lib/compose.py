@@ -5,7 +5,6 @@ Files compose left to right. In a file a key may hold a list; :func:`expand` tur
 ``{key: value}``, leaves combinations out.
 """
 
-import difflib
 import itertools
 import math
 from collections.abc import Sequence
@@ -160,6 +159,5 @@ def from_namespace(namespace: dict) -> Params:
         and (key not in {"In", "Out"})  # IPython's own history
     }
     for key in given:
-        if key not in Params.model_fields and not difflib.get_close_matches(key, Params.model_fields, n=1):
-            raise UserError(f"the notebook's parameters: {key!r} is no key of them; call a variable of your own _{key}")
+        known_key(key, "the notebook's parameters", f"call a variable of your own _{key}")
     return validated(given, "the notebook's parameters").resolved()

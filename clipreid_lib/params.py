@@ -213,6 +213,11 @@ class Params(BaseModel):
         return project_path(self.outputs_root) / "data" / self.data_id
 
     @property
+    def data_folder(self) -> Path:
+        """Where the data set lies that the run reads, unless it is the demo's."""
+        return project_path(self.data_root or f"data/{self.dataset}")
+
+    @property
     def parents(self) -> dict[str, str]:
         """Hashes of the weights and prompts that a run starts from; the name itself where it is no local file."""
         paths = {"weights": self.weights or self.pretrained, "prompts": self.resume_prompt}
@@ -290,15 +295,21 @@ def project_path(path: str) -> Path:
     return (ROOT / Path(path).expanduser()).resolve()
 
 
-def known_key(key: str, where: str) -> None:
+def known_key(key: str, where: str, otherwise: str | None = None) -> None:
     """Refuse a key that the schema has not.
+
+    Args:
+        key: as it is written.
+        where: it stands, for the message.
+        otherwise: what to say where no key is near; None lists them all.
 
     Raises:
         UserError: naming the nearest one.
     """
     if key not in Params.model_fields:
         near = difflib.get_close_matches(str(key), Params.model_fields, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(Params.model_fields)}"
+        others = otherwise or f"known keys: {', '.join(Params.model_fields)}"
+        hint = f"did you mean {near[0]!r}?" if near else others
         raise UserError(f"{where}: unknown key {key!r}; {hint}")
 
 

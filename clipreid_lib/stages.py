@@ -109,7 +109,7 @@ def embed(run: Run, trained: Trained, images: pd.DataFrame) -> dict[str, Embeddi
     clip = trained.backbone
     store = store_of(run)
     image = store.embed(clip, trained.sha, images)
-    made = {"tip_adapter": own_embedding(run, trained, images)} if run.params.variant == "tip_adapter" else {}
+    made = {"tip_adapter": _votes(run, trained, image)} if run.params.variant == "tip_adapter" else {}
     made["image"] = image
     if run.prompts.exists() and run.params.variant == "clipid":
         anchors = load_prompts(run, clip).anchors(clip).cpu()
@@ -145,9 +145,12 @@ def own_embedding(run: Run, trained: Trained, images: pd.DataFrame) -> Embedding
         trained: its backbone, from :func:`load_trained`.
         images: rows of the image table or of a manifest.
     """
-    image, clip = embed_by(run, trained, images), trained.backbone
-    if run.params.variant != "tip_adapter":
-        return image
+    image = embed_by(run, trained, images)
+    return _votes(run, trained, image) if run.params.variant == "tip_adapter" else image
+
+
+def _votes(run: Run, trained: Trained, image: Embeddings) -> Embeddings:
+    clip = trained.backbone
     identities, rows = label_map(run.manifest.train)
     keys = embed_by(run, trained, run.manifest.train)
     votes = cache_logits(projected(image, clip), projected(keys, clip), rows, len(identities))

@@ -1,9 +1,7 @@
 """What a batch would do: stages left, stages shared, and the time they took where they have been measured."""
 
-import contextlib
 import statistics
 from dataclasses import dataclass
-from pathlib import Path
 
 from clipreid_lib import records
 from clipreid_lib.errors import UserError, counted
@@ -11,6 +9,7 @@ from clipreid_lib.params import ENCODER, NOTEBOOKS, PROMPTS, SURVEY, Params, pro
 from clipreid_lib.stage_keys import stage_key
 
 SHARED = tuple(records.FIGURES)  # stages whose outcome another run can copy
+Past = tuple[dict[tuple, list[float]], dict[str, str]]  # as from looked_back
 
 
 @dataclass(frozen=True)
@@ -30,10 +29,14 @@ class Planned:
     seconds: list[float | None]
 
 
-def planned(runs: list[Params]) -> list[Planned]:
-    """Look at every run's records; nothing is started and nothing written."""
-    outputs = {project_path(run.outputs_root) for run in runs}
-    times, makers = _measured(outputs), _made(outputs)
+def planned(runs: list[Params], past: Past | None = None) -> list[Planned]:
+    """Look at every run's records; nothing is started and nothing written.
+
+    Args:
+        runs: of the batch.
+        past: what :func:`looked_back` found in their outputs folders; None looks now.
+    """
+    times, makers = past or looked_back(runs)
     rows = []
     for run in runs:
         done = [records.is_done(run.resolved(), run.folder, name) for name in run.notebooks]
@@ -49,11 +52,10 @@ def planned(runs: list[Params]) -> list[Planned]:
     return rows
 
 
-def surveys(runs: list[Params]) -> list[Planned]:
+def surveys(runs: list[Params], past: Past) -> list[Planned]:
     """Return the data sets that notebook 01 has not described yet."""
     left = {run.data_id: run for run in runs if not records.is_done(run.data_only(), run.survey_folder, SURVEY)}
-    times = _measured({project_path(run.outputs_root) for run in left.values()})
-    return [Planned(name, (SURVEY,), {}, [_expected(times, run.data_only(), SURVEY)]) for name, run in left.items()]
+    return [Planned(name, (SURVEY,), {}, [_expected(past[0], run.data_only(), SURVEY)]) for name, run in left.items()]
 
 
 def tell(runs: list[Params], jobs: int) -> None:
@@ -63,8 +65,9 @@ def tell(runs: list[Params], jobs: int) -> None:
         runs: of the batch.
         jobs: runs at work side by side, for the time that is left.
     """
-    each = planned(runs)
-    rows = [*surveys(runs), *each]
+    past = looked_back(runs)
+    each = planned(runs, past)
+    rows = [*surveys(runs, past), *each]
     wide = max(len(row.run_id) for row in rows)
     for row in rows:
         said = ", ".join(name.split("_")[0] for name in row.todo) or "done"
@@ -95,33 +98,28 @@ def changed(runs: list[Params]) -> list[str]:
     ]
 
 
-def _made(outputs: set[Path]) -> dict[str, str]:
-    """Return which run has already done a stage that others can copy, by the stage's key."""
-    made: dict[str, str] = {}
-    for name in SHARED:
-        for record in (path for place in outputs for path in sorted((place / "runs").glob(f"*/done/{name}.json"))):
-            folder = record.parent.parent
-            with contextlib.suppress(UserError):  # params of another version
+def looked_back(runs: list[Params]) -> Past:
+    """Look once at everything that lies in the outputs folders of runs.
+
+    Returns:
+        The seconds of finished notebooks, by what their length depends on most; and which run has already done a stage
+        that others can copy, by the stage's key.
+    """
+    times: dict[tuple, list[float]] = {}
+    makers: dict[str, str] = {}
+    for outputs in {project_path(run.outputs_root) for run in runs}:
+        for folder in [*records.run_folders(outputs), *(path.parent for path in outputs.glob("data/*/params.yaml"))]:
+            try:
                 params = records.params_of(folder)
-                if records.is_done(params, folder, name):
-                    made.setdefault(stage_key(params, name), folder.name)
-    return made
-
-
-def _measured(outputs: set[Path]) -> dict[tuple, list[float]]:
-    """Return the seconds of finished notebooks, by what their length depends on most."""
-    found: dict[tuple, list[float]] = {}
-    kept = (path for place in outputs for kind in ("runs", "data") for path in (place / kind).glob("*/params.yaml"))
-    for folder in (path.parent for path in kept):
-        try:
-            params = records.params_of(folder)
-        except UserError:  # of another version
-            continue
-        for name in NOTEBOOKS:
-            took = (records.read(folder, name) or {}).get("took")
-            if took is not None:
-                found.setdefault(_like(params, name), []).append(took)
-    return found
+            except UserError:  # of another version
+                continue
+            for name in NOTEBOOKS:
+                took = (records.read(folder, name) or {}).get("took")
+                if took is not None:
+                    times.setdefault(_like(params, name), []).append(took)
+                if name in SHARED and records.is_done(params, folder, name):
+                    makers.setdefault(stage_key(params, name), folder.name)
+    return times, makers
 
 
 def _expected(times: dict[tuple, list[float]], run: Params, name: str) -> float | None:

@@ -46,11 +46,10 @@ def check_here(runs: list[Params], force: frozenset[str] = frozenset()) -> None:
     if left and importlib.util.find_spec("ipykernel") is None:
         raise UserError("this Python has no Jupyter kernel to run notebooks in; pip install ipykernel")
     for run in {run.data_id: run for run in left if run.dataset != "demo"}.values():
-        root = project_path(run.data_root or f"data/{run.dataset}")
-        if not root.is_dir():
+        if not run.data_folder.is_dir():
             from clipreid_lib import datasets  # it knows where each data set is to be had
 
-            datasets.load_images(run.dataset, root)
+            datasets.load_images(run.dataset, run.data_folder)
     for device in sorted({run.device for run in left} - {"auto", "cpu"}):
         from clipreid_lib.machine import choose_device  # it asks torch
 

@@ -80,4 +80,4 @@ def locate(params: Params) -> Path:
     """
     if params.dataset == "demo":
         return demo.prepare(params, project_path(params.outputs_root))
-    return project_path(params.data_root or f"data/{params.dataset}")
+    return params.data_folder

@@ -3,11 +3,9 @@
 Then 1,000 queries against a million gallery images, for the memory they take.
 """
 
-import resource
-
 import numpy as np
 import torch
-from rows import Row, in_turn, seconds
+from rows import Row, in_turn, peak, seconds
 
 from clipreid_lib.scoring.metrics import score_retrieval
 
@@ -47,17 +45,8 @@ def million() -> Row:
     sets = (*people(1_000, 3, MILLION // 4), *people(MILLION, 4, MILLION // 4))
     took, scores = seconds(lambda: score_retrieval(*sets))
     features = sum(each.nbytes for each in (sets[0], sets[2])) / 2**30
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return Row(
-        "ranking 1,000 x 1,000,000",
-        "the features alone",
-        "the whole process at its peak",
-        [(features, peak)],
-        AIM_GIB,
-        about="itself",
-        unit="GiB",
-        note=f"took {took:.1f} s; rank-1 {scores.rank(1):.3f}",
-    )
+    note = f"took {took:.1f} s; rank-1 {scores.rank(1):.3f}"
+    return peak("ranking 1,000 x 1,000,000", "the features alone", features, AIM_GIB, note)
 
 
 def rows() -> list[Row]:

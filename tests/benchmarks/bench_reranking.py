@@ -4,10 +4,8 @@ Plain: one image after the other, its set grown candidate by candidate, dense we
 Ours: sparse matrices for all images at once. Then 4,000 + 4,000 images by ours alone, for the memory they take.
 """
 
-import resource
-
 import numpy as np
-from rows import Row, in_turn, seconds
+from rows import Row, in_turn, peak, seconds
 
 from clipreid_lib.scoring.reranking import k_reciprocal
 
@@ -73,17 +71,8 @@ def large() -> Row:
     sets = people(LARGE)
     took, _ = seconds(lambda: ours(*sets))
     dense = (2 * LARGE) ** 2 * 8 / 2**30
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return Row(
-        f"re-ranking {LARGE:,} + {LARGE:,}",
-        "one dense matrix of distances",
-        "the whole process at its peak",
-        [(dense, peak)],
-        AIM_GIB,
-        about="itself",
-        unit="GiB",
-        note=f"took {took:.1f} s; the plain way holds four such matrices",
-    )
+    note = f"took {took:.1f} s; the plain way holds four such matrices"
+    return peak(f"re-ranking {LARGE:,} + {LARGE:,}", "one dense matrix of distances", dense, AIM_GIB, note)
 
 
 def rows() -> list[Row]:

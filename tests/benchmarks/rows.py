@@ -1,5 +1,6 @@
 """A row of the table: two things measured in turn in one process, their ratio, and what is aimed at."""
 
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -67,6 +68,14 @@ class Row:
     def aim_in_words(self) -> str:
         """The aim and its direction."""
         return AIMS[self.about][0].format(self.aim, self.unit)
+
+
+def peak(what: str, baseline: str, gib: float, aim: float, note: str) -> Row:
+    """Set a size in GiB beside the most memory that this process ever held, which the aim is about."""
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return Row(
+        what, baseline, "the whole process at its peak", [(gib, held)], aim, about="itself", unit="GiB", note=note
+    )
 
 
 def seconds(task: Callable[[], object]) -> tuple[float, object]:
