@@ -1,11 +1,16 @@
-"""Import what open_clip stands on, mended where it would fail or chatter: torchvision and tqdm.
+"""Import what open_clip stands on, mended where it would fail, chatter or dawdle: torchvision and tqdm.
 
 PyPI's torchvision wheels are CUDA builds. Beside a CPU-only torch their extension cannot load, and
 the import dies with ``operator torchvision::nms does not exist`` although nothing we use needs that
 operator (https://github.com/pytorch/vision/issues/8985). Declaring the two missing schemas is enough.
 Machines with matching wheels never reach the remedy.
+
+By then some half a million objects are there that stay as long as the process. The garbage collector would search
+them again and again, for a good tenth of the time that a notebook's imports take, so it pauses here and leaves them
+alone afterwards.
 """
 
+import gc
 import sys
 import warnings
 
@@ -38,7 +43,14 @@ def import_torchvision() -> None:
             import torchvision  # noqa: F401
 
 
-import_torchvision()
+collects = gc.isenabled()
+gc.disable()
+try:
+    import_torchvision()
+    gc.freeze()
+finally:
+    if collects:
+        gc.enable()
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # in a notebook without ipywidgets it warns, though we draw no bar with it
     import tqdm.auto  # noqa: E402, F401

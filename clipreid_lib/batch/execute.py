@@ -71,6 +71,8 @@ def main(arguments: list[str]) -> int:
             stdout_file=sys.stdout,
             config=config,
             kernel_manager_class=Kept,
+            # Its last cell wrote the record, so nothing is lost; to take CLIP apart in good order takes two seconds.
+            shutdown_kernel="immediate",
         )
     except PapermillExecutionError as error:
         problem = error.evalue if error.ename in OURS else f"{error.ename}: {error.evalue}"

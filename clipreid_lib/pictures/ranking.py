@@ -114,12 +114,18 @@ class Ranking:
         query, gallery = (table["identity"].to_numpy() for table in (self.query, self.gallery))
         return metrics.score_similarity(self.similarity, query, gallery)
 
+    @cached_property
+    def _told(
+        self,
+    ) -> tuple[list[dict], list[dict]]:  # a page asks for thousands of rows, which pandas hands out slowly
+        return self.query.to_dict("records"), self.gallery.to_dict("records")
+
     def _right(self, q: int) -> np.ndarray:
         same = self.gallery["identity"].to_numpy() == self.query["identity"].iloc[q]  # (G,)
         return same & (self.similarity[q] > -np.inf)
 
     def _note(self, q: int, g: int) -> str:
-        query, image = self.query.iloc[q], self.gallery.iloc[g]
+        query, image = self._told[0][q], self._told[1][g]
         if image.get("role") != "distractor":
             return ""
         mine, other = (spoken(row["aspect"]) for row in (query, image))

@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 
 from clipreid_lib.errors import UserError
+from clipreid_lib.images.photographs import on_all_cores
 from clipreid_lib.pictures import training_figures
 from clipreid_lib.report import pictures, tables
 from clipreid_lib.report.evaluated import DAMAGED, Evaluated, reason
-from clipreid_lib.report.layout import Facts, Figures, Folded, Link, Links, Table, Words, missing
+from clipreid_lib.report.layout import Facts, Figure, Figures, Folded, Link, Links, Table, Words, missing
 from clipreid_lib.scoring import leaderboard, published, subgroups
 from clipreid_lib.scoring.results import DEFINITIONS
 
@@ -112,13 +113,18 @@ def figures(one: Evaluated) -> list:
         there.pop("anchor_map", None)  # it says in words that there are no anchors
     names = [name for name in FIGURES if name in there]
     names += [name for name in there if name not in FIGURES and name != "subgroups" and not name.endswith("curves")]
-    embedded, lost = [], [f"{name}.png" for name in EXPECTED if name not in there]
-    for name in names:
+
+    def embedded(name: str) -> Figure | str:
         try:
-            embedded.append(pictures.embed(there[name], FIGURES.get(name, f"{name.replace('_', ' ')}, by the run.")))
+            return pictures.embed(there[name], FIGURES.get(name, f"{name.replace('_', ' ')}, by the run."))
         except UserError as error:
-            lost.append(str(error))
-    blocks: list = [Figures(embedded)] if embedded else []
+            return str(error)
+
+    found = list(on_all_cores(embedded, names))
+    shown = [each for each in found if isinstance(each, Figure)]
+    lost = [f"{name}.png" for name in EXPECTED if name not in there]
+    lost += [each for each in found if isinstance(each, str)]
+    blocks: list = [Figures(shown)] if shown else []
     return blocks + ([missing(f"Not there: {', '.join(lost)}.")] if lost else [])
 
 

@@ -197,12 +197,14 @@ def eer_interval(compared_pairs: Pairs, seed: int = 0) -> tuple[float, float]:
     genuine = table["genuine"].to_numpy()
     score = table["score"].to_numpy()
     last = np.append(score[1:] != score[:-1], True)  # thresholds between equal scores do not exist
+    asked_right, asked_wrong, shown_wrong = asked[genuine], asked[~genuine], shown[~genuine]
+    to_right, to_wrong = (np.cumsum(side)[last] for side in (genuine, ~genuine))  # (T,) pairs down to each threshold
     found = []
     for _ in range(RESAMPLES):
         drawn = np.bincount(random.integers(0, len(people), len(people)), minlength=len(people)).astype(float)
         drawn = np.append(drawn, 1.0)  # the last stands for distractors
-        right = np.cumsum(np.where(genuine, drawn[asked], 0))[last]
-        wrong = np.cumsum(np.where(genuine, 0, drawn[asked] * drawn[shown]))[last]
+        right = np.append(0, np.cumsum(drawn[asked_right]))[to_right]
+        wrong = np.append(0, np.cumsum(drawn[asked_wrong] * drawn[shown_wrong]))[to_wrong]
         if right[-1] and wrong[-1]:
             rates = (np.append(0, side / side[-1]) for side in (wrong, right))
             found.append(equal_error_rate(*rates))

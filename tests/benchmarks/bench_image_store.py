@@ -13,6 +13,11 @@ from clipreid_lib.synthetic import synthetic_hands
 
 AIM = 10  # times as fast
 IMAGES, ROUNDS = 120, 5
+FLOOR = 32  # the size of the floor's pixels
+REASON = (  # what a profile says of it
+    "two thirds of ours is SHA-256 over the source file (0.1 of 0.15 ms, at any size), to know a changed file; "
+    "a JPEG decodes to 32 pixels in a third of the time that 224 take"
+)
 
 
 def originals(folder: Path) -> pd.DataFrame:
@@ -36,7 +41,7 @@ def rows() -> list[Row]:
         root = Path(scratch)
         table = originals(root / "originals")
         weight = sum(path.stat().st_size for path in (root / "originals").iterdir()) / IMAGES / 1000
-        for size in (224, 32):
+        for size in (224, FLOOR):
             plain, stored = Photographs(root), Photographs(root, root / "store")
             store = stored.at(size, make=True)
             list(on_all_cores(lambda path, store=store: store.prepare(root / path), table["path"]))
@@ -44,5 +49,7 @@ def rows() -> list[Row]:
             pairs, answers = in_turn(*ways, ROUNDS)
             assert np.array_equal(*answers)
             note = f"{IMAGES} JPEGs of 1600x1200, {weight:.0f} kB each; pixels equal"
-            found.append(Row(f"images at {size}", "decoding JPEGs", "image store", pairs, AIM, note=note))
+            reason = REASON if size == FLOOR else ""
+            row = Row(f"images at {size}", "decoding JPEGs", "image store", pairs, AIM, note=note, reason=reason)
+            found.append(row)
     return found
