@@ -118,3 +118,10 @@ def test_a_reader_who_leaves_early_gets_no_traceback(tmp_path):
 def test_help_is_quick_and_imports_nothing_heavy():
     code = "import sys, clipreid_lib.__main__; sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=os.environ).returncode == 0
+
+
+@pytest.mark.parametrize("collects", ["enable", "disable"])
+def test_the_garbage_collector_is_as_before_after_the_heavy_imports(collects):
+    code = f"import gc, sys; gc.{collects}(); before = gc.isenabled(); import clipreid_lib._compat; "
+    code += "sys.exit(gc.isenabled() != before or gc.get_freeze_count() < 10_000)"
+    assert subprocess.run([sys.executable, "-c", code], env=os.environ).returncode == 0
