@@ -1,9 +1,9 @@
-"""Records: what says that a stage of a run is finished, running, failed or was killed. Light to read, from anywhere.
+"""Records: what says that a notebook of a run is finished, running, failed or was killed. Light to read, from anywhere.
 
-A stage is finished when ``done/<notebook>.json`` says so, which its last cell writes, atomically. An executed notebook
-proves nothing: papermill marks the cells of a killed kernel as completed. The record holds the stage's key and the
-sizes of the files it stands for, so a file cut short later, or a key that has changed, makes the stage unfinished
-again.
+A notebook is finished when ``done/<notebook>.json`` says so, which its last cell writes, atomically. The executed
+notebook itself proves nothing: papermill marks the cells of a killed kernel as completed. The record holds the
+notebook's key and the sizes of the files it stands for, so a file cut short later, or a key that has changed, makes the
+notebook unfinished again.
 """
 
 import contextlib
@@ -17,12 +17,12 @@ from pathlib import Path
 
 from clipreid_lib.compose import read_yaml
 from clipreid_lib.files import read_json, write_json
+from clipreid_lib.notebook_keys import notebook_key
 from clipreid_lib.params import ENCODER, EVALUATION, PROMPTS, RETRIEVAL, ROOT, Params, validated
-from clipreid_lib.stage_keys import stage_key
 
-BEAT = 5.0  # seconds between two signs of life of a stage at work
+BEAT = 5.0  # seconds between two signs of life of a notebook at work
 SILENT = 30.0  # seconds without one after which it counts as killed; a busy shared disk may swallow a few
-# What each stage leaves behind and later ones stand on: in the logs, in the models, in the run's own folder.
+# What each notebook leaves behind and later ones stand on: in the logs, in the models, in the run's own folder.
 PRODUCTS = {
     PROMPTS: (("prompts.csv",), ("prompts.safetensors",), ()),
     ENCODER: (("encoder.csv",), ("encoder.safetensors",), ()),
@@ -30,7 +30,7 @@ PRODUCTS = {
     RETRIEVAL: ((), (), ("gallery.html",)),
 }
 
-# What a stage of training draws, for a run with the same key to copy along.
+# What a training notebook draws, for a run with the same key to copy along.
 FIGURES = {
     PROMPTS: ("prompt_curves.png", "anchor_similarity.png", "anchors.png"),
     ENCODER: ("encoder_curves.png", "neighbours_before.png", "neighbours_after.png"),
@@ -64,12 +64,12 @@ def inside(params: Params, folder: Path, place: str) -> Path:
 
 
 def products(params: Params, folder: Path, notebook: str) -> list[Path]:
-    """Return the files that a finished stage has written and later ones read.
+    """Return the files that a finished notebook has written and later ones read.
 
     Args:
         params: of the run.
         folder: the run's.
-        notebook: the stage; one that leaves nothing for later ones has no such files.
+        notebook: its name; one that leaves nothing for later ones has no such files.
     """
     logs, models, own = PRODUCTS.get(notebook, ((), (), ()))
     places = (inside(params, folder, params.output_dir), inside(params, folder, params.save_dir), folder)
@@ -85,51 +85,51 @@ def source(notebook: str) -> str:
 
 
 def finish(params: Params, folder: Path, notebook: str, facts: dict) -> None:
-    """Write the record of a finished stage: the last thing that happens in it.
+    """Write the record of a finished notebook: the last thing that happens in it.
 
     Args:
         params: of the run.
         folder: the run's.
-        notebook: the stage.
-        facts: what else to keep; ``code`` where the stage was done by another run's notebook.
+        notebook: its name.
+        facts: what else to keep; ``code`` where another run's notebook did it.
     """
     sizes = {os.path.relpath(path, folder): path.stat().st_size for path in products(params, folder, notebook)}
     finished = datetime.now(UTC).isoformat(timespec="milliseconds")
     begun = read_json(folder / "running.json") or {}
     if begun.get("notebook") != notebook or abs(_age(folder / "running.json")) > SILENT:
-        begun = {}  # of another stage, or of a run killed long ago
+        begun = {}  # of another notebook, or of a run killed long ago
     took = {"took": round(max(0.0, time.time() - begun["began"]), 1)} if begun else {}  # seconds
     made_by = {"code": facts.get("code") or begun.get("code") or source(notebook)}
-    record = {"finished": finished, **took, "key": stage_key(params, notebook), **made_by, "files": sizes}
+    record = {"finished": finished, **took, "key": notebook_key(params, notebook), **made_by, "files": sizes}
     write_json(_done(folder, notebook), facts | record)
 
 
 def read(folder: Path, notebook: str) -> dict | None:
-    """Return a stage's record; None where there is none or it cannot be read.
+    """Return a notebook's record; None where there is none or it cannot be read.
 
     Args:
         folder: the run's.
-        notebook: the stage.
+        notebook: its name.
     """
     return read_json(_done(folder, notebook))
 
 
 def is_done(params: Params, folder: Path, notebook: str) -> bool:
-    """Whether a stage is finished: its record is there, was made under the same key, and its files are whole.
+    """Whether a notebook is finished: its record is there, was made under the same key, and its files are whole.
 
     Args:
         params: of the run, resolved.
         folder: the run's.
-        notebook: the stage.
+        notebook: its name.
     """
     record = read(folder, notebook)
-    if record is None or record.get("key") != stage_key(params, notebook):
+    if record is None or record.get("key") != notebook_key(params, notebook):
         return False
     return all(_size(folder / name) == size for name, size in record.get("files", {}).items())
 
 
 def edited(params: Params, folder: Path) -> list[str]:
-    """Return the finished stages whose notebook was edited since.
+    """Return the finished notebooks that were edited since.
 
     Args:
         params: of the run, resolved.
@@ -140,7 +140,7 @@ def edited(params: Params, folder: Path) -> list[str]:
 
 
 def forget(folder: Path, notebook: str) -> None:
-    """Delete a stage's record, so that it is done again; the evaluation's scores are set aside."""
+    """Delete a notebook's record, so that it is done again; the evaluation's scores are set aside."""
     _done(folder, notebook).unlink(missing_ok=True)
     if notebook == EVALUATION:
         with contextlib.suppress(FileNotFoundError):
@@ -148,11 +148,11 @@ def forget(folder: Path, notebook: str) -> None:
 
 
 def begin(folder: Path, notebook: str) -> None:
-    """Say that a stage is at work; :func:`beat` goes on saying so.
+    """Say that a notebook is at work; :func:`beat` goes on saying so.
 
     Args:
         folder: the run's.
-        notebook: the stage.
+        notebook: its name.
     """
     for name in ("failed.json", "running.json"):
         (folder / name).unlink(missing_ok=True)
@@ -165,11 +165,11 @@ def beat(folder: Path) -> None:
 
 
 def end(folder: Path, notebook: str, failure: str | None) -> None:
-    """Say that a stage has ended, and how where it failed.
+    """Say that a notebook has ended, and how where it failed.
 
     Args:
         folder: the run's.
-        notebook: the stage.
+        notebook: its name.
         failure: what went wrong, in words; None where it ended well.
     """
     for name in ("running.json", "failed.json"):  # first: on a full disk this may make room for what follows
@@ -186,7 +186,7 @@ def state(params: Params, folder: Path) -> tuple[str, str, str]:
         folder: the run's.
 
     Returns:
-        ``done``, ``running``, ``failed``, ``killed``, ``started`` (some stages are done, nothing is at work) or
+        ``done``, ``running``, ``failed``, ``killed``, ``started`` (some notebooks are done, nothing is at work) or
         ``waiting``; the notebook that is concerned; and what there is to add.
     """
     todo = [name for name in params.notebooks if not is_done(params, folder, name)]

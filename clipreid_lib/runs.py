@@ -27,8 +27,8 @@ from clipreid_lib.images.image_store import STORE
 from clipreid_lib.images.photographs import Photographs
 from clipreid_lib.machine import choose_device, provenance
 from clipreid_lib.manifest import Manifest
+from clipreid_lib.notebook_keys import SHOWN_BY
 from clipreid_lib.params import EVALUATION, RETRIEVAL, ROOT, Params, project_path
-from clipreid_lib.stage_keys import SHOWN_BY
 
 SHOWN = sorted(set().union(*SHOWN_BY.values()))  # keys that a finished run may be looked at again with
 

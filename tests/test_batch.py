@@ -14,9 +14,9 @@ from clipreid_lib.__main__ import main
 from clipreid_lib.batch import chain, clean, local, plan, status
 from clipreid_lib.errors import UserError
 from clipreid_lib.files import write_json, write_yaml
+from clipreid_lib.notebook_keys import notebook_key
 from clipreid_lib.params import project_path
 from clipreid_lib.runs import Run
-from clipreid_lib.stage_keys import stage_key
 
 GRID = "aspect: [dorsal_r, palmar_r]\nvariant: [frozen, clipid]\nseed: [0, 1]\n"
 
@@ -33,7 +33,7 @@ def grid(tmp_path):
 
 
 def finished(run, *names, took=60.0):
-    """Write the records of stages, as if they had been done."""
+    """Write the records of notebooks, as if they had been done."""
     finish(run, run.folder, *names)
     for name in names:
         record = records.read(run.folder, name)
@@ -174,7 +174,7 @@ def test_a_param_outside_the_id_is_kept_with_the_run_it_changed(tmp_path):
     first = Run.open(params.validated(values))
     second = Run.open(params.validated(values | {"top_k": 3}))
     assert first.folder == second.folder and Run.at(first.folder).params.top_k == 3
-    assert second.params.top_k == 3 and stage_key(first.params, "04_evaluation") == stage_key(
+    assert second.params.top_k == 3 and notebook_key(first.params, "04_evaluation") == notebook_key(
         second.params, "04_evaluation"
     )
 
@@ -203,7 +203,7 @@ def test_an_unforeseen_exception_costs_one_run_alone(tmp_path, monkeypatch, caps
     assert [state for _, state, *_ in status.states(tmp_path)] == ["failed", "failed"]
 
 
-def test_a_copied_stage_says_whose_notebook_made_it(grid):
+def test_a_copied_notebook_says_whose_notebook_made_it(grid):
     _, runs = grid
     run, folder = runs[1].resolved(), runs[1].folder
     finished(run, "02_prompt_learning")

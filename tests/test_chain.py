@@ -1,4 +1,4 @@
-"""Chains and how they take turns: forced stages, stages at work elsewhere, what is told before anything starts.
+"""Chains and how they take turns: forced notebooks, notebooks at work elsewhere, what is told before anything starts.
 
 Notebooks are replaced by their records here; the real ones run in test_notebooks and test_survives.
 """
@@ -16,9 +16,9 @@ from clipreid_lib.__main__ import main
 from clipreid_lib.batch import chain, local
 from clipreid_lib.errors import UserError
 from clipreid_lib.files import read_json, write_json
+from clipreid_lib.notebook_keys import notebook_key
 from clipreid_lib.runs import Run
 from clipreid_lib.scoring.leaderboard import read_metrics, refresh_leaderboard
-from clipreid_lib.stage_keys import stage_key
 
 PROMPTS, ENCODER, SCORES = "02_prompt_learning", "03_encoder_finetune", "04_evaluation"
 
@@ -50,7 +50,7 @@ def notebooks(begun, run) -> list[str]:
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_a_shared_stage_is_done_once_also_when_it_is_forced(two, executed, jobs):
+def test_a_shared_notebook_is_done_once_also_when_it_is_forced(two, executed, jobs):
     first, second = two
     assert local.Local(two, jobs).do() == {}
     done = sorted(notebooks(executed, first) + notebooks(executed, second))
@@ -70,7 +70,7 @@ def test_a_run_that_would_wait_lets_others_go_first(two, executed, capsys):
     other = first.model_copy(update={"variant": "frozen"})
     locks = first.folder.parent.parent / ".locks"
     locks.mkdir()
-    with open(locks / f"{PROMPTS}-{stage_key(first, PROMPTS)}.lock", "w") as file:
+    with open(locks / f"{PROMPTS}-{notebook_key(first, PROMPTS)}.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # as a runner elsewhere that learns these prompts
         working = threading.Thread(target=local.Local([first, second, other]).do)
         working.start()
@@ -85,7 +85,7 @@ def test_a_run_that_would_wait_lets_others_go_first(two, executed, capsys):
     assert capsys.readouterr().out.count("is at work elsewhere; waiting for it") == 2  # said once per run
 
 
-def test_two_stages_of_one_run_are_never_at_work_at_once(two, executed):
+def test_two_notebooks_of_one_run_are_never_at_work_at_once(two, executed):
     run = Run.open(two[0])
     locks = run.folder.parent.parent / ".locks"
     locks.mkdir()
@@ -109,7 +109,7 @@ def test_scores_of_an_encoder_that_is_no_more_leave_the_leaderboard(two, execute
     failure = chain.Chain(run, run.params.notebooks, print, print, force=frozenset({ENCODER}), asked=2e9).do()
     assert failure == chain.Failure(ENCODER, "out of memory")
     assert read_metrics(run.folder) is None and len(refresh_leaderboard(outputs)) == 0
-    assert records.is_done(run.params, run.folder, PROMPTS)  # what stands before the forced stage stays
+    assert records.is_done(run.params, run.folder, PROMPTS)  # what stands before the forced notebook stays
     assert read_json(run.folder / "metrics.before.json")["compared_sha"] == "x"  # and nothing is lost
 
 
@@ -128,7 +128,7 @@ def test_scores_stay_where_the_data_to_do_them_again_is_gone(two, executed, hand
     assert read_metrics(run.folder) == scored and again.is_done(SCORES)
 
 
-def test_what_stands_on_a_forced_stage_is_forced_with_it(two):
+def test_what_stands_on_a_forced_notebook_is_forced_with_it(two):
     run = Run.open(two[0])
     forced = chain.Chain(run, run.params.notebooks, print, print, force=frozenset({ENCODER}))
     assert forced.force == frozenset(run.params.notebooks[1:])

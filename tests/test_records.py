@@ -1,4 +1,4 @@
-"""Records of stages, and the keys that say when one outcome stands for another."""
+"""Records of notebooks, and the keys that say when one outcome stands for another."""
 
 import os
 import time
@@ -10,9 +10,9 @@ from small_runs import TINY, finish
 from clipreid_lib import params, prompt_learning, records, stages
 from clipreid_lib.batch.chain import Chain
 from clipreid_lib.errors import UserError
+from clipreid_lib.notebook_keys import AFTER_PROMPTS, notebook_key
 from clipreid_lib.params import NOT_IN_ID, NOTEBOOKS, Params
 from clipreid_lib.runs import Run
-from clipreid_lib.stage_keys import AFTER_PROMPTS, stage_key
 
 SURVEY, PROMPTS, ENCODER, SCORES, GALLERY = NOTEBOOKS
 TRAINED = NOTEBOOKS[1:]
@@ -25,7 +25,7 @@ def tiny(**more) -> Params:
 # ------------------------------------------------------------------------------------------------ records
 
 
-def test_a_stage_is_done_when_its_record_says_so_under_the_same_key(tmp_path):
+def test_a_notebook_is_done_when_its_record_says_so_under_the_same_key(tmp_path):
     mine = tiny()
     assert not records.is_done(mine, tmp_path, ENCODER)
     (tmp_path / "notebooks").mkdir()
@@ -42,7 +42,7 @@ def test_a_stage_is_done_when_its_record_says_so_under_the_same_key(tmp_path):
 
 
 @pytest.mark.parametrize("notebook", TRAINED)
-def test_a_product_cut_short_or_gone_makes_its_stage_unfinished(tmp_path, notebook):
+def test_a_product_cut_short_or_gone_makes_its_notebook_unfinished(tmp_path, notebook):
     mine = tiny()
     for product in records.products(mine, tmp_path, notebook):
         finish(mine, tmp_path, notebook)
@@ -63,7 +63,7 @@ def test_a_damaged_record_is_none(tmp_path, content):
     assert not records.is_done(mine, tmp_path, SCORES)
 
 
-def test_a_stage_without_all_its_files_cannot_be_recorded(tmp_path):
+def test_a_notebook_without_all_its_files_cannot_be_recorded(tmp_path):
     mine = tiny()
     with pytest.raises(FileNotFoundError):
         records.finish(mine, tmp_path, ENCODER, {})
@@ -103,7 +103,7 @@ def test_the_state_of_a_run(tmp_path):
     assert records.state(mine, tmp_path) == ("done", "", "")
 
 
-def test_a_stage_without_a_sign_of_life_was_killed(tmp_path):
+def test_a_notebook_without_a_sign_of_life_was_killed(tmp_path):
     mine = tiny()
     records.begin(tmp_path, PROMPTS)
     now = time.time()
@@ -146,7 +146,7 @@ def test_a_twin_that_is_being_done_again_is_not_copied(tmp_path, open_run):
 def changed_by(base: Params | None = None, **more) -> list[str]:
     """Return the notebooks whose keys some params change."""
     before, after = base or tiny(), tiny(**more)
-    return [name for name in NOTEBOOKS if stage_key(before, name) != stage_key(after, name)]
+    return [name for name in NOTEBOOKS if notebook_key(before, name) != notebook_key(after, name)]
 
 
 @pytest.mark.parametrize(
@@ -182,11 +182,11 @@ def test_what_changes_no_number_changes_no_key(more):
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_a_key_changes_the_stages_it_acts_on(more, changed):
+def test_a_key_changes_the_notebooks_it_acts_on(more, changed):
     assert changed_by(**more) == changed
 
 
-def test_other_weights_change_every_stage_but_the_survey(tmp_path):
+def test_other_weights_change_every_notebook_but_the_survey(tmp_path):
     one, other = tmp_path / "one.safetensors", tmp_path / "other.safetensors"
     shipped = tiny().weights
     one.write_bytes(open(shipped, "rb").read())

@@ -1,7 +1,7 @@
 """One run's notebooks in order, each in a child process. What is finished, here or in a twin, is not done again.
 
-Every stage is done under two locks, of the run and of the stage's key, so that two runners at work on the same grid
-share it: the second waits, and then finds the stage done. The child inherits them, so they last until both are gone.
+Every notebook is done under two locks, of the run and of the notebook's key, so that two runners at work on the same
+grid share it: the second waits, and then finds it done. The child inherits them, so they last until both are gone.
 """
 
 import contextlib
@@ -23,11 +23,11 @@ from clipreid_lib import records
 from clipreid_lib.batch.execute import FAILED
 from clipreid_lib.errors import UserError
 from clipreid_lib.files import replacing
+from clipreid_lib.notebook_keys import notebook_key
 from clipreid_lib.params import ROOT, project_path
 from clipreid_lib.runs import Run
-from clipreid_lib.stage_keys import stage_key
 
-PAUSE = 0.5  # seconds between two looks at a stage that is at work elsewhere
+PAUSE = 0.5  # seconds between two looks at a notebook that is at work elsewhere
 
 
 class Stopped(Exception):
@@ -35,7 +35,7 @@ class Stopped(Exception):
 
 
 class Busy(Exception):
-    """A stage is at work elsewhere, and the chain was not to wait for it."""
+    """A notebook is at work elsewhere, and the chain was not to wait for it."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Chain:
         environment: variables of the child processes beside this one's own: threads, accelerator.
         force: notebooks to do again though they are finished; all later ones of the run with them.
         asked: when that was wanted, in seconds since 1970; what has finished since is not done yet again.
-        patient: whether to wait for a stage that is at work elsewhere.
+        patient: whether to wait for a notebook that is at work elsewhere.
         stopped: set by the runner when it is told to end.
     """
 
@@ -73,7 +73,7 @@ class Chain:
     stopped: threading.Event = field(default_factory=threading.Event)
     worked: bool = False  # whether a notebook was executed
     _began: bool = False  # whether there was anything to do
-    _waits: str = ""  # the stage at work elsewhere
+    _waits: str = ""  # the notebook at work elsewhere
     _child: subprocess.Popen | None = None
 
     def __post_init__(self) -> None:
@@ -82,18 +82,18 @@ class Chain:
         self.force = frozenset(self.names[first:])
 
     def do(self) -> Failure | None:
-        """Do every stage that is not done.
+        """Do every notebook that is not done.
 
         Returns:
-            The stage that failed, where one did; those after it are not begun.
+            Which notebook failed, where one did; those after it are not begun.
 
         Raises:
             Stopped: the runner was told to end.
-            Busy: a stage is at work elsewhere; only where the chain is not ``patient``. Ask again later.
+            Busy: a notebook is at work elsewhere; only where the chain is not ``patient``. Ask again later.
         """
         for place, name in enumerate(self.names):
             try:
-                self._began |= self._stage(name, self.names[place:])
+                self._began |= self._notebook(name, self.names[place:])
             except UserError as error:  # data that is missing or has changed is told before a kernel starts
                 return self._failed(name, str(error))
             except (Stopped, Busy, BrokenPipeError):  # told to end, or nobody reads what is said: no fault of the run's
@@ -120,8 +120,8 @@ class Chain:
             records.end(self.run.folder, name, message)
         return Failure(name, message)
 
-    def _stage(self, name: str, here_and_later: tuple[str, ...]) -> bool:
-        """Do one stage under its locks; return whether there was anything to do."""
+    def _notebook(self, name: str, here_and_later: tuple[str, ...]) -> bool:
+        """Do one notebook under its locks; return whether there was anything to do."""
         run = self.run
         if self._settled(name):  # asked without the lock first, which a disk that is read-only could not hold
             return False
@@ -149,11 +149,11 @@ class Chain:
             return True
 
     def _settled(self, name: str) -> bool:
-        """Whether a stage is finished and not to be done again."""
+        """Whether a notebook is finished and not to be done again."""
         return records.is_done(self.run.params, self.run.folder, name) and self._fresh(name, self.run.folder)
 
     def _fresh(self, name: str, folder: Path) -> bool:
-        """Whether a finished stage may stand: it is not forced, or finished after it was."""
+        """Whether a finished notebook may stand: it is not forced, or finished after it was."""
         if name not in self.force:
             return True
         record = records.read(folder, name)
@@ -161,14 +161,14 @@ class Chain:
 
     @contextlib.contextmanager
     def _locks(self, name: str) -> Iterator[tuple[int, ...]]:
-        """Hold the run's lock and the stage's; yield their files' numbers for the child to inherit."""
+        """Hold the run's lock and the notebook's; yield their files' numbers for the child to inherit."""
         folder = project_path(self.run.params.outputs_root) / ".locks"
         folder.mkdir(parents=True, exist_ok=True)
-        # Always in this order, so that no two runners wait for each other. Two stages of one run must not be at work
-        # at once, nor one stage in two runs that will share it.
+        # Always in this order, so that no two runners wait for each other. Two notebooks of one run must not be at work
+        # at once, nor one notebook in two runs that will share it.
         with (
             self._lock(folder / f"{self.run.folder.name}.lock", name) as mine,
-            self._lock(folder / f"{name}-{stage_key(self.run.params, name)}.lock", name) as shared,
+            self._lock(folder / f"{name}-{notebook_key(self.run.params, name)}.lock", name) as shared,
         ):
             self._waits = ""
             yield (*mine, *shared)
@@ -177,7 +177,7 @@ class Chain:
     def _lock(self, path: Path, name: str) -> Iterator[tuple[int, ...]]:
         try:
             import fcntl
-        except ImportError:  # Windows: two runners at once may do a stage twice, each with the same outcome
+        except ImportError:  # Windows: two runners at once may do a notebook twice, each with the same outcome
             yield ()
             return
         with open(path, "w") as file:
@@ -197,10 +197,10 @@ class Chain:
             yield (file.fileno(),)
 
     def _twin(self, name: str) -> Path | None:
-        """Return the folder of another run whose outcome of this stage is finished and must be the same."""
+        """Return the folder of another run whose outcome of this notebook is finished and must be the same."""
         if name not in records.FIGURES:
             return None
-        run, key = self.run, stage_key(self.run.params, name)
+        run, key = self.run, notebook_key(self.run.params, name)
         mine = (run.folder / "manifest.csv").read_bytes()
         for record in sorted(run.folder.parent.glob(f"*/done/{name}.json")):
             folder = record.parent.parent
@@ -216,7 +216,7 @@ class Chain:
     def _copy(self, name: str, twin: Path) -> bool:
         """Take over a twin's outcome; return whether it was still there to be taken."""
         run, other, record = self.run, Run.at(twin), records.read(twin, name)
-        if record is None:  # an earlier stage of the twin is being done again
+        if record is None:  # an earlier notebook of the twin is being done again
             return False
         pairs = list(zip(*(records.products(each.params, each.folder, name) for each in (other, run)), strict=True))
         pairs += [(other.figure(figure), run.figure(figure)) for figure in records.FIGURES[name]]

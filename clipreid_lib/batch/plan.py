@@ -1,14 +1,14 @@
-"""What a batch would do: stages left, stages shared, and the time they took where they have been measured."""
+"""What a batch would do: notebooks left and shared, and the time they took where they have been measured."""
 
 import statistics
 from dataclasses import dataclass
 
 from clipreid_lib import records
 from clipreid_lib.errors import UserError, counted
+from clipreid_lib.notebook_keys import notebook_key
 from clipreid_lib.params import ENCODER, NOTEBOOKS, PROMPTS, SURVEY, Params, project_path
-from clipreid_lib.stage_keys import stage_key
 
-SHARED = tuple(records.FIGURES)  # stages whose outcome another run can copy
+SHARED = tuple(records.FIGURES)  # notebooks whose outcome another run can copy
 Past = tuple[dict[tuple, list[float]], dict[str, str]]  # as from looked_back
 
 
@@ -44,7 +44,7 @@ def planned(runs: list[Params], past: Past | None = None) -> list[Planned]:
         shared = {}
         for name in left:
             if name in SHARED:
-                maker = makers.setdefault(stage_key(run, name), run.run_id)
+                maker = makers.setdefault(notebook_key(run, name), run.run_id)
                 if maker != run.run_id:
                     shared[name] = maker
         todo = tuple(name for name in left if name not in shared)
@@ -90,7 +90,7 @@ def tell(runs: list[Params], jobs: int) -> None:
 
 
 def changed(runs: list[Params]) -> list[str]:
-    """Say which finished stages have a notebook that was edited since."""
+    """Say which finished notebooks were edited since."""
     return [
         f"{run.run_id}: {name} was edited since it was done; --force {name} does it again"
         for run in runs
@@ -102,8 +102,8 @@ def looked_back(runs: list[Params]) -> Past:
     """Look once at everything that lies in the outputs folders of runs.
 
     Returns:
-        The seconds of finished notebooks, by what their length depends on most; and which run has already done a stage
-        that others can copy, by the stage's key.
+        The seconds of finished notebooks, by what their length depends on most; and which run has already done one that
+        others can copy, by the notebook's key.
     """
     times: dict[tuple, list[float]] = {}
     makers: dict[str, str] = {}
@@ -118,7 +118,7 @@ def looked_back(runs: list[Params]) -> Past:
                 if took is not None:
                     times.setdefault(_like(params, name), []).append(took)
                 if name in SHARED and records.is_done(params, folder, name):
-                    makers.setdefault(stage_key(params, name), folder.name)
+                    makers.setdefault(notebook_key(params, name), folder.name)
     return times, makers
 
 

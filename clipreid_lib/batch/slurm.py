@@ -90,7 +90,7 @@ class Job:
         """Do everything that is not done.
 
         Raises:
-            UserError: a stage failed; SLURM then says FAILED of the job.
+            UserError: a notebook failed; SLURM then says FAILED of the job.
         """
         from clipreid_lib.batch.chain import Chain, Stopped
         from clipreid_lib.runs import Run

@@ -1,10 +1,10 @@
-"""Stage keys: what the outcome of each notebook depends on, as a hash. Equal keys mean equal outcomes.
+"""Notebook keys: what the outcome of each notebook depends on, as a hash. Equal keys mean equal outcomes.
 
-A run's folder is named by all the keys that change its numbers. A single stage depends on fewer: two runs that differ
-in how the encoder is fine-tuned learn the same prompts, and one more image per row of a gallery changes notebook 05
-alone. Each key holds those of the stages before it, and the hashes of weights and prompts read from files. One thing
-is in no key: notebook 05 also draws a classifier run that lies beside its own, so its pictures depend on whether one
-does.
+A run's folder is named by all the params that change its numbers. A single notebook depends on fewer: two runs that
+differ in how the encoder is fine-tuned learn the same prompts, and one more image per row of a gallery changes notebook
+05 alone. Each key holds those of the notebooks before it, and the hashes of weights and prompts read from files. One
+thing is in no key: notebook 05 also draws a classifier run that lies beside its own, so its pictures depend on whether
+one does.
 """
 
 from clipreid_lib.params import DATA_KEYS, EVALUATION, NOT_IN_ID, PROMPTS, RETRIEVAL, SURVEY, Params, digest
@@ -19,7 +19,7 @@ AFTER_PROMPTS = {
 SHOWN_BY = {EVALUATION: {"flip_test"}, RETRIEVAL: {"flip_test", "top_k"}}
 
 
-def stage_key(params: Params, notebook: str) -> str:
+def notebook_key(params: Params, notebook: str) -> str:
     """Return the key of one notebook's outcome.
 
     Args:
