@@ -5,9 +5,9 @@ the import dies with ``operator torchvision::nms does not exist`` although nothi
 operator (https://github.com/pytorch/vision/issues/8985). Declaring the two missing schemas is enough.
 Machines with matching wheels never reach the remedy.
 
-By then some half a million objects are there that stay as long as the process. The garbage collector would search
-them again and again, for a good tenth of the time that a notebook's imports take, so it pauses here and leaves them
-alone afterwards.
+With torch and torchvision, half a million objects are there that stay as long as the process. The garbage collector
+would search them again and again, for a good tenth of the time that a notebook's imports take, so it pauses while
+torchvision is imported, and afterwards leaves alone whatever is there by then (garbage too, should there be any).
 """
 
 import gc

@@ -30,7 +30,7 @@ TRAIN_NOTHING = ("frozen", "tip_adapter")  # variants
 PROMPT_LEARN = "prompt_learn"  # stage 2a, notebook 02
 ENCODER_FINETUNE = "img_encoder_finetune"  # stages 1 and 2b, notebook 03
 
-# Keys that say where or how fast a run happens, never its numbers: they stay out of the run id. So do paths,
+# Keys that say where, how fast or how much is shown, never what is trained: they stay out of the run id. So do paths,
 # for which the hash of what they lead to stands (weights, prompts) or the manifest's (data).
 NOT_IN_ID = {
     *("experiment", "outputs_root", "device", "top_k", "flip_test", "checkpointing"),
@@ -77,7 +77,7 @@ class Params(BaseModel):
     resize: Literal["squash", "crop"] = "squash"
     patch_stride: Count | None = None
     last_stride: Annotated[int, Field(ge=1, le=2)] | None = None
-    side_info: Literal["none", "camera", "aspect"] = "none"
+    side_info: Literal["none", "camera"] = "none"
 
     variant: Literal["frozen", "classifier", "clipid", "clipid_no_text", "inversion", "tip_adapter"] = "clipid"
     mode: Literal["full", "prompt_learn", "img_encoder_finetune"] = "full"

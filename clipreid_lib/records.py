@@ -129,7 +129,7 @@ def is_done(params: Params, folder: Path, notebook: str) -> bool:
 
 
 def edited(params: Params, folder: Path) -> list[str]:
-    """Return the finished notebooks that were edited since.
+    """Return the finished notebooks whose code in the project's ``notebooks/`` was edited since.
 
     Args:
         params: of the run, resolved.

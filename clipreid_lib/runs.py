@@ -199,7 +199,7 @@ class Run:
         return set(images.loc[images["role"].isin(["train", "validation"]), "subject"])
 
     def _began_with(self) -> str | None:
-        """Hash of the manifest that finished stages stand on; None where no stage is finished."""
+        """Hash of the manifest that finished notebooks stand on; None where none is finished."""
         found = [records.read(self.folder, name) for name in self.params.notebooks]
         return next((record.get("manifest_sha", "unknown") for record in found if record), None)
 

@@ -203,7 +203,7 @@ def test_an_unforeseen_exception_costs_one_run_alone(tmp_path, monkeypatch, caps
     assert [state for _, state, *_ in status.states(tmp_path)] == ["failed", "failed"]
 
 
-def test_a_copied_notebook_says_whose_notebook_made_it(grid):
+def test_a_notebook_edited_since_it_was_done_is_told(grid):
     _, runs = grid
     run, folder = runs[1].resolved(), runs[1].folder
     finished(run, "02_prompt_learning")

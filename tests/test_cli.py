@@ -71,7 +71,7 @@ def test_changed_data_never_mixes_with_a_finished_run(open_run, hands, tmp_path)
     run = open_run(fresh=tmp_path)
     kept = run.folder / "manifest.csv"
     whole = run.manifest.save(kept) or kept.read_text()
-    kept.write_text(whole[:-100])  # cut short; no stage stands on it yet, so it is written anew
+    kept.write_text(whole[:-100])  # cut short; nothing finished stands on it yet, so it is written anew
     assert Run.open(run.params).manifest.sha == run.manifest.sha and kept.read_text() == whole
     write_json(run.folder / "done" / "02_prompt_learning.json", {"manifest_sha": run.manifest.sha})
     kept.write_text(whole[:-100])  # now one does, and the data is still what it was made from

@@ -63,7 +63,7 @@ def test_every_params_file_composes_with_base(file):
         ({"encoder_lr": float("nan")}, "encoder_lr"),
         ({"encoder_lr": -1}, "encoder_lr: .*greater than 0"),
         ({"variant": "frozen", "mode": "img_encoder_finetune"}, "mode: variant frozen trains nothing; use mode full"),
-        ({"variant": "frozen", "side_info": "aspect"}, "side_info: frozen, mode full, trains no image encoder"),
+        ({"variant": "frozen", "side_info": "camera"}, "side_info: frozen, mode full, trains no image encoder"),
         ({"image_size": "5000"}, "image_size: 5000 is too large"),
         ({"image_size": "large"}, "image_size: write the pixels of a square's side or HEIGHTxWIDTH"),
         ({"epochs": 3}, "epochs: belongs to mode .*prompt_epochs .* or encoder_epochs"),

@@ -251,8 +251,8 @@ def test_a_last_group_of_fewer_batches_is_averaged_over_those():
 def test_side_information_needs_two_values_and_a_stage_that_learns_it(open_run):
     with pytest.raises(UserError, match="side_info: frozen, mode full, trains no image encoder"):
         open_run(variant="frozen", model="vitb32", pretrained="random", side_info="camera")
-    run = open_run(variant="classifier", model="ViT-S-32", pretrained="random", side_info="aspect")
-    with pytest.raises(UserError, match="the training images have one aspect alone, 'dorsal_r'; use none"):
+    run = open_run(variant="classifier", model="ViT-S-32", pretrained="random", side_info="camera")
+    with pytest.raises(UserError, match="the training images have one camera alone, 0; use none"):
         stages.load_backbone(run)
 
 

@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> int:
             stdout_file=sys.stdout,
             config=config,
             kernel_manager_class=Kept,
-            # Its last cell wrote the record, so nothing is lost; to take CLIP apart in good order takes two seconds.
+            # Record or failure is written by now; only taking CLIP apart in good order is left, for two seconds.
             shutdown_kernel="immediate",
         )
     except PapermillExecutionError as error:

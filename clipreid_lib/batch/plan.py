@@ -90,7 +90,7 @@ def tell(runs: list[Params], jobs: int) -> None:
 
 
 def changed(runs: list[Params]) -> list[str]:
-    """Say which finished notebooks were edited since."""
+    """Say which finished notebooks have had their code edited since."""
     return [
         f"{run.run_id}: {name} was edited since it was done; --force {name} does it again"
         for run in runs

@@ -40,7 +40,7 @@ def check_here(runs: list[Params], force: frozenset[str] = frozenset()) -> None:
         force: notebooks to do again though they are finished.
 
     Raises:
-        UserError: there is no Jupyter kernel, or not the data folder or the device that a run asks for.
+        UserError: there is no Jupyter kernel, or not the data folder, the device or, for fp16, the GPU of a run.
     """
     left = [run for run in runs if force or records.state(run.resolved(), run.folder)[0] != "done"]
     if left and importlib.util.find_spec("ipykernel") is None:
@@ -54,6 +54,11 @@ def check_here(runs: list[Params], force: frozenset[str] = frozenset()) -> None:
         from clipreid_lib.machine import choose_device  # it asks torch
 
         choose_device(device)
+    for device in sorted({run.device for run in left if run.trains_encoder and run.precision == "fp16"}):
+        from clipreid_lib.machine import choose_device
+        from clipreid_lib.training.epochs import number_format
+
+        number_format("fp16", choose_device(device))
 
 
 def _known_model(model: str) -> None:

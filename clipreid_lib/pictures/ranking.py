@@ -115,9 +115,8 @@ class Ranking:
         return metrics.score_similarity(self.similarity, query, gallery)
 
     @cached_property
-    def _told(
-        self,
-    ) -> tuple[list[dict], list[dict]]:  # a page asks for thousands of rows, which pandas hands out slowly
+    def _records(self) -> tuple[list[dict], list[dict]]:
+        # A page asks for thousands of rows one by one, at which pandas is slow.
         return self.query.to_dict("records"), self.gallery.to_dict("records")
 
     def _right(self, q: int) -> np.ndarray:
@@ -125,7 +124,7 @@ class Ranking:
         return same & (self.similarity[q] > -np.inf)
 
     def _note(self, q: int, g: int) -> str:
-        query, image = self._told[0][q], self._told[1][g]
+        query, image = self._records[0][q], self._records[1][g]
         if image.get("role") != "distractor":
             return ""
         mine, other = (spoken(row["aspect"]) for row in (query, image))

@@ -55,5 +55,5 @@ def keep(figure: plt.Figure, path: Path) -> plt.Figure:
 def keep_image(image: Image.Image, path: Path) -> Image.Image:
     """Save a drawn picture for print and hand back one of half its size for the notebook to show."""
     with replacing(path) as temporary:
-        image.save(temporary, format="PNG", dpi=(PRINT, PRINT), compress_level=4)  # half the time for a twentieth more
+        image.save(temporary, format="PNG", dpi=(PRINT, PRINT), compress_level=4)  # half the time, a twentieth larger
     return image.reduce(2)

@@ -1,4 +1,4 @@
-"""The leaderboard: one row per run, stage and protocol, made from every run's ``metrics.json``."""
+"""The leaderboard: one row per run and protocol, made from every run's ``metrics.json``."""
 
 from pathlib import Path
 

@@ -7,7 +7,7 @@ from clipreid_lib.errors import UserError
 from clipreid_lib.scoring.similarity import Features, exact_product, same_width, unit_features
 
 ROWS = 512  # images at a time whose distances to all others stand in memory
-PAIRS = 1024  # pairs at a time whose features are gathered; these fit the processor's cache, in half the time of 65,536
+PAIRS = 1024  # pairs at a time whose features are gathered: they fit the processor's cache, which halves the time
 
 
 def k_reciprocal(

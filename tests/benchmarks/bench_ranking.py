@@ -13,8 +13,8 @@ AIM, AIM_GIB = 5, 4  # times as fast; all in all, with a million gallery images
 QUERIES, GALLERY, WIDTH, PEOPLE = 10_000, 10_000, 512, 2_500
 MILLION, ROUNDS = 1_000_000, 3
 REASON = (
-    "three fifths of ours is the matrix product, which both sides need; how fast it is beside NumPy's sort, which most "
-    "of the baseline is, differs between processors"
+    "three fifths of ours is the matrix product, which both sides need; the baseline is mostly NumPy's sort; how "
+    "fast the two are beside each other differs between processors"
 )
 
 
