@@ -19,8 +19,8 @@ AIM_COMMAND, AIM_IMPORT = 1, 3  # seconds
 ROUNDS, RUNS = 5, 20
 NOTEBOOK = "04_evaluation"  # imports the most
 IMPORTS = (  # where the profile of `python -X importtime` finds the time, in CPU seconds
-    "nearly all is other packages': torch._dynamo 0.9 (torchvision's roi_align asks for it), timm 0.4 (open_clip), "
-    "scipy.stats 0.5 (seaborn), matplotlib 0.5, pandas 0.2, scikit-learn 0.15; the library's own modules take under 0.1"
+    "nearly all is other packages': torch._dynamo 0.6 (torchvision's roi_align asks for it), scipy.stats 0.5, "
+    "matplotlib 0.25, timm 0.2 (open_clip), pandas 0.15, scikit-learn 0.15; the library's own modules take under 0.1"
 )
 
 
