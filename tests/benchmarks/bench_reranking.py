@@ -11,7 +11,7 @@ from clipreid_lib.scoring.reranking import k_reciprocal
 
 # Times as fast: not much, since the plain way is quick while its four dense matrices fit; they are what sparse ones
 # save. And what the larger set may take in all.
-AIM, AIM_GIB = 2, 2
+AIM, AIM_GIB = 5, 2
 WIDTH, IMAGES_EACH, NOISE = 512, 4, 2.2  # a person's images among queries and among the gallery, on average
 SMALL, LARGE, ROUNDS = 1_000, 4_000, 3
 K1, K2, LAMBDA = 20, 6, 0.3
