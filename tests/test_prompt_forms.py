@@ -53,11 +53,12 @@ def test_shared_tokens_serve_all_and_attributes_tell_people_apart(clip):
         PromptBank(clip, [1, 2, 3], form="shared", words=["hand."])
 
 
-@pytest.mark.parametrize("form", ["learned", "shared", "fixed"])
-@pytest.mark.parametrize("loss", ["cosine", "supcon", "infonce"])
+# A fixed sentence learns nothing, so one loss stands for all.
+LEARNT = [(form, loss) for form in ("learned", "shared") for loss in ("cosine", "supcon", "infonce")]
+
+
+@pytest.mark.parametrize(("form", "loss"), [*LEARNT, ("fixed", "cosine")])
 def test_every_form_and_loss_learns_and_comes_back(open_run, tmp_path, form, loss):
-    if form == "fixed" and loss != "cosine":
-        pytest.skip("nothing is learned")
     run = open_run(fresh=tmp_path, variant="clipid", prompt_form=form, prompt_loss=loss, prompt_epochs=4)
     clip = stages.load_backbone(run)
     bank, log = prompt_learning.learn_prompts(run, clip)
