@@ -41,7 +41,7 @@ def load_backbone(run: Run) -> Backbone:
     clip = backbone.load(params.model, weights, params.image_size, params.patch_stride, params.last_stride)
     if params.side_info != "none":
         values = sorted(run.manifest.train[params.side_info].unique().tolist())
-        if len(values) < 2:  # a vector that all training images share would only mark the distractors of other aspects
+        if len(values) < 2:  # a vector that all training images share would only mark images of other cameras
             raise UserError(
                 f"side_info: the training images have one {params.side_info} alone, {values[0]!r}; use none"
             )

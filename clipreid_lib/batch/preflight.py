@@ -50,15 +50,15 @@ def check_here(runs: list[Params], force: frozenset[str] = frozenset()) -> None:
             from clipreid_lib import datasets  # it knows where each data set is to be had
 
             datasets.load_images(run.dataset, run.data_folder)
-    for device in sorted({run.device for run in left} - {"auto", "cpu"}):
-        from clipreid_lib.machine import choose_device  # it asks torch
+    for device, fp16 in sorted({(run.device, run.trains_encoder and run.precision == "fp16") for run in left}):
+        if fp16 or device not in ("auto", "cpu"):
+            from clipreid_lib.machine import choose_device  # it asks torch
 
-        choose_device(device)
-    for device in sorted({run.device for run in left if run.trains_encoder and run.precision == "fp16"}):
-        from clipreid_lib.machine import choose_device
-        from clipreid_lib.training.epochs import number_format
+            there = choose_device(device)
+        if fp16:
+            from clipreid_lib.training.epochs import number_format
 
-        number_format("fp16", choose_device(device))
+            number_format("fp16", there)
 
 
 def _known_model(model: str) -> None:

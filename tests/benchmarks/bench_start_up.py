@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from rows import Row, in_turn
@@ -29,10 +30,14 @@ def fresh(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
 
 
-def inside(statements: str) -> float:
-    """Return the seconds that some statements take in a Python that has just begun."""
-    told = fresh("-c", f"import time\nbegan = time.perf_counter()\n{statements}\nprint(time.perf_counter() - began)")
-    return float(told.stdout.split()[-1])
+def inside(statements: str) -> subprocess.CompletedProcess:
+    """Execute statements in a Python that has just begun, and let it print the seconds they take."""
+    return fresh("-c", f"import time\nbegan = time.perf_counter()\n{statements}\nprint(time.perf_counter() - began)")
+
+
+def as_printed(task: Callable[[], subprocess.CompletedProcess]) -> tuple[float, None]:
+    """Take the time that a process printed last."""
+    return float(task().stdout.split()[-1]), None
 
 
 def imports(notebook: str) -> str:
@@ -61,12 +66,9 @@ def rows() -> list[Row]:
             found.append(
                 Row(what, "import torch, nothing else", "the whole command", pairs, AIM_COMMAND, about="itself")
             )
-    statements = ("import torch", imports(NOTEBOOK))
-    inside(statements[1])
-    pairs = []
-    for number in range(ROUNDS):  # each goes first every other round
-        took = {each: inside(each) for each in statements[:: 1 if number % 2 == 0 else -1]}
-        pairs.append((took[statements[0]], took[statements[1]]))
+    ways = [lambda _, each=each: inside(each) for each in ("import torch", imports(NOTEBOOK))]
+    ways[1](0)
+    pairs, _ = in_turn(*ways, ROUNDS, timed=as_printed)
     what, ours = f"imports of {NOTEBOOK[:2]}", "what the notebook imports"
     row = Row(what, "import torch, nothing else", ours, pairs, AIM_IMPORT, about="on top", reason=IMPORTS)
     return [*found, row]

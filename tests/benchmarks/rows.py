@@ -86,7 +86,10 @@ def seconds(task: Callable[[], object]) -> tuple[float, object]:
 
 
 def in_turn(
-    baseline: Callable[[int], object], ours: Callable[[int], object], rounds: int
+    baseline: Callable[[int], object],
+    ours: Callable[[int], object],
+    rounds: int,
+    timed: Callable[[Callable[[], object]], tuple[float, object]] = seconds,
 ) -> tuple[list[tuple[float, float]], tuple[object, object]]:
     """Time two things alternately, since machines wander; each goes first every other round.
 
@@ -94,6 +97,7 @@ def in_turn(
         baseline: called with the number of the round.
         ours: likewise.
         rounds: how many.
+        timed: calls one and returns the seconds it took, and what it returned.
 
     Returns:
         (baseline, ours) seconds of each round, and what the two returned in the last.
@@ -102,6 +106,6 @@ def in_turn(
     for number in range(rounds):
         taken = {}
         for way in (baseline, ours) if number % 2 == 0 else (ours, baseline):
-            taken[way] = seconds(lambda way=way, number=number: way(number))
+            taken[way] = timed(lambda way=way, number=number: way(number))
         pairs.append((taken[baseline][0], taken[ours][0]))
     return pairs, (taken[baseline][1], taken[ours][1])
