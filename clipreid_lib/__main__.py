@@ -6,10 +6,10 @@ import signal
 import sys
 import time
 
-from clipreid_lib import compose
-from clipreid_lib.batch import preflight
-from clipreid_lib.errors import UserError, counted
-from clipreid_lib.params import ASPECTS, BURST_GAP, NOTEBOOKS, Params, project_path
+from clipreid_lib.base.errors import UserError, counted
+from clipreid_lib.params import read
+from clipreid_lib.params.schema import ASPECTS, BURST_GAP, NOTEBOOKS, Params, project_path
+from clipreid_lib.runs import preflight
 
 
 def parser() -> argparse.ArgumentParser:
@@ -154,13 +154,13 @@ def main(arguments: list[str] | None = None) -> int:
 def _runs(given: argparse.Namespace) -> list[Params]:
     if given.jobs < 1:
         raise UserError(f"--jobs {given.jobs}: give at least 1")
-    runs = compose.expand(*compose.compose(given.files, given.set), many=given.yes)
+    runs = read.expand(*read.compose(given.files, given.set), many=given.yes)
     preflight.check(runs)
     return runs
 
 
 def _plan(given: argparse.Namespace) -> int:
-    from clipreid_lib.batch import plan
+    from clipreid_lib.runs import plan
 
     plan.tell(_runs(given), given.jobs)
     return 0
@@ -170,7 +170,7 @@ def _run(given: argparse.Namespace) -> int:
     runs = _runs(given)
     asked = {name: getattr(given, name) for name in SLURM if getattr(given, name) is not None}
     if given.backend == "slurm":
-        from clipreid_lib.batch import slurm
+        from clipreid_lib.runs import slurm
 
         sent = slurm.submit(runs, slurm.Settings(**asked), frozenset(given.force))
         print(f"{counted(len(sent), 'job')} sent; `clipreid status` follows them, `clipreid report` sums up")
@@ -178,8 +178,8 @@ def _run(given: argparse.Namespace) -> int:
     if asked:
         raise UserError(f"--{next(iter(asked)).replace('_', '-')}: goes with --backend slurm")
     preflight.check_here(runs, frozenset(given.force))
-    from clipreid_lib.batch import summary  # here, so that a typing mistake is told at once
-    from clipreid_lib.batch.local import Local
+    from clipreid_lib.runs import summary  # here, so that a typing mistake is told at once
+    from clipreid_lib.runs.local import Local
 
     for ending in ("SIGTERM", "SIGHUP"):  # a scheduler's or a closed terminal's: end as Ctrl-C does
         number = getattr(signal, ending, None)  # Windows has no SIGHUP
@@ -197,28 +197,28 @@ def _run(given: argparse.Namespace) -> int:
 
 
 def _status(given: argparse.Namespace) -> int:
-    from clipreid_lib.batch import status
+    from clipreid_lib.runs import status
 
     status.tell(project_path(given.outputs))
     return 0
 
 
 def _clean(given: argparse.Namespace) -> int:
-    from clipreid_lib.batch import clean
+    from clipreid_lib.runs import clean
 
     clean.clean(project_path(given.outputs), given.yes)
     return 0
 
 
 def _across(given: argparse.Namespace) -> int:
-    from clipreid_lib import across  # here, so that help stays quick
+    from clipreid_lib.runs import across  # here, so that help stays quick
 
     print(across.report(given.runs, given.on, project_path(given.outputs)))
     return 0
 
 
 def _report(given: argparse.Namespace) -> int:
-    from clipreid_lib import report  # here, so that help stays quick
+    from clipreid_lib.pages import report  # here, so that help stays quick
 
     for line in report.write(given.runs, given.outputs):
         print(line, flush=True)
@@ -226,7 +226,7 @@ def _report(given: argparse.Namespace) -> int:
 
 
 def _data(given: argparse.Namespace) -> int:
-    from clipreid_lib.survey import data_commands  # here, so that help stays quick
+    from clipreid_lib.runs import data_commands  # here, so that help stays quick
 
     values = vars(given).copy()
     del values["verb"]

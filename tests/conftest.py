@@ -9,13 +9,10 @@ import torch
 from small_rankings import draw_pictures, table
 from small_runs import TINY, run
 
-from clipreid_lib import (
-    _compat,  # noqa: F401  before any test imports open_clip
-    params,
-)
-from clipreid_lib.pictures.ranking import Ranking
-from clipreid_lib.runs import Run
-from clipreid_lib.synthetic import synthetic_hands
+from clipreid_lib.embedded import synthetic_hands
+from clipreid_lib.pages.ranking import Ranking
+from clipreid_lib.params import schema  # noqa: F401  before any test imports open_clip
+from clipreid_lib.runs.run import Run
 
 torch.set_num_threads(1)  # tiny tensors gain nothing from more, and lose much on a busy machine
 
@@ -53,7 +50,7 @@ def open_run(shared_outputs):
             fresh.mkdir(parents=True, exist_ok=True)
             (shared_outputs / "demo_hands").mkdir(exist_ok=True)
             (fresh / "demo_hands").symlink_to(shared_outputs / "demo_hands")
-        return Run.open(params.validated(values))
+        return Run.open(schema.validated(values))
 
     return make
 

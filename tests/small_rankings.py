@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from clipreid_lib.pictures.ranking import Ranking
+from clipreid_lib.pages.ranking import Ranking
 
 
 def table(identities, prefix, aspect="dorsal_r", **columns):

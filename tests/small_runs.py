@@ -4,8 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from clipreid_lib import records
-from clipreid_lib.params import Params
+from clipreid_lib.params.schema import Params
+from clipreid_lib.runs import records
 
 TINY = {
     "demo_people": 8,

@@ -9,19 +9,20 @@ import pandas as pd
 import pytest
 import torch
 
-from clipreid_lib import across, protocols, stages
-from clipreid_lib.datasets import load_images
-from clipreid_lib.errors import UserError
-from clipreid_lib.features import Embeddings
-from clipreid_lib.scoring import assessment, comparison, eligibility, leaderboard, open_set, results, subgroups
-from clipreid_lib.scoring.evaluation import evaluate
-from clipreid_lib.scoring.verification import pairs
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.data import protocols
+from clipreid_lib.data.datasets import load_images
+from clipreid_lib.runs import across, stages
+from clipreid_lib.scores import assessment, comparison, eligibility, leaderboard, open_set, results, subgroups
+from clipreid_lib.scores.evaluation import evaluate
+from clipreid_lib.scores.features import Embeddings
+from clipreid_lib.scores.verification import pairs
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
     """Thirty people of 11k Hands' kind, metadata alone."""
-    from clipreid_lib.synthetic import synthetic_hands
+    from clipreid_lib.embedded import synthetic_hands
 
     root = tmp_path_factory.mktemp("people") / "set"
     synthetic_hands.write_dataset(root, people=30, images_per_aspect=3, sessions=2, seed=1)

@@ -4,9 +4,9 @@ import small_models
 import torch
 from torch.nn import functional
 
+from clipreid_lib.base.errors import UserError
 from clipreid_lib.clip import backbone
-from clipreid_lib.errors import UserError
-from clipreid_lib.pictures import attention
+from clipreid_lib.pages import attention
 
 VIT = {"image_size": 48, "patch_size": 8, "width": 32, "layers": 3, "head_width": 16}
 RESNET = {"image_size": 64, "patch_size": None, "width": 8, "layers": [1, 2, 1, 1], "head_width": 16}

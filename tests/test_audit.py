@@ -5,11 +5,9 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageEnhance
 
-from clipreid_lib import datasets, protocols
 from clipreid_lib.__main__ import main
-from clipreid_lib.datasets import contract, eleven_k
-from clipreid_lib.datasets.contract import Summary
-from clipreid_lib.survey import audit, inspection
+from clipreid_lib.data import audit, contract, datasets, eleven_k, inspection, protocols
+from clipreid_lib.data.contract import Summary
 
 NOTHING = Summary("", "", "", "", aspects=(), protocol="own")
 

@@ -8,9 +8,9 @@ import open_clip
 import pytest
 import torch
 
-from clipreid_lib import params, recipes
+from clipreid_lib.base.errors import UserError
 from clipreid_lib.clip import backbone
-from clipreid_lib.errors import UserError
+from clipreid_lib.params import recipes, schema
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +106,9 @@ def test_weights_and_models_that_do_not_fit_are_told(embedded, tmp_path):
 
 def test_relative_weights_files_start_at_the_projects_top_folder(embedded):
     shipped = recipes.SHIPPED / "embedded_clip.safetensors"
-    relative = os.path.relpath(shipped, params.ROOT)
-    assert params.validated({"pretrained": relative}).weights == str(shipped)
-    assert params.validated({"pretrained": "openai", "model": "vitb16"}).weights is None
+    relative = os.path.relpath(shipped, schema.ROOT)
+    assert schema.validated({"pretrained": relative}).weights == str(shipped)
+    assert schema.validated({"pretrained": "openai", "model": "vitb16"}).weights is None
 
 
 def test_aliases_are_models_open_clip_knows_with_openai_weights():

@@ -9,14 +9,14 @@ import time
 import pytest
 from small_runs import TINY, finish
 
-from clipreid_lib import compose, params, records
 from clipreid_lib.__main__ import main
-from clipreid_lib.batch import chain, clean, local, plan, status
-from clipreid_lib.errors import UserError
-from clipreid_lib.files import write_json, write_yaml
-from clipreid_lib.notebook_keys import notebook_key
-from clipreid_lib.params import project_path
-from clipreid_lib.runs import Run
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.base.files import write_json, write_yaml
+from clipreid_lib.params import read, schema
+from clipreid_lib.params.schema import project_path
+from clipreid_lib.runs import chain, clean, local, plan, records, status
+from clipreid_lib.runs.notebook_keys import notebook_key
+from clipreid_lib.runs.run import Run
 
 GRID = "aspect: [dorsal_r, palmar_r]\nvariant: [frozen, clipid]\nseed: [0, 1]\n"
 
@@ -26,7 +26,7 @@ def grid(tmp_path):
     """A grid of four runs, and their folders as Run.open would make them."""
     file = tmp_path / "grid.yaml"
     file.write_text(GRID + "exclude:\n  - {variant: frozen, seed: 1}\n  - {aspect: palmar_r, seed: [1, 2]}\n")
-    runs = compose.expand(*compose.compose([file], [f"outputs_root={tmp_path / 'out'}"]))
+    runs = read.expand(*read.compose([file], [f"outputs_root={tmp_path / 'out'}"]))
     for run in runs:
         write_yaml(run.folder / "params.yaml", run.resolved().model_dump())
     return file, runs
@@ -49,21 +49,21 @@ def test_exclude_leaves_combinations_out(grid, tmp_path):
     ]
     more = tmp_path / "more.yaml"
     more.write_text("exclude: [{aspect: dorsal_r}]\n")  # of several files, all rules count
-    both = compose.expand(*compose.compose([file, more]))
+    both = read.expand(*read.compose([file, more]))
     assert [(run.aspect, run.variant, run.seed) for run in both] == found[3:]
     more.write_text("exclude: [{num_prompts: 4}]\n")  # a key that no file sets has its default
     with pytest.raises(UserError, match=r"more.yaml: exclude: leaves none of 8 combinations"):
-        compose.expand(*compose.compose([file, more]))
+        read.expand(*read.compose([file, more]))
     more.write_text("exclude: [{varient: clipid}]\n")
     with pytest.raises(UserError, match=r"more.yaml: exclude: unknown key 'varient'; did you mean 'variant'"):
-        compose.expand(*compose.compose([file, more]))
+        read.expand(*read.compose([file, more]))
     more.write_text("exclude: frozen\n")
     with pytest.raises(UserError, match="more.yaml: exclude: write a list of combinations"):
-        compose.compose([more])
+        read.compose([more])
 
 
 def test_a_huge_grid_is_counted_and_refused(capsys):
-    base = str(params.ROOT / "params" / "base.yaml")
+    base = str(schema.ROOT / "params" / "base.yaml")
     asked = ["--set", f"seed={list(range(100))}", "--set", f"draw_seed={list(range(100))}"]
     assert main(["run", base, *asked]) == 2
     assert "the grid has 10,000 combinations; --yes says that more than 100 are meant" in capsys.readouterr().err
@@ -72,8 +72,8 @@ def test_a_huge_grid_is_counted_and_refused(capsys):
 
 
 def test_the_shipped_grids_expand():
-    for file in (params.ROOT / "params" / "grids").glob("*.yaml"):
-        runs = compose.expand(*compose.compose([params.ROOT / "params" / "demo.yaml", file]))
+    for file in (schema.ROOT / "params" / "grids").glob("*.yaml"):
+        runs = read.expand(*read.compose([schema.ROOT / "params" / "demo.yaml", file]))
         assert len(runs) == 20 and len({run.run_id for run in runs}) == 20
 
 
@@ -94,7 +94,7 @@ def test_a_plan_counts_what_is_left_what_is_shared_and_how_long_it_takes(grid, c
 
 def test_two_runs_that_learn_the_same_prompts_share_them_in_the_plan(tmp_path):
     values = {**TINY, "outputs_root": str(tmp_path), "variant": "clipid"}
-    runs = [params.validated(values | {"encoder_lr": lr}) for lr in (1e-4, 2e-4)]
+    runs = [schema.validated(values | {"encoder_lr": lr}) for lr in (1e-4, 2e-4)]
     first, second = plan.planned(runs)
     assert first.shared == {} and second.shared == {"02_prompt_learning": first.run_id}
 
@@ -125,19 +125,19 @@ def test_status_reads_the_truth_from_the_folders(grid, capsys):
     assert out.rstrip().endswith("5 runs: 1 failed, 1 killed, 1 running, 1 started, 1 done")
     (done.folder / "params.yaml").write_text("colour: red\n")
     assert main(["status", "--outputs", str(outputs)]) == 0
-    assert re.search(r"unreadable +\S+ +: \S+params.yaml: unknown key 'colour'", capsys.readouterr().out)
+    assert re.search(r"unreadable +\S+ +: \S+schema.yaml: unknown key 'colour'", capsys.readouterr().out)
     assert main(["status", "--outputs", str(outputs / "none")]) == 2
     assert "holds no run" in capsys.readouterr().err
 
 
 def test_status_and_plan_import_nothing_heavy():
     for verb in ("status", "plan", "clean"):
-        code = f"import sys, clipreid_lib.batch.{verb}; sys.exit(bool({{'torch', 'pandas'}} & set(sys.modules)))"
+        code = f"import sys, clipreid_lib.runs.{verb}; sys.exit(bool({{'torch', 'pandas'}} & set(sys.modules)))"
         assert subprocess.run([sys.executable, "-c", code], env=os.environ).returncode == 0
 
 
 def test_a_batch_with_nothing_to_do_loads_no_torch():
-    code = "import sys, clipreid_lib.batch.summary, clipreid_lib.batch.local; sys.exit('torch' in sys.modules)"
+    code = "import sys, clipreid_lib.runs.summary, clipreid_lib.runs.local; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=os.environ).returncode == 0
 
 
@@ -171,8 +171,8 @@ def test_clean_deletes_what_can_be_made_again_and_only_when_told(grid, capsys, t
 
 def test_a_param_outside_the_id_is_kept_with_the_run_it_changed(tmp_path):
     values = {**TINY, "variant": "frozen", "outputs_root": str(tmp_path)}
-    first = Run.open(params.validated(values))
-    second = Run.open(params.validated(values | {"top_k": 3}))
+    first = Run.open(schema.validated(values))
+    second = Run.open(schema.validated(values | {"top_k": 3}))
     assert first.folder == second.folder and Run.at(first.folder).params.top_k == 3
     assert second.params.top_k == 3 and notebook_key(first.params, "04_evaluation") == notebook_key(
         second.params, "04_evaluation"
@@ -190,7 +190,7 @@ def test_notebook_01_speaks_for_the_runs_that_wait_for_it(grid, capsys):
 
 
 def test_an_unforeseen_exception_costs_one_run_alone(tmp_path, monkeypatch, capsys):
-    runs = [params.validated({**TINY, "variant": "frozen", "seed": s, "outputs_root": str(tmp_path)}) for s in (0, 1)]
+    runs = [schema.validated({**TINY, "variant": "frozen", "seed": s, "outputs_root": str(tmp_path)}) for s in (0, 1)]
 
     def execute(self, name, lock):
         if name.startswith("01"):
@@ -226,7 +226,7 @@ def test_a_notebook_edited_since_it_was_done_is_told(grid):
     ],
 )
 def test_mistakes_in_a_grid_cost_one_line(capsys, given, message):
-    base = str(params.ROOT / "params" / "base.yaml")
+    base = str(schema.ROOT / "params" / "base.yaml")
     assert main(["plan", base, *(part for each in given for part in ("--set", each))]) == 2
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
@@ -234,7 +234,7 @@ def test_mistakes_in_a_grid_cost_one_line(capsys, given, message):
 
 def test_exclude_reads_numbers_as_params_do():
     values = {"encoder_lr": ["1e-4", 2e-4], "exclude": [{"encoder_lr": 1e-4}]}
-    assert [run.encoder_lr for run in compose.expand(values)] == [2e-4]
+    assert [run.encoder_lr for run in read.expand(values)] == [2e-4]
 
 
 def test_each_job_has_an_accelerator_and_its_share_of_the_cores(monkeypatch):

@@ -7,9 +7,9 @@ from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
 from small_rankings import draw_pictures, random_ranking
 
-from clipreid_lib import stages
-from clipreid_lib.pictures import browser, overlays, retrieval
-from clipreid_lib.pictures.ranking import Ranking
+from clipreid_lib.pages import browser, overlays, retrieval
+from clipreid_lib.pages.ranking import Ranking
+from clipreid_lib.runs import stages
 
 
 @pytest.fixture

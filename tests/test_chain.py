@@ -11,14 +11,14 @@ import time
 import pytest
 from small_runs import TINY, finish
 
-from clipreid_lib import params, records
 from clipreid_lib.__main__ import main
-from clipreid_lib.batch import chain, local
-from clipreid_lib.errors import UserError
-from clipreid_lib.files import read_json, write_json
-from clipreid_lib.notebook_keys import notebook_key
-from clipreid_lib.runs import Run
-from clipreid_lib.scoring.leaderboard import read_metrics, refresh_leaderboard
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.base.files import read_json, write_json
+from clipreid_lib.params import schema
+from clipreid_lib.runs import chain, local, records
+from clipreid_lib.runs.notebook_keys import notebook_key
+from clipreid_lib.runs.run import Run
+from clipreid_lib.scores.leaderboard import read_metrics, refresh_leaderboard
 
 PROMPTS, ENCODER, SCORES = "02_prompt_learning", "03_encoder_finetune", "04_evaluation"
 
@@ -42,7 +42,7 @@ def executed(monkeypatch):
 def two(tmp_path):
     """Two runs that learn the same prompts, in an outputs folder of their own."""
     values = TINY | {"outputs_root": str(tmp_path), "variant": "clipid"}
-    return [params.validated(values | {"encoder_lr": rate}) for rate in (1e-4, 2e-4)]
+    return [schema.validated(values | {"encoder_lr": rate}) for rate in (1e-4, 2e-4)]
 
 
 def notebooks(begun, run) -> list[str]:
@@ -116,7 +116,7 @@ def test_scores_of_an_encoder_that_is_no_more_leave_the_leaderboard(two, execute
 def test_scores_stay_where_the_data_to_do_them_again_is_gone(two, executed, hands, tmp_path):
     root = shutil.copytree(hands, tmp_path / "hands")
     values = {"dataset": "11k", "data_root": str(root), "protocol": "common", "variant": "frozen", "draws": 2}
-    run = Run.open(params.validated(values | {"outputs_root": str(tmp_path)}))
+    run = Run.open(schema.validated(values | {"outputs_root": str(tmp_path)}))
     assert chain.Chain(run, run.params.notebooks, print, print).do() is None
     scored = {"protocols": {}, "compared_sha": "x", "manifest_sha": run.manifest.sha}
     write_json(run.folder / "metrics.json", scored)
@@ -174,7 +174,7 @@ def test_a_notebook_may_print_that_something_failed(two, tmp_path, monkeypatch):
     ],
 )
 def test_what_would_end_every_run_is_told_before_any_starts(tmp_path, capsys, given, message):
-    base = str(params.ROOT / "params" / "base.yaml")
+    base = str(schema.ROOT / "params" / "base.yaml")
     chosen = [part for each in [*given, f"outputs_root={tmp_path / 'out'}"] for part in ("--set", each)]
     assert main(["run", base, *chosen]) == 2
     out, err = capsys.readouterr()
@@ -182,21 +182,21 @@ def test_what_would_end_every_run_is_told_before_any_starts(tmp_path, capsys, gi
 
 
 def test_a_missing_kernel_is_told_before_anything_starts(tmp_path, capsys, monkeypatch):
-    from clipreid_lib.batch import preflight
+    from clipreid_lib.runs import preflight
 
     found = preflight.importlib.util.find_spec
     monkeypatch.setattr(
         preflight.importlib.util, "find_spec", lambda name: None if name == "ipykernel" else found(name)
     )
-    assert main(["run", str(params.ROOT / "params" / "base.yaml"), "--set", f"outputs_root={tmp_path / 'out'}"]) == 2
+    assert main(["run", str(schema.ROOT / "params" / "base.yaml"), "--set", f"outputs_root={tmp_path / 'out'}"]) == 2
     assert "no Jupyter kernel to run notebooks in" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_a_finished_run_needs_no_data_any_more(tmp_path):
-    from clipreid_lib.batch import preflight
+    from clipreid_lib.runs import preflight
 
     gone = tmp_path / "gone"
-    run = params.validated(
+    run = schema.validated(
         {"dataset": "folder", "data_root": str(gone), "variant": "frozen", "outputs_root": str(tmp_path)}
     )
     with pytest.raises(UserError, match="gone is not a folder"):

@@ -5,15 +5,16 @@ import sys
 
 import pytest
 
-from clipreid_lib import datasets, params
 from clipreid_lib.__main__ import main
-from clipreid_lib.errors import UserError
-from clipreid_lib.files import write_json, write_yaml
-from clipreid_lib.images import photographs as images
-from clipreid_lib.machine import provenance
-from clipreid_lib.params import ROOT
-from clipreid_lib.runs import Run
-from clipreid_lib.scoring import leaderboard
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.base.files import write_json, write_yaml
+from clipreid_lib.data import datasets
+from clipreid_lib.data import photographs as images
+from clipreid_lib.params import schema
+from clipreid_lib.params.schema import ROOT
+from clipreid_lib.runs.machine import provenance
+from clipreid_lib.runs.run import Run
+from clipreid_lib.scores import leaderboard
 
 BASE = str(ROOT / "params" / "base.yaml")
 
@@ -98,7 +99,7 @@ def test_rows_are_averaged_over_seeds_and_nothing_else(tmp_path):
     folders = []
     for number, (seed, lr, rank1) in enumerate([(0, 1e-3, 0.2), (1, 1e-3, 0.4), (0, 1e-4, 0.9)]):
         folder = tmp_path / str(number)
-        values = params.validated({"seed": seed, "encoder_lr": lr}).resolved().model_dump()
+        values = schema.validated({"seed": seed, "encoder_lr": lr}).resolved().model_dump()
         write_yaml(folder / "params.yaml", values)
         scores = {f"{s}{end}": rank1 for s in ("rank1", "rank5", "map") for end in ("", "_std")}
         facts = {"manifest_sha": "x", "pixels": scores, "dataset": "demo", "aspect": "dorsal_r", "protocol": "own"}
@@ -122,6 +123,6 @@ def test_help_is_quick_and_imports_nothing_heavy():
 
 @pytest.mark.parametrize("collects", ["enable", "disable"])
 def test_the_garbage_collector_is_as_before_after_the_heavy_imports(collects):
-    code = f"import gc, sys; gc.{collects}(); before = gc.isenabled(); import clipreid_lib._compat; "
+    code = f"import gc, sys; gc.{collects}(); before = gc.isenabled(); import clipreid_lib.base.import_fixes; "
     code += "sys.exit(gc.isenabled() != before or gc.get_freeze_count() < 10_000)"
     assert subprocess.run([sys.executable, "-c", code], env=os.environ).returncode == 0

@@ -6,8 +6,8 @@ import torch
 from torch.nn import functional
 
 from clipreid_lib.clip import backbone
-from clipreid_lib.pictures import attention, correspondence
-from clipreid_lib.pictures.correspondence import alike_places
+from clipreid_lib.pages import attention, correspondence
+from clipreid_lib.pages.correspondence import alike_places
 
 TEXT = {"context_length": 16, "width": 32, "heads": 2, "layers": 1}
 VIT = {"image_size": 48, "patch_size": 8, "width": 32, "layers": 3, "head_width": 16}

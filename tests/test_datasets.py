@@ -3,8 +3,8 @@ import shutil
 import pandas as pd
 import pytest
 
-from clipreid_lib import datasets
-from clipreid_lib.errors import UserError
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.data import datasets
 
 
 def test_the_table_keeps_its_contract(hands):

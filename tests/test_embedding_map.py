@@ -3,9 +3,9 @@ import pandas as pd
 import pytest
 import torch
 
-from clipreid_lib.errors import UserError
-from clipreid_lib.features import Embeddings
-from clipreid_lib.pictures import embedding_map
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.pages import embedding_map
+from clipreid_lib.scores.features import Embeddings
 
 
 @pytest.fixture

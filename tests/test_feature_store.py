@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from clipreid_lib import checkpoints, feature_store, features
+from clipreid_lib.base import checkpoints
+from clipreid_lib.base.errors import UserError
 from clipreid_lib.clip import backbone
-from clipreid_lib.errors import UserError
-from clipreid_lib.feature_store import FeatureStore
-from clipreid_lib.features import Embeddings
-from clipreid_lib.images.photographs import Photographs
+from clipreid_lib.data.photographs import Photographs
+from clipreid_lib.scores import feature_store, features
+from clipreid_lib.scores.feature_store import FeatureStore
+from clipreid_lib.scores.features import Embeddings
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def clip():
 
 @pytest.fixture
 def table(hands):
-    from clipreid_lib.datasets import load_images
+    from clipreid_lib.data.datasets import load_images
 
     return load_images("11k", hands)
 

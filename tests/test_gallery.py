@@ -6,11 +6,11 @@ from PIL import Image, ImageColor
 from sklearn.metrics import average_precision_score
 from small_rankings import random_ranking, table
 
-from clipreid_lib.pictures.gallery import sheet
-from clipreid_lib.pictures.ranking import Ranking
-from clipreid_lib.pictures.style import MISSED, RIGHT, WRONG
-from clipreid_lib.pictures.thumbnails import draw_tile
-from clipreid_lib.scoring import metrics
+from clipreid_lib.pages.gallery import sheet
+from clipreid_lib.pages.ranking import Ranking
+from clipreid_lib.pages.style import MISSED, RIGHT, WRONG
+from clipreid_lib.pages.thumbnails import draw_tile
+from clipreid_lib.scores import metrics
 
 # --- the numbers -------------------------------------------------------------------------------------------
 

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from small_rankings import draw_pictures, table
 
-from clipreid_lib.errors import UserError
-from clipreid_lib.pictures import gallery_page
-from clipreid_lib.pictures.gallery import sheet
-from clipreid_lib.pictures.ranking import Ranking
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.pages import gallery_page
+from clipreid_lib.pages.gallery import sheet
+from clipreid_lib.pages.ranking import Ranking
 
 
 class Reader(HTMLParser):

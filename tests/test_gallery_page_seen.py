@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from small_rankings import draw_pictures, table
 
-from clipreid_lib.pictures import gallery_page
-from clipreid_lib.pictures.ranking import Ranking
+from clipreid_lib.pages import gallery_page
+from clipreid_lib.pages.ranking import Ranking
 
 PEOPLE, QUERIES = 15, 45  # more queries than the page builds rows for at first
 EVIL = 'Zoë O\'Neil <script>alert(1)</script> "手"'

@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 from small_runs import TINY
 
-from clipreid_lib import compose
 from clipreid_lib.__main__ import parser
-from clipreid_lib.params import ROOT
+from clipreid_lib.params import read
+from clipreid_lib.params.schema import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -100,7 +100,7 @@ for protocol in ("own", "common", "cross_session"):
 
 
 def test_a_backbone(copy):
-    assert applied("A backbone", copy) == {"clipreid_lib/recipes.py"}
+    assert applied("A backbone", copy) == {"clipreid_lib/params/recipes.py"}
     (command,) = re.findall(r"^    clipreid run (.*)$", part("A backbone"), flags=re.M)
     script = """
 import sys
@@ -109,13 +109,13 @@ from clipreid_lib.batch import preflight
 from clipreid_lib.__main__ import parser
 from clipreid_lib.clip import backbone
 given = parser().parse_args(sys.argv[1:])
-runs = compose.expand(*compose.compose(given.files, given.set))
-preflight.check(runs + compose.expand({"model": "rn101"}))
+runs = read.expand(*read.compose(given.files, given.set))
+preflight.check(runs + read.expand({"model": "rn101"}))
 known = backbone.open_clip
 assert runs[0].pretrained in known.list_pretrained_tags_by_model(runs[0].model)
 assert "openai" in known.list_pretrained_tags_by_model(recipes.ALIASES["rn101"])
 assert recipes.recipe_of(runs[0].model) is recipes.VIT
-print(compose.expand({"model": "rn101"})[0].resolved().batch_size, recipes.RESNET.batch_size)
+print(read.expand({"model": "rn101"})[0].resolved().batch_size, recipes.RESNET.batch_size)
 """
     assert python(copy, "-c", script, "run", *shlex.split(command)).split() == ["32", "64"]
 
@@ -153,7 +153,7 @@ def test_every_command_on_the_pages_is_understood(command):
     words = shlex.split(re.sub(r"\[(RUN|FILE) \.\.\.\]", "", command), comments=True)
     given = parser().parse_args(words)
     if getattr(given, "files", ["FILES"]) != ["FILES"]:
-        assert compose.expand(*compose.compose([ROOT / file for file in given.files], given.set))
+        assert read.expand(*read.compose([ROOT / file for file in given.files], given.set))
 
 
 def test_what_the_pages_point_at_is_there():

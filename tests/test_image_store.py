@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from clipreid_lib.__main__ import main
-from clipreid_lib.errors import UserError
-from clipreid_lib.images import photographs as images
-from clipreid_lib.images.photographs import Photographs
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.data import photographs as images
+from clipreid_lib.data.photographs import Photographs
 
 
 @pytest.fixture

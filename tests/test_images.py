@@ -4,9 +4,10 @@ import pytest
 import torch
 from PIL import Image
 
-from clipreid_lib.errors import UserError
-from clipreid_lib.images import augment, image_sizes
-from clipreid_lib.images import photographs as images
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.data import photographs as images
+from clipreid_lib.method import augment
+from clipreid_lib.params import image_sizes
 
 from torchvision.transforms import v2  # isort: skip
 

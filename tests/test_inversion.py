@@ -1,8 +1,9 @@
 import torch
 
-from clipreid_lib import encoder_finetune, stages
 from clipreid_lib.clip import backbone
-from clipreid_lib.inversion import Inversion
+from clipreid_lib.method import encoder_finetune
+from clipreid_lib.method.inversion import Inversion
+from clipreid_lib.runs import stages
 
 
 def test_each_image_gets_a_sentence_of_its_own_and_gradients_reach_the_network():

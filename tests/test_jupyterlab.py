@@ -12,10 +12,10 @@ import pytest
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from clipreid_lib import params
-from clipreid_lib.compose import read_yaml
+from clipreid_lib.params import schema
+from clipreid_lib.params.read import read_yaml
 
-NOTEBOOK = params.ROOT / "notebooks" / "05_retrieval_visualisation.ipynb"
+NOTEBOOK = schema.ROOT / "notebooks" / "05_retrieval_visualisation.ipynb"
 SETTINGS = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     "notebook-extension/tracker": {"windowingMode": "none"},  # every cell stays in the page, to be read

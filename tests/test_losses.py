@@ -4,8 +4,8 @@ import pytest
 import torch
 from pytorch_metric_learning import distances, losses, miners, reducers
 
-from clipreid_lib.contrastive_loss import info_nce, supervised_contrastive
-from clipreid_lib.triplet_loss import batch_hard_triplet
+from clipreid_lib.method.contrastive_loss import info_nce, supervised_contrastive
+from clipreid_lib.method.triplet_loss import batch_hard_triplet
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from pytorch_metric_learning.utils.inference import CustomKNN
 from sklearn.metrics import average_precision_score
 
-from clipreid_lib.errors import UserError
-from clipreid_lib.scoring.metrics import score_retrieval, score_similarity
-from clipreid_lib.scoring.similarity import cosine_similarity
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.scores.metrics import score_retrieval, score_similarity
+from clipreid_lib.scores.similarity import cosine_similarity
 
 
 @pytest.fixture

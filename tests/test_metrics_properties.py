@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from sklearn.metrics import average_precision_score
 
-from clipreid_lib.errors import UserError
-from clipreid_lib.scoring import metrics
-from clipreid_lib.scoring.metrics import score_retrieval, score_similarity
-from clipreid_lib.scoring.similarity import cosine_similarity
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.scores import metrics
+from clipreid_lib.scores.metrics import score_retrieval, score_similarity
+from clipreid_lib.scores.similarity import cosine_similarity
 
 VALUES = st.floats(-8, 8, width=32).map(lambda value: round(value * 4) / 4)  # a coarse grid: many ties
 
@@ -137,7 +137,7 @@ def test_blocks_float32_and_sorting_change_nothing(monkeypatch):
 
 def test_memory_stays_bounded(monkeypatch):
     seen = []
-    from clipreid_lib.scoring import similarity
+    from clipreid_lib.scores import similarity
 
     real = similarity.fast_product
 

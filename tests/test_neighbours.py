@@ -2,10 +2,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from clipreid_lib import prompt_learning, stages
-from clipreid_lib.pictures import neighbours
-from clipreid_lib.pictures.ranking import Ranking
-from clipreid_lib.prompt_bank import PromptBank
+from clipreid_lib.method import prompt_learning
+from clipreid_lib.method.prompt_bank import PromptBank
+from clipreid_lib.pages import neighbours
+from clipreid_lib.pages.ranking import Ranking
+from clipreid_lib.runs import stages
 
 
 def test_no_training_image_is_its_own_neighbour(open_run):

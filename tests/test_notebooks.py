@@ -13,9 +13,9 @@ import pytest
 from papermill.inspection import inspect_notebook
 from small_runs import run
 
-from clipreid_lib import params
+from clipreid_lib.params import schema
 
-NOTEBOOKS = sorted((params.ROOT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((schema.ROOT / "notebooks").glob("*.ipynb"))
 NAMES = [path.stem for path in NOTEBOOKS]
 each = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=NAMES)
 
@@ -68,7 +68,7 @@ def test_its_parameters_are_commented_literals_with_the_schemas_defaults(noteboo
         # papermill loses a line with a second equals sign from its help and then calls the name unknown
         assert line.count("=") == 1 and re.fullmatch(r"\w+ = .+  # .+", line), line
     given = {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(cell).body}
-    assert given == {key: params.Params.model_fields[key].default for key in given}
+    assert given == {key: schema.Params.model_fields[key].default for key in given}
     assert set(inspect_notebook(str(notebook))) == set(given)
 
 
@@ -174,8 +174,8 @@ def test_plain_papermill_runs_each_notebook_from_any_folder_and_again_in_one_ker
     content.cells.append(nbformat.v4.new_code_cell(again))
     nbformat.write(content, tmp_path / "again.ipynb")
     command = [sys.executable, "-m", "papermill", "again.ipynb", "out.ipynb", "-k", "python3"]
-    command += ["-f", str(params.ROOT / "params" / "base.yaml"), "-f", str(place / "mine.yaml")]
-    command += ["-f", str(params.ROOT / "params" / "variants" / "clipid.yaml")]
+    command += ["-f", str(schema.ROOT / "params" / "base.yaml"), "-f", str(place / "mine.yaml")]
+    command += ["-f", str(schema.ROOT / "params" / "variants" / "clipid.yaml")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     out = (tmp_path / "out.ipynb").read_text()

@@ -7,14 +7,14 @@ import pytest
 from PIL import Image, ImageColor, ImageDraw
 from small_rankings import draw_pictures, table
 
+from clipreid_lib.base.errors import UserError
 from clipreid_lib.clip import backbone
-from clipreid_lib.errors import UserError
-from clipreid_lib.images.photographs import Photographs
-from clipreid_lib.pictures import overlay_sheet, overlays
-from clipreid_lib.pictures.overlay_sheet import DROP, FRAME, GAP, HEAD, WIDEST, over, wrapped
-from clipreid_lib.pictures.ranking import Ranking
-from clipreid_lib.pictures.style import RIGHT, WRONG, font
-from clipreid_lib.stages import Trained
+from clipreid_lib.data.photographs import Photographs
+from clipreid_lib.pages import overlay_sheet, overlays
+from clipreid_lib.pages.overlay_sheet import DROP, FRAME, GAP, HEAD, WIDEST, over, wrapped
+from clipreid_lib.pages.ranking import Ranking
+from clipreid_lib.pages.style import RIGHT, WRONG, font
+from clipreid_lib.runs.stages import Trained
 
 STEP = WIDEST + 2 * FRAME + GAP
 

@@ -3,8 +3,8 @@ import re
 import pytest
 import yaml
 
-from clipreid_lib import compose, params, recipes
-from clipreid_lib.errors import UserError
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.params import read, recipes, schema
 
 USERS_OWN = """
 experiment: stage2_clipid_vitb16_11k_dorsal_r
@@ -27,7 +27,7 @@ save_dir: saved_models/
 def test_the_users_own_file_is_accepted_as_it_stands(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(USERS_OWN)
-    (run,) = compose.expand(*compose.compose([file]))
+    (run,) = read.expand(*read.compose([file]))
     run = run.resolved()
     assert (run.prompt_epochs, run.prompt_lr, run.prompt_dim) == (20, 1e-4, 16)
     assert run.notebooks == ("02_prompt_learning", "04_evaluation", "05_retrieval_visualisation")
@@ -35,17 +35,17 @@ def test_the_users_own_file_is_accepted_as_it_stands(tmp_path):
 
 
 def test_base_yaml_holds_every_key_with_its_default_and_a_comment():
-    file = params.ROOT / "params" / "base.yaml"
-    defaults = {key: field.default for key, field in params.Params.model_fields.items()}
+    file = schema.ROOT / "params" / "base.yaml"
+    defaults = {key: field.default for key, field in schema.Params.model_fields.items()}
     assert yaml.safe_load(file.read_text()) == defaults
     for line in file.read_text().splitlines():
         if re.match(r"\w+:", line):
             assert " # " in line, f"{line} has no comment"
 
 
-@pytest.mark.parametrize("file", sorted((params.ROOT / "params").rglob("*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", sorted((schema.ROOT / "params").rglob("*.yaml")), ids=lambda file: file.stem)
 def test_every_params_file_composes_with_base(file):
-    runs = compose.expand(*compose.compose([params.ROOT / "params" / "base.yaml", file]))
+    runs = read.expand(*read.compose([schema.ROOT / "params" / "base.yaml", file]))
     assert runs
     for run in runs:
         for value in run.model_dump().values():
@@ -78,31 +78,31 @@ def test_every_params_file_composes_with_base(file):
 )
 def test_mistakes_are_told_in_one_line_that_names_file_and_key(values, message):
     with pytest.raises(UserError, match=message) as error:
-        params.validated(values, "mine.yaml")
+        schema.validated(values, "mine.yaml")
     assert str(error.value).startswith("mine.yaml: ")
     assert "\n" not in str(error.value)
 
 
 def test_numbers_without_a_dot_count_as_numbers():
     assert yaml.safe_load("lr: 1e-4") == {"lr": "1e-4"}  # the trap: YAML 1.1 reads a word
-    assert params.validated({"encoder_lr": "1e-4"}).encoder_lr == 1e-4
+    assert schema.validated({"encoder_lr": "1e-4"}).encoder_lr == 1e-4
 
 
 def test_lists_expand_into_their_product_and_each_file_answers_for_its_keys(tmp_path):
     first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
     first.write_text("variant: [frozen, classifier]\nseed: [0, 1, 2]\n")
     second.write_text("aspect: palmar\n")
-    runs = compose.expand(*compose.compose([first]))
+    runs = read.expand(*read.compose([first]))
     assert [(run.variant, run.seed) for run in runs] == [
         (variant, seed) for variant in ("frozen", "classifier") for seed in (0, 1, 2)
     ]
     assert len({run.run_id for run in runs}) == 6
     with pytest.raises(UserError, match="b.yaml: aspect"):
-        compose.expand(*compose.compose([first, second]))
+        read.expand(*read.compose([first, second]))
     with pytest.raises(UserError, match="--set seed=\\[\\]: seed: the list is empty"):
-        compose.expand(*compose.compose([first], ["seed=[]"]))
+        read.expand(*read.compose([first], ["seed=[]"]))
     with pytest.raises(UserError, match="write it as key=value"):
-        compose.compose([first], ["seed"])
+        read.compose([first], ["seed"])
 
 
 @pytest.mark.parametrize(("text", "message"), [("- 1", "holds a list"), ("a: [", "is not YAML")])
@@ -110,51 +110,51 @@ def test_a_file_that_is_no_mapping_is_told(tmp_path, text, message):
     file = tmp_path / "odd.yaml"
     file.write_text(text)
     with pytest.raises(UserError, match=message):
-        compose.compose([file])
+        read.compose([file])
     with pytest.raises(UserError, match="none.yaml: cannot be read"):
-        compose.compose([tmp_path / "none.yaml"])
+        read.compose([tmp_path / "none.yaml"])
 
 
 def test_the_run_id_follows_what_changes_numbers_and_nothing_else(tmp_path):
-    base = params.validated({})
+    base = schema.validated({})
     for same in ({"device": "cpu"}, {"outputs_root": "elsewhere"}, {"data_root": "there"}, {"top_k": 3}):
-        assert params.validated(same).run_id == base.run_id
+        assert schema.validated(same).run_id == base.run_id
     for other in ({"seed": 1}, {"encoder_lr": 2e-3}, {"prompt_dim": 16}, {"draw_seed": 1}):
-        assert params.validated(other).run_id != base.run_id
+        assert schema.validated(other).run_id != base.run_id
     assert base.resolved().run_id == base.run_id
     weights = tmp_path / "weights.pt"
     ids = []
     for content in (b"one", b"two"):
         weights.write_bytes(content)
-        ids.append(params.validated({"pretrained": str(weights)}).run_id)
+        ids.append(schema.validated({"pretrained": str(weights)}).run_id)
     assert len({*ids, base.run_id}) == 3  # other weights are another run, whatever the file is called
     assert base.resolved().resolved() == base.resolved()
 
 
 def test_a_notebook_is_told_the_fewest_keys_that_make_the_run():
-    assert params.validated({}).changed() == {}
+    assert schema.validated({}).changed() == {}
     given = {"variant": "frozen", "seed": 3, "encoder_lr": 2e-3}
-    run = params.validated(given | {"encoder_epochs": recipes.recipe_of("embedded").encoder_epochs}).resolved()
+    run = schema.validated(given | {"encoder_epochs": recipes.recipe_of("embedded").encoder_epochs}).resolved()
     assert run.changed() == given
-    users = params.validated(yaml.safe_load(USERS_OWN))
-    assert compose.from_namespace(users.changed()) == users.resolved()
+    users = schema.validated(yaml.safe_load(USERS_OWN))
+    assert read.from_namespace(users.changed()) == users.resolved()
     assert "prompt_epochs" not in users.changed()
 
 
 def test_runs_on_the_same_data_share_its_description():
-    base = params.validated({"variant": "frozen", "seed": 4})
-    assert base.data_id == base.data_only().data_id == params.validated({}).data_id
+    base = schema.validated({"variant": "frozen", "seed": 4})
+    assert base.data_id == base.data_only().data_id == schema.validated({}).data_id
     assert base.data_only().changed() == {}
-    assert params.validated({"draw_seed": 1}).data_id != base.data_id
+    assert schema.validated({"draw_seed": 1}).data_id != base.data_id
 
 
 def test_a_notebooks_names_are_checked_too():
     notebook = {"In": [], "_": 1, "run": object(), "variant": "frozen", "lr": None}
-    assert compose.from_namespace(notebook).variant == "frozen"
+    assert read.from_namespace(notebook).variant == "frozen"
     with pytest.raises(UserError, match="unknown key 'varient'; did you mean 'variant'"):
-        compose.from_namespace(notebook | {"varient": "frozen"})
+        read.from_namespace(notebook | {"varient": "frozen"})
 
 
 def test_the_notebooks_defaults_are_one_of_the_demos_runs():
-    demo = compose.expand(*compose.compose([params.ROOT / "params" / "demo.yaml"]))
-    assert compose.from_namespace({}).run_id in {run.run_id for run in demo}
+    demo = read.expand(*read.compose([schema.ROOT / "params" / "demo.yaml"]))
+    assert read.from_namespace({}).run_id in {run.run_id for run in demo}

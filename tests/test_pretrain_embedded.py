@@ -8,10 +8,15 @@ import pandas as pd
 import pytest
 import torch
 
-from clipreid_lib import _compat
 from clipreid_lib.clip.backbone import SHIPPED, Backbone
-from clipreid_lib.pretraining import captions, pretrain_embedded, pretrain_images, pretrain_report, pretrain_steps
-from clipreid_lib.synthetic import synthetic_hands
+from clipreid_lib.embedded import (
+    captions,
+    pretrain_embedded,
+    pretrain_images,
+    pretrain_report,
+    pretrain_steps,
+    synthetic_hands,
+)
 
 import open_clip  # isort: skip
 
@@ -29,7 +34,7 @@ ROW = {
 @pytest.fixture(scope="module")
 def shipped():
     """The model exactly as any user of open_clip would load it."""
-    assert _compat is not None
+    assert import_fixes is not None
     open_clip.add_model_config(SHIPPED / "embedded_clip.json")
     model = open_clip.create_model("embedded_clip", pretrained=str(SHIPPED / "embedded_clip.safetensors"))
     tokenizer = open_clip.get_tokenizer("embedded_clip", bpe_path=str(SHIPPED / "merges.txt.gz"))

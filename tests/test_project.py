@@ -8,7 +8,7 @@ import tomllib
 import yaml
 
 from clipreid_lib import __version__
-from clipreid_lib.params import ROOT
+from clipreid_lib.params.schema import ROOT
 
 CONDA_NAMES = {  # pip's name -> conda-forge's, where they differ
     "torch": "pytorch",

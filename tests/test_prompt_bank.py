@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from clipreid_lib.base.errors import UserError
 from clipreid_lib.clip import backbone
-from clipreid_lib.errors import UserError
-from clipreid_lib.prompt_bank import PromptBank, text_logits
+from clipreid_lib.method.prompt_bank import PromptBank, text_logits
 
 
 @pytest.fixture(scope="module")

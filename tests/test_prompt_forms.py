@@ -2,11 +2,12 @@ import pandas as pd
 import pytest
 import torch
 
-from clipreid_lib import prompt_learning, stages
+from clipreid_lib.base.errors import UserError
 from clipreid_lib.clip import backbone
-from clipreid_lib.errors import UserError
-from clipreid_lib.prompt_bank import PromptBank
-from clipreid_lib.prompt_words import words_of
+from clipreid_lib.method import prompt_learning
+from clipreid_lib.method.prompt_bank import PromptBank
+from clipreid_lib.method.prompt_words import words_of
+from clipreid_lib.runs import stages
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipreid_lib import datasets, protocols
-from clipreid_lib.datasets import contract, eleven_k
-from clipreid_lib.errors import UserError
-from clipreid_lib.manifest import Manifest
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.data import contract, datasets, eleven_k, protocols
+from clipreid_lib.data.manifest import Manifest
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipreid_lib import datasets, protocols
-from clipreid_lib.datasets import contract, eleven_k
-from clipreid_lib.errors import TooFewPeople, UserError
-from clipreid_lib.features import Embeddings
-from clipreid_lib.manifest import Manifest
-from clipreid_lib.scoring import metrics
-from clipreid_lib.scoring.evaluation import evaluate
+from clipreid_lib.base.errors import TooFewPeople, UserError
+from clipreid_lib.data import contract, datasets, eleven_k, protocols
+from clipreid_lib.data.manifest import Manifest
+from clipreid_lib.scores import metrics
+from clipreid_lib.scores.evaluation import evaluate
+from clipreid_lib.scores.features import Embeddings
 
 HANDS = tuple(protocols.OTHERS)
 

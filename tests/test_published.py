@@ -2,9 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipreid_lib.manifest import PROTOCOLS
-from clipreid_lib.scoring import published
-from clipreid_lib.scoring.metrics import score_retrieval
+from clipreid_lib.data.manifest import PROTOCOLS
+from clipreid_lib.scores import published
+from clipreid_lib.scores.metrics import score_retrieval
 
 
 def ours(**change) -> pd.DataFrame:

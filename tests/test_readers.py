@@ -5,9 +5,9 @@ from typing import get_args
 import pandas as pd
 import pytest
 
-from clipreid_lib import datasets, params
-from clipreid_lib.datasets import contract, eleven_k
-from clipreid_lib.errors import UserError
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.data import contract, datasets, eleven_k
+from clipreid_lib.params import schema
 
 
 def touched(root: Path, *files: str) -> Path:
@@ -385,8 +385,8 @@ def test_every_data_set_states_its_facts(dataset):
 
 
 def test_params_know_every_data_set_and_its_aspects():
-    assert params.ASPECTS == {name: module.SUMMARY.aspects for name, module in datasets.MODULES.items()}
-    assert get_args(params.Params.model_fields["dataset"].annotation) == tuple(datasets.MODULES)
+    assert schema.ASPECTS == {name: module.SUMMARY.aspects for name, module in datasets.MODULES.items()}
+    assert get_args(schema.Params.model_fields["dataset"].annotation) == tuple(datasets.MODULES)
     for aspects, published in ((m.SUMMARY.aspects, m.SUMMARY.published) for m in datasets.MODULES.values()):
         assert set(published) <= set(aspects)
 

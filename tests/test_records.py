@@ -7,19 +7,21 @@ import pytest
 import torch
 from small_runs import TINY, finish
 
-from clipreid_lib import params, prompt_learning, records, stages
-from clipreid_lib.batch.chain import Chain
-from clipreid_lib.errors import UserError
-from clipreid_lib.notebook_keys import AFTER_PROMPTS, notebook_key
-from clipreid_lib.params import NOT_IN_ID, NOTEBOOKS, Params
-from clipreid_lib.runs import Run
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.method import prompt_learning
+from clipreid_lib.params import schema
+from clipreid_lib.params.schema import NOT_IN_ID, NOTEBOOKS, Params
+from clipreid_lib.runs import records, stages
+from clipreid_lib.runs.chain import Chain
+from clipreid_lib.runs.notebook_keys import AFTER_PROMPTS, notebook_key
+from clipreid_lib.runs.run import Run
 
 SURVEY, PROMPTS, ENCODER, SCORES, GALLERY = NOTEBOOKS
 TRAINED = NOTEBOOKS[1:]
 
 
 def tiny(**more) -> Params:
-    return params.validated({**TINY, **more})
+    return schema.validated({**TINY, **more})
 
 
 # ------------------------------------------------------------------------------------------------ records

@@ -18,10 +18,10 @@ import pytest
 from bs4 import BeautifulSoup
 
 from clipreid_lib import __main__ as command_line
-from clipreid_lib import compose, params, report
-from clipreid_lib.errors import UserError
-from clipreid_lib.report import model_card, notebook_pages, repeat_command
-from clipreid_lib.report.layout import Facts, Section, Table, Words, render
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.pages import model_card, notebook_pages, repeat_command, report
+from clipreid_lib.pages.layout import Facts, Section, Table, Words, render
+from clipreid_lib.params import read, schema
 
 EVIL = '<script>alert("1")</script>'
 SECTIONS = (
@@ -171,8 +171,8 @@ def given(command: str) -> list[str]:
     words = shlex.split(command.replace("\\\n", " "))
     assert words[:2] == ["clipreid", "run"]
     told = command_line.parser().parse_args(words[1:])
-    files = [params.ROOT / file for file in told.files]
-    return sorted(each.run_id for each in compose.expand(*compose.compose(files, told.set)))
+    files = [schema.ROOT / file for file in told.files]
+    return sorted(each.run_id for each in read.expand(*read.compose(files, told.set)))
 
 
 @pytest.mark.parametrize(
@@ -185,24 +185,24 @@ def given(command: str) -> list[str]:
     ],
 )
 def test_the_command_survives_shell_and_yaml(values):
-    mine = params.validated(values)
+    mine = schema.validated(values)
     assert given(repeat_command.of_run(mine)) == [mine.run_id]
-    assert given(repeat_command.of_run(params.validated(mine.resolved().model_dump()))) == [mine.run_id]
+    assert given(repeat_command.of_run(schema.validated(mine.resolved().model_dump()))) == [mine.run_id]
 
 
 def test_a_grid_is_one_command_if_it_is_one():
     pairs = [(seed, variant) for seed in (0, 1) for variant in ("frozen", "clipid")]
-    runs = [params.validated({"seed": seed, "variant": variant, "experiment": "g"}) for seed, variant in pairs]
+    runs = [schema.validated({"seed": seed, "variant": variant, "experiment": "g"}) for seed, variant in pairs]
     assert given(repeat_command.of_grid(runs)) == sorted(run.run_id for run in runs)
     assert repeat_command.of_grid(runs[:3]) is None
-    odd = [params.validated({"experiment": "g", "image_size": size}) for size in ("96", "96x48")]
+    odd = [schema.validated({"experiment": "g", "image_size": size}) for size in ("96", "96x48")]
     assert given(repeat_command.of_grid(odd)) == sorted(run.run_id for run in odd)
 
 
 def test_places_outside_the_project_have_no_name():
-    mine = params.validated({"dataset": "folder", "aspect": "hand", "data_root": "/home/jane/hands", "experiment": "x"})
+    mine = schema.validated({"dataset": "folder", "aspect": "hand", "data_root": "/home/jane/hands", "experiment": "x"})
     assert "jane" not in repeat_command.of_run(mine) and "data_root=PATH" in repeat_command.of_run(mine)
-    inside = params.validated({"data_root": str(params.ROOT / "data" / "mine")})
+    inside = schema.validated({"data_root": str(schema.ROOT / "data" / "mine")})
     assert "data_root=data/mine" in repeat_command.of_run(inside)
 
 
@@ -211,8 +211,8 @@ def test_nothing_leads_to_a_person_or_a_machine(first):
     assert len(pages) == 10
     for path in pages:
         text = re.sub(r'src="data:[^"]*"', "", path.read_text(encoding="utf-8"))
-        secrets = {str(first), str(first.parent), str(Path.home()), str(params.ROOT), platform.node()}
-        for secret in secrets | {first.parent.name, os.path.relpath(first, params.ROOT)}:
+        secrets = {str(first), str(first.parent), str(Path.home()), str(schema.ROOT), platform.node()}
+        for secret in secrets | {first.parent.name, os.path.relpath(first, schema.ROOT)}:
             assert secret not in text, secret
         visible = page_of(path).get_text(" ")
         user = re.escape(getpass.getuser())  # "root" is also a word for a folder
@@ -406,7 +406,7 @@ def test_published_numbers_stand_beside_ours(outputs):
     ],
 )
 def test_model_cards_differ_by_what_is_true(values, says, says_not):
-    mine = params.validated(values).resolved()
+    mine = schema.validated(values).resolved()
     metrics = {"identities": 20, "queries": 9, "gallery": 20, "draws": 10, "protocols": {mine.protocol: {}}}
     card = model_card.facts(mine, metrics, {"train": (444, 50), "test": (9, 20)}, (3, 2))
     text = " ".join(card.values())
@@ -416,7 +416,7 @@ def test_model_cards_differ_by_what_is_true(values, says, says_not):
 
 def test_licences_of_weights():
     def licence(**values):
-        return model_card.weights(params.validated(values))[1]
+        return model_card.weights(schema.validated(values))[1]
 
     assert licence().startswith("MIT, like this project's code")
     assert "surveillance and facial recognition out of scope" in licence(model="vitb16")
@@ -458,11 +458,11 @@ def test_every_kind_of_text_is_escaped():
 
 def test_places_are_cut_out_however_they_are_spelt(tmp_path):
     folder = tmp_path / "a & b ü"
-    away = os.path.relpath(folder, params.ROOT)
-    picture = f'<img src="data:image/png;base64,AA{params.ROOT}/AA">'
-    body = f"<p>{params.ROOT}/outputs, {html.escape(str(folder))}/x {(folder / 'y').as_uri()} {away}</p>{picture}"
+    away = os.path.relpath(folder, schema.ROOT)
+    picture = f'<img src="data:image/png;base64,AA{schema.ROOT}/AA">'
+    body = f"<p>{schema.ROOT}/outputs, {html.escape(str(folder))}/x {(folder / 'y').as_uri()} {away}</p>{picture}"
     text = render("x", [f"in {folder}/z; {Path.home()}"], [], [folder], body)
-    assert text.count(str(params.ROOT)) == 1 and picture in text  # in a picture they are chance
+    assert text.count(str(schema.ROOT)) == 1 and picture in text  # in a picture they are chance
     assert "<p>outputs, x y </p>" in text
     assert render("x", [f"in {folder}/z; {Path.home()}"], [], [folder]).count('<p class="lead">in z; </p>') == 1
 

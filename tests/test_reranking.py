@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipreid_lib.errors import UserError
-from clipreid_lib.scoring.reranking import expand_queries, k_reciprocal
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.scores.reranking import expand_queries, k_reciprocal
 
 
 def by_definition(query, gallery, k1, k2, lambda_value):

@@ -7,13 +7,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clipreid_lib import encoder_finetune, records, stages
-from clipreid_lib.errors import UserError
-from clipreid_lib.files import write_json
-from clipreid_lib.pictures import choices, gallery, gallery_page, overlays, retrieval
-from clipreid_lib.pictures.browser import browse
-from clipreid_lib.pictures.ranking import Ranking
-from clipreid_lib.runs import Run
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.base.files import write_json
+from clipreid_lib.method import encoder_finetune
+from clipreid_lib.pages import choices, gallery, gallery_page, overlays, retrieval
+from clipreid_lib.pages.browser import browse
+from clipreid_lib.pages.ranking import Ranking
+from clipreid_lib.runs import records, stages
+from clipreid_lib.runs.run import Run
 
 
 @pytest.fixture

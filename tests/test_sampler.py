@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from clipreid_lib.training.sampler import identity_batches
+from clipreid_lib.method.sampler import identity_batches
 
 # The shape of the real training data: a few people with one image, some with forty.
 IDENTITIES = np.repeat(np.arange(9), [1, 2, 3, 4, 5, 8, 9, 20, 40])

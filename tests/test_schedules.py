@@ -1,7 +1,7 @@
 import pytest
 
-from clipreid_lib.recipes import VIT, recipe_of
-from clipreid_lib.training.schedules import encoder_rate, prompt_rate
+from clipreid_lib.method.schedules import encoder_rate, prompt_rate
+from clipreid_lib.params.recipes import VIT, recipe_of
 
 
 def test_prompt_rate_gives_the_published_values():

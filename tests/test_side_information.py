@@ -7,11 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from clipreid_lib import checkpoints, features
+from clipreid_lib.base import checkpoints
+from clipreid_lib.base.errors import UserError
 from clipreid_lib.clip import backbone
-from clipreid_lib.clipid_model import ClipidModel
-from clipreid_lib.errors import UserError
-from clipreid_lib.images.photographs import Photographs
+from clipreid_lib.data.photographs import Photographs
+from clipreid_lib.method.clipid_model import ClipidModel
+from clipreid_lib.scores import features
 
 VISION = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
 TEXT = {"context_length": 16, "width": 32, "heads": 2, "layers": 1}

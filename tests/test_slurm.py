@@ -14,11 +14,11 @@ from safetensors.numpy import load_file
 from slurm_cluster import ask
 from small_runs import TINY
 
-from clipreid_lib import compose, params
-from clipreid_lib.batch import slurm
-from clipreid_lib.batch.chain import Chain
-from clipreid_lib.errors import UserError
-from clipreid_lib.runs import Run
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.params import read, schema
+from clipreid_lib.runs import slurm
+from clipreid_lib.runs.chain import Chain
+from clipreid_lib.runs.run import Run
 
 SMALL = slurm.Settings(gpus=0, memory=1, cpus=1, time=30)
 EPOCHS = 80  # a few seconds, long enough to be caught in the middle
@@ -33,8 +33,8 @@ def cluster():
         yield place
 
 
-def grid(outputs: Path, **more) -> list[params.Params]:
-    return compose.expand({**TINY, "variant": "classifier", "outputs_root": str(outputs), **more})
+def grid(outputs: Path, **more) -> list[schema.Params]:
+    return read.expand({**TINY, "variant": "classifier", "outputs_root": str(outputs), **more})
 
 
 def wait_for(what, seconds: float = 150) -> None:
@@ -173,6 +173,6 @@ def test_what_no_cluster_grants_is_refused():
 
 
 def test_asking_the_queue_is_light():
-    code = "import sys, clipreid_lib.batch.slurm; print({'torch', 'pandas', 'submitit'} & set(sys.modules))"
+    code = "import sys, clipreid_lib.runs.slurm; print({'torch', 'pandas', 'submitit'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "set()", done.stderr

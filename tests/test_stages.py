@@ -4,13 +4,14 @@ import pandas as pd
 import pytest
 import torch
 
-from clipreid_lib import checkpoints, encoder_finetune, prompt_learning, stages
+from clipreid_lib.base import checkpoints
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.base.files import file_sha
 from clipreid_lib.clip import backbone
-from clipreid_lib.clipid_model import ClipidModel
-from clipreid_lib.errors import UserError
-from clipreid_lib.files import file_sha
-from clipreid_lib.images import augment
-from clipreid_lib.training.epochs import Loop, number_format
+from clipreid_lib.method import augment, encoder_finetune, prompt_learning
+from clipreid_lib.method.clipid_model import ClipidModel
+from clipreid_lib.method.training_loop import Loop, number_format
+from clipreid_lib.runs import stages
 
 
 def moved(before: dict, after: dict) -> set[str]:
@@ -135,7 +136,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(open_run, tmp_path,
 
 
 def steps_per_epoch(run, stage) -> int:
-    from clipreid_lib.training.sampler import identity_batches
+    from clipreid_lib.method.sampler import identity_batches
 
     train = run.manifest.train
     if stage == "prompts":

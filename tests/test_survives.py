@@ -21,9 +21,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from clipreid_lib import params, records
-from clipreid_lib.compose import read_yaml
-from clipreid_lib.files import read_json
+from clipreid_lib.base.files import read_json
+from clipreid_lib.params import schema
+from clipreid_lib.params.read import read_yaml
+from clipreid_lib.runs import records
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and process groups")
 
@@ -32,7 +33,7 @@ SETTINGS = {
     **{"experiment": "tiny", "demo_people": 8, "demo_images": 4, "demo_sessions": 2, "draws": 2, "batch_size": 8},
     **{"prompt_epochs": 4, "encoder_epochs": 30, "encoder_lr": 1e-4, "device": "cpu"},
 }
-SURVEY, PROMPTS, ENCODER, SCORES, GALLERY = params.NOTEBOOKS
+SURVEY, PROMPTS, ENCODER, SCORES, GALLERY = schema.NOTEBOOKS
 GONE_WITHIN = 20  # seconds for the processes of a run that is killed to end by themselves; about 1 on an idle machine
 TRIED, SURVIVED = Counter(), Counter()  # (what was done, where)
 
@@ -135,7 +136,7 @@ class Place:
 def reference(tmp_path_factory) -> Place:
     """A run that nothing disturbs; the demo hands of all others are drawn by it."""
     place = Place(tmp_path_factory.mktemp("reference") / AWKWARD)
-    assert place.run_well() == list(params.NOTEBOOKS)
+    assert place.run_well() == list(schema.NOTEBOOKS)
     return place
 
 
@@ -168,7 +169,7 @@ def assert_same(place: Place, reference: Place, folder: Path | None = None) -> N
         assert ours.keys() == its.keys() and all(torch.equal(ours[key], its[key]) for key in its), name
         logs = [pd.read_csv(f / "train_logs" / f"{name}.csv").drop(columns="seconds") for f in (mine, theirs)]
         pd.testing.assert_frame_equal(*logs, check_exact=True)
-    assert [path.stem for path in sorted((mine / "done").iterdir())] == list(params.NOTEBOOKS[1:])
+    assert [path.stem for path in sorted((mine / "done").iterdir())] == list(schema.NOTEBOOKS[1:])
     assert {path.name for path in (mine / "saved_models").iterdir()} == {"prompts.safetensors", "encoder.safetensors"}
     assert not (mine / "running.json").exists() and not (mine / "failed.json").exists()
 
@@ -218,7 +219,7 @@ IN_TRAINING = 2  # further epochs before an encoder's training is killed
 def chain(reference, tmp_path_factory) -> Place:
     """The run that is killed."""
     place = beside(reference, tmp_path_factory.mktemp("killed"))
-    place.expected = list(params.NOTEBOOKS)
+    place.expected = list(schema.NOTEBOOKS)
     return place
 
 
@@ -303,7 +304,7 @@ def test_two_at_once_share_the_work(reference, tmp_path):
         status, out, err = place.end(runner, name)
         assert status == 0 and no_traceback(out, err), out + err
     twice = (SCORES, GALLERY)
-    assert Counter(place.started) == Counter([*params.NOTEBOOKS, *twice])
+    assert Counter(place.started) == Counter([*schema.NOTEBOOKS, *twice])
     (full,) = [f for f in (place.outputs / "runs").iterdir() if read_yaml(f / "params.yaml")["mode"] == "full"]
     assert_same(place, reference, full)
     shared = [records.read(run, PROMPTS).get("shared") for run in (place.outputs / "runs").iterdir()]
@@ -331,7 +332,7 @@ def test_cut_short_after_the_end_and_the_clock_set_back(reference, tmp_path):
     assert place.run_well() == []
     for path in (folder / "manifest.csv", folder / "done" / f"{GALLERY}.json"):
         cut(path)
-    mine = params.validated(read_yaml(folder / "params.yaml"))
+    mine = schema.validated(read_yaml(folder / "params.yaml"))
     assert records.state(mine, folder) == ("killed", GALLERY, "no sign of life since the clock was set back")
     stored = sorted((place.outputs / "features").glob("*.safetensors"))
     for path in stored:

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipreid_lib.synthetic import hand_lines, synthetic_hands
-from clipreid_lib.synthetic.synthetic_hands import ASPECTS, draw, make_person, write_dataset
+from clipreid_lib.embedded import hand_lines, synthetic_hands
+from clipreid_lib.embedded.synthetic_hands import ASPECTS, draw, make_person, write_dataset
 
 SMALL = dict(people=2, images_per_aspect=3, sessions=2, aspects=ASPECTS[:2], size=(48, 36), seed=3)
 # sha256 of the pixels for (aspect, person). They change only together with synthetic_hands.GENERATOR.
@@ -250,7 +250,7 @@ def test_works_in_a_bare_script_and_does_not_import_torch(tmp_path):
     script = tmp_path / "bare.py"
     script.write_text(
         "import sys\n"
-        "from clipreid_lib.synthetic.synthetic_hands import write_dataset\n"
+        "from clipreid_lib.embedded.synthetic_hands import write_dataset\n"
         "write_dataset('made', people=4, images_per_aspect=4, sessions=2, size=(16, 16), workers=2)\n"
         "assert 'torch' not in sys.modules\n"
     )

@@ -6,8 +6,8 @@ from torch import nn
 
 from clipreid_lib.clip import backbone
 from clipreid_lib.clip.text_prefix import TextPrefix
-from clipreid_lib.contrastive_loss import supervised_contrastive
-from clipreid_lib.prompt_bank import PromptBank
+from clipreid_lib.method.contrastive_loss import supervised_contrastive
+from clipreid_lib.method.prompt_bank import PromptBank
 
 import open_clip  # isort: skip
 

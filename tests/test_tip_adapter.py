@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
-from clipreid_lib import stages
-from clipreid_lib.scoring import evaluation
-from clipreid_lib.tip_adapter import cache_logits
+from clipreid_lib.method.tip_adapter import cache_logits
+from clipreid_lib.runs import stages
+from clipreid_lib.scores import evaluation
 
 
 def test_votes_by_hand():
@@ -35,7 +35,7 @@ def test_the_run_is_scored_by_votes_and_the_closed_set_is_named(open_run, tmp_pa
 
 @pytest.mark.parametrize("variant", ["clipid"])
 def test_a_profile_is_shares_over_the_anchors(open_run, tmp_path, variant):
-    from clipreid_lib import encoder_finetune, prompt_learning
+    from clipreid_lib.method import encoder_finetune, prompt_learning
 
     run = open_run(fresh=tmp_path, variant=variant)
     clip = stages.load_backbone(run)

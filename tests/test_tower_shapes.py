@@ -3,9 +3,9 @@ import pytest
 import small_models
 import torch
 
-from clipreid_lib import checkpoints
+from clipreid_lib.base import checkpoints
+from clipreid_lib.base.errors import UserError
 from clipreid_lib.clip import backbone, tower_shapes
-from clipreid_lib.errors import UserError
 
 TINY = {
     "tiny-vit": {"image_size": 48, "patch_size": 8, "width": 32, "layers": 3, "head_width": 16},

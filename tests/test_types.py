@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from clipreid_lib.params import ROOT
+from clipreid_lib.params.schema import ROOT
 
 # What it must find wrong, or the check would be asleep: no hints, a wrong type, a value that may be None.
 WRONG = """

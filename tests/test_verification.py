@@ -5,10 +5,10 @@ from scipy import stats
 from scipy.optimize import brentq
 from sklearn.metrics import roc_curve
 
-from clipreid_lib.errors import UserError
-from clipreid_lib.scoring import uncertainty, verification
-from clipreid_lib.scoring.open_set import OpenSet
-from clipreid_lib.scoring.verification import Pairs, equal_error_rate, verify
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.scores import uncertainty, verification
+from clipreid_lib.scores.open_set import OpenSet
+from clipreid_lib.scores.verification import Pairs, equal_error_rate, verify
 
 
 def make_pairs(genuine: np.ndarray, impostor: np.ndarray, people: int = 40) -> Pairs:

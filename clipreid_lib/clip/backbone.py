@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.base.files import file_sha
 from clipreid_lib.clip import tower_shapes
 from clipreid_lib.clip.clip_towers import Backbone, ImageFeatures
-from clipreid_lib.errors import UserError
-from clipreid_lib.files import file_sha
-from clipreid_lib.images.image_sizes import spell
-from clipreid_lib.recipes import ALIASES, EMBEDDED, SHIPPED
+from clipreid_lib.params.image_sizes import spell
+from clipreid_lib.params.recipes import ALIASES, EMBEDDED, SHIPPED
 
 import open_clip  # isort: skip
 

@@ -9,9 +9,9 @@ import pandas as pd
 import torch
 from torch import nn
 
+from clipreid_lib.base.errors import UserError
 from clipreid_lib.clip import tower_shapes
 from clipreid_lib.clip.recompute import recomputed
-from clipreid_lib.errors import UserError
 
 import open_clip  # isort: skip
 from open_clip.transformer import text_global_pool  # isort: skip

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from clipreid_lib.errors import UserError
-from clipreid_lib.images.image_sizes import pair, spell
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.params.image_sizes import pair, spell
 
 Tower = Any  # open_clip's VisionTransformer or ModifiedResNet, each with parts of its own
 
@@ -66,7 +66,7 @@ def adapt(
     Args:
         visual: a VisionTransformer or ModifiedResNet with its weights.
         name: what the params call the model, for messages.
-        size: of the input, in any spelling of :func:`clipreid_lib.images.image_sizes.pair`.
+        size: of the input, in any spelling of :func:`clipreid_lib.params.image_sizes.pair`.
         patch_stride: ViT only: pixels from patch to patch, at most a patch's side. CLIP-ReID takes 12 of 16; the
             grid becomes (H - patch) // stride + 1 high.
         last_stride: ResNet only: 1 or 2. CLIP-ReID takes 1, so that layer 4 keeps layer 3's resolution.

@@ -18,7 +18,7 @@ from multiprocessing import get_context
 import table
 from rows import Row
 
-from clipreid_lib.params import ROOT
+from clipreid_lib.params.schema import ROOT
 
 NAMES = (
     *("prompt_epoch", "encoder_step", "ranking", "reranking", "image_store", "encode_once"),

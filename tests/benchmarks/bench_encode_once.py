@@ -10,12 +10,14 @@ from pathlib import Path
 import pandas as pd
 from rows import Row, in_turn
 
-from clipreid_lib import features, params, stages
-from clipreid_lib.feature_store import FeatureStore
-from clipreid_lib.features import Embeddings
-from clipreid_lib.manifest import DRAW, Manifest
-from clipreid_lib.runs import Run
-from clipreid_lib.scoring.evaluation import evaluate
+from clipreid_lib.data.manifest import DRAW, Manifest
+from clipreid_lib.params import schema
+from clipreid_lib.runs import stages
+from clipreid_lib.runs.run import Run
+from clipreid_lib.scores import features
+from clipreid_lib.scores.evaluation import evaluate
+from clipreid_lib.scores.feature_store import FeatureStore
+from clipreid_lib.scores.features import Embeddings
 
 AIM = 5  # times as fast: each of ten draws needs every test image, and half of that may go to scoring and the disk
 DRAWS, ROUNDS = 10, 3
@@ -35,7 +37,7 @@ def alone(manifest: Manifest, draw: int) -> Manifest:
 def rows() -> list[Row]:
     """Score the demo hands both ways."""
     with tempfile.TemporaryDirectory() as scratch:
-        run = Run.open(params.validated(SETTINGS | {"outputs_root": scratch}))
+        run = Run.open(schema.validated(SETTINGS | {"outputs_root": scratch}))
         start, table, photographs, manifest = stages.pretrained(run), run.table, run.photographs, run.manifest
         draws = [alone(manifest, draw) for draw in range(DRAWS)]
 

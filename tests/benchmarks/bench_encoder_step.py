@@ -12,12 +12,13 @@ from unittest import mock
 import torch
 from rows import Row
 
-from clipreid_lib import checkpoints, encoder_finetune, params, prompt_learning, stages
+from clipreid_lib.base import checkpoints
 from clipreid_lib.clip.backbone import Backbone
-from clipreid_lib.clipid_model import ClipidModel
-from clipreid_lib.images import augment
-from clipreid_lib.runs import Run
-from clipreid_lib.training import sampler
+from clipreid_lib.method import augment, encoder_finetune, prompt_learning, sampler
+from clipreid_lib.method.clipid_model import ClipidModel
+from clipreid_lib.params import schema
+from clipreid_lib.runs import stages
+from clipreid_lib.runs.run import Run
 
 AIM = 1.1  # times the bare step
 EPOCHS, BATCH, PEOPLE = 4, 32, 8  # two steps per epoch: one takes some eight seconds on two cores
@@ -54,7 +55,7 @@ class Bare:
 def rows() -> list[Row]:
     """Train some epochs, and between them do as many bare steps as each has."""
     with tempfile.TemporaryDirectory() as scratch:
-        run = Run.open(params.validated(SETTINGS | {"outputs_root": scratch}))
+        run = Run.open(schema.validated(SETTINGS | {"outputs_root": scratch}))
         prompt_learning.learn_prompts(run, stages.load_backbone(run))
         bare = Bare(stages.load_backbone(run))
         bare.steps(1)  # warm up

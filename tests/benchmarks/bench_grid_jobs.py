@@ -13,8 +13,8 @@ from pathlib import Path
 
 from rows import Row, in_turn
 
-from clipreid_lib.files import write_yaml
-from clipreid_lib.params import ROOT
+from clipreid_lib.base.files import write_yaml
+from clipreid_lib.params.schema import ROOT
 
 # Times as fast. Two cores would allow 2, but one job has them both where torch computes, and two jobs share the disk
 # and the memory's speed; below 1.3 a second job would hardly be worth its memory.

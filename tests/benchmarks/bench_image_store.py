@@ -8,8 +8,8 @@ import pandas as pd
 from PIL import Image
 from rows import Row, in_turn
 
-from clipreid_lib.images.photographs import Photographs, on_all_cores
-from clipreid_lib.synthetic import synthetic_hands
+from clipreid_lib.data.photographs import Photographs, on_all_cores
+from clipreid_lib.embedded import synthetic_hands
 
 AIM = 10  # times as fast
 IMAGES, ROUNDS = 120, 5

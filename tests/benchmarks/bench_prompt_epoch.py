@@ -8,8 +8,8 @@ import torch
 from rows import Row, in_turn
 
 from clipreid_lib.clip import backbone
-from clipreid_lib.contrastive_loss import supervised_contrastive
-from clipreid_lib.prompt_bank import PromptBank
+from clipreid_lib.method.contrastive_loss import supervised_contrastive
+from clipreid_lib.method.prompt_bank import PromptBank
 
 AIM = 8  # times as fast
 PEOPLE, IMAGES, BATCH = 72, 890, 64  # 11k Hands, dorsal right

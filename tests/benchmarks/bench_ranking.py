@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from rows import Row, in_turn, peak, seconds
 
-from clipreid_lib.scoring.metrics import score_retrieval
+from clipreid_lib.scores.metrics import score_retrieval
 
 AIM, AIM_GIB = 5, 4  # times as fast; all in all, with a million gallery images
 QUERIES, GALLERY, WIDTH, PEOPLE = 10_000, 10_000, 512, 2_500

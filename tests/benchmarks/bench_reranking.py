@@ -7,7 +7,7 @@ Ours: sparse matrices for all images at once. Then 4,000 + 4,000 images by ours 
 import numpy as np
 from rows import Row, in_turn, peak, seconds
 
-from clipreid_lib.scoring.reranking import k_reciprocal
+from clipreid_lib.scores.reranking import k_reciprocal
 
 # Times as fast: not much, since the plain way is quick while its four dense matrices fit; they are what sparse ones
 # save. And what the larger set may take in all.

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from rows import Row, in_turn
 
-from clipreid_lib.files import write_yaml
-from clipreid_lib.params import ROOT, validated
+from clipreid_lib.base.files import write_yaml
+from clipreid_lib.params.schema import ROOT, validated
 
 AIM_COMMAND, AIM_IMPORT = 1, 3  # seconds
 ROUNDS, RUNS = 5, 20

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rows import Row
 
-from clipreid_lib.files import write_text
+from clipreid_lib.base.files import write_text
 
 HEADER = ("what", "baseline", "", "ours", "", "ratio", "range", "aim", "")
 WIDTHS = (29, 29, 10, 29, 10, 6, 11, 14, 6)  # known before the first row is, so that rows appear as they finish

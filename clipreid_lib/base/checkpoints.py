@@ -1,0 +1,92 @@
+"""Checkpoints: safetensors weights that describe themselves, and resume states made of plain types."""
+
+import io
+import json
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.base.files import replacing
+
+
+def save(path: Path, tensors: dict[str, torch.Tensor], facts: dict) -> None:
+    """Write tensors and the facts that describe them into one safetensors file, atomically.
+
+    Args:
+        path: the file.
+        tensors: name to tensor, of any shape, on any device.
+        facts: of plain types; ``kind`` says what the file holds.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full.
+    """
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # Serialised in memory first: the libraries' own writers do not say "disk full" when it is.
+    content = safetensors.torch.save(plain, metadata={"facts": json.dumps(facts, sort_keys=True)})
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def load(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict]:
+    """Read a checkpoint's tensors and facts.
+
+    Args:
+        path: a file written by :func:`save`.
+        kind: what it must hold, as its facts say (``prompts`` or ``encoder``).
+
+    Returns:
+        Name to tensor, on the CPU, and the facts.
+
+    Raises:
+        UserError: the file is missing, cut short, or holds something else.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {}).get("facts", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+    except FileNotFoundError:
+        raise UserError(f"{path}: checkpoint not found") from None
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read as a checkpoint ({error})") from None
+    if facts.get("kind") != kind:
+        raise UserError(f"{path}: holds {facts.get('kind', 'weights of unknown origin')}, not {kind}")
+    return tensors, facts
+
+
+def require(path: Path, found: dict, wanted: dict) -> None:
+    """Check that a checkpoint's facts agree with what it is to be loaded into.
+
+    Args:
+        path: the checkpoint, for the message.
+        found: its facts.
+        wanted: the facts that must be among them, with the values they must have.
+
+    Raises:
+        UserError: naming the first field that differs.
+    """
+    for field, value in wanted.items():
+        if found.get(field) != value:
+            raise UserError(f"{path}: its {field} is {found.get(field)!r}, this run has {value!r}")
+
+
+def save_resume(path: Path, state: dict) -> None:
+    """Write a training state (tensors, numbers, strings, lists, dicts) atomically.
+
+    Raises:
+        UserError: as :func:`save`.
+    """
+    content = io.BytesIO()
+    torch.save(state, content)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
+
+
+def load_resume(path: Path) -> dict | None:
+    """Read a training state; None where there is none or it is damaged, so that training starts afresh."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # a cut-off file fails in many ways; none of them may stop the run
+        return None

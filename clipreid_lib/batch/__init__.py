@@ -1,1 +1,0 @@
-"""Many runs: planned, executed on this machine or a cluster, looked at from anywhere, cleaned up."""

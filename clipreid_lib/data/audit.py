@@ -1,0 +1,222 @@
+"""The audit: what a reviewer would ask about a data set and a protocol, answered in one line each."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from clipreid_lib.data.contract import Summary
+from clipreid_lib.data.manifest import Manifest
+from clipreid_lib.data.inspection import NEAR, near_pairs
+
+PARTS = ("train", "validation", "test", "query", "gallery")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found.
+
+    Attributes:
+        about: what kind of thing, one or two words.
+        text: a sentence.
+        wrong: whether it has to be put right; otherwise it is only worth knowing.
+    """
+
+    about: str
+    text: str
+    wrong: bool = False
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an audit found, ready to print."""
+
+    findings: list[Finding]
+
+    @property
+    def wrong(self) -> int:
+        """How many things have to be put right."""
+        return sum(finding.wrong for finding in self.findings)
+
+    @property
+    def lines(self) -> list[str]:
+        """One line per finding, what is wrong first and a verdict last."""
+        ordered = sorted(self.findings, key=lambda finding: not finding.wrong)
+        told = [f"{'WRONG' if finding.wrong else 'note '}  {finding.about}: {finding.text}" for finding in ordered]
+        verdict = f"NOT OK: {self.wrong} thing{'s' * (self.wrong != 1)} to put right" if self.wrong else "OK"
+        return [*told, verdict]
+
+
+def counts(table: pd.DataFrame, summary: Summary) -> pd.DataFrame:
+    """Return how many images and people there are, beside how many the complete set has.
+
+    Args:
+        table: the image table.
+        summary: what the complete set has.
+
+    Returns:
+        One row per count of the summary (or, where it states none, images, identities and each aspect), columns
+        ``found`` and ``expected`` (null where the summary states none).
+    """
+    expected = summary.counts or dict.fromkeys(("images", "identities", *sorted(table["aspect"].unique())), pd.NA)
+    found = {}
+    for name in expected:
+        parts = table["aspect"] == name
+        if "split" in table:
+            parts |= table["split"] == name
+        found[name] = {"images": len(table), "identities": table["identity"].nunique()}.get(name, int(parts.sum()))
+    return pd.DataFrame({"found": found, "expected": expected}).astype("Int64")
+
+
+def protocol_counts(manifest: Manifest, aspect: str, summary: Summary) -> pd.DataFrame:
+    """Return images and people of each part, beside the published numbers where there are any.
+
+    Args:
+        manifest: the protocol's.
+        aspect: the one it was built for.
+        summary: whose published numbers stand beside, where the manifest is of its protocol.
+
+    Returns:
+        One row per part, columns ``images``, ``people`` and, null where unpublished, ``published images`` and
+        ``published people``. Query and gallery are draw 0's.
+    """
+    query, gallery = manifest.draw(0)
+    tables = (manifest.train, manifest.validation, manifest.test, query, gallery)
+    rows = {part: {"images": len(t), "people": t["identity"].nunique()} for part, t in zip(PARTS, tables, strict=True)}
+    published = summary.published.get(aspect, {}) if manifest.protocol == summary.protocol else {}
+    for part, row in rows.items():
+        row["published images"], row["published people"] = published.get(part, (pd.NA, pd.NA))
+    return pd.DataFrame.from_dict(rows, orient="index").astype("Int64")
+
+
+def shown(numbers: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of counts ready to print: thousands marked, nothing where nothing is known."""
+    known = numbers.dropna(axis="columns", how="all")
+    return known.map(lambda number: "" if pd.isna(number) else f"{number:,}")
+
+
+def of_images(table: pd.DataFrame, seen: pd.DataFrame, summary: Summary, allow_missing: bool = False) -> list[Finding]:
+    """Judge a data set's files.
+
+    Args:
+        table: the image table.
+        seen: its inspection, from :func:`clipreid_lib.data.inspection.inspect`.
+        summary: what the data set should be.
+        allow_missing: absent images are known about.
+    """
+    found = []
+    missing, named = table.attrs.get("missing", 0), table.attrs.get("named", len(table))
+    if missing:
+        found.append(Finding("missing", f"{missing:,} of {named:,} images are absent", not allow_missing))
+    differ = counts(table, summary).dropna().query("found != expected")
+    if len(differ):
+        text = ", ".join(f"{name} {row['found']:,} of {row['expected']:,}" for name, row in differ.iterrows())
+        found.append(Finding("counts", f"the set is not complete: {text}", not allow_missing))
+    broken = seen[seen["problem"] != ""]
+    if len(broken):
+        text = _some(f"{row.path} ({row.problem})" for row in broken.itertuples())
+        found.append(Finding("unreadable", f"{_images(len(broken))} cannot be read: {text}", True))
+    good = seen[seen["problem"] == ""]
+    if summary.size:
+        wide, high = summary.size
+        odd = good[(good["width"] != wide) | (good["height"] != high)]
+        if len(odd):
+            sizes = odd.value_counts(["width", "height"]).head(3)
+            text = ", ".join(f"{number:,} of {w}x{h}" for (w, h), number in sizes.items())
+            found.append(Finding("size", f"{_images(len(odd))} not of {wide}x{high} pixels: {text}", True))
+    blank = good[good["contrast"] < 0.01]  # of a grey level's full range: a lens cap, an empty scan
+    if len(blank):
+        found.append(Finding("blank", f"{_images(len(blank))} of one colour: {_some(blank['path'])}", True))
+    copies = [group["path"].tolist() for _, group in good.groupby("sha256") if len(group) > 1]
+    if copies:
+        extra = sum(map(len, copies)) - len(copies)
+        text = _some(" = ".join(group) for group in copies)
+        found.append(Finding("copies", f"{_images(extra)} stored more than once, byte for byte: {text}", True))
+    return found
+
+
+def of_protocol(
+    manifest: Manifest, aspect: str, table: pd.DataFrame, seen: pd.DataFrame, summary: Summary
+) -> list[Finding]:
+    """Judge what a protocol makes of a data set's images; each finding begins with the aspect.
+
+    Args:
+        manifest: the protocol's.
+        aspect: the one it was built for.
+        table: the image table it was built from.
+        seen: inspection of its images at least.
+        summary: what the data set should be.
+    """
+    found = []
+
+    def add(about: str, text: str, wrong: bool = False) -> None:
+        found.append(Finding(about, f"{aspect}: {text}", wrong))
+
+    published = protocol_counts(manifest, aspect, summary).dropna()
+    if manifest.validation.empty or manifest.validates_people:  # training then differs from the papers' by intent
+        published = published.drop(["train", "validation"], errors="ignore")
+    differ = published[
+        (published["images"] != published["published images"]) | (published["people"] != published["published people"])
+    ]
+    if len(differ) and len(table) >= summary.counts.get("images", 0):  # a partial download cannot have them
+        text = ", ".join(
+            f"{part} {row['images']} of {row['people']} people, "
+            f"published {row['published images']} of {row['published people']}"
+            for part, row in differ.iterrows()
+        )
+        add("protocol", f"images differ from the published counts: {text}", True)
+
+    images = manifest.images
+    role = seen["path"].map(images.set_index("path")["role"])
+    learned, tested = seen[role.isin(["train", "validation"])], seen[role.isin(["test", "distractor", "unpaired"])]
+    near = near_pairs(learned, tested)
+    if len(near):
+        text = _some(f"{row.left} ~ {row.right} ({row.bits} bits)" for row in near.itertuples())
+        add(
+            "near-duplicates",
+            f"{len(near):,} pairs of a training and a test image look alike (at most {NEAR} of 256 bits): {text}",
+            True,
+        )
+    unpaired = images[images["role"] == "unpaired"]
+    if len(unpaired):
+        text = _some(str(identity) for identity in unpaired["identity"])
+        add("one image", f"{_people(len(unpaired), 'test')} with a single image, who take no part: {text}")
+    lone = manifest.train["identity"].value_counts()
+    if (lone == 1).any():
+        text = _some(str(identity) for identity in sorted(lone.index[lone == 1]))
+        add("one image", f"{_people(int((lone == 1).sum()), 'training')} with a single image to train on: {text}")
+    people, distractors = set(manifest.test["subject"]), images[images["role"] == "distractor"]
+    mirrored = {"r": "l", "l": "r"}.get(aspect[-1:]) if aspect[-2:-1] == "_" else None
+    other_hand = people & set(distractors.loc[distractors["aspect"] == f"{aspect[:-1]}{mirrored}", "subject"])
+    if other_hand:
+        themselves = len(people & set(distractors["subject"]))
+        add(
+            "mirrored hands",
+            f"{len(other_hand)} of {len(people)} test people have their own other hand among the distractors "
+            f"({themselves} have some other view of themselves), counted as a wrong answer; train without flips",
+        )
+    both = sorted(set(distractors["subject"]) & set(manifest.train["subject"]))
+    if both:
+        text = f"of the training people, {_some(map(str, both))} are distractors in another aspect"
+        add("train and test", text)
+    query, gallery = manifest.draw(0)
+    if query["session"].notna().all() and manifest.protocol != "given":
+        session = gallery.drop_duplicates("identity").set_index("identity")["session"]
+        share = 100 * float((query["session"] == query["identity"].map(session)).mean())
+        add(
+            "sessions", f"{share:.0f} % of queries (draw 0) come from their gallery image's session (one capture burst)"
+        )
+    return found
+
+
+def _images(number: int) -> str:
+    return f"{number:,} image{'s' * (number != 1)}"
+
+
+def _people(number: int, part: str) -> str:
+    return f"{number:,} {part} {'people' if number != 1 else 'person'}"
+
+
+def _some(items: Iterable[str], most: int = 3) -> str:
+    items = list(items)
+    return ", ".join(items[:most]) + (f" and {len(items) - most:,} more" if len(items) > most else "")

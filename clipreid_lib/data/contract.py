@@ -1,0 +1,237 @@
+"""What every data set keeps: a summary of facts, and a table whose columns are checked in one place.
+
+The table has one row per image, sorted by path. Its columns are the contract the rest of the library relies on:
+
+==================  =======  ==========================================================================
+``path``            str      image file, relative to the data root, with forward slashes; unique
+``identity``        int      the person's number
+``aspect``          str      which view of the hand, for example ``dorsal_r``
+``session``         Int64    capture burst, a number of its own within (identity, aspect); null where unknown
+``camera``          int      0 where the data set has one camera
+==================  =======  ==========================================================================
+
+and whichever of these the data set brings:
+
+==================  =======  ==========================================================================
+``age``             Int64    years
+``gender``          str      as the data set writes it
+``skin_color``      str      as the data set writes it
+``accessories``     bool     a ring or the like is in the picture
+``nail_polish``     bool
+``irregularities``  bool
+``name``            str      what the person is called in folders or files that do not count people
+``split``           str      the data set's own parts: ``train``, ``query``, ``gallery``, ``distractor``
+                             (for galleries alone, matches nobody) or ``junk`` (takes no part); else empty
+==================  =======  ==========================================================================
+
+In an image table ``identity`` is the person; in a manifest it is the label compared (for the distractors of protocol
+``mba`` one of their own per person and aspect or folder, for all other images the person), and ``subject`` stays the
+person.
+
+``table.attrs`` holds ``dataset`` (its name), ``named`` and ``missing`` (how many images the metadata names, and
+how many of them the disk lacks), and ``aspect`` where only that one was asked for.
+"""
+
+import os
+import re
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from clipreid_lib.base.errors import UserError
+
+REQUIRED = ("path", "identity", "aspect", "session", "camera")
+FLAGS = ("accessories", "nail_polish", "irregularities")
+OPTIONAL = ("age", "gender", "skin_color", *FLAGS, "name", "split")
+SPLITS = ("", "train", "query", "gallery", "distractor", "junk")
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}  # what a folder of images may hold
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Facts about a data set that a paper would state.
+
+    Attributes:
+        title: its name in full.
+        licence: under which terms it may be used.
+        citation: whom to cite.
+        where: how a person gets it, and what to point ``data_root`` at. Nothing is ever downloaded.
+        aspects: what ``aspect`` may be; empty where the data decides.
+        protocol: the protocol its papers use.
+        size: (width, height) of every image in pixels; None where they differ.
+        counts: number of images of the complete set: ``images``, ``identities`` and one per part or aspect.
+        published: by aspect, (images, identities) of a published split's parts, for the audit to compare with.
+    """
+
+    title: str
+    licence: str
+    citation: str
+    where: str
+    aspects: tuple[str, ...]
+    protocol: str
+    size: tuple[int, int] | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+    published: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)
+
+
+def checked(table: pd.DataFrame, source: Path) -> pd.DataFrame:
+    """Return a reader's table in the contract's types and order.
+
+    Args:
+        table: with the required columns and any others; text cells as the source wrote them.
+        source: file or folder it was read from, for messages.
+
+    Raises:
+        UserError: an image stands twice or its path leaves the data root.
+    """
+    check_paths(table["path"], str(source))
+    twice = table["path"].duplicated()
+    if twice.any():
+        raise UserError(f"{source}: image {table.loc[twice, 'path'].iloc[0]!r} stands twice")
+    extra = [name for name in table if name not in REQUIRED]
+    table = table[[*REQUIRED, *extra]].astype({"identity": int, "session": "Int64", "camera": int})
+    return table.sort_values("path").reset_index(drop=True)
+
+
+def check_paths(paths: pd.Series, source: str) -> None:
+    """Check that every path is plainly written and stays inside the data root.
+
+    Args:
+        paths: as the source writes them.
+        source: what they were read from, for messages.
+
+    Raises:
+        UserError: naming the first that does not.
+    """
+    for path in paths.astype(str):
+        what = None
+        if not path.isprintable():
+            what = "holds characters that cannot be printed"
+        elif not path or path.startswith("/") or re.match(r"[A-Za-z]:", path):
+            what = "must be relative to the data root"
+        elif ".." in path.split("/"):
+            what = "leaves the data root; `..` is not allowed"
+        elif "\\" in path:
+            what = "must be written with forward slashes"
+        elif PurePosixPath(path).as_posix() != path:
+            what = f"must be written plainly: {PurePosixPath(path).as_posix()!r}"
+        if what:
+            raise UserError(f"{source}: path {path!r} {what}")
+
+
+def is_number(text: str) -> bool:
+    """Whether a person's name is a whole number that a computer can count with."""
+    return text.isascii() and text.isdecimal() and len(text) <= 15
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return the image files below a folder, sorted; hidden files and other kinds of file are passed over."""
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    return sorted(path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+
+
+def whole_numbers(column: pd.Series, name: str, source: Path, nullable: bool = False) -> pd.Series:
+    """Turn a text column into whole numbers.
+
+    Args:
+        column: (rows,) text.
+        name: the column's, for messages.
+        source: file it was read from, for messages.
+        nullable: whether an empty cell is allowed; it becomes null.
+
+    Returns:
+        (rows,) Int64.
+
+    Raises:
+        UserError: naming the first row that holds something else.
+    """
+    text = column.astype(str).str.strip()
+    wrong = ~text.str.fullmatch(r"-?[0-9]{1,15}") & ~(nullable & (text == ""))
+    if wrong.any():
+        row = wrong.idxmax()
+        raise UserError(f"{source}: row {row + 2}: {name} is {column[row]!r}; it must be a whole number")
+    return pd.to_numeric(text.where(text != "", None)).astype("Int64")
+
+
+def flags(column: pd.Series, name: str, source: Path) -> pd.Series:
+    """Turn a text column of 0 and 1 (or true and false) into booleans; an empty cell is false.
+
+    Args:
+        column: (rows,) text.
+        name: the column's, for messages.
+        source: file it was read from, for messages.
+
+    Returns:
+        (rows,) bool.
+
+    Raises:
+        UserError: naming the first row that holds something else.
+    """
+    known = {"": False, "0": False, "1": True, "false": False, "true": True}
+    values = column.astype(str).str.strip().str.lower().map(known)
+    if values.isna().any():
+        row = values.isna().idxmax()
+        raise UserError(f"{source}: row {row + 2}: {name} is {column[row]!r}; it must be 0 or 1")
+    return values.astype(bool)
+
+
+def read_csv(source: Path, where: str) -> pd.DataFrame:
+    """Read a CSV as text, nothing guessed.
+
+    Args:
+        source: the file.
+        where: what to do if it is missing, in words.
+
+    Raises:
+        UserError: it is missing or no CSV.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows with more cells than the header
+            return pd.read_csv(source, dtype=str, keep_default_na=False, index_col=False)
+    except FileNotFoundError:
+        raise UserError(f"{source}: not found; {where}") from None
+    except pd.errors.ParserWarning:
+        raise UserError(f"{source}: has rows with more cells than the header has columns") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{source}: cannot be read as CSV ({' '.join(str(error).split())})") from None
+
+
+def drop_absent(table: pd.DataFrame, root: Path, allow_missing: bool, named_in: str) -> pd.DataFrame:
+    """Leave out rows whose image the disk lacks, and count them in ``attrs``.
+
+    Args:
+        table: with ``path``.
+        root: folder the paths are relative to.
+        allow_missing: False refuses a table with absent images.
+        named_in: the file that names them, for messages.
+
+    Returns:
+        A copy of the rows whose image is there; ``attrs`` holds ``named`` and ``missing``, two counts of images.
+
+    Raises:
+        UserError: images are absent and that was not allowed, or none is there at all.
+    """
+    there: set[str] = set()
+    for folder in sorted({str(PurePosixPath(path).parent) for path in table["path"]}):
+        try:
+            with os.scandir(root / folder) as entries:
+                there.update((PurePosixPath(folder) / e.name).as_posix() for e in entries if e.is_file())
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise UserError(f"{root / folder}: cannot be listed ({error.strerror})") from None
+    present = table["path"].isin(there)
+    missing = int((~present).sum())
+    if missing and not allow_missing:
+        raise UserError(
+            f"{root}: {missing:,} of {len(table):,} images named in {named_in} are absent, the first is "
+            f"{table.loc[~present, 'path'].iloc[0]}; set allow_missing: true to work with the rest"
+        )
+    if not present.any():
+        raise UserError(f"{root}: none of the images named in {named_in} is there")
+    kept = table[present].copy()
+    kept.attrs.update(named=len(table), missing=missing)
+    return kept

@@ -1,0 +1,138 @@
+"""Reader of anybody's own hands: one folder per person, or a CSV with the contract's columns."""
+
+import difflib
+from pathlib import Path
+
+import pandas as pd
+
+from clipreid_lib.data.contract import FLAGS, OPTIONAL, REQUIRED, SPLITS, SUFFIXES, Summary, check_paths, drop_absent, flags, image_files, is_number, read_csv, whole_numbers
+from clipreid_lib.base.errors import UserError
+
+SUMMARY = Summary(
+    title="a folder of your own",
+    licence="yours to state; photograph only people who agreed to it",
+    citation="yours to state",
+    where="give a folder with one folder of images per person (PERSON/IMAGE or PERSON/ASPECT/IMAGE), or one that "
+    "holds a single CSV with the columns path and identity, as data_root",
+    aspects=(),
+    protocol="own",
+)
+ASPECT = "hand"  # where nothing names one
+# Photographs that telephones and cameras write and Pillow cannot read: passing them over would lose people.
+UNREADABLE = {".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw"}
+TAKEN = ("subject", "role", "dataset", "protocol")  # what a manifest adds
+
+
+def read(root: Path, allow_missing: bool) -> pd.DataFrame:
+    """Read a folder of one's own into the table of :mod:`clipreid_lib.data.contract`.
+
+    Args:
+        root: the folder. A single CSV at its top decides; otherwise each sub-folder is a person.
+        allow_missing: leave out images that a CSV names and the disk lacks.
+
+    Returns:
+        The contract's columns, in any order; :func:`clipreid_lib.data.contract.checked` sorts rows and sets types.
+
+    Raises:
+        UserError: nothing to read, or something that cannot be understood, named.
+    """
+    top = _listed(root)
+    tables = [path for path in top if path.suffix.lower() == ".csv"]
+    if len(tables) > 1:
+        raise UserError(f"{root}: holds {len(tables)} CSV files ({tables[0].name}, {tables[1].name}); keep one")
+    if tables:
+        return _from_csv(tables[0], allow_missing)
+    return _from_folders(root, top)
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be listed ({error.strerror})") from None
+
+
+def _from_folders(root: Path, top: list[Path]) -> pd.DataFrame:
+    stray = [path for path in top if path.suffix.lower() in SUFFIXES and path.is_file()]
+    if stray:
+        raise UserError(f"{stray[0]}: lies in no person's folder; it must be PERSON/IMAGE or PERSON/ASPECT/IMAGE")
+    rows = []
+    for person in filter(Path.is_dir, top):
+        unreadable = [p for p in person.rglob("[!.]*") if p.suffix.lower() in UNREADABLE]
+        if unreadable:
+            raise UserError(f"{unreadable[0]}: cannot be read; convert it to one of {', '.join(sorted(SUFFIXES))}")
+        files = image_files(person)
+        if not files:
+            raise UserError(f"{person}: holds no image; each person's folder needs one at least")
+        for file in files:
+            place = file.relative_to(person).parts
+            if len(place) > 2:
+                raise UserError(f"{file}: lies too deep; it must be PERSON/IMAGE or PERSON/ASPECT/IMAGE")
+            rows.append((file.relative_to(root).as_posix(), person.name, place[0] if len(place) == 2 else ASPECT))
+    if not rows:
+        raise UserError(f"{root}: holds neither a CSV nor a person's folder; {SUMMARY.where}")
+    table = pd.DataFrame(rows, columns=["path", "name", "aspect"])
+    return table.assign(identity=_numbered(table["name"], root), session=pd.NA, camera=0)
+
+
+def _from_csv(source: Path, allow_missing: bool) -> pd.DataFrame:
+    raw = read_csv(source, SUMMARY.where)
+    for name in ("path", "identity"):
+        if name not in raw:
+            raise UserError(f"{source}: lacks the column {name!r}; it has {', '.join(raw.columns)}")
+    known = (*REQUIRED, *OPTIONAL)
+    for name in raw:
+        near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.9)
+        if name not in known and near:
+            raise UserError(f"{source}: unknown column {name!r}; did you mean {near[0]!r}?")
+        if name in TAKEN or str(name).startswith("draw_"):
+            raise UserError(f"{source}: column {name!r} is one that manifests add; call it otherwise")
+    if raw.empty:
+        raise UserError(f"{source}: names no image")
+    check_paths(raw["path"], str(source))
+    table = raw.copy()
+    empty = table["identity"].str.strip() == ""
+    if empty.any():
+        raise UserError(f"{source}: row {empty.idxmax() + 2}: identity is empty")
+    if "name" not in raw and not table["identity"].str.fullmatch(r"[0-9]{1,15}").all():
+        table["name"] = table["identity"]
+    table["identity"] = _numbered(table["identity"], source)
+    table["aspect"] = raw["aspect"].str.strip().replace("", ASPECT) if "aspect" in raw else ASPECT
+    for name, absent in (("session", pd.NA), ("camera", 0)):
+        table[name] = whole_numbers(raw[name], name, source, nullable=True) if name in raw else absent
+    table["camera"] = table["camera"].fillna(0)
+    if "age" in raw:
+        table["age"] = whole_numbers(raw["age"], "age", source, nullable=True)
+    for name in FLAGS:
+        if name in raw:
+            table[name] = flags(raw[name], name, source)
+    if "split" in raw:
+        odd = ~raw["split"].isin(SPLITS)
+        if odd.any():
+            row = odd.idxmax()
+            raise UserError(
+                f"{source}: row {row + 2}: split is {raw['split'][row]!r}; allowed: {', '.join(SPLITS[1:])}"
+            )
+    return drop_absent(table, source.parent, allow_missing, source.name)
+
+
+def _numbered(names: pd.Series, source: Path) -> pd.Series:
+    """Return a whole number per person: the names themselves where all are numbers, else their place in order."""
+    distinct = sorted(names.unique())
+    for before, name in _pairs_alike(distinct):
+        raise UserError(f"{source}: {before!r} and {name!r} would be one person; write each person's name one way")
+    if all(map(is_number, distinct)):
+        return names.astype(int)
+    return names.map({name: number for number, name in enumerate(distinct, 1)})
+
+
+def _pairs_alike(names: list[str]) -> list[tuple[str, str]]:
+    # "7" and "07", "ann" and "Ann ": people are told apart by what they are called, so these must not differ.
+    seen: dict[str, str] = {}
+    pairs = []
+    for name in names:
+        key = str(int(name)) if is_number(name.strip()) else name.strip().casefold()
+        if key in seen:
+            pairs.append((seen[key], name))
+        seen[key] = name
+    return pairs

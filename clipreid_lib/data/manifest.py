@@ -1,0 +1,266 @@
+"""Manifests: the table that says, image by image, who trains, who is tested, and what each draw compares.
+
+In an image table ``identity`` is the person; in a manifest it is the label compared (for the distractors of protocol
+``mba`` one of their own per person and aspect or folder, for all other images the person), and ``subject`` stays the
+person.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from clipreid_lib.data.contract import FLAGS, check_paths
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.base.files import write_text
+from clipreid_lib.params.schema import allowed_words
+
+PROTOCOLS = allowed_words("protocol")
+ROLES = ("train", "validation", "test", "distractor", "unpaired", "junk")
+COLUMNS = ("dataset", "protocol", "role", "subject", "path", "identity", "aspect")
+NEEDS = {"cross_session": "session", "given": "camera"}  # protocol -> a column it cannot do without
+DRAW = r"^draw_\d+$"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One protocol's table: the data set's columns and these.
+
+    =============  ========================================================================================
+    ``dataset``    the data set's name, the same in every row
+    ``protocol``   the protocol's name, the same in every row
+    ``role``       ``train``, ``validation``, ``test``; ``distractor`` (in galleries, matches nobody);
+                   ``unpaired`` (of a test person who cannot be query and gallery both) and ``junk`` take no part
+    ``identity``   the label compared; distractors of other aspects and folders carry labels of their own
+    ``subject``    the person, whatever the label: the image table's ``identity``
+    ``draw_<i>``   ``gallery``, ``query`` or empty, for each draw
+    =============  ========================================================================================
+    """
+
+    images: pd.DataFrame
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set."""
+        return self.images["dataset"].iloc[0]
+
+    @property
+    def protocol(self) -> str:
+        """Name of the protocol."""
+        return self.images["protocol"].iloc[0]
+
+    @property
+    def train(self) -> pd.DataFrame:
+        """Images to learn from."""
+        return self._with_role("train")
+
+    @property
+    def validation(self) -> pd.DataFrame:
+        """Images held out of training: of other people (identity_disjoint), or one per person (published)."""
+        return self._with_role("validation")
+
+    @property
+    def test(self) -> pd.DataFrame:
+        """Test images of the aspect itself, distractors not included."""
+        return self._with_role("test")
+
+    @property
+    def in_tests(self) -> pd.DataFrame:
+        """Images that tests may compare: the test images and the distractors."""
+        return self.images[self.images["role"].isin(["test", "distractor"])]
+
+    @property
+    def validates_people(self) -> bool:
+        """Whether validation is a retrieval of its own, with people nobody trains on."""
+        drawn = self.validation.filter(regex=DRAW)
+        return bool((drawn != "").any(axis=None))
+
+    @property
+    def draws(self) -> int:
+        """Number of gallery/query draws."""
+        return self.images.filter(regex=DRAW).shape[1]
+
+    @property
+    def same_camera_rule(self) -> bool:
+        """Whether matches from the query's own camera are to be ignored: a data set's own split, several cameras."""
+        return self.protocol == "given" and self.test["camera"].nunique() > 1
+
+    def draw(self, index: int, part: str = "test") -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Return the (query, gallery) tables of one draw; the gallery's own images come before distractors.
+
+        They are made once and shared by all who ask: copy them before you change them.
+
+        Args:
+            index: of the draw, from 0.
+            part: ``test``, with distractors in the gallery, or ``validation``, without.
+        """
+        if (index, part) not in self._drawn:
+            self._drawn[index, part] = self._draw(index, part)
+        return self._drawn[index, part]
+
+    @cached_property
+    def _drawn(self) -> dict[tuple[int, str], tuple[pd.DataFrame, pd.DataFrame]]:
+        return {}
+
+    def _draw(self, index: int, part: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+        column = self.images[f"draw_{index}"]
+        mine = self.images["role"].isin([part, "distractor"] if part == "test" else [part])
+        gallery = self.images[mine & (column == "gallery")]
+        gallery = gallery.sort_values("role", key=lambda role: role == "distractor", kind="stable")
+        return self.images[mine & (column == "query")], gallery
+
+    @cached_property
+    def sha(self) -> str:
+        """SHA-256 of the manifest's CSV: equal exactly if every image has the same columns, role and part in draws."""
+        return hashlib.sha256(self._csv().encode()).hexdigest()
+
+    @cached_property
+    def compared_sha(self) -> str:
+        """SHA-256 of what the draws compare: equal for runs that answer the same questions, however they trained."""
+        images = self.in_tests.sort_values("path")
+        drawn = images.filter(regex=DRAW)
+        asked = images.loc[(drawn != "").any(axis=1), ["path", "identity", *drawn]]
+        return hashlib.sha256(asked.to_csv(index=False, lineterminator="\n").encode()).hexdigest()
+
+    def save(self, path: str | Path) -> None:
+        """Write the manifest as CSV, atomically."""
+        write_text(path, self._csv())
+
+    @classmethod
+    def load(cls, path: str | Path, table: pd.DataFrame | None = None) -> "Manifest":
+        """Read a saved manifest and check it.
+
+        Args:
+            path: CSV written by :meth:`save`.
+            table: the image table it is to be used with, if it shall be held against one.
+
+        Raises:
+            UserError: the file is missing, breaks a rule of the protocol, or belongs to another data set.
+        """
+        try:
+            images = pd.read_csv(path, keep_default_na=False, dtype=str)
+            for name in {"identity", "subject", "camera"} & set(images):
+                images[name] = images[name].astype(int)
+            for name in {"session", "age"} & set(images):
+                images[name] = pd.to_numeric(images[name].where(images[name] != "", None)).astype("Int64")
+            for name in set(FLAGS) & set(images):
+                images[name] = images[name] == "True"
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{path}: cannot be read as a manifest ({' '.join(str(error).split())})") from None
+        manifest = cls(images).checked(str(path))
+        return manifest if table is None else manifest.fits(table, str(path))
+
+    def fits(self, table: pd.DataFrame, name: str = "manifest") -> "Manifest":
+        """Return self after checking that it was made from this data set.
+
+        Args:
+            table: the data set's image table, all aspects.
+            name: what to call the manifest in messages.
+
+        Raises:
+            UserError: it was made from another data set, or names an image that is absent or another person's.
+        """
+        if table.attrs.get("dataset", self.dataset) != self.dataset:
+            raise UserError(f"{name}: is a manifest of {self.dataset}, not of {table.attrs['dataset']}")
+        people = self.images["path"].map(table.set_index("path")["identity"])
+        for wrong, what in (
+            (people.isna(), "is not in the data set"),
+            (people != self.images["subject"], "is another person's in the data set"),
+        ):
+            if wrong.any():
+                raise UserError(f"{name}: image {_first(self.images, wrong)} {what}")
+        return self
+
+    def checked(self, name: str = "manifest") -> "Manifest":
+        """Return self after checking its rules.
+
+        Raises:
+            UserError: a column is missing, a path leaves the data root, an image stands twice, an image is used
+                against its role, people cross between train and test, a test or validation person lacks query or
+                gallery in a draw, query and gallery share a burst (``cross_session``), or a query has matches by its
+                own camera alone (``given``). The message names the first image.
+        """
+        images, drawn = self.images, self.images.filter(regex=DRAW)
+        for column in (*COLUMNS, *(f"draw_{index}" for index in range(max(1, self.draws)))):
+            if column not in images:
+                raise UserError(f"{name}: is no manifest; it lacks the column {column!r}")
+        if images.empty:
+            raise UserError(f"{name}: holds no image")
+        for column, allowed in (("dataset", None), ("protocol", PROTOCOLS)):
+            values = sorted(images[column].unique())
+            if len(values) != 1 or (allowed and values[0] not in allowed):
+                raise UserError(f"{name}: column {column!r} must hold one name in all rows, not {', '.join(values)}")
+        if NEEDS.get(self.protocol, "path") not in images:
+            raise UserError(f"{name}: lacks the column {NEEDS[self.protocol]!r}, which {self.protocol} needs")
+        check_paths(images["path"], name)
+        idle = images["role"].isin(["train", "unpaired", "junk"]) & (drawn != "").any(axis=1)
+        for wrong, what in (
+            (images["path"].duplicated(), "stands twice"),
+            (~images["role"].isin(ROLES), f"has an unknown role; allowed: {', '.join(ROLES)}"),
+            (~drawn.isin(["", "query", "gallery"]).all(axis=1), "is neither query nor gallery nor unused in a draw"),
+            (idle, "takes no part in tests but is drawn"),
+            ((images["role"] == "distractor") & (drawn == "query").any(axis=1), "is a distractor and a query"),
+            (
+                self._shares_people(("train", "validation"), ("test", "unpaired")),
+                "shows a person both trained on and tested",
+            ),
+            (
+                (images["role"] != "distractor") & (images["identity"] != images["subject"]),
+                "has another person's number",
+            ),
+            (self._distractors_that_match(), "is a distractor with a test person's number"),
+        ):
+            if wrong.any():
+                raise UserError(f"{name}: image {_first(images, wrong)} {what}")
+        if self.test.empty:
+            raise UserError(f"{name}: holds no test image")
+        self._check_draws("test", name)
+        if self.validates_people:
+            trained = self._shares_people(("train",), ("validation",))
+            if trained.any():
+                raise UserError(f"{name}: image {_first(images, trained)} shows a person both trained on and validated")
+            self._check_draws("validation", name)
+        return self
+
+    def _check_draws(self, part: str, name: str) -> None:
+        people = self._with_role(part)
+        for index in range(self.draws):
+            query, gallery = self.draw(index, part)
+            own = gallery[gallery["role"] == part]
+            wrongs = [
+                (people, ~people["identity"].isin(query["identity"]), "shows a person without query"),
+                (people, ~people["identity"].isin(own["identity"]), "shows a person without gallery"),
+            ]
+            if self.protocol != "given" or part == "validation":
+                wrongs.append((own, own["identity"].duplicated(), "is its person's second gallery image"))
+            if self.protocol == "cross_session":
+                burst = query["identity"].map(own.drop_duplicates("identity").set_index("identity")["session"])
+                shared = (query["session"] == burst) | query["session"].isna() | burst.isna()
+                wrongs.append((query, shared.astype(bool), "may share its gallery image's burst"))
+            if part == "test" and self.same_camera_rule:
+                pairs = query[["path", "identity", "camera"]].merge(own[["identity", "camera"]], on="identity")
+                seen = pairs.loc[pairs["camera_x"] != pairs["camera_y"], "path"]
+                wrongs.append((query, ~query["path"].isin(seen), "has no gallery image by another camera"))
+            for table, wrong, what in wrongs:
+                if wrong.any():
+                    raise UserError(f"{name}: image {_first(table, wrong)} {what} in draw {index}")
+
+    def _with_role(self, role: str) -> pd.DataFrame:
+        return self.images[self.images["role"] == role]
+
+    def _shares_people(self, one: tuple[str, ...], other: tuple[str, ...]) -> pd.Series:
+        """Which rows of the roles ``other`` show a person of the roles ``one``."""
+        role = self.images["role"]
+        return role.isin(other) & self.images["subject"].isin(self.images.loc[role.isin(one), "subject"])
+
+    def _distractors_that_match(self) -> pd.Series:
+        return (self.images["role"] == "distractor") & self.images["identity"].isin(self.test["identity"])
+
+    def _csv(self) -> str:
+        return self.images.to_csv(index=False, lineterminator="\n")
+
+
+def _first(table: pd.DataFrame, wrong: pd.Series) -> str:
+    return str(table.loc[wrong, "path"].iloc[0])

@@ -1,0 +1,223 @@
+"""Protocols: who trains, who is tested, and which test image is gallery or query in each draw.
+
+A protocol turns the image table into a :class:`~clipreid_lib.data.manifest.Manifest`. Every random choice hangs on a
+SHA-256 of (seed, what is chosen, image path or person), so it is the same on every platform, in every file order and
+with every library version, and two protocols with one seed choose the same gallery image for a person.
+
+``own``            half of the aspect's people train, the others are tested: those up to MBA-Net's thresholds (11k,
+                   hd), a random half (folder, whose people may be sorted by something), or the lower half of the
+                   numbers. In each draw one random image per test person is the gallery and all others are
+                   queries (one-shot gallery).
+``mba``            MBA-Net's: the same split and draws, and distractors in the gallery. For 11k Hands these are the
+                   gallery images that the other aspects' test people have in that draw (also of those with a single
+                   image), for HD all images of its second folder; both under shifted identities, so that they never
+                   count as a match.
+``common``         ``own`` with one split of people for all aspects, so that whoever trains in one aspect is tested
+                   in none. (MBA-Net's thresholds differ between aspects: six people train in one and are tested
+                   in another.) For work across aspects.
+``cross_session``  ``own`` with queries only from other capture bursts than the gallery image's. People with a
+                   single burst cannot be searched for; their gallery image stays, as a distractor, so that the
+                   gallery is as large as in ``own``.
+``given``          the split the data set brings in its ``split`` column, one draw. Market-1501's, where matches
+                   from the query's own camera are ignored.
+
+All but ``given`` leave out images with accessories, as MBA-Net does, and test people with a single image, who
+cannot be query and gallery both.
+
+Validation takes images out of training. ``published`` takes one random image per person, for comparison with
+papers that trained without them: nothing may be chosen by it. ``identity_disjoint`` takes a fifth of the people for
+a one-shot retrieval among themselves (without distractors; under ``cross_session`` only those with several bursts):
+for choosing epochs and rates. ``none`` takes nothing.
+"""
+
+import hashlib
+
+import numpy as np
+import pandas as pd
+
+from clipreid_lib.base.errors import TooFewPeople, UserError
+from clipreid_lib.data.manifest import Manifest, PROTOCOLS
+from clipreid_lib.params.schema import allowed_words
+
+# MBA-Net's identity thresholds: people up to and including this number train, the rest are tested.
+THRESHOLDS = {
+    "11k": {"dorsal_r": 1050, "dorsal_l": 1037, "palmar_r": 1051, "palmar_l": 1042},
+    "hd": {"dorsal": 447},
+}
+# The order in which MBA-Net appends the other aspects, each 10,000,000 further up (the first at 11,000,000).
+OTHERS = {
+    "dorsal_r": ("dorsal_l", "palmar_r", "palmar_l"),
+    "dorsal_l": ("dorsal_r", "palmar_r", "palmar_l"),
+    "palmar_r": ("dorsal_l", "dorsal_r", "palmar_l"),
+    "palmar_l": ("palmar_r", "dorsal_r", "dorsal_l"),
+}
+FIRST_SHIFT, NEXT_SHIFT = 11_000_000, 10_000_000
+VALIDATIONS = allowed_words("validation")
+HELD_APART = 0.2  # share of the training people that identity_disjoint validation takes
+
+
+def build(
+    table: pd.DataFrame,
+    protocol: str,
+    aspect: str | None = None,
+    seed: int = 0,
+    validation: str = "none",
+    draws: int = 10,
+) -> Manifest:
+    """Build one protocol's manifest from an image table that holds all aspects.
+
+    Args:
+        table: as :func:`clipreid_lib.data.datasets.load_images` returns it.
+        protocol: one of ``own``, ``mba``, ``common``, ``cross_session`` and ``given``.
+        aspect: the aspect that trains and is tested; None where the table has one.
+        seed: which draws and which validation people.
+        validation: ``identity_disjoint``, ``published`` or ``none``.
+        draws: how many gallery/query draws (the papers take 10); ``given`` has one.
+
+    Returns:
+        The manifest, checked.
+
+    Raises:
+        UserError: a misspelt argument, an aspect the table lacks, or data that the protocol cannot work with.
+        TooFewPeople: not enough people to train, validate and test.
+    """
+    if draws < 1:
+        raise UserError(f"draws: {draws}; give at least 1")
+    for given, known, key in ((protocol, PROTOCOLS, "protocol"), (validation, VALIDATIONS, "validation")):
+        if given not in known:
+            raise UserError(f"{key}: {given!r} is unknown; allowed: {', '.join(known)}")
+    dataset = table.attrs.get("dataset", "the table")
+    there = sorted(table["aspect"].unique())
+    if aspect is None and len(there) == 1:
+        aspect = there[0]
+    if aspect is None or aspect not in there:
+        raise UserError(f"aspect: {dataset} holds no image of {aspect!r}; it has {', '.join(there) or 'nothing'}")
+
+    if protocol in ("mba", "common") and "aspect" in table.attrs:
+        raise UserError(f"protocol: {protocol} looks at all aspects; load the images without naming one")
+    table = table.sort_values("path")
+    if protocol == "given":
+        images, draws = _given(table, aspect, dataset), 1
+    else:
+        images = _one_shot(table, protocol, aspect, dataset, seed)
+    parts = set(images["role"])
+    images = _hold_out(images, validation, seed, protocol)
+    for role in ("train", "test") if validation != "identity_disjoint" else ("train", "validation", "test"):
+        if role not in set(images["role"]):
+            taken = f"; validation {validation} takes them" if role in parts else ""
+            raise TooFewPeople(f"aspect: {dataset} has too few people of {aspect!r} for a {role} part{taken}")
+    for index in range(draws):
+        images[f"draw_{index}"] = _one_draw(images, f"{seed}|draw {index}", protocol)
+    images.insert(0, "dataset", dataset)
+    images.insert(1, "protocol", protocol)
+    images.attrs.clear()  # attrs would not survive the CSV, so nothing may come to rely on them
+    return Manifest(images).checked()
+
+
+def _one_shot(table: pd.DataFrame, protocol: str, aspect: str, dataset: str, seed: int) -> pd.DataFrame:
+    bare = table[~table["accessories"]] if "accessories" in table else table
+    extra = bare["split"].isin(["distractor", "junk"]) if "split" in bare else pd.Series(False, bare.index)
+    extra, bare = bare[extra & (bare["aspect"] == aspect)], bare[~extra]
+    mine = bare[bare["aspect"] == aspect]
+    if mine.empty:
+        lacks = ", ".join(sorted(bare["aspect"].unique())) or "nothing"
+        raise UserError(f"aspect: {dataset} holds no usable image of {aspect!r}; it has {lacks}")
+    trainers = _half(bare, dataset, seed) if protocol == "common" else _trainers(mine, dataset, aspect, seed)
+    mine = mine.assign(subject=mine["identity"], role=np.where(mine["identity"].isin(trainers), "train", "test"))
+    mine.loc[_lone(mine) & (mine["role"] == "test"), "role"] = "unpaired"
+    if protocol == "cross_session":
+        if mine["session"].isna().any():
+            raise UserError(f"protocol: cross_session needs capture sessions; {dataset} knows none for some images")
+        mine.loc[_lone(mine, "session") & (mine["role"] == "test"), "role"] = "distractor"
+    parts = [mine]
+    if protocol == "mba":
+        largest = int(table["identity"].max())
+        first, step = (FIRST_SHIFT, NEXT_SHIFT) if largest < NEXT_SHIFT else 2 * [10 ** len(str(largest))]
+        if dataset == "hd":
+            parts.append(_shifted(extra, first))
+        others = OTHERS.get(aspect) or sorted(set(bare["aspect"]) - {aspect})
+        for place, other in enumerate(others):
+            theirs = bare[bare["aspect"] == other]
+            tested = theirs[~theirs["identity"].isin(_trainers(theirs, dataset, other, seed))]
+            parts.append(_shifted(tested, first + step * place))
+        if not sum(map(len, parts[1:])):
+            raise UserError(f"protocol: mba needs distractors, and {dataset} holds none here; use own")
+    return pd.concat(parts).reset_index(drop=True)
+
+
+def _shifted(images: pd.DataFrame, shift: int) -> pd.DataFrame:
+    return images.assign(subject=images["identity"], identity=images["identity"] + shift, role="distractor")
+
+
+def _given(table: pd.DataFrame, aspect: str, dataset: str) -> pd.DataFrame:
+    if "split" not in table:
+        raise UserError(f"protocol: given needs a split column, and {dataset} brings none; use own")
+    mine = table[(table["aspect"] == aspect) & (table["split"] != "")]
+    roles = {"query": "test", "gallery": "test"}
+    return mine.assign(subject=mine["identity"], role=mine["split"].replace(roles)).reset_index(drop=True)
+
+
+def _hold_out(images: pd.DataFrame, validation: str, seed: int, protocol: str) -> pd.DataFrame:
+    train = images["role"] == "train"
+    if validation == "identity_disjoint":
+        people = sorted(images.loc[train, "identity"].unique(), key=lambda p: _ticket(f"{seed}|validation", str(p)))
+        held = train & images["identity"].isin(people[: max(1, round(len(people) * HELD_APART))])
+        lone = _lone(images[held], "session" if protocol == "cross_session" else None)
+        images.loc[held, "role"] = np.where(lone, "train", "validation")  # who cannot be validated may train
+    if validation == "published":
+        for _, hand in images[train].groupby("identity"):
+            if len(hand) > 1:
+                images.loc[_chosen(hand, f"{seed}|validation image"), "role"] = "validation"
+    return images
+
+
+def _lone(images: pd.DataFrame, column: str | None = None) -> pd.Series:
+    """Whether a row's person has but one image, or one value of a column."""
+    people = images.groupby("identity")
+    return (people["path"].transform("size") if column is None else people[column].transform("nunique")) == 1
+
+
+def _trainers(images: pd.DataFrame, dataset: str, aspect: str, seed: int) -> set[int]:
+    # MBA-Net chose its thresholds so that half of an aspect's people train; elsewhere that rule itself serves.
+    published = THRESHOLDS.get(dataset, {}).get(aspect)
+    if published is None:
+        return _half(images, dataset, seed)
+    return {person for person in images["identity"].unique() if person <= published}
+
+
+def _half(images: pd.DataFrame, dataset: str, seed: int) -> set[int]:
+    people = sorted(images["identity"].unique())
+    if dataset == "folder":
+        people.sort(key=lambda person: _ticket(f"{seed}|split", str(person)))
+    return set(people[: (len(people) + 1) // 2])
+
+
+def _one_draw(images: pd.DataFrame, name: str, protocol: str) -> np.ndarray:
+    drawn = np.full(len(images), "", dtype=object)
+    if protocol == "given":
+        taken = images["split"].isin(["query", "gallery"])
+        drawn[taken] = images.loc[taken, "split"]
+    if "split" in images:
+        drawn[(images["role"] == "distractor") & (images["split"] == "distractor")] = "gallery"  # all of them
+    whole = images["role"].isin(["test", "validation"])  # distractors are drawn for the gallery alone
+    trained = set(images.loc[images["role"] == "train", "identity"])
+    for (role, identity), hand in images.groupby(["role", "identity"]):
+        if role not in ("test", "validation", "distractor") or (drawn[hand.index] != "").any():
+            continue
+        if role == "validation" and identity in trained:  # published: held out of training, not drawn
+            continue
+        chosen = _chosen(hand, name)
+        if whole[chosen] and protocol == "cross_session":
+            drawn[hand.index[hand["session"] != hand.loc[chosen, "session"]]] = "query"
+        elif whole[chosen]:
+            drawn[hand.index] = "query"
+        drawn[chosen] = "gallery"
+    return drawn
+
+
+def _chosen(hand: pd.DataFrame, name: str) -> int:
+    return hand.index[int(np.argmin([_ticket(name, path) for path in hand["path"]]))]
+
+
+def _ticket(name: str, item: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{name}|{item}".encode()).digest()[:8], "big") >> 1

@@ -1,1 +1,0 @@
-"""Photographs: opened, resized, kept decoded, and augmented."""

@@ -1,0 +1,51 @@
+"""Textual inversion: a network that turns an image's feature into a word, as CLIP-HandID proposes."""
+
+import torch
+from torch import nn
+
+from clipreid_lib.clip.backbone import Backbone
+from clipreid_lib.clip.sentences import SLOT, Sentences
+
+
+class Inversion(nn.Module):
+    """Maps an image feature to one token embedding, and that to the text feature of "a photo of a [it] hand.".
+
+    Three linear layers with layer norm, GELU and dropout between them, as CLIP-HandID describes (arXiv 2506.12447).
+    In its published code no gradient reaches the network and the word is averaged over its own components; here the
+    word keeps its components and the text tower is differentiated through. The word starts at the length that the
+    vocabulary's words have, since CLIP's text tower never read longer ones. Weights and logits of the losses are
+    the ladder's (``id_weight``, ``text_weight``, ``text_logits``), where CLIP-HandID weighs all alike on raw dots.
+
+    Args:
+        backbone: its text tower reads the word; it is not held or changed.
+        dropout: share of hidden units left out in training.
+    """
+
+    def __init__(self, backbone: Backbone, dropout: float = 0.5) -> None:
+        """Build the network for the backbone's widths."""
+        super().__init__()
+        wide, width = 4 * backbone.clip.visual.output_dim, backbone.text_width
+        layers: list[nn.Module] = []
+        before = backbone.clip.visual.output_dim
+        for _ in range(2):
+            layers += [nn.Linear(before, wide), nn.LayerNorm(wide), nn.GELU(), nn.Dropout(dropout)]
+            before = wide
+        last = nn.LayerNorm(width)
+        self.network = nn.Sequential(*layers, nn.Linear(wide, width), last)
+        length = backbone.text.token_embedding.weight.norm(dim=1).mean()
+        nn.init.constant_(last.weight, float(length) / width**0.5)
+        self.sentence = Sentences(backbone, [f"a photo of a {SLOT} hand."], slots=1)
+
+    def text_features(self, backbone: Backbone, f_proj: torch.Tensor) -> torch.Tensor:
+        """Return the text feature of each image's own sentence.
+
+        Args:
+            backbone: the text tower.
+            f_proj: (B, embed_dim) image features.
+
+        Returns:
+            (B, embed_dim), un-normalised.
+        """
+        word = self.network(f_proj)[:, None]  # (B, 1, text_width)
+        rows = torch.zeros(len(f_proj), dtype=torch.long, device=f_proj.device)
+        return self.sentence.features(backbone, word, rows)

@@ -1,0 +1,136 @@
+"""Learnable prompts: one sentence per identity, and how image and text features are compared."""
+
+import torch
+from torch import nn
+
+from clipreid_lib.clip.backbone import Backbone
+from clipreid_lib.clip.sentences import SLOT, Sentences
+
+AT_ONCE = 256  # sentences through the text tower at a time, when all are wanted
+
+
+class PromptBank(nn.Module):
+    """Prompts of every identity, in one of three forms.
+
+    ============ ===================================== ====================================================
+    form         sentence                              learns
+    ============ ===================================== ====================================================
+    ``learned``  a photo of a [X]1 ... [X]M hand.      M tokens per identity: CLIP-ReID (arXiv 2211.13977)
+    ``shared``   a photo of a [X]1 ... [X]M WORDS      M tokens that all share: CoOp (arXiv 2109.01134), the
+                                                       identity's attributes in place of a class name
+    ``fixed``    a photo of a WORDS                    nothing
+    ============ ===================================== ====================================================
+
+    With ``prompt_dim`` each token is a short code that one linear layer, shared by all identities and learnt with
+    them, maps to the text width.
+
+    Args:
+        backbone: whose vocabulary and text tower the prompts are written for; it is not held or changed.
+        identities: the people, in the order of the rows; kept as the label map.
+        num_prompts: M, learnable tokens per sentence.
+        prompt_dim: width of a code; None learns at the text width itself, as CLIP-ReID does.
+        form: ``learned``, ``shared`` or ``fixed``.
+        words: what to say of each identity (``fair male left palmar hand.``); ``learned`` says ``hand.`` of all.
+
+    Raises:
+        UserError: M tokens do not fit the context.
+        ValueError: words are needed and not one per identity.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        identities: list[int],
+        num_prompts: int = 4,
+        prompt_dim: int | None = None,
+        form: str = "learned",
+        words: list[str] | None = None,
+    ) -> None:
+        """Tokenise the sentences once and draw the codes from N(0, 0.02), CLIP's own scale of embeddings."""
+        super().__init__()
+        self.identities = [int(identity) for identity in identities]
+        self.form = form
+        if form != "learned" and len(words or []) != len(self.identities):
+            raise ValueError(f"form {form} says something of each of {len(self.identities)} identities")
+        slots = 0 if form == "fixed" else num_prompts
+        said = ["hand."] if form == "learned" else words or []
+        self.sentences = Sentences(
+            backbone, [" ".join(["a photo of a", *[SLOT] * slots, text]) for text in said], slots
+        )
+        if slots:
+            owners = 1 if form == "shared" else len(self.identities)
+            width = backbone.text_width
+            self.codes = nn.Parameter(torch.randn(owners, slots, prompt_dim or width) * 0.02)  # (owners, M, dim)
+            self.to_width = nn.Linear(prompt_dim, width, bias=False) if prompt_dim else nn.Identity()
+
+    @property
+    def texts(self) -> list[str]:
+        """The sentences as they are tokenised, with an ``x`` in the place of each learnable token."""
+        return self.sentences.texts
+
+    @property
+    def written(self) -> list[str]:
+        """The sentences for people to read, with ``[X]1 [X]2 ...`` in those places."""
+        places = range(1, self.sentences.slots + 1)
+        slots, names = (" ".join(each) for each in ([SLOT for _ in places], [f"[X]{place}" for place in places]))
+        return [text.replace(f" {slots} ", f" {names} ", 1) for text in self.texts]
+
+    @property
+    def kinds(self) -> int:
+        """How many identities the sentences can tell apart: all if each learns, else as many as differ in words."""
+        return len(self.identities) if self.form == "learned" else len(set(self.texts))
+
+    def learnt(self, rows: torch.Tensor) -> torch.Tensor | None:
+        """Return some identities' learnt tokens, (B, M, text_width); None for ``fixed``."""
+        if self.form == "fixed":
+            return None
+        return self.to_width(self.codes[torch.zeros_like(rows) if self.form == "shared" else rows])
+
+    def text_features(self, backbone: Backbone, rows: torch.Tensor) -> torch.Tensor:
+        """Return some identities' text features through the backbone's text tower, (B, embed_dim).
+
+        Args:
+            backbone: the one the bank was made for.
+            rows: (B,) of the identities, as in the label map.
+        """
+        return self.sentences.features(backbone, self.learnt(rows), rows)
+
+    @torch.no_grad()
+    def anchors(self, backbone: Backbone) -> torch.Tensor:
+        """Return every identity's text feature, (identities, embed_dim), un-normalised."""
+        rows = torch.arange(len(self.identities), device=self.sentences.tokens.device)
+        return torch.cat([self.text_features(backbone, part) for part in rows.split(AT_ONCE)])
+
+
+def text_logits(image: torch.Tensor, text: torch.Tensor, how: str, scale: float) -> torch.Tensor:
+    """Similarity of images to texts as the losses take it.
+
+    Args:
+        image: (B, D) projected image features.
+        text: (T, D) text features.
+        how: ``dot`` takes raw dot products (as published: CLIP's feature norms of about 10 act as the
+            temperature); ``cosine`` takes cosines times ``scale`` and so works whatever a backbone's norms are.
+        scale: CLIP's learned inverse temperature.
+
+    Returns:
+        (B, T).
+    """
+    image, text = scaled_pair(image, text, how, scale)
+    return image @ text.T
+
+
+def scaled_pair(image: torch.Tensor, text: torch.Tensor, how: str, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return both sides such that their plain dot product is what :func:`text_logits` describes.
+
+    Args:
+        image: (B, D) projected image features.
+        text: (T, D) text features.
+        how: ``dot`` leaves both as they are; ``cosine`` scales them to length one, the images then by ``scale``.
+        scale: CLIP's learned inverse temperature.
+
+    Returns:
+        (B, D) and (T, D).
+    """
+    if how == "dot":
+        return image, text
+    return nn.functional.normalize(image, dim=1) * scale, nn.functional.normalize(text, dim=1)

@@ -1,0 +1,1 @@
+"""From rankings and numbers to pictures and pages: galleries, figures, heat maps, the browser, reports."""

@@ -1,0 +1,108 @@
+"""Patch-to-patch correspondence: which places of a query and of its match have alike features.
+
+The places are those of the last feature map that still has a useful grid: the patches of a ViT after its last block
+and final norm, and layer 3 of a ResNet (CLIP-ReID's ``f_last`` before pooling), which has twice as many rows and
+columns as its layer 4 (6 x 6 instead of 3 x 3 in the embedded CLIP).
+"""
+
+import pandas as pd
+import torch
+from torch.nn import functional
+
+from clipreid_lib.clip import tower_shapes
+from clipreid_lib.clip.backbone import Backbone
+from clipreid_lib.pages.attention import evaluating, prepared
+
+COLUMNS = ["query_row", "query_column", "match_row", "match_column", "cosine"]
+LEGEND = (
+    "Numbered lines join places of {what} that are each other's nearest by cosine among all {rows} × {columns}, the "
+    "most alike first; places not above the median of their heat map are left out, as bare backgrounds always agree. "
+    "Alike features do not mean that they were used, a place sees far beyond itself, and places at the same spot of "
+    "both images may agree for where they lie alone."
+)
+
+
+@torch.no_grad()
+def features_at_places(clip: Backbone, pixels: torch.Tensor, side: torch.Tensor | None = None) -> torch.Tensor:
+    """Return what the tower knows of each place of its images.
+
+    Args:
+        clip: with any image tower.
+        pixels: (B, 3, H, W) uint8.
+        side: (B,) side information, as for ``image_features``.
+
+    Returns:
+        (B, C, gh, gw) on the CPU.
+    """
+    visual = clip.clip.visual
+    kept: list[torch.Tensor] = []
+    layer = visual.transformer.resblocks[-1] if clip.is_vit else visual.layer3
+    hook = layer.register_forward_hook(lambda _, given, out: kept.append(out))
+    try:
+        with evaluating(clip):
+            clip.image_features(prepared(clip, pixels), side)
+    finally:
+        hook.remove()
+    (maps,) = kept
+    if clip.is_vit:
+        tokens = visual.ln_post(maps)[:, 1:]  # (B, places, C), without the class token
+        maps = tokens.transpose(1, 2).unflatten(2, tower_shapes.grid_of(visual, clip.image_size))
+    return maps.float().cpu()
+
+
+def alike_places(
+    query: torch.Tensor,
+    match: torch.Tensor,
+    query_heat: torch.Tensor | None = None,
+    match_heat: torch.Tensor | None = None,
+    n: int = 12,
+) -> pd.DataFrame:
+    """Find the places of two images that are each other's nearest neighbours by cosine.
+
+    Corners of plain background always agree. Where heat maps are given, pairs are dropped of which either place is not
+    above its map's median: a rough remedy, as heat is no outline of the hand. Neighbours are sought among all places,
+    so leaving places out makes no new pairs.
+
+    Args:
+        query: (C, gh, gw) of the query.
+        match: (C, gh, gw) of its match; the grids may differ.
+        query_heat: (h, w) the query's heat map, on any grid; None, or an even map, leaves no place out.
+        match_heat: (h, w) the match's.
+        n: pairs to return, at most.
+
+    Returns:
+        One row per pair, the most alike first: ``query_row query_column match_row match_column`` (0-based, from the
+        top left) and ``cosine``. May be fewer than n, or none.
+    """
+    sides = [functional.normalize(maps.flatten(1), dim=0) for maps in (query, match)]  # (C, places)
+    cosine = sides[0].T @ sides[1]  # (query's places, match's places)
+    there, back = cosine.argmax(dim=1), cosine.argmax(dim=0)
+    here = torch.arange(len(there))
+    keep = back[there] == here
+    keep &= _warm(query_heat, query)[here] & _warm(match_heat, match)[there]
+    here, there = here[keep], there[keep]
+    value = cosine[here, there]
+    best = value.argsort(descending=True, stable=True)[: max(n, 0)]
+    places = [*_row_and_column(here[best], query), *_row_and_column(there[best], match)]
+    return pd.DataFrame(dict(zip(COLUMNS, [each.numpy() for each in (*places, value[best])], strict=True)))
+
+
+def legend(clip: Backbone, grid: tuple[int, int]) -> str:
+    """Say what numbered lines between such places show, and what they do not."""
+    what = "the last block's patch tokens" if clip.is_vit else "layer 3"
+    return LEGEND.format(what=what, rows=grid[0], columns=grid[1])
+
+
+def _warm(heat: torch.Tensor | None, maps: torch.Tensor) -> torch.Tensor:
+    """Tell which places (gh * gw,) lie above the median of a heat map brought to their grid."""
+    grid = tuple(maps.shape[1:])
+    if heat is None or heat.max() == heat.min():
+        return torch.ones(grid, dtype=torch.bool).flatten()
+    if heat.shape != grid:
+        heat = functional.interpolate(heat[None, None], size=grid, mode="bilinear", align_corners=False)[0, 0]
+    return (heat > heat.median()).flatten()
+
+
+def _row_and_column(place: torch.Tensor, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    width = maps.shape[2]
+    return place // width, place % width

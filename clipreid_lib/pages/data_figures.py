@@ -1,0 +1,166 @@
+"""Figures of notebook 01: who is in the data, when it was photographed, and what the protocol makes of it."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from clipreid_lib.data.contract import FLAGS
+from clipreid_lib.data.manifest import ROLES, Manifest
+from clipreid_lib.data.photographs import Photographs
+from clipreid_lib.pages.style import HALF, WIDE, sentence
+from clipreid_lib.scores.score_names import attribute
+
+UNUSED = "not used"
+COLOURS = dict(zip(ROLES, sns.color_palette("colorblind", len(ROLES)), strict=True)) | {UNUSED: (0.85, 0.85, 0.85)}
+
+
+def people_by_aspect(table: pd.DataFrame) -> plt.Figure:
+    """Draw how many images there are of each person in each aspect, and write it; white where there is none."""
+    counts = table.groupby(["aspect", "identity"]).size().unstack()  # NaN where a person lacks an aspect
+    # In numbers as well: where all have equally many, one shade fills the figure.
+    said = [
+        f"{name}\n{row.count()} people, {row.min():.0f}"
+        + (f" to {row.max():.0f} images" if row.nunique() > 1 else f" image{'s' if row.max() > 1 else ''} each")
+        for name, row in counts.iterrows()
+    ]
+    figure, axes = plt.subplots(figsize=(WIDE[0], 1.2 + 0.4 * len(counts)))
+    most = max(2, counts.max(axis=None))
+    bar = {"label": "images", "ticks": MaxNLocator(integer=True)}
+    sns.heatmap(counts, cmap="crest", vmin=1, vmax=most, ax=axes, xticklabels=False, yticklabels=said, cbar_kws=bar)
+    axes.set(xlabel=f"{counts.shape[1]} people, by number", ylabel="")
+    axes.grid(False)
+    axes.tick_params(axis="y", rotation=0)
+    return figure
+
+
+def attributes(table: pd.DataFrame) -> plt.Figure:
+    """Draw how the people are spread over gender, skin colour and age, and how many images show what."""
+    people = table.drop_duplicates("identity")
+    named = [name for name in ("gender", "skin_color", "age") if name in table]
+    shown = [name for name in FLAGS if name in table]
+    if not named and not shown:
+        return sentence("This data set says nothing about its people but who they are.")
+    figure, axes = plt.subplots(1, len(named) + bool(shown), figsize=(WIDE[0], WIDE[1]), squeeze=False)
+    for place, name in zip(axes[0], named, strict=False):
+        if name == "age":
+            sns.histplot(people["age"].dropna().astype(float), binwidth=5, ax=place)
+            place.set(xlabel="years", ylabel="people", title="age")
+        else:
+            counts = people[name].value_counts(ascending=True)
+            place.barh(counts.index.astype(str), counts.to_numpy())
+            place.set(xlabel="people", title=attribute(name))
+            place.grid(axis="y", visible=False)
+        (place.yaxis if name == "age" else place.xaxis).set_major_locator(MaxNLocator(5, integer=True))
+    if shown:
+        shares = 100 * table.groupby("aspect")[shown].mean()
+        shares.columns = [attribute(name) for name in shown]
+        shares.T.plot.barh(ax=axes[0, -1], legend=len(shares) > 1)
+        axes[0, -1].set(xlabel="% of images", ylabel="", title="images that show")
+        axes[0, -1].grid(axis="y", visible=False)
+        if len(shares) > 1:
+            axes[0, -1].legend(fontsize="x-small", title=None)
+    return figure
+
+
+def sessions(table: pd.DataFrame) -> plt.Figure:
+    """Draw how many sessions, each captured in one burst, a hand (person and aspect) has, and images a session."""
+    known = table.dropna(subset=["session"])
+    if known.empty:
+        return sentence("This data set does not say when its images were taken.")
+    held = known.groupby(["identity", "aspect"])["session"].nunique()
+    images = known.groupby(["identity", "aspect", "session"]).size()
+    figure, axes = plt.subplots(1, 2, figsize=WIDE)
+    for place, numbers, label, what in (
+        (axes[0], held, "sessions of a hand (each captured in one burst)", "hands (person and aspect)"),
+        (axes[1], images, "images of a session", "sessions"),
+    ):
+        sns.histplot(numbers.to_numpy(), discrete=True, ax=place)
+        place.set(xlabel=label, ylabel=what, xlim=(0, numbers.max() + 1))
+        for axis in (place.xaxis, place.yaxis):
+            axis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def split(manifest: Manifest, table: pd.DataFrame) -> plt.Figure:
+    """Draw what part each person plays in each aspect: the protocol at a glance.
+
+    Args:
+        manifest: the protocol's.
+        table: the data set's image table, for those the protocol does not use.
+    """
+    order = [*ROLES, UNUSED]
+    part = manifest.images.groupby(["aspect", "subject"])["role"].agg(lambda roles: min(map(order.index, roles)))
+    everyone = pd.MultiIndex.from_frame(table[["aspect", "identity"]].drop_duplicates(), names=["aspect", "subject"])
+    grid = part.reindex(everyone, fill_value=order.index(UNUSED)).unstack().astype(float)  # NaN: no image at all
+    figure, axes = plt.subplots(figsize=(WIDE[0], 1.3 + 0.4 * len(grid)))
+    colours = ListedColormap([COLOURS[role] for role in order])
+    norm = BoundaryNorm(np.arange(len(order) + 1) - 0.5, len(order))
+    sns.heatmap(grid, cmap=colours, norm=norm, ax=axes, cbar=False, xticklabels=False)
+    axes.grid(False)
+    there = sorted({int(code) for code in np.unique(grid) if not np.isnan(code)})
+    patches = [Patch(color=COLOURS[order[code]], label=order[code]) for code in there]
+    axes.legend(handles=patches, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(patches), frameon=False)
+    axes.set(xlabel=f"{grid.shape[1]} people, by number", ylabel="")
+    axes.tick_params(axis="y", rotation=0)
+    return figure
+
+
+def role_counts(manifest: Manifest) -> plt.Figure:
+    """Draw how many images each person has, coloured by the part they play."""
+    images = manifest.images[~manifest.images["role"].isin(["distractor", "junk"])]
+    people = images.groupby(["subject", "role"]).size().rename("images").reset_index()
+    people["place"] = people["role"].map(ROLES.index)
+    people = people.sort_values(["place", "images"], ascending=[True, False]).reset_index(drop=True)
+    figure, axes = plt.subplots(figsize=WIDE)
+    for role, group in people.groupby("role", sort=False):
+        label = f"{role} ({len(group)} people, {group['images'].sum()} images)"
+        axes.bar(group.index, group["images"], width=1.0, label=label, color=COLOURS[role])
+    axes.set(xlabel="people, sorted within their part", ylabel="images", xticks=[])
+    axes.grid(axis="x", visible=False)
+    axes.margins(x=0.01)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
+    return figure
+
+
+def image_statistics(seen: pd.DataFrame, manifest: Manifest) -> plt.Figure:
+    """Draw brightness and contrast of the parts' images: where these differ, a model may learn the difference.
+
+    Args:
+        seen: from :func:`clipreid_lib.data.inspection.inspect`.
+        manifest: the protocol's.
+    """
+    roles = seen["path"].map(manifest.images.set_index("path")["role"])
+    figure, axes = plt.subplots(1, 2, figsize=WIDE)
+    for place, name in zip(axes, ("brightness", "contrast"), strict=True):
+        for role in ("train", "validation", "test", "distractor"):
+            values = seen.loc[roles == role, name].dropna()
+            if values.nunique() > 1:  # a density needs two
+                sns.kdeplot(values, ax=place, label=role, color=COLOURS[role], cut=0)
+        place.set(xlabel=f"{name} (grey, 0 to 1)", ylabel="density")
+        place.xaxis.set_major_locator(MaxNLocator(6))
+    axes[0].legend()
+    return figure
+
+
+def mean_images(table: pd.DataFrame, photographs: Photographs, most: int = 200, size: int = 96) -> plt.Figure:
+    """Draw the average image of each aspect: sharp where hands are always laid in the same place.
+
+    Args:
+        table: the image table.
+        photographs: its images.
+        most: images per aspect, evenly spaced through the table.
+        size: side in pixels.
+    """
+    groups = list(table.groupby("aspect"))
+    figure, axes = plt.subplots(1, len(groups), figsize=(max(HALF[0], 2.2 * len(groups)), 2.6), squeeze=False)
+    for place, (aspect, images) in zip(axes[0], groups, strict=True):
+        chosen = images.iloc[np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).astype(int))]
+        mean = photographs.load(chosen, size).mean(axis=0).transpose(1, 2, 0) / 255  # (size, size, 3)
+        place.imshow(mean)
+        place.set(title=f"{aspect}, {len(chosen)} images", xticks=[], yticks=[])
+    return figure

@@ -1,0 +1,123 @@
+"""Ranked galleries as one self-contained web page: every query of a draw, to filter, sort, search and step through."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from clipreid_lib.base.files import write_text
+from clipreid_lib.pages import choices
+from clipreid_lib.pages.ranking import Ranking, named, spoken
+from clipreid_lib.pages.thumbnails import jpeg_base64, open_small
+from clipreid_lib.scores.score_names import attribute
+
+THUMB = 110  # px, longest side of the page's previews: 2 to 4 KB each, and all there is for the large view
+MOST = 20  # gallery images per query that the page holds, of which the reader chooses how many to see
+
+
+def write(
+    ranking: Ranking,
+    root: str | Path,
+    target: str | Path,
+    *,
+    title: str,
+    top: int = 10,
+    facts: dict[str, str] | None = None,
+) -> Path:
+    """Write all queries as one HTML file that needs no network, to filter, sort, search and step through.
+
+    Args:
+        ranking: the draw to show.
+        root: folder that the tables' paths are relative to.
+        target: file to write, atomically; its folder is made where missing.
+        title: heading of the page.
+        top: gallery images per query when the page opens, at most the gallery's size. The reader can raise it to
+            ``MOST``; every image among some query's first ``MOST`` is in the page, 2 to 4 KB each.
+        facts: rows of the table above the pictures, such as run, protocol, rank-1 and mAP.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: no query, or top below 1.
+    """
+    top, most = ranking.clamped(top), ranking.clamped(max(top, MOST))
+    if not len(ranking.query):
+        raise ValueError("a page needs at least one query")
+    data: dict[str, Any] = {
+        "title": title,
+        "facts": [[str(k), str(v)] for k, v in (facts or {}).items()],
+        "top": top,
+        "most": most,
+    }
+    data |= _contents(ranking, most)
+    data |= _previews(dict.fromkeys(entry["path"] for entry in data["queries"] + data["gallery"]), Path(root))
+    # The block sits inside a script element. Without these three signs nothing in it can end that element or
+    # open a comment; the reader's JSON parser turns the escapes back into the same text.
+    block = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    for sign in "<>&":
+        block = block.replace(sign, f"\\u{ord(sign):04x}")
+    template = Path(__file__).with_name("gallery_page.html").read_text(encoding="utf-8")
+    write_text(target, template.replace("__DATA__", block))
+    return Path(target)
+
+
+def _contents(ranking: Ranking, most: int) -> dict[str, list]:
+    """Return what the page tells of a ranking, small enough for thousands of queries.
+
+    Returns:
+        ``queries``, hardest first, each with ``tiles``: three whole numbers per gallery image, best first, namely
+        its place in ``gallery``, its score in thousandths, and twice its place in ``notes``, plus 1 where it is
+        right. ``late`` counts the true matches beyond rank ``most``; where there are any, the first of them is the
+        last tile, and ``rank`` is its rank. ``gallery`` holds the images that some tile shows. ``groups`` are what
+        queries can be chosen by, as (name, values), and ``groups`` of a query the places of its own values.
+    """
+    precision, first = ranking.average_precision(), ranking.first_hit()
+    groups = _groups(ranking)
+    # gallery position -> its place in the page's own table; note -> its place
+    shown: dict[int, int] = {}
+    notes, queries = {"": 0}, []
+    for q in ranking.hardest(len(ranking.query)):
+        found, late = ranking.row(q, most)
+        query: dict[str, Any] = _entry(ranking.query.iloc[q]) | {
+            "ap": round(float(precision[q]), 6),
+            "first": int(first[q]),
+        }
+        query |= {"late": len(late)} | ({"rank": late[0].rank} if late else {})
+        query["groups"] = [places[q] for _, _, places in groups]
+        query["tiles"] = []
+        for tile in found + late[:1]:
+            place, note = shown.setdefault(tile.position, len(shown)), notes.setdefault(tile.note, len(notes))
+            query["tiles"] += [place, round(1000 * tile.score), 2 * note + tile.right]
+        queries.append(query)
+    gallery = [_entry(ranking.gallery.iloc[position]) for position in shown]
+    named = [[name, values] for name, values, _ in groups]
+    return {"queries": queries, "gallery": gallery, "notes": list(notes), "groups": named}
+
+
+def _groups(ranking: Ranking) -> list[tuple[str, list[str], list[int]]]:
+    """Return (name, values in words, the place of each query's value among them) of what queries can be chosen by."""
+    found = []
+    for column, words in choices.groups(ranking).items():
+        values = sorted(set(words))
+        found.append((attribute(column), values, [values.index(word) for word in words]))
+    return found
+
+
+def _entry(row: pd.Series) -> dict[str, str]:
+    entry = {"path": str(row["path"]), "identity": str(row["identity"]), "aspect": spoken(row["aspect"])}
+    return entry | ({"name": row["name"]} if named(row) else {})
+
+
+def _previews(paths: Iterable[str], root: Path) -> dict[str, dict[str, str]]:
+    """Return ``images``, path to JPEG in base64, and ``absent``, path to why an image cannot be shown."""
+    images, absent = {}, {}
+    for path in paths:
+        image = open_small(root / path, THUMB)
+        if isinstance(image, str):
+            absent[path] = image
+        else:
+            images[path] = jpeg_base64(image)
+    return {"images": images, "absent": absent}

@@ -1,0 +1,52 @@
+"""Executed notebooks as pages: what they say and show, without code, scripts or anything from a network."""
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.base.files import write_text
+from clipreid_lib.pages.layout import render
+
+# What a page can show without running anything, the smaller picture first.
+PRIORITY = ["text/html", "image/svg+xml", "image/jpeg", "image/png", "text/markdown", "text/plain"]
+ACTIVE = re.compile(
+    r"<(script|iframe|object|style)\b.*?</\1\s*>|<(?:script|iframe|object|embed|link|base)\b[^>]*>", re.S | re.I
+)
+ELSEWHERE = re.compile(r"""<img\b[^>]*?\ssrc\s*=\s*["']?(?!["']?data:)[^>]*>""", re.I)
+
+
+def export(notebook: Path, hidden: Sequence[Path] = ()) -> Path:
+    """Write an executed notebook as HTML beside it, unless a newer page is there.
+
+    Args:
+        notebook: the ``.ipynb``.
+        hidden: folders whose names are cut out of it; see :func:`clipreid_lib.pages.layout.render`.
+
+    Returns:
+        The page.
+
+    Raises:
+        UserError: the notebook cannot be read.
+    """
+    page = notebook.with_suffix(".html")
+    if page.exists() and page.stat().st_mtime >= notebook.stat().st_mtime:
+        return page
+    sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]  # as in clipreid_lib.runs.execute
+    import nbformat  # here: both take a second to import
+    from nbconvert import HTMLExporter
+    from traitlets.config import Config
+
+    settings = Config({"NbConvertBase": {"display_data_priority": PRIORITY}})
+    exporter = HTMLExporter(
+        config=settings, template_name="basic", exclude_input=True, exclude_output_prompt=True, embed_images=True
+    )
+    try:
+        body, _ = exporter.from_notebook_node(nbformat.read(notebook, as_version=4))
+    except Exception as error:  # nbformat and nbconvert raise many kinds, of which a reader needs the words alone
+        raise UserError(f"notebooks/{notebook.name} cannot be read ({' '.join(str(error).split())[:120]})") from None
+    body = ELSEWHERE.sub("", ACTIVE.sub("", body))
+    lead = ["What the executed notebook said and showed, without its code; the notebook itself lies beside this page."]
+    write_text(page, render(notebook.stem.replace("_", " "), lead, [], hidden, body))
+    return page

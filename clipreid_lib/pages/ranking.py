@@ -1,0 +1,152 @@
+"""One draw as the metrics saw it: every query's gallery in order, and what each image in it is to the query.
+
+The order, the ties and the average precision are the metrics' own, so a picture or a page drawn from a ranking cannot
+tell another story than the table.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from clipreid_lib.scores import metrics
+
+SIDES = {"left", "right"}
+
+
+class Tile(NamedTuple):
+    """One gallery image in one query's row."""
+
+    position: int  # row of the gallery table
+    rank: int  # 1-based
+    score: float
+    right: bool
+    note: str  # empty, or what kind of distractor this is, one fact per line
+
+
+@dataclass(frozen=True, eq=False)  # eq=False: tables have no single truth value to compare by
+class Ranking:
+    """One draw's result, as the metrics saw it.
+
+    Attributes:
+        query: (Q rows) columns ``path`` (relative to the data root), ``identity`` (the label compared) and
+            ``aspect``; ``subject`` (the person) is used where both tables have it.
+        gallery: (G rows) the same columns; ``role`` says ``distractor`` where an image can match no query.
+        similarity: (Q, G) cosine similarity in [-1, 1]; -inf takes an image out of that query's gallery.
+
+    Raises:
+        ValueError: a column is missing, shapes disagree, a similarity is not a number, or a query has no match.
+    """
+
+    query: pd.DataFrame
+    gallery: pd.DataFrame
+    similarity: np.ndarray
+
+    def __post_init__(self) -> None:
+        """Check what every method relies on."""
+        for name, table in (("query", self.query), ("gallery", self.gallery)):
+            lacking = {"path", "identity", "aspect"} - set(table.columns)
+            if lacking:
+                raise ValueError(f"the {name} table lacks the column(s) {', '.join(sorted(lacking))}")
+        expected = (len(self.query), len(self.gallery))
+        if self.similarity.shape != expected:
+            raise ValueError(f"similarity has shape {self.similarity.shape}, the tables ask for {expected}")
+        if np.isnan(self.similarity).any() or np.isposinf(self.similarity).any():
+            raise ValueError("similarity holds values that are not finite")
+        ids = (table["identity"].to_numpy() for table in (self.query, self.gallery))
+        matched = (np.equal.outer(*ids) & (self.similarity > -np.inf)).any(axis=1)
+        unmatched = np.flatnonzero(~matched)
+        if len(unmatched):
+            path = self.query["path"].iloc[unmatched[0]]
+            raise ValueError(f"query {path} has no true match in the gallery, so it has no rank")
+
+    def order(self, q: int) -> np.ndarray:
+        """Return gallery positions (G,), best first; on equal scores wrong ones first, then by position."""
+        return metrics.ranking(self.similarity[q], self._right(q))
+
+    def first_hit(self) -> np.ndarray:
+        """Return the 1-based rank of each query's best-ranked true match, (Q,)."""
+        return self._scores.first_hit
+
+    def average_precision(self) -> np.ndarray:
+        """Return each query's AP in [0, 1], (Q,): mean over its true matches of precision at their rank."""
+        return self._scores.average_precision
+
+    def hardest(self, n: int) -> np.ndarray:
+        """Return the n worst query positions, worst first: late first hit, then low AP, then position."""
+        return np.lexsort((self.average_precision(), -self.first_hit()))[: max(n, 0)]
+
+    def spread(self, n: int) -> np.ndarray:
+        """Return n query positions evenly spaced from the hardest to the easiest, both included."""
+        everyone = self.hardest(len(self.query))
+        return everyone[np.unique(np.linspace(0, len(everyone) - 1, n).round().astype(int))]
+
+    def row(self, q: int, top: int) -> tuple[list[Tile], list[Tile]]:
+        """Return query q's first ``top`` tiles, and the true matches that rank beyond them, best first.
+
+        Args:
+            q: query position.
+            top: tiles in the first list, at most.
+        """
+        order, right = self.order(q), self._right(q)
+        tiles = [
+            Tile(int(g), rank, float(self.similarity[q, g]), bool(right[g]), self._note(q, g))
+            for rank, g in enumerate(order, 1)
+            if (rank <= top or right[g]) and self.similarity[q, g] > -np.inf
+        ]
+        return tiles[:top], tiles[top:]
+
+    def clamped(self, top: int) -> int:
+        """Return how many gallery images a row can show: ``top``, at most the gallery's size.
+
+        Raises:
+            ValueError: top below 1.
+        """
+        if top < 1:
+            raise ValueError(f"top must be at least 1, given: {top}")
+        return min(top, len(self.gallery))
+
+    @cached_property
+    def _scores(self) -> metrics.RetrievalScores:
+        query, gallery = (table["identity"].to_numpy() for table in (self.query, self.gallery))
+        return metrics.score_similarity(self.similarity, query, gallery)
+
+    @cached_property
+    def _records(self) -> tuple[list[dict], list[dict]]:
+        # A page asks for thousands of rows one by one, at which pandas is slow.
+        return self.query.to_dict("records"), self.gallery.to_dict("records")
+
+    def _right(self, q: int) -> np.ndarray:
+        same = self.gallery["identity"].to_numpy() == self.query["identity"].iloc[q]  # (G,)
+        return same & (self.similarity[q] > -np.inf)
+
+    def _note(self, q: int, g: int) -> str:
+        query, image = self._records[0][q], self._records[1][g]
+        if image.get("role") != "distractor":
+            return ""
+        mine, other = (spoken(row["aspect"]) for row in (query, image))
+        if "subject" not in query or query["subject"] != image.get("subject"):
+            return "distractor" + (f"\n{other}" if mine != other else "")
+        sides = [SIDES & set(aspect.split()) for aspect in (mine, other)]
+        kind = "other hand" if all(sides) and sides[0] != sides[1] else "same hand" if any(sides) else "same person"
+        return f"{kind}, distractor\n{other}"  # the right person, and still counted as wrong
+
+
+def spoken(aspect: str) -> str:
+    """Write an aspect in words: ``dorsal_r`` becomes ``dorsal right``."""
+    words = {"r": "right", "l": "left"}
+    return " ".join(words.get(word, word) for word in re.split(r"[ _]+", str(aspect)))
+
+
+def named(row: pd.Series) -> bool:
+    """Whether a row of an image table has a name for its person beside the number."""
+    name = row.get("name")
+    return isinstance(name, str) and name not in ("", str(row["identity"]))
+
+
+def called(row: pd.Series) -> str:
+    """Write whose image a row is: the number, and the name where the data set has one."""
+    return f"identity {row['identity']}" + (f" ({row['name']})" if named(row) else "")

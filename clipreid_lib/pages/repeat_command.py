@@ -1,0 +1,84 @@
+"""The command that repeats a run or a grid, proved by composing it again."""
+
+import json
+import shlex
+from pathlib import Path
+
+import yaml
+
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.params import read
+from clipreid_lib.params.schema import ROOT, Params, project_path
+
+PLACES = ("data_root", "outputs_root", "pretrained", "resume_prompt", "output_dir", "save_dir")  # keys that hold paths
+BASE = "params/base.yaml"  # changes nothing; `clipreid run` asks for a file
+ELSEWHERE = "PATH"  # stands for a place on the machine of whoever ran it
+
+
+def shown(key: str, value: object) -> object:
+    """Return a param's value without any place outside the project, which would name a person or a machine."""
+    if key not in PLACES or not isinstance(value, str):
+        return value
+    place = project_path(value)
+    if not place.is_relative_to(ROOT):
+        return ELSEWHERE
+    return place.relative_to(ROOT).as_posix() if Path(value).expanduser().is_absolute() else value
+
+
+def told(params: Params) -> dict:
+    """Return the fewest keys that make this run, with places outside the project written ``PATH``."""
+    return {key: shown(key, value) for key, value in params.changed().items()}
+
+
+def of_run(params: Params) -> str:
+    """Return ``clipreid run`` with one ``--set`` per key, quoted for a shell."""
+    return _command([f"{key}={_scalar(value)}" for key, value in told(params).items()])
+
+
+def of_grid(runs: list[Params]) -> str | None:
+    """Return one command that makes all of these runs and no other; None where they are no full grid."""
+    each = [told(params) for params in runs]
+    axes = {}
+    for key in dict.fromkeys(key for values in each for key in values):
+        default = Params.model_fields[key].default
+        axes[key] = list(dict.fromkeys(values.get(key, default) for values in each))
+    settings, size = [], 1
+    for key, axis in axes.items():
+        size *= len(axis)
+        one = _scalar(axis[0])
+        settings.append(f"{key}={one}" if len(axis) == 1 else f"{key}=[{', '.join(map(_in_list, axis))}]")
+    if size != len({params.run_id for params in runs}):
+        return None
+    command = _command(settings)
+    return command if composed(command) == sorted({params.run_id for params in runs}) else None
+
+
+def composed(command: str) -> list[str]:
+    """Return the ids of the runs that a command makes, sorted; empty where it is refused here and now."""
+    words = shlex.split(command.replace("\\\n", " "))
+    settings = [word for before, word in zip(words, words[1:], strict=False) if before == "--set"]
+    try:
+        return sorted(run.run_id for run in read.expand(*read.compose([ROOT / BASE], settings)))
+    except UserError:
+        return []
+
+
+def _command(settings: list[str]) -> str:
+    parts = [f"clipreid run {BASE}", *(f"--set {shlex.quote(setting)}" for setting in settings)]
+    return " \\\n    ".join(parts)
+
+
+def _scalar(value: object) -> str:
+    """Write a value so that YAML reads the same one back."""
+    text = value if isinstance(value, str) else yaml.safe_dump(value).split("\n")[0]
+    try:
+        same = yaml.safe_load(text) == value
+    except yaml.YAMLError:
+        same = False
+    return text if same else json.dumps(value, ensure_ascii=False)
+
+
+def _in_list(value: object) -> str:
+    text = _scalar(value)
+    plain = not set(text) & set(",[]{}#:\"'")  # signs that end a plain word inside a list
+    return text if plain or not isinstance(value, str) else json.dumps(value, ensure_ascii=False)

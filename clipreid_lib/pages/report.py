@@ -1,0 +1,51 @@
+"""Reports: one page per run and one for several, for readers who have neither the code nor the images."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.base.files import write_text
+from clipreid_lib.pages import report_of_run, report_of_runs
+from clipreid_lib.pages.evaluated import Evaluated
+from clipreid_lib.params.schema import project_path
+from clipreid_lib.runs import records
+
+
+def write(folders: list[str], outputs: str | None = None) -> Iterator[str]:
+    """Write every page that is asked for, and say of each where it lies.
+
+    Args:
+        folders: of runs; every evaluated run of the outputs folder where empty.
+        outputs: the runs' outputs folder, which the grid's page goes to; where None the one that all runs given lie
+            in, else the project's.
+
+    Yields:
+        Lines to print: the address of each page written, and a sentence for each run left out.
+
+    Raises:
+        UserError: a folder given is no run's or has no scores; no run is given and none is there.
+    """
+    place = project_path(outputs or "outputs")
+    if folders:
+        runs = [Evaluated.open(folder) for folder in dict.fromkeys(Path(folder).resolve() for folder in folders)]
+        around = {one.run.folder.parent.parent for one in runs}
+        place = around.pop() if outputs is None and len(around) == 1 else place
+    else:
+        runs = []
+        for folder in records.run_folders(place):
+            try:
+                runs.append(Evaluated.open(folder))
+            except UserError as error:
+                yield f"left out: {error}"
+        if not runs:
+            raise UserError(f"{place / 'runs'}: no evaluated run to report; `clipreid run params/demo.yaml` makes some")
+    for one in runs:
+        yield _kept(one.run.folder / "report.html", report_of_run.page(one))
+    if len(runs) > 1:
+        folder = place / "reports"
+        yield _kept(folder / f"{report_of_runs.name_of(runs)}.html", report_of_runs.page(runs, folder, place))
+
+
+def _kept(path: Path, page: str) -> str:
+    write_text(path, page)
+    return path.as_uri()

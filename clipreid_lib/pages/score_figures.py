@@ -1,0 +1,146 @@
+"""Figures of scores: CMC, score distributions, ROC and DET, subgroups, and the matrix of aspects and data sets."""
+
+import itertools
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+from scipy import stats
+
+from clipreid_lib.pages.style import HALF, WIDE, plain
+from clipreid_lib.scores.evaluation import Evaluation
+from clipreid_lib.scores.subgroups import ENDS, FEWEST
+from clipreid_lib.scores.verification import Pairs, Verification
+
+POSITIVE = "false positive rate, per cent"
+MARKS = "osD^v<>P"  # of curves, beside their colours
+TALL = (WIDE[0], 4.2)  # inches
+RATES = (0.001, 0.01, 0.05, 0.2, 0.5)  # ticks of the DET axes
+
+
+def cmc(named: dict[str, Evaluation], top: int = 20) -> plt.Figure:
+    """Draw CMC curves: the mean over draws, with a band of one standard deviation.
+
+    The axis begins at the multiple of ten below everything drawn, and says so: above it, curves have more room.
+
+    Args:
+        named: scores by what the legend says.
+        top: ranks to show.
+    """
+    figure, axes = plt.subplots(figsize=TALL)
+    lowest, last = 100.0, 1
+    for (name, scores), mark in zip(named.items(), itertools.cycle(MARKS), strict=False):
+        curve = 100 * scores.cmc[:, :top]
+        ranks = np.arange(1, curve.shape[1] + 1)
+        mean, spread = curve.mean(axis=0), curve.std(axis=0, ddof=1) if len(curve) > 1 else 0
+        (line,) = axes.plot(ranks, mean, marker=mark, markersize=4, label=name)
+        axes.fill_between(ranks, mean - spread, np.minimum(mean + spread, 100), color=line.get_color(), alpha=0.2)
+        lowest, last = min(lowest, np.min(mean - spread)), max(last, len(ranks))
+    start = max(0, min(90, 10 * np.floor(lowest / 10)))
+    axes.set(xlabel="rank", xticks=sorted({1, *range(5, last, 5), last}))
+    axes.set(ylabel="% of queries with a hit by then", ylim=(start, 100 + 0.02 * (100 - start)))
+    if start:
+        axes.set_ylabel(f"% of queries with a hit by then\n(the axis starts at {start:.0f})")
+    _legend_above(figure, list(named))
+    return figure
+
+
+def score_distributions(pairs: Pairs) -> plt.Figure:
+    """Draw the similarity of genuine and impostor pairs, each as a density of its own."""
+    figure, axes = plt.subplots(figsize=HALF)
+    scores, genuine = pairs.table["score"], pairs.table["genuine"]
+    bins = np.linspace(scores.min(), scores.max(), 60)
+    for kind, label in ((~genuine, "impostor"), (genuine, "genuine")):
+        sns.histplot(
+            scores[kind],
+            bins=bins,
+            stat="density",
+            ax=axes,
+            label=f"{label} ({kind.sum():,})",
+            element="step",
+            alpha=0.4,
+        )
+    axes.set(xlabel="cosine similarity", ylabel="density")
+    axes.legend()
+    return figure
+
+
+def roc_and_det(named: dict[str, Verification]) -> plt.Figure:
+    """Draw ROC (true against false positive rate, the latter on a log axis) and DET (both errors, normal deviates).
+
+    A DET curve is straight where both kinds of score are normally distributed (Martin et al. 1997). Curves end at the
+    lowest false positive rate that one impostor pair makes.
+    """
+    figure, (roc, det) = plt.subplots(1, 2, figsize=TALL)
+    deviate, labels = stats.norm.ppf, []
+    for name, each in named.items():
+        # A few thousand points of possibly millions, evenly spread on the log axis, the first false positive included.
+        rising = np.geomspace(1 / each.impostor, 1, 3000)
+        seen = np.unique(np.searchsorted(each.fpr, rising * (1 + 1e-9), side="right") - 1)
+        seen = seen[each.fpr[seen] > 0]
+        labels.append(f"{name}, EER {100 * each.eer:.1f} %")
+        (line,) = roc.plot(100 * each.fpr[seen], 100 * each.tpr[seen], drawstyle="steps-post", label=labels[-1])
+        tiny = 0.5 / max(each.genuine, each.impostor)  # half an error: normal deviates have no place for none
+        both = [deviate(np.clip(rate[seen], tiny, 1 - tiny)) for rate in (each.fpr, 1 - each.tpr)]
+        det.plot(*both, color=line.get_color())
+        det.plot(*2 * [[deviate(each.eer)]], "o", color=line.get_color(), markersize=4)
+    roc.set(xscale="log", xlabel=POSITIVE, ylabel="true positive rate, per cent", ylim=(0, 102))
+    for axis in (roc.xaxis, roc.yaxis):
+        axis.set_major_formatter("{x:g}")
+    _legend_above(figure, labels)
+    for axis in (det.xaxis, det.yaxis):
+        axis.set_major_locator(FixedLocator(deviate(RATES)))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(FixedFormatter([f"{100 * rate:g}" for rate in RATES]))
+    limits = deviate((0.0005, 0.7))
+    det.plot(limits, limits, color="0.7", linewidth=0.8, linestyle="--", zorder=0)
+    det.set(xlim=limits, ylim=limits, xlabel=POSITIVE, ylabel="false negative rate, per cent", aspect="equal")
+    return figure
+
+
+def subgroup_rates(table: pd.DataFrame, score: str = "rank1", label: str = "rank-1") -> plt.Figure:
+    """Draw one score of every subgroup in per cent with its interval; small groups have their count alone.
+
+    Args:
+        table: from :func:`clipreid_lib.scores.subgroups.by_attribute`, shares in [0, 1].
+        score: its column, which has ``_low`` and ``_high`` beside it.
+        label: what to call it.
+    """
+    figure, axes = plt.subplots(figsize=(WIDE[0], 0.8 + 0.26 * len(table)))
+    axes.grid(False, axis="y")
+    names = []
+    for place, ((attribute, group), row) in enumerate(table.iterrows()):
+        people = int(row["identities"])
+        names.append(plain(f"{attribute}: {group} ({people} people)"))
+        if np.isnan(row[score]):
+            axes.text(1, place, f"fewer than {FEWEST} people: no rate", va="center", color="0.4", fontsize="small")
+            continue
+        value, low, high = (100 * row[f"{score}{end}"] for end in ENDS)
+        axes.errorbar(value, place, xerr=np.maximum([[value - low], [high - value]], 0), fmt="o", color="C0", capsize=3)
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel=f"{label}, per cent, with 95 % interval over people", xlim=(0, 102), ylim=(len(names) - 0.5, -0.5))
+    return figure
+
+
+def matrix(table: pd.DataFrame, label: str) -> plt.Figure:
+    """Draw a matrix of scores in per cent: rows trained, columns tested.
+
+    Args:
+        table: per cent; NaN leaves a cell empty.
+        label: what the numbers are.
+    """
+    figure, axes = plt.subplots(figsize=(2.6 + 1.1 * table.shape[1], 1.4 + 0.5 * len(table)))
+    table = table.rename(index=plain, columns=plain)
+    sns.heatmap(table, annot=True, fmt=".1f", vmin=0, vmax=100, cmap="crest", ax=axes, cbar_kws={"label": label})
+    axes.set(xlabel="tested on", ylabel="trained on")
+    axes.tick_params(axis="y", rotation=0)
+    axes.tick_params(axis="x", rotation=30)
+    return figure
+
+
+def _legend_above(figure: plt.Figure, labels: list[str]) -> None:
+    """Name the curves above all panels, in as many columns as fit, so that names of any length leave the panels be."""
+    columns = max(1, min(3, 90 // max(map(len, labels))))
+    figure.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, frameon=False)

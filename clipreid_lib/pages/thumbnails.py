@@ -1,0 +1,134 @@
+"""Small pictures: open an image reduced, encode it for a web page, draw it as a framed tile with captions."""
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from clipreid_lib.base.errors import UnreadableImage
+from clipreid_lib.data.photographs import open_rgb
+from clipreid_lib.pages.style import INK, PALE, font
+
+FRAME, LINE = 8, 32  # px in print: a tile's coloured frame, one line of caption
+
+
+def open_small(path: str | Path, side: int) -> Image.Image | str:
+    """Open an image as RGB, its longest side at most ``side`` px, or say in two words why it cannot be.
+
+    Args:
+        path: the file.
+        side: in px.
+
+    Returns:
+        The image in its own shape, or the words.
+    """
+    try:
+        small = open_rgb(path, side)  # upright, as the model sees it
+    except UnreadableImage:
+        return why_not(path)
+    small.thumbnail((side, side))
+    return small
+
+
+def why_not(path: str | Path) -> str:
+    """Say in two words why an image cannot be opened."""
+    return "file unreadable" if Path(path).exists() else "file missing"
+
+
+def jpeg_base64(image: Image.Image) -> str:
+    """Encode an image as JPEG in base64 text, without anything its own file said beside the pixels."""
+    image.info.clear()  # a comment in the original would travel along otherwise
+    memory = io.BytesIO()
+    image.save(memory, "JPEG", quality=70, optimize=True)
+    return base64.b64encode(memory.getvalue()).decode("ascii")
+
+
+def fit(text: str, face: ImageFont.FreeTypeFont, width: float) -> str:
+    """Return text on one line, cut with an ellipsis where it is wider than ``width`` px."""
+    text = " ".join(text.split())  # a line break would run into the next caption
+    if face.getlength(text) <= width:
+        return text
+    while text and face.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
+
+
+def wrapped(text: str, face: ImageFont.FreeTypeFont, width: float) -> list[str]:
+    """Break text between words into lines of at most ``width`` px; a word that is wider stands alone."""
+    first, *words = text.split() or [""]
+    lines = [first]
+    for word in words:
+        longer = f"{lines[-1]} {word}"
+        if face.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def draw_tile(
+    canvas: Image.Image,
+    corner: tuple[int, int],
+    path: str | Path,
+    side: int,
+    colour: str,
+    captions: Sequence[str],
+    tick: bool | None = None,
+) -> None:
+    """Draw one tile on canvas: a framed image, captions below it and, unless tick is None, a tick or a cross.
+
+    It shows the photograph as it was taken, upright and not squashed; :mod:`~clipreid_lib.pages.overlays` show it as
+    the model gets it.
+
+    Args:
+        canvas: drawn on in place.
+        corner: left and top of the frame in px.
+        path: the image; one that cannot be opened leaves a pale tile that says so.
+        side: longest side of the image in px; the frame adds ``2 * FRAME``.
+        colour: of the frame and of the mark.
+        captions: one line each, cut to the tile's width.
+        tick: True draws a tick, False a cross.
+    """
+    (x, y), face, outer = corner, font(24), side + 2 * FRAME
+    image = open_small(path, side)
+    if not isinstance(image, str):
+        image = ImageOps.contain(image, (side, side))  # enlarges where the file itself is smaller
+    draw_frame(canvas, corner, image, (side, side), colour, tick)
+    draw = ImageDraw.Draw(canvas)
+    for number, text in enumerate(captions):
+        draw.text((x, y + outer + 8 + number * LINE), fit(text, face, outer), INK, face)
+
+
+def draw_frame(
+    canvas: Image.Image,
+    corner: tuple[int, int],
+    image: Image.Image | str,
+    size: tuple[int, int],
+    colour: str,
+    tick: bool | None = None,
+) -> None:
+    """Draw a framed image on canvas, or a pale one with the words that stand for it, and a tick or a cross.
+
+    Args:
+        canvas: drawn on in place.
+        corner: left and top of the frame in px.
+        image: at most of that size, or why there is none.
+        size: width and height inside the frame in px.
+        colour: of the frame and of the mark.
+        tick: True draws a tick, False a cross, None neither.
+    """
+    (x, y), (width, height), draw = corner, size, ImageDraw.Draw(canvas)
+    right, bottom = x + width + 2 * FRAME, y + height + 2 * FRAME
+    draw.rectangle((x, y, right - 1, bottom - 1), fill=PALE, outline=colour, width=FRAME)
+    if isinstance(image, str):
+        text = "\n".join(wrapped(image, font(24), width - LINE))
+        draw.text(((x + right) / 2, (y + bottom) / 2), text, INK, font(24), anchor="mm", align="center")
+    else:
+        canvas.paste(image, ((x + right - image.width) // 2, (y + bottom - image.height) // 2))
+    if tick is not None:
+        draw.rectangle((x, y, x + 47, y + 47), fill=colour)
+        strokes = [[(12, 24), (20, 32), (36, 12)]] if tick else [[(14, 14), (32, 32)], [(32, 14), (14, 32)]]
+        for stroke in strokes:
+            draw.line([(x + dx, y + dy) for dx, dy in stroke], fill="white", width=6, joint="curve")

@@ -1,0 +1,163 @@
+"""Compose params: from YAML files and ``--set`` overrides, or from a notebook's cells.
+
+Files compose left to right. In a file a key may hold a list; :func:`expand` turns lists into one
+:class:`clipreid_lib.params.schema.Params` per combination, so a notebook only ever sees scalars. ``exclude``, a list of
+``{key: value}``, leaves combinations out.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.params.schema import Params, known_key, validated
+
+MANY = 100  # runs in a grid that nobody starts by a slip of the keyboard
+
+
+def read_yaml(path: str | Path) -> dict:
+    """Read one params file: a flat mapping of keys to scalars or lists.
+
+    Raises:
+        UserError: the file is missing, is not YAML, or is not a mapping.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{path}: is not YAML ({' '.join(str(error).split())})") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds a {type(values).__name__}; a params file is a list of `key: value` lines")
+    return values
+
+
+def compose(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> tuple[dict, dict[str, str]]:
+    """Merge params files left to right, then ``key=value`` overrides.
+
+    Args:
+        files: params files; later ones override earlier ones.
+        overrides: ``key=value`` each, the value as in YAML.
+
+    Returns:
+        The merged values (lists kept) and, for each key, the file or override that set it.
+
+    Raises:
+        UserError: a file cannot be read, or an override is not ``key=value``.
+    """
+    values: dict = {}
+    source: dict[str, str] = {}
+    for path in files:
+        layer = read_yaml(path)
+        if "exclude" in layer:  # of several files, all count
+            layer["exclude"] = [*values.get("exclude", ()), *_rules(layer, str(path))]
+        values.update(layer)
+        source.update(dict.fromkeys(layer, str(path)))
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise UserError(f"--set {override}: write it as key=value")
+        try:
+            values[key] = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError):
+            values[key] = text  # not YAML (a Windows path, a date that is none): take the characters as they stand
+        source[key] = f"--set {override}"
+        if key == "exclude":
+            values[key] = _rules(values, source[key])
+    return values, source
+
+
+def expand(values: dict, source: str | dict[str, str] = "params", many: bool = False) -> list[Params]:
+    """Turn lists into the product of their values: one validated run each, first key slowest.
+
+    Args:
+        values: from :func:`compose`.
+        source: where they came from, for messages.
+        many: whether a large grid is meant.
+
+    Raises:
+        UserError: as :func:`validated`; a list is empty; ``exclude`` leaves nothing, or names no key; the grid has
+            more than ``MANY`` runs and ``many`` is not said.
+    """
+    values = dict(values)
+    rules = values.pop("exclude", [])
+    axes = {key: value if isinstance(value, list) else [value] for key, value in values.items()}
+
+    def where(key: str) -> str:
+        return source if isinstance(source, str) else source.get(key, "params")
+
+    for key, axis in axes.items():
+        if not axis:
+            raise UserError(f"{where(key)}: {key}: the list is empty; give at least one value")
+    size = math.prod(map(len, axes.values()))
+    if size > MANY and not many:
+        raise UserError(f"the grid has {size:,} combinations; --yes says that more than {MANY} are meant")
+    rules = [{key: _typed(key, value, where("exclude")) for key, value in rule.items()} for rule in rules]
+    points = [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]
+    left = [point for point in points if not any(_matches(point, rule) for rule in rules)]
+    if not left:
+        raise UserError(f"{where('exclude')}: exclude: leaves none of {size:,} combinations")
+    unique: dict[str, tuple[Params, dict]] = {}
+    for point in left:
+        run = validated(point, source)
+        _, first = unique.setdefault(run.run_id, (run, point))
+        if differ := [key for key in point if point[key] != first[key]]:
+            raise UserError(f"{where(differ[0])}: {differ[0]}: some of its values make the same run; keep one of them")
+    return [run for run, _ in unique.values()]
+
+
+def _rules(layer: dict, path: str) -> list[dict]:
+    rules = layer.get("exclude") or []
+    if not isinstance(rules, list) or not all(isinstance(rule, dict) and rule for rule in rules):
+        raise UserError(f"{path}: exclude: write a list of combinations, such as [{{variant: frozen, seed: [1, 2]}}]")
+    return rules
+
+
+def _matches(point: dict, rule: dict) -> bool:
+    """Whether a combination is one that a rule leaves out; a key that no file sets has its default."""
+    for key, value in rule.items():
+        mine = _typed(key, point.get(key, Params.model_fields[key].default), "params")
+        if not set(mine) & set(value):
+            return False
+    return True
+
+
+def _typed(key: str, value: object, where: str) -> list:
+    """Return the values a rule names, or a combination has, as the schema's type: ``1e-4`` is a number."""
+    known_key(key, f"{where}: exclude")
+    values = value if isinstance(value, list) else [value]
+    kind: Any = Params.model_fields[key].annotation
+    try:
+        return [TypeAdapter(kind).validate_python(each) for each in values]
+    except ValidationError as error:
+        said = error.errors()[0]
+        raise UserError(f"{where}: exclude: {key}: {said['msg'].lower()}, got {said['input']!r}") from None
+
+
+def from_namespace(namespace: dict) -> Params:
+    """Collect the params a notebook's cells set, papermill's injected cell included.
+
+    Args:
+        namespace: the notebook's ``globals()``, before anything but imports has run.
+
+    Raises:
+        UserError: a plain value has a name that is no key of the schema, or as :func:`validated`.
+    """
+    scalars = (str, int, float, bool, list, tuple, type(None))
+    given = {
+        key: value
+        for key, value in namespace.items()
+        if not key.startswith("_")
+        and isinstance(value, scalars)
+        and (key not in {"In", "Out"})  # IPython's own history
+    }
+    for key in given:
+        known_key(key, "the notebook's parameters", f"call a variable of your own _{key}")
+    return validated(given, "the notebook's parameters").resolved()

@@ -1,0 +1,349 @@
+"""Params: one flat, typed schema. ``params/base.yaml`` explains every key; a test holds the two together."""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.base.files import file_sha
+from clipreid_lib.params.recipes import EMBEDDED, SHIPPED, recipe_of
+
+ROOT = Path(__file__).resolve().parent.parent.parent  # the checkout: notebooks/, params/ and outputs/ lie here
+
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+# The notebooks, in order. 01 is done once per data set, the others as a run needs them.
+NOTEBOOKS = (
+    *("01_data_exploration", "02_prompt_learning", "03_encoder_finetune"),
+    *("04_evaluation", "05_retrieval_visualisation"),
+)
+SURVEY, PROMPTS, ENCODER, EVALUATION, RETRIEVAL = NOTEBOOKS
+TRAIN_NOTHING = ("frozen", "tip_adapter")  # variants
+PROMPT_LEARN = "prompt_learn"  # stage 2a, notebook 02
+ENCODER_FINETUNE = "img_encoder_finetune"  # stages 1 and 2b, notebook 03
+
+# Keys that say where, how fast or how much is shown, never what is trained: they stay out of the run id. So do paths,
+# for which the hash of what they lead to stands (weights, prompts) or the manifest's (data).
+NOT_IN_ID = {
+    *("experiment", "outputs_root", "device", "top_k", "flip_test", "checkpointing"),
+    *("data_root", "allow_missing", "pretrained", "resume_prompt"),
+}
+# Keys that say which data is read, how it is split and where it goes.
+DATA_KEYS = {
+    *("dataset", "data_root", "allow_missing", "burst_gap"),
+    *("aspect", "protocol", "validation", "draws", "draw_seed"),
+    *("demo_people", "demo_images", "demo_sessions", "demo_difficulty", "demo_seed", "outputs_root"),
+}
+# How keys that must match a pattern are written.
+WRITTEN = {
+    "experiment": "letters, digits and . _ + - make a name, such as pilot-1",
+    "aspect": "letters, digits, spaces and . _ + - make a name, such as dorsal_r",
+    "image_size": "write the pixels of a square's side or HEIGHTxWIDTH, such as 224 or 256x128",
+    "device": "write auto, cpu, cuda, cuda:1 or mps",
+}
+# Data sets and the aspects they have; nothing where the data itself decides (clipreid_lib/datasets).
+HANDS = ("dorsal_r", "dorsal_l", "palmar_r", "palmar_l")
+ASPECTS = {"demo": HANDS, "11k": HANDS, "hd": ("dorsal",), "market1501": ("body",), "folder": ()}
+BURST_GAP = 10  # image numbers; 99.5 % of one hand's neighbours in 11k Hands lie within it
+
+
+class Params(BaseModel):
+    """One run's settings. See ``params/base.yaml`` for the meaning and unit of every key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+    experiment: str | None = Field(None, pattern=r"^[\w][\w.+-]*$")
+    dataset: Literal["demo", "11k", "hd", "market1501", "folder"] = "demo"
+    data_root: str | None = None
+    allow_missing: bool = False
+    burst_gap: Count = BURST_GAP
+    aspect: str = Field("dorsal_r", pattern=r"^[\w][\w.+ -]*$")
+    protocol: Literal["own", "mba", "common", "cross_session", "given"] = "own"
+    validation: Literal["none", "identity_disjoint", "published"] = "none"
+    draws: Count = 10
+    draw_seed: int = 0
+
+    model: str = "embedded"
+    pretrained: str | None = None
+    image_size: str | None = Field(None, pattern=r"^\d+(x\d+)?$")
+    resize: Literal["squash", "crop"] = "squash"
+    patch_stride: Count | None = None
+    last_stride: Annotated[int, Field(ge=1, le=2)] | None = None
+    side_info: Literal["none", "camera"] = "none"
+
+    variant: Literal["frozen", "classifier", "clipid", "clipid_no_text", "inversion", "tip_adapter"] = "clipid"
+    mode: Literal["full", "prompt_learn", "img_encoder_finetune"] = "full"
+    epochs: Count | None = None
+    lr: Rate | None = None
+    prompt_dim: Count | None = None
+    num_prompts: Annotated[int, Field(ge=1, le=32)] = 4
+    batch_size: Annotated[int, Field(ge=4)] | None = None
+    resume_prompt: str | None = None
+    output_dir: str = "train_logs/"
+    save_dir: str = "saved_models/"
+
+    prompt_form: Literal["learned", "shared", "fixed"] = "learned"
+    prompt_loss: Literal["cosine", "supcon", "infonce"] = "cosine"
+    prompt_epochs: Count | None = None
+    prompt_lr: Rate | None = None
+    encoder_epochs: Count | None = None
+    encoder_lr: Rate | None = None
+    head_lr: Rate | None = None
+    images_per_identity: Annotated[int, Field(ge=2)] = 4
+    id_weight: Weight | None = None
+    triplet_weight: Weight = 1.0
+    triplet_margin: Weight = 0.3
+    text_weight: Weight = 1.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    text_logits: Literal["cosine", "dot"] = "cosine"
+    weight_decay: Weight | None = None
+    accumulate: Count = 1
+    checkpointing: bool = False
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+
+    seed: int = 0
+    device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    top_k: Count = 8
+    flip_test: bool = False
+    outputs_root: str = "outputs"
+
+    demo_people: Annotated[int, Field(ge=4)] = 100
+    demo_images: Annotated[int, Field(ge=2)] = 9
+    demo_sessions: Count = 3
+    demo_difficulty: Weight = 0.6
+    demo_seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_stray_booleans(cls, values: dict) -> dict:
+        # YAML reads a bare no, off, yes as a boolean, and pydantic would quietly take it for 0 or 1.
+        for key, value in values.items():
+            if isinstance(value, bool) and key not in ("allow_missing", "checkpointing", "flip_test"):
+                raise ValueError(f"{key}|is {str(value).lower()}; a word such as no or on is to be written in quotes")
+        return values
+
+    @model_validator(mode="after")
+    def _check_together(self) -> "Params":
+        aspects = ASPECTS[self.dataset]
+        if aspects and self.aspect not in aspects:
+            raise ValueError(f"aspect|{self.dataset} has no {self.aspect!r}; allowed: {', '.join(aspects)}")
+        if self.mode == "full":
+            for key in ("epochs", "lr"):
+                if getattr(self, key) is not None:
+                    raise ValueError(
+                        f"{key}|belongs to mode {PROMPT_LEARN} or {ENCODER_FINETUNE}, which train one stage; in mode "
+                        f"full write prompt_{key} (stage 2a) or encoder_{key} (stages 1 and 2b)"
+                    )
+        if self.mode == PROMPT_LEARN and self.variant != "clipid":
+            raise ValueError(f"mode|variant {self.variant} learns no prompts; prompt_learn goes with clipid")
+        if self.mode == ENCODER_FINETUNE and self.variant in TRAIN_NOTHING:
+            raise ValueError(f"mode|variant {self.variant} trains nothing; use mode full")
+        needs_prompts = self.mode == ENCODER_FINETUNE and self.variant == "clipid"
+        if needs_prompts and not self.resume_prompt:
+            raise ValueError(
+                "resume_prompt|mode img_encoder_finetune starts from learned prompts: give the "
+                "prompts.safetensors of a prompt_learn run, or use mode full"
+            )
+        if self.side_info != "none" and not self.trains_encoder:
+            raise ValueError(f"side_info|{self.variant}, mode {self.mode}, trains no image encoder to use it; use none")
+        if self.image_size and max(map(int, self.image_size.split("x"))) > 4096:
+            raise ValueError(f"image_size|{self.image_size} is too large; at most 4096 pixels a side")
+        if self.resume_prompt and not needs_prompts:
+            raise ValueError("resume_prompt|only variant clipid with mode img_encoder_finetune reads it")
+        if self.dataset == "demo" and self.demo_sessions > self.demo_images:
+            raise ValueError(
+                f"demo_sessions|{self.demo_sessions} sessions cannot share {self.demo_images} images (demo_images)"
+            )
+        batch = self.batch_size or recipe_of(self.model).batch_size
+        if batch < 2 * self.images_per_identity:
+            raise ValueError(
+                f"batch_size|{batch} holds fewer than two identities of images_per_identity="
+                f"{self.images_per_identity}; the triplet loss needs at least {2 * self.images_per_identity}"
+            )
+        return self
+
+    def resolved(self) -> "Params":
+        """Return the same run with every null that stands for a default replaced by its number."""
+        recipe, mine = recipe_of(self.model), self.model_dump()
+        if self.mode == PROMPT_LEARN:
+            mine.update(prompt_epochs=self.epochs or self.prompt_epochs, prompt_lr=self.lr or self.prompt_lr)
+        if self.mode == ENCODER_FINETUNE:
+            mine.update(encoder_epochs=self.epochs or self.encoder_epochs, encoder_lr=self.lr or self.encoder_lr)
+        for field in dataclasses.fields(recipe):
+            if field.name in mine and mine[field.name] is None:
+                mine[field.name] = getattr(recipe, field.name)
+        mine["experiment"] = self.experiment or f"{self.dataset}-{self.model.replace('/', '_')}"
+        return Params.model_construct(**mine)
+
+    def changed(self) -> dict:
+        """Return the fewest keys that make this run out of the defaults: what a notebook needs to be told."""
+        told = {key: value for key, value in self if value != Params.model_fields[key].default}
+        for key in list(told):
+            fewer = {name: value for name, value in told.items() if name != key}
+            try:
+                if Params(**fewer).resolved() == self.resolved():
+                    told = fewer
+            except ValidationError:  # without this key the others contradict each other
+                continue
+        return told
+
+    @property
+    def run_id(self) -> str:
+        """Readable name plus a hash of every key that changes the run's numbers."""
+        mine = self.resolved()
+        hashed = digest(mine, set(Params.model_fields) - NOT_IN_ID, **mine.parents)
+        return f"{mine.experiment}-{mine.aspect}-{mine.variant}-s{mine.seed}-{hashed}"
+
+    @property
+    def folder(self) -> Path:
+        """Where the run's folder is, or will be."""
+        return project_path(self.outputs_root) / "runs" / self.run_id
+
+    @property
+    def survey_folder(self) -> Path:
+        """Where the folder is, or will be, that notebook 01 shares between all runs on the same data and protocol."""
+        return project_path(self.outputs_root) / "data" / self.data_id
+
+    @property
+    def data_folder(self) -> Path:
+        """Where the data set lies that the run reads, unless it is the demo's."""
+        return project_path(self.data_root or f"data/{self.dataset}")
+
+    @property
+    def parents(self) -> dict[str, str]:
+        """Hashes of the weights and prompts that a run starts from; the name itself where it is no local file."""
+        paths = {"weights": self.weights or self.pretrained, "prompts": self.resume_prompt}
+        return {name: _content(path) for name, path in paths.items() if path}
+
+    @property
+    def data_id(self) -> str:
+        """Name of the (data set, aspect, protocol) that notebook 01 describes, shared by many runs."""
+        keep = {key for key in DATA_KEYS if self.dataset == "demo" or not key.startswith("demo_")}
+        root = str(project_path(self.data_root)) if self.data_root and self.dataset != "demo" else None
+        return f"{self.dataset}-{self.aspect}-{digest(self, keep - NOT_IN_ID, root=root)}"
+
+    def data_only(self) -> "Params":
+        """Return the same data and protocol with everything else at its default: what notebook 01 stands on."""
+        return Params(**{key: getattr(self, key) for key in DATA_KEYS})
+
+    @property
+    def weights(self) -> str | None:
+        """The local weights file this run starts from; None where open_clip is to find or make the weights."""
+        if self.pretrained is None:
+            return str(SHIPPED / "embedded_clip.safetensors") if self.model == EMBEDDED else None
+        path = project_path(self.pretrained)
+        return str(path) if os.path.isfile(path) else None
+
+    @property
+    def notebooks(self) -> tuple[str, ...]:
+        """The numbered notebooks this run needs after 01, in order."""
+        trained = {PROMPTS: self.learns_prompts, ENCODER: self.trains_encoder}
+        return tuple(name for name in NOTEBOOKS[1:] if trained.get(name, True))
+
+    @property
+    def learns_prompts(self) -> bool:
+        """Whether stage 2a is part of this run."""
+        return self.variant == "clipid" and self.mode != ENCODER_FINETUNE
+
+    @property
+    def trains_encoder(self) -> bool:
+        """Whether stage 1 or 2b is part of this run."""
+        return self.variant not in TRAIN_NOTHING and self.mode != PROMPT_LEARN
+
+    @property
+    def stage(self) -> str:
+        """The last stage this run trains, as the leaderboard names it."""
+        if self.variant in TRAIN_NOTHING:
+            return "frozen"
+        if self.mode == PROMPT_LEARN:
+            return PROMPT_LEARN
+        return "classifier" if self.variant == "classifier" else ENCODER_FINETUNE
+
+
+def allowed_words(key: str) -> tuple[str, ...]:
+    """Return the words that a key may hold."""
+    return get_args(Params.model_fields[key].annotation)
+
+
+def digest(params: Params, keep: set[str], **more: str | None) -> str:
+    """Hash the named keys of some params, and more facts, into eight letters.
+
+    Args:
+        params: of a run.
+        keep: keys to hash.
+        **more: facts to hash with them.
+    """
+    kept = {key: value for key, value in params.model_dump().items() if key in keep} | more
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _content(path: str) -> str:
+    file = project_path(path)
+    return file_sha(file) if os.path.isfile(file) else path
+
+
+def project_path(path: str) -> Path:
+    """Turn a path from params into an absolute one; relative paths start at the project's top folder."""
+    return (ROOT / Path(path).expanduser()).resolve()
+
+
+def known_key(key: str, where: str, otherwise: str | None = None) -> None:
+    """Refuse a key that the schema has not.
+
+    Args:
+        key: as it is written.
+        where: it stands, for the message.
+        otherwise: what to say where no key is near; None lists them all.
+
+    Raises:
+        UserError: naming the nearest one.
+    """
+    if key not in Params.model_fields:
+        near = difflib.get_close_matches(str(key), Params.model_fields, n=1)
+        others = otherwise or f"known keys: {', '.join(Params.model_fields)}"
+        hint = f"did you mean {near[0]!r}?" if near else others
+        raise UserError(f"{where}: unknown key {key!r}; {hint}")
+
+
+def validated(values: dict, source: str | dict[str, str] = "params") -> Params:
+    """Check one flat dictionary of scalars against the schema.
+
+    Args:
+        values: key to value, as YAML or papermill delivers them (``"1e-4"`` counts as the number).
+        source: where the values came from, as one name or per key, for messages.
+
+    Raises:
+        UserError: an unknown key (the nearest is offered), a wrong type or value, keys that contradict.
+    """
+
+    def where(key: str) -> str:
+        return source if isinstance(source, str) else source.get(key, "params")
+
+    for key in values:
+        known_key(key, where(key))
+    for key, value in values.items():
+        if isinstance(value, (list, tuple)):
+            raise UserError(
+                f"{where(key)}: {key}: holds the list {list(value)}; one run takes one value "
+                f"(`clipreid run` expands lists, papermill takes `-p {key} VALUE`)"
+            )
+    try:
+        return Params(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = first["msg"].removeprefix("Value error, ")
+        if first["loc"]:
+            key = str(first["loc"][0])
+            like = WRITTEN.get(key, "") if first["type"] == "string_pattern_mismatch" else ""
+            message = f"{like or message[0].lower() + message[1:]}, got {first['input']!r}"
+        else:
+            key, _, message = message.partition("|")
+        raise UserError(f"{where(key)}: {key}: {message}") from None

@@ -1,1 +1,0 @@
-"""From rankings to pictures: galleries, pages, figures, heat maps, the browser."""

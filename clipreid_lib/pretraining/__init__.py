@@ -1,1 +1,0 @@
-"""How the embedded CLIP was trained on captions of synthetic hands."""

@@ -1,0 +1,1 @@
+"""Runs: the stages bound to folders, params and notebooks; one run, many runs, a cluster."""

@@ -1,0 +1,205 @@
+"""Across: what is trained on one aspect or data set, tested on every other one.
+
+Always under protocol ``common``, whose split of people is one for all aspects, so that nobody tested in one aspect was
+trained on in another. A run trained under another protocol is refused wherever that would happen.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.base.files import write_csv
+from clipreid_lib.data import datasets, protocols
+from clipreid_lib.data.image_store import STORE
+from clipreid_lib.data.manifest import Manifest
+from clipreid_lib.data.photographs import Photographs
+from clipreid_lib.pages import score_figures, style
+from clipreid_lib.params.schema import ASPECTS, project_path
+from clipreid_lib.runs import stages
+from clipreid_lib.runs.run import Run
+from clipreid_lib.scores.evaluation import evaluate
+from clipreid_lib.scores.feature_store import FeatureStore
+
+SCORES = ("rank1", "map", "map_trapezoid")
+
+
+@dataclass(frozen=True)
+class Target:
+    """One aspect of one data set to test on.
+
+    Attributes:
+        dataset: its name.
+        root: folder of its images.
+        table: its image table, all aspects.
+        manifest: its ``common`` protocol for one aspect.
+        aspect: which.
+    """
+
+    dataset: str
+    root: Path
+    table: pd.DataFrame
+    manifest: Manifest
+    aspect: str
+
+
+def open_runs(folders: list[str], outputs: Path) -> list[Run]:
+    """Open trained runs by their folders, or every evaluated run of protocol ``common`` in an outputs folder.
+
+    Args:
+        folders: of runs; where there are none, the outputs folder is searched.
+        outputs: folder that holds ``runs/``.
+
+    Raises:
+        UserError: a folder is no run's, or none is found.
+    """
+    given = [Path(folder) for folder in folders] or sorted(p.parent for p in (outputs / "runs").glob("*/metrics.json"))
+    runs = [Run.at(folder) for folder in given]
+    if not folders:
+        runs = [run for run in runs if run.params.protocol == "common"]
+    if not runs:
+        raise UserError(
+            f"{outputs / 'runs'}: no evaluated run of protocol common; make some with --set protocol=common"
+        )
+    return runs
+
+
+def targets(runs: list[Run], on: list[str]) -> list[Target]:
+    """Return every aspect of every data set to test on, each once.
+
+    Args:
+        runs: whose own aspects are tested.
+        on: more data sets, ``NAME=FOLDER`` or ``NAME:ASPECT=FOLDER``.
+
+    Raises:
+        UserError: a data set is misspelt, cannot be read, or has too few people.
+    """
+    wanted: list[tuple[str, Path, str]] = [(run.params.dataset, run.data_root, run.params.aspect) for run in runs]
+    for text in on:
+        name, equals, place = text.partition("=")
+        name, _, aspect = name.partition(":")
+        if not equals or name not in ASPECTS:
+            raise UserError(f"--on {text}: write NAME=FOLDER or NAME:ASPECT=FOLDER; names: {', '.join(ASPECTS)}")
+        table = _table(runs, name, project_path(place))
+        there = [aspect] if aspect else sorted(table["aspect"].unique())
+        wanted += [(name, project_path(place), each) for each in there]
+    params, found = runs[0].params, []
+    for dataset, root, aspect in dict.fromkeys(wanted):
+        table = _table(runs, dataset, root)
+        manifest = protocols.build(
+            table, "common", aspect, seed=params.draw_seed, validation="none", draws=params.draws
+        )
+        found.append(Target(dataset, root, table, manifest, aspect))
+    return found
+
+
+def measure(runs: list[Run], aims: list[Target], outputs: Path) -> pd.DataFrame:
+    """Test every run on every target, by the image embedding.
+
+    Args:
+        runs: trained runs.
+        aims: what to test them on, from :func:`targets`.
+        outputs: folder of the feature store and the image store.
+
+    Returns:
+        One row per pair: how the run was trained, what it was tested on, counts, scores in [0, 1] with deviation over
+        draws and 95 % interval over people; empty scores and the reason in ``left_out`` where people would leak.
+
+    Raises:
+        UserError: a run's encoder is not trained yet, or an image cannot be read.
+    """
+    rows = []
+    for run in runs:
+        trained = stages.load_trained(run)
+        for aim in aims:
+            row = {
+                **{key: getattr(run.params, key) for key in ("experiment", "dataset", "aspect", "model", "variant")},
+                "stage": run.params.stage,
+                "seed": run.params.seed,
+                "tested_dataset": aim.dataset,
+                "tested_aspect": aim.aspect,
+            }
+            leak = _leaked(run, aim)
+            if leak:
+                rows.append(row | {"left_out": f"{len(leak)} people tested were trained on; train under common"})
+                continue
+            photographs = Photographs(aim.root, outputs / STORE, run.params.resize)
+            store = FeatureStore(outputs / "features", aim.table, photographs)
+            scores = evaluate(store.embed(trained.backbone, trained.sha, aim.manifest.in_tests), aim.manifest)
+            summary, ends, counts = scores.summary(), scores.intervals(), scores.per_draw.iloc[0]
+            row |= {name: int(counts[name]) for name in ("queries", "gallery")}
+            row["identities"] = aim.manifest.test["identity"].nunique()
+            for score in SCORES:
+                row |= {score: summary[score], f"{score}_std": summary[f"{score}_std"]}
+                row |= {f"{score}_low": ends[score][0], f"{score}_high": ends[score][1]}
+            rows.append(row | {"left_out": "", "checkpoint_sha": trained.sha, "manifest_sha": aim.manifest.sha})
+    return pd.DataFrame(rows)
+
+
+def square(table: pd.DataFrame, score: str = "rank1") -> pd.DataFrame:
+    """Arrange one score as a matrix in per cent, averaged over seeds: rows trained, columns tested.
+
+    Args:
+        table: from :func:`measure`.
+        score: its column, a share in [0, 1].
+
+    Returns:
+        One row per way of training, one column per target; NaN where nothing was tested.
+    """
+    varying = [key for key in ("experiment", "model", "stage") if table.groupby("variant")[key].nunique().max() > 1]
+    trained = table["dataset"] + " " + table["aspect"] + ", " + table["variant"]
+    for key in varying:  # whatever the runs differ in names a row; only seeds are averaged
+        trained = trained + ", " + table[key]
+    named = table.assign(trained=trained)
+    named["tested"] = table["tested_dataset"] + " " + table["tested_aspect"]
+    rows, columns = named["trained"].unique(), named["tested"].unique()
+    means = named.groupby(["trained", "tested"])[score].mean() * 100
+    return means.unstack().reindex(index=rows, columns=columns)
+
+
+def report(folders: list[str], on: list[str], outputs: Path) -> str:
+    """Do all of it: write ``across.csv``, ``across_rank1.png`` and ``across_map.png``, and return what to print.
+
+    Args:
+        folders: of runs, as for :func:`open_runs`.
+        on: more data sets, as for :func:`targets`.
+        outputs: folder to look for runs in and to write to.
+
+    Raises:
+        UserError: as :func:`open_runs`, :func:`targets` and :func:`measure`.
+    """
+    runs = open_runs(folders, outputs)
+    table = measure(runs, targets(runs, on), outputs)
+    write_csv(outputs / "across.csv", table)
+    if table["left_out"].ne("").all():
+        return f"{outputs / 'across.csv'}: nothing could be tested; {table['left_out'].iloc[0]}"
+    style.use()
+    said = []
+    for score, label in (("rank1", "rank-1"), ("map", "mAP")):
+        matrix = square(table, score)
+        style.keep(score_figures.matrix(matrix, f"{label}, per cent"), outputs / f"across_{score}.png")
+        said.append(f"{label}, per cent; rows trained on, columns tested on\n\n{matrix.round(1).to_string()}")
+    left_out = table[table["left_out"] != ""]
+    for _, one in left_out.iterrows():
+        pair = f"{one['dataset']} {one['aspect']} on {one['tested_dataset']} {one['tested_aspect']}"
+        said.append(f"left out: {pair}: {one['left_out']}")
+    return "\n\n".join([*said, f"every number: {outputs / 'across.csv'}; heat maps beside it"])
+
+
+def _table(runs: list[Run], dataset: str, root: Path) -> pd.DataFrame:
+    for run in runs:
+        if (run.params.dataset, run.data_root) == (dataset, root):
+            return run.table
+    return datasets.load_images(dataset, root)
+
+
+def _leaked(run: Run, aim: Target) -> set:
+    """Return the people tested whom the run has seen: by number, or by name where a folder of one's own has names."""
+    if run.params.dataset != aim.dataset:
+        return set()
+    tested, seen = set(aim.manifest.test["subject"]), run.seen_people
+    if run.data_root != aim.root and "name" in run.table and "name" in aim.table:  # numbers count a folder's names
+        tested = set(aim.table.loc[aim.table["identity"].isin(tested), "name"])
+        seen = set(run.table.loc[run.table["identity"].isin(seen), "name"])
+    return tested & seen

@@ -1,0 +1,53 @@
+"""The machine: which device to compute on, and what it and the code are, in words that name no person and no host."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.params.schema import ROOT
+
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pandas", "pillow", "papermill")
+
+
+def provenance() -> dict:
+    """Describe the machine and the code in words: enough to repeat a run, nothing that names a person or host."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    try:
+        command = ["git", "describe", "--always", "--dirty"]
+        git = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    except OSError:  # no git on this machine
+        git = ""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git": git or "no git",
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "threads": os.environ.get("OMP_NUM_THREADS", "all"),
+        "versions": versions,
+    }
+
+
+def choose_device(wanted: str) -> str:
+    """Turn ``auto`` into the fastest device at hand; keep any other choice.
+
+    Raises:
+        UserError: the device asked for is not there.
+    """
+    import torch  # here, so that listing runs stays light
+
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if wanted == "auto":
+        return next(name for name in ("cuda", "mps", "cpu") if there[name])
+    kind, _, number = wanted.partition(":")
+    if not there[kind] or int(number or 0) >= max(1, torch.cuda.device_count()):
+        raise UserError(f"device: {wanted} is not available here; use auto or cpu")
+    return wanted

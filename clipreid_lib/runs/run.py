@@ -1,0 +1,260 @@
+"""Run folders: where a run keeps its params, logs, checkpoints, results and records of what is finished.
+
+::
+
+    outputs/runs/<run id>/
+        params.yaml  provenance.json  manifest.csv
+        train_logs/     one CSV per trained stage                (output_dir)
+        saved_models/   prompts.safetensors, encoder.safetensors (save_dir)
+        notebooks/      the executed notebooks
+        figures/        what they drew
+        metrics.json  per_draw.csv  per_query.csv  subgroups.csv  gallery.html
+        done/           one record per finished notebook, written last (clipreid_lib/runs/records.py)
+"""
+
+import os
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import pandas as pd
+
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.base.files import file_sha, read_json, write_json, write_yaml
+from clipreid_lib.data import datasets, protocols
+from clipreid_lib.data.image_store import STORE
+from clipreid_lib.data.manifest import Manifest
+from clipreid_lib.data.photographs import Photographs
+from clipreid_lib.params.read import read_yaml
+from clipreid_lib.params.schema import EVALUATION, RETRIEVAL, ROOT, Params, project_path
+from clipreid_lib.runs import records
+from clipreid_lib.runs.machine import choose_device, provenance
+from clipreid_lib.runs.notebook_keys import SHOWN_BY
+
+SHOWN = sorted(set().union(*SHOWN_BY.values()))  # keys that a finished run may be looked at again with
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's params and folder. Open it with :meth:`open`."""
+
+    params: Params
+    folder: Path
+    fixed: bool = True  # whether the data may not change any more, because results stand on it
+
+    @classmethod
+    def open(cls, params: Params) -> "Run":
+        """Create the run's folder, or find the one an earlier notebook of the same run created.
+
+        Raises:
+            UserError: the outputs folder cannot be written.
+        """
+        return cls._open(params.resolved(), params.folder)
+
+    @classmethod
+    def open_data(cls, params: Params) -> "Run":
+        """Open the folder that notebook 01 shares between all runs on the same data and protocol.
+
+        Raises:
+            UserError: the outputs folder cannot be written.
+        """
+        return cls._open(params.data_only().resolved(), params.survey_folder, fixed=False)
+
+    @classmethod
+    def _open(cls, params: Params, folder: Path, fixed: bool = True) -> "Run":
+        run = cls(params, folder, fixed)
+        kept = run.folder / "params.yaml"
+        if not os.path.exists(kept):
+            write_json(run.folder / "provenance.json", provenance())
+            write_yaml(kept, params.model_dump())
+        elif any(read_yaml(kept).get(key) != getattr(params, key) for key in SHOWN):  # what the id does not hold
+            write_yaml(kept, params.model_dump())
+        return run
+
+    @classmethod
+    def at(cls, folder: Path) -> "Run":
+        """Open the run that lives in a folder.
+
+        Raises:
+            UserError: the folder is no run's.
+        """
+        if not (folder / "params.yaml").is_file():
+            raise UserError(f"{folder}: is no run's folder (it holds no params.yaml); give one of outputs/runs/")
+        return cls(records.params_of(folder), folder.resolve())
+
+    @property
+    def logs(self) -> Path:
+        """Folder of training logs, ``output_dir``."""
+        return records.inside(self.params, self.folder, self.params.output_dir)
+
+    @property
+    def models(self) -> Path:
+        """Folder of checkpoints, ``save_dir``."""
+        return records.inside(self.params, self.folder, self.params.save_dir)
+
+    @property
+    def prompts(self) -> Path:
+        """Checkpoint that stage 2b starts from: ``resume_prompt``, or this run's own."""
+        if self.params.resume_prompt:
+            return project_path(self.params.resume_prompt)
+        return self.models / "prompts.safetensors"
+
+    @cached_property
+    def data_root(self) -> Path:
+        """Folder of the data set; the demo hands are drawn into it on first use."""
+        return datasets.locate(self.params)
+
+    @property
+    def photographs(self) -> Photographs:
+        """The data set's images, decoded through the store where `clipreid data prepare` made one."""
+        return Photographs(self.data_root, project_path(self.params.outputs_root) / STORE, self.params.resize)
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """The data set's image table, all aspects; in an evaluated run with the images that are gone since.
+
+        Raises:
+            UserError: as :func:`clipreid_lib.data.datasets.load_images`; its people are others than those this run was
+                tested on.
+        """
+        read = partial(datasets.load_images, self.params.dataset, self.data_root, burst_gap=self.params.burst_gap)
+        tested = self._tested
+        if tested is None:
+            return read(allow_missing=self.params.allow_missing)
+        there = read(allow_missing=True)
+        known = tested.images.drop_duplicates("path")
+        same = there.merge(known[["path", "subject"]], on="path")
+        gone = known[~known["path"].isin(there["path"])]
+        if not self.params.allow_missing and there.attrs["missing"] > len(gone):
+            return read(allow_missing=False)  # refuses: images are gone that this run has no features of
+        if (same["identity"] != same["subject"]).any():
+            raise UserError(f"{self.data_root}: its people are others than those this run was tested on")
+        whole = pd.concat([there, gone.assign(identity=gone["subject"])[list(there)]])
+        whole.attrs = there.attrs
+        return whole.sort_values("path", ignore_index=True) if len(gone) else there
+
+    @cached_property
+    def _tested(self) -> Manifest | None:
+        """The manifest an evaluated run was scored by, which its pictures are drawn from; None before that."""
+        kept = self.folder / "manifest.csv"
+        if not self.fixed or not self.is_done(EVALUATION) or not kept.is_file():
+            return None
+        scored = (read_json(self.folder / "metrics.json") or {}).get("manifest_sha")
+        return Manifest.load(kept) if file_sha(kept) == scored else None
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The run's manifest, built from the data on first use and then kept in the run's folder.
+
+        Raises:
+            UserError: as :attr:`table` and :func:`clipreid_lib.data.protocols.build`; the data has changed since this
+                run began; the kept file is damaged or of another data set.
+        """
+        if self._tested is not None:
+            return self._tested
+        params = self.params
+        manifest = protocols.build(
+            self.table,
+            params.protocol,
+            params.aspect,
+            seed=params.draw_seed,
+            validation=params.validation,
+            draws=params.draws,
+        )
+        kept = self.folder / "manifest.csv"
+        if kept.is_file() and file_sha(kept) == manifest.sha:
+            return manifest
+        if not kept.exists():
+            manifest.save(kept)
+        elif not self.fixed:
+            for record in (self.folder / "done").glob("*.json"):
+                record.unlink()
+            manifest.save(kept)
+        elif self._began_with() in (manifest.sha, None):
+            manifest.save(kept)  # the file was cut short; the data is what it was
+        else:
+            Manifest.load(kept, self.table)  # may have a more telling answer: damaged, or of another data set
+            raise UserError(
+                f"{kept}: the data at {self.data_root} has changed since this run began; "
+                "give the run another experiment name, or delete its folder"
+            )
+        return manifest
+
+    def require_data(self, notebook: str) -> None:
+        """Refuse to begin a notebook without the data it needs, or on data that has changed since the run began.
+
+        Raises:
+            UserError: as :attr:`table` and :attr:`manifest`; an evaluated run needs no images for its pictures alone.
+        """
+        if self._tested is not None and notebook != RETRIEVAL:
+            params = self.params
+            datasets.load_images(params.dataset, self.data_root, None, params.allow_missing, params.burst_gap)
+        self.manifest  # noqa: B018
+
+    @property
+    def seen_people(self) -> set[int]:
+        """The people whose images this run trains on, chooses by or, for tip_adapter, compares with."""
+        if self.params.variant == "frozen":
+            return set()
+        images = self.manifest.images
+        return set(images.loc[images["role"].isin(["train", "validation"]), "subject"])
+
+    def _began_with(self) -> str | None:
+        """Hash of the manifest that finished notebooks stand on; None where none is finished."""
+        found = [records.read(self.folder, name) for name in self.params.notebooks]
+        return next((record.get("manifest_sha", "unknown") for record in found if record), None)
+
+    def facts(self) -> dict:
+        """What a checkpoint of this run says about its origin: seed, manifest, every param, library versions."""
+        return {
+            "seed": self.params.seed,
+            "manifest_sha": self.manifest.sha,
+            "resize": self.params.resize,
+            "params": self.params.model_dump(),
+            "versions": provenance()["versions"],
+        }
+
+    def figure(self, name: str) -> Path:
+        """Path for a figure of this run."""
+        return self.folder / "figures" / name
+
+    def is_done(self, notebook: str) -> bool:
+        """Whether that notebook finished its work for this run."""
+        return records.is_done(self.params, self.folder, notebook)
+
+    def after(self, notebook: str) -> str:
+        """Name the notebook that this run needs after another."""
+        return next(name for name in self.params.notebooks if name > notebook)
+
+    @property
+    def done(self) -> bool:
+        """Whether every notebook finished its work for this run."""
+        return all(map(self.is_done, self.params.notebooks))
+
+    def finish(self, notebook: str, **facts: object) -> None:
+        """Record that a notebook has finished; the last thing it does. Resume states are not needed after that.
+
+        Args:
+            notebook: that has finished.
+            **facts: what else its record is to keep.
+        """
+        records.finish(self.params, self.folder, notebook, {"manifest_sha": self.manifest.sha, **facts})
+        for state in self.models.glob("*.resume.pt"):
+            state.unlink()
+
+
+def banner(run: Run) -> pd.DataFrame:
+    """Say what is about to run and on what: the first thing every notebook shows."""
+    facts = provenance()
+    pd.options.display.max_colwidth = 120  # folder names are longer than pandas shows by default
+    return pd.DataFrame.from_dict(
+        {
+            "folder": os.path.relpath(run.folder, ROOT),
+            "data": f"{run.params.dataset} {run.params.aspect}, protocol {run.params.protocol}",
+            "model": f"{run.params.model}, variant {run.params.variant}, mode {run.params.mode}",
+            "code": f"git {facts['git']}, Python {facts['python']}, torch {facts['versions']['torch']}",
+            "device": f"{choose_device(run.params.device)}, threads {facts['threads']}",
+        },
+        orient="index",
+        columns=[""],
+    )

@@ -1,0 +1,46 @@
+"""How far the runs of an outputs folder are, read from their records: at any time, from any machine that sees them."""
+
+from collections import Counter
+from pathlib import Path
+
+from clipreid_lib.base.errors import UserError, counted
+from clipreid_lib.runs import records, slurm
+
+ORDER = ("failed", "killed", "running", "started", "waiting", "done", "unreadable")  # what needs a person comes first
+
+
+def states(outputs: Path) -> list[tuple[str, str, str, str]]:
+    """Return (run, state, notebook, what there is to add) of every run, those that need somebody first.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
+    folders = records.run_folders(outputs)
+    if not folders:
+        raise UserError(f"{outputs / 'runs'}: holds no run; `clipreid run params/demo.yaml` makes some")
+    queued = slurm.queue_states(folders)
+    rows = []
+    for folder in folders:
+        try:
+            params = records.params_of(folder)
+            state, notebook, more = records.state(params, folder)
+            if state == "waiting":  # perhaps for notebook 01, which it shares
+                shared = records.at_work(outputs / "data" / params.data_id)
+                state, notebook, more = shared or (state, notebook, more)
+        except UserError as error:
+            state, notebook, more = "unreadable", "", str(error)
+        if queued.get(folder.name):
+            more = f"SLURM: {queued[folder.name]}" + (f"; {more}" if more else "")
+        rows.append((folder.name, state, notebook, more))
+    return sorted(rows, key=lambda row: (ORDER.index(row[1]), row[0]))
+
+
+def tell(outputs: Path) -> None:
+    """Print one line per run, and how many there are of each kind."""
+    rows = states(outputs)
+    wide = max(len(row[0]) for row in rows)
+    for name, state, notebook, more in rows:
+        print(f"{state:<8}  {name:<{wide}}  {notebook}{f': {more}' if more else ''}".rstrip())
+    counts = Counter(row[1] for row in rows)
+    each = ", ".join(f"{counts[state]} {state}" for state in ORDER if counts[state])
+    print(f"\n{counted(len(rows), 'run')}: {each}")

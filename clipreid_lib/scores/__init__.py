@@ -1,0 +1,1 @@
+"""From embeddings to numbers: rankings counted, intervals, verification, subgroups, the leaderboard."""

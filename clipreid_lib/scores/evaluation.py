@@ -1,0 +1,128 @@
+"""Evaluation of embeddings under a manifest: every draw scored, then mean, spread and interval."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.data.manifest import Manifest
+from clipreid_lib.scores import metrics, similarity, uncertainty
+from clipreid_lib.scores.features import Embeddings
+from clipreid_lib.scores.reranking import expand_queries, k_reciprocal
+from clipreid_lib.scores.score_names import SCORES
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one embedding under one manifest.
+
+    Attributes:
+        per_draw: one row per draw: ``rank1 rank5 rank10 map map_trapezoid minp`` in [0, 1], ``queries gallery
+            unmatched``.
+        per_query: one row per draw and query: ``path identity first_hit average_precision
+            average_precision_trapezoid inverse_penalty``.
+        cmc: (draws, G) CMC curve of each draw.
+    """
+
+    per_draw: pd.DataFrame
+    per_query: pd.DataFrame
+    cmc: np.ndarray
+
+    def summary(self) -> dict[str, Any]:
+        """Mean over draws of every score, and its standard deviation as ``<score>_std``; None with a single draw."""
+        means, spread = self.per_draw.mean(), self.per_draw.std(ddof=1)
+        found = {score: float(means[score]) for score in SCORES}
+        return found | {f"{score}_std": float(spread[score]) if len(self.per_draw) > 1 else None for score in SCORES}
+
+    def intervals(self, seed: int = 0) -> dict[str, tuple[float, float]]:
+        """95 % interval of every score by bootstrap over identities, all draws together."""
+        return {score: uncertainty.interval(self.of(score), self.per_query["identity"], seed) for score in SCORES}
+
+    def of(self, score: str) -> pd.Series:
+        """Return what each query of each draw adds to a score's mean; NaN where it has no match."""
+        queries = self.per_query
+        if score.startswith("rank"):
+            hit = queries["first_hit"] <= int(score.removeprefix("rank"))
+            return hit.astype(float).where(queries["first_hit"] > 0)
+        column = {"map": "average_precision", "map_trapezoid": "average_precision_trapezoid"}
+        return queries[column.get(score, "inverse_penalty")]
+
+
+def compared(
+    embeddings: Embeddings, manifest: Manifest, index: int, part: str = "test", how: str = "cosine"
+) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
+    """Compare one draw's queries with its gallery.
+
+    Args:
+        embeddings: of at least the draw's images.
+        manifest: the protocol's roles and draws.
+        index: number of the draw.
+        part: ``test`` or ``validation``.
+        how: ``cosine``; ``re-ranked``, by k-reciprocal re-ranking; ``expanded``, by alpha query expansion.
+
+    Returns:
+        The query table, the gallery table and their (Q, G) similarity (re-ranked: the negative distance); -inf where
+        the protocol leaves a gallery image out of a query's gallery (the same person by the same camera).
+
+    Raises:
+        UserError: an image has no embedding, or one that is not finite (naming it).
+    """
+    query, gallery, sides, cameras = _sides(embeddings, manifest, index, part, how)
+    alike = -k_reciprocal(*sides) if how == "re-ranked" else similarity.cosine_similarity(*sides)
+    if cameras:
+        alike = similarity.without_same_camera(alike, query["identity"], gallery["identity"], *cameras.values())
+    return query, gallery, alike
+
+
+def evaluate(embeddings: Embeddings, manifest: Manifest, part: str = "test", how: str = "cosine") -> Evaluation:
+    """Score every draw of a manifest.
+
+    Args:
+        embeddings: of at least all images the draws use.
+        manifest: the protocol's roles and draws.
+        part: ``test``, or ``validation`` for choosing epochs and rates.
+        how: as for :func:`compared`.
+
+    Returns:
+        Scores of every draw and of every query of every draw, as shares in [0, 1].
+
+    Raises:
+        UserError: as :func:`compared`; a gallery shows one identity alone, so that nothing can be confused.
+    """
+    draws, queries, curves = [], [], []
+    for index in range(manifest.draws):
+        if how == "re-ranked":
+            query, gallery, alike = compared(embeddings, manifest, index, part, how)
+            scores = metrics.score_similarity(alike, query["identity"], gallery["identity"])
+        else:
+            query, gallery, sides, cameras = _sides(embeddings, manifest, index, part, how)
+            scores = metrics.score_retrieval(sides[0], query["identity"], sides[1], gallery["identity"], **cameras)
+        if part == "test" and gallery["identity"].nunique() < 2:
+            raise UserError(f"draw {index}: its gallery shows one person alone; there is nobody to tell them from")
+        ranks = {f"rank{k}": share for k, share in scores.at.items()}
+        means = {"map": scores.map, "map_trapezoid": scores.map_trapezoid, "minp": scores.minp}
+        sizes = {"queries": len(query), "gallery": len(gallery), "unmatched": scores.unmatched}
+        draws.append({"draw": index, **ranks, **means, **sizes})
+        per_query = {
+            name: getattr(scores, name)
+            for name in ("first_hit", "average_precision", "average_precision_trapezoid", "inverse_penalty")
+        }
+        queries.append(query[["path", "identity"]].assign(draw=index, **per_query))
+        curves.append(scores.cmc)
+    return Evaluation(pd.DataFrame(draws).set_index("draw"), pd.concat(queries, ignore_index=True), np.stack(curves))
+
+
+def _sides(
+    embeddings: Embeddings, manifest: Manifest, index: int, part: str, how: str
+) -> tuple[pd.DataFrame, pd.DataFrame, tuple, dict]:
+    """Return a draw's query and gallery tables, their embeddings, and their cameras where the protocol minds them."""
+    query, gallery = manifest.draw(index, part)
+    mine: similarity.Features
+    mine, theirs = embeddings.of(query), embeddings.of(gallery)
+    if how == "expanded":
+        mine = expand_queries(mine, theirs)
+    minds = part == "test" and manifest.same_camera_rule
+    cameras = {"query_cameras": query["camera"], "gallery_cameras": gallery["camera"]} if minds else {}
+    return query, gallery, (mine, theirs), cameras

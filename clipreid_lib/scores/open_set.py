@@ -1,0 +1,101 @@
+"""Open-set identification: is this person enrolled at all, and if so, who is it?
+
+As NIST's FRVT 1:N reports count it (NISTIR 8271): a search with a threshold fails in two ways. FPIR is the share of
+**non-mated** searches (people who are not enrolled) that return anybody above the threshold; FNIR is the share of
+mated searches whose mate is not returned at rank 1 above it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from clipreid_lib.base.seeding import stable_seed
+from clipreid_lib.data.manifest import Manifest
+from clipreid_lib.scores import uncertainty
+from clipreid_lib.scores.evaluation import compared
+from clipreid_lib.scores.features import Embeddings
+from clipreid_lib.scores.verification import ERRORS_NEEDED
+
+LEVELS = (0.01, 0.1)  # false positive identification rates
+
+
+@dataclass(frozen=True)
+class OpenSet:
+    """All searches of all draws.
+
+    Attributes:
+        mated: one row per search for somebody enrolled: ``path identity``, ``score`` of the mate where it stands
+            at rank 1 (ties count against it), -inf where it does not.
+        non_mated: one row per search for somebody who is not: ``path identity``, ``score`` of the best gallery image.
+    """
+
+    mated: pd.DataFrame
+    non_mated: pd.DataFrame
+
+    def threshold(self, fpir: float) -> float:
+        """Return the threshold that a score must exceed so that at most this share of non-mated searches do."""
+        scores = np.sort(self.non_mated["score"])[::-1]
+        return float(scores[min(int(fpir * len(scores)), len(scores) - 1)])
+
+    def fnir(self, fpir: float) -> float | None:
+        """FNIR at that FPIR, rank 1; None where fewer than ten images could be false positives.
+
+        Images count, not searches: another draw's search for the same image is hardly another trial.
+        """
+        if fpir * self.non_mated["path"].nunique() < ERRORS_NEEDED:
+            return None
+        return float(self._missed(fpir).mean())
+
+    def interval(self, fpir: float, seed: int = 0) -> tuple[float, float]:
+        """95 % interval of the FNIR by bootstrap over enrolled people, the threshold held.
+
+        Args:
+            fpir: false positive identification rate, in [0, 1].
+            seed: of the resampling.
+
+        Returns:
+            Lower and upper end; NaN twice with fewer than two people.
+        """
+        return uncertainty.interval(self._missed(fpir), self.mated["identity"], seed)
+
+    def why_not(self, fpir: float) -> str:
+        """Say why a rate is not measurable: how many images there are of those needed."""
+        needed = int(np.ceil(ERRORS_NEEDED / fpir))
+        return f"not measurable: {self.non_mated['path'].nunique():,} of {needed:,} images of people not enrolled"
+
+    def _missed(self, fpir: float) -> np.ndarray:
+        return (self.mated["score"] <= self.threshold(fpir)).to_numpy()
+
+
+def search(embeddings: Embeddings, manifest: Manifest) -> OpenSet:
+    """Search every draw twice: with one random half of the test people enrolled, then with the other.
+
+    All images of whoever is not enrolled leave the gallery, those of their other hands too; other distractors stay. So
+    each query is searched for once with its person enrolled and once without, with half of the test people enrolled.
+
+    Args:
+        embeddings: of at least all images the draws use.
+        manifest: the protocol's roles and draws.
+
+    Raises:
+        UserError: as :func:`~clipreid_lib.scores.evaluation.compared`.
+    """
+    people = np.sort(manifest.test["identity"].unique())
+    mated, non_mated = [], []
+    for index in range(manifest.draws):
+        query, gallery, similarity = compared(embeddings, manifest, index)
+        order = sorted(people, key=lambda person: stable_seed("enrolled", index, person))
+        half = len(order) // 2
+        asked, shown = query["identity"].to_numpy(), gallery["identity"].to_numpy()
+        subject = gallery["subject"].to_numpy()
+        for absent in (order[:half], order[half:]):
+            there = np.where(np.isin(subject, absent), -np.inf, similarity)  # (Q, G)
+            same = asked[:, None] == shown
+            mate = np.where(same, there, -np.inf).max(axis=1)
+            best_other = np.where(same, -np.inf, there).max(axis=1)
+            missing = np.isin(asked, absent)
+            searches = query[["path", "identity"]]
+            mated.append(searches.assign(score=np.where(mate > best_other, mate, -np.inf))[~missing])
+            non_mated.append(searches.assign(score=best_other)[missing])
+    return OpenSet(pd.concat(mated, ignore_index=True), pd.concat(non_mated, ignore_index=True))

@@ -1,1 +1,0 @@
-"""The demo's people: hands drawn from parameters, with sessions, cameras and backgrounds."""

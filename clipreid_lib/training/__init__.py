@@ -1,1 +1,0 @@
-"""What every stage trains with: batches, rates, the epoch loop."""
