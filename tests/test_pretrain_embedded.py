@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+from clipreid_lib.base import import_fixes
 from clipreid_lib.clip.backbone import SHIPPED, Backbone
 from clipreid_lib.embedded import (
     captions,
