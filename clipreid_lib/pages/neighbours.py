@@ -10,13 +10,13 @@ from PIL import Image, ImageDraw
 
 from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.method.prompt_bank import PromptBank
-from clipreid_lib.method.prompt_learning import load_prompts
 from clipreid_lib.pages import choices, embedding_map, gallery
 from clipreid_lib.pages.ranking import Ranking
 from clipreid_lib.pages.style import INK, font, sentence
 from clipreid_lib.runs import stages
 from clipreid_lib.runs.run import Run
 from clipreid_lib.runs.stages import Trained, projected, store_of
+from clipreid_lib.runs.training import load_prompts
 from clipreid_lib.scores.similarity import cosine_similarity
 
 ASK = 2000  # training images that ask for their neighbours; each ranks all others

@@ -11,13 +11,13 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import file_sha
 from clipreid_lib.clip import backbone
 from clipreid_lib.clip.backbone import Backbone
+from clipreid_lib.method.labels import map_labels
 from clipreid_lib.method.prompt_bank import text_logits
-from clipreid_lib.method.prompt_learning import load_prompts
 from clipreid_lib.method.tip_adapter import cache_logits
-from clipreid_lib.method.training_set import label_map
 from clipreid_lib.params.schema import project_path
 from clipreid_lib.runs.machine import choose_device
 from clipreid_lib.runs.run import Run
+from clipreid_lib.runs.training import load_prompts
 from clipreid_lib.scores.feature_store import FeatureStore
 from clipreid_lib.scores.features import Embeddings
 
@@ -151,7 +151,7 @@ def own_embedding(run: Run, trained: Trained, images: pd.DataFrame) -> Embedding
 
 def _votes(run: Run, trained: Trained, image: Embeddings) -> Embeddings:
     clip = trained.backbone
-    identities, rows = label_map(run.manifest.train)
+    identities, rows = map_labels(run.manifest.train["identity"])
     keys = embed_by(run, trained, run.manifest.train)
     votes = cache_logits(projected(image, clip), projected(keys, clip), rows, len(identities))
     return Embeddings(image.paths, votes)
@@ -177,7 +177,7 @@ def identify(run: Run, trained: Trained) -> dict[str, float]:
     held_out, clip = run.manifest.validation, trained.backbone
     if held_out.empty or run.manifest.validates_people:
         return {}
-    identities, rows = label_map(run.manifest.train)
+    identities, rows = map_labels(run.manifest.train["identity"])
     known, asked = (store_of(run).embed(clip, trained.sha, part) for part in (run.manifest.train, held_out))
     truth = torch.tensor([identities.index(identity) for identity in held_out["identity"]])
     unit = [functional.normalize(each.values, dim=1) for each in (asked, known)]
