@@ -1,8 +1,7 @@
-"""Stages 2a and 2b against plain formulas, and training against no training."""
+"""A step of stages 2a and 2b against plain formulas."""
 
 import copy
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -10,15 +9,11 @@ from torch.nn import functional
 from clipreid_lib.base.seeding import stable_seed
 from clipreid_lib.clip import backbone
 from clipreid_lib.clip.encode import encode, normalise
-from clipreid_lib.data.datasets import load_images
-from clipreid_lib.data.photographs import Photographs
-from clipreid_lib.embedded import synthetic_hands
 from clipreid_lib.method import augment
 from clipreid_lib.method.clipid_model import ClipidModel
 from clipreid_lib.method.encoder_finetune import EncoderSettings, finetune
 from clipreid_lib.method.loss_terms import AnchorLoss, IdentityLoss, Term, TripletLoss
 from clipreid_lib.method.prompt_learning import PromptSettings, learn_prompts
-from clipreid_lib.scores.metrics import score_retrieval
 
 PEOPLE, EACH = 4, 3
 
@@ -120,27 +115,3 @@ def test_a_step_of_stage_2a_has_the_plain_formulas_gradients(photographs, steps)
     assert log["loss"].iloc[0] == pytest.approx(float(loss.detach()), rel=1e-4)
     torch.testing.assert_close(codes, learnt.grad, rtol=1e-3, atol=1e-4 * float(learnt.grad.abs().max()))
     assert decay == 1e-4 and bank.identities == [f"person {number}" for number in range(PEOPLE)]
-
-
-def test_training_beats_frozen(tmp_path):
-    root = synthetic_hands.write_dataset(
-        tmp_path / "set", images_per_aspect=9, aspects=("dorsal right",), difficulty=0.6, seed=0
-    )
-    table = load_images("11k", root, "dorsal_r")
-    people = sorted(table["identity"].unique())
-    train, test = table[table["identity"].isin(people[:50])], table[table["identity"].isin(people[50:])]
-    clip, photographs = backbone.load("embedded"), Photographs(root)
-
-    def rank1() -> float:
-        """Mean over nine galleries of one image per person."""
-        features = encode(clip, torch.from_numpy(photographs.load(test, clip.image_size))).embedding
-        labels, place = test["identity"].to_numpy(), test.groupby("identity").cumcount().to_numpy()
-        sides = [(place != k, place == k) for k in range(9)]
-        return np.mean([score_retrieval(features[q], labels[q], features[g], labels[g]).at[1] for q, g in sides])
-
-    frozen = rank1()
-    images = torch.from_numpy(photographs.load(train, clip.image_size))
-    terms = {"identity": Term(1.0, IdentityLoss()), "triplet": Term(1.0, TripletLoss())}
-    settings = EncoderSettings(epochs=8, lr=1e-3, head_lr=3e-3, batch_size=32, bias_factor=1.0)
-    finetune(clip, images, train["identity"], terms, settings)
-    assert rank1() > frozen + 0.03  # measured: 0.49 and 0.55
