@@ -4,8 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from clipreid_lib.method import encoder_finetune
+from clipreid_lib.method.prompt_learning import learn_prompts
 from clipreid_lib.params.schema import Params
-from clipreid_lib.runs import records
+from clipreid_lib.runs import records, stages, training
 
 TINY = {
     "demo_people": 8,
@@ -32,3 +34,24 @@ def finish(params: Params, folder: Path, *notebooks: str, **facts) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("{}")
         records.finish(params.resolved(), folder, name, facts)
+
+
+def learn(run, clip=None, **more):
+    """Do stage 2a of a run as notebook 02 does; return backbone, prompt bank and log."""
+    clip = clip or stages.load_backbone(run)
+    data = training.load_training_set(run, clip)
+    settings, keep = training.prompt_settings(run), training.keep_prompts(run)
+    bank, log = learn_prompts(clip, data.images, data.labels, settings, words=data.words, keep=keep, **more)
+    training.save_prompts(run, clip, bank)
+    return clip, bank, log
+
+
+def finetune(run, clip=None, **more):
+    """Do stage 1 or 2b of a run as notebook 03 does; return backbone, model and log."""
+    clip = clip or stages.load_backbone(run)
+    data, terms = training.load_training_set(run, clip), training.loss_terms(run, clip)
+    kept = {"validate": training.validation(run, clip), "keep": training.keep_encoder(run, clip)} | more
+    settings = training.encoder_settings(run)
+    model, log = encoder_finetune.finetune(clip, data.images, data.labels, terms, settings, side=data.side, **kept)
+    training.save_encoder(run, clip, model, terms)
+    return clip, model, log

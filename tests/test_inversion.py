@@ -1,7 +1,7 @@
 import torch
+from small_runs import finetune
 
 from clipreid_lib.clip import backbone
-from clipreid_lib.method import encoder_finetune
 from clipreid_lib.method.inversion import Inversion
 from clipreid_lib.runs import stages
 
@@ -30,7 +30,7 @@ def test_the_stage_moves_image_tower_and_network_alone(open_run, tmp_path):
     run = open_run(fresh=tmp_path, variant="inversion")
     clip = stages.load_backbone(run)
     before = {name: value.clone() for name, value in clip.clip.state_dict().items()}
-    _, log = encoder_finetune.finetune_encoder(run, clip)
+    _, _, log = finetune(run, clip)
     changed = {name for name, value in clip.clip.state_dict().items() if not torch.equal(value, before[name])}
     assert changed and all(name.startswith("visual.") for name in changed)
     assert {"identity", "image_to_text", "text_to_image"} <= set(log)

@@ -1,8 +1,8 @@
 import numpy as np
 import pandas as pd
 import torch
+from small_runs import learn
 
-from clipreid_lib.method import prompt_learning
 from clipreid_lib.method.prompt_bank import PromptBank
 from clipreid_lib.pages import neighbours
 from clipreid_lib.pages.ranking import Ranking
@@ -56,8 +56,7 @@ def test_every_anchor_ranks_all_training_images(open_run):
 
 def test_the_anchor_map_shows_before_and_after_where_there_are_anchors(open_run, tmp_path):
     run = open_run(fresh=tmp_path, variant="clipid")
-    clip = stages.load_backbone(run)
-    bank, _ = prompt_learning.learn_prompts(run, clip)
+    clip, bank, _ = learn(run)
     train, start = run.manifest.train, stages.load_pretrained(run)
     assert [axes.get_title() for axes in neighbours.draw_anchor_map(train, start, start, bank).axes] == [
         "before fine-tuning"

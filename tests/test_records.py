@@ -224,7 +224,7 @@ BEFORE = {
     **{"burst_gap": 3, "aspect": "palmar_r", "protocol": "mba", "validation": "identity_disjoint", "draws": 3},
     **{"draw_seed": 1, "model": "rn50", "image_size": "32x32", "resize": "crop", "patch_stride": 4, "last_stride": 1},
     **{"side_info": "camera", "prompt_dim": 8, "num_prompts": 2, "batch_size": 12, "prompt_form": "shared"},
-    **{"prompt_loss": "infonce", "prompt_epochs": 3, "prompt_lr": 1e-3, "seed": 1},
+    **{"prompt_loss": "infonce", "prompt_logits": "dot", "prompt_epochs": 3, "prompt_lr": 1e-3, "seed": 1},
     **{"demo_people": 9, "demo_images": 5, "demo_sessions": 1, "demo_difficulty": 0.1, "demo_seed": 1},
 }
 
@@ -264,7 +264,9 @@ def test_what_acts_on_the_prompts_is_in_their_key(key):
     assert PROMPTS in changed_by(**{key: BEFORE[key]})
 
 
-@pytest.mark.parametrize("key", ["prompt_lr", "prompt_epochs", "seed", "num_prompts", "batch_size", "prompt_loss"])
+@pytest.mark.parametrize(
+    "key", ["prompt_lr", "prompt_epochs", "seed", "num_prompts", "batch_size", "prompt_loss", "prompt_logits"]
+)
 def test_and_changes_them(key, learned, plain_prompts, open_run):
     prompts = learned(open_run(**{key: BEFORE[key]}, experiment=f"changed-{key}"))
     assert any(

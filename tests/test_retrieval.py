@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from small_runs import finetune
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import write_json
-from clipreid_lib.method import encoder_finetune
 from clipreid_lib.pages import choices, gallery, gallery_page, overlays, retrieval
 from clipreid_lib.pages.browser import browse
 from clipreid_lib.pages.ranking import Ranking
@@ -80,7 +80,7 @@ def rank(run):
 def test_every_stage_at_hand_ranks_the_same_draw(open_run, tmp_path):
     first, second = (open_run(fresh=tmp_path, variant=variant) for variant in ("classifier", "clipid_no_text"))
     for run in (first, second):
-        encoder_finetune.finetune_encoder(run, stages.load_backbone(run))
+        finetune(run)
     alone = rank(second)
     assert list(alone) == ["stage 0, frozen", "this run, clipid_no_text"]
     write_json(first.folder / "metrics.json", scored(first.manifest.compared_sha))
@@ -94,7 +94,7 @@ def test_every_stage_at_hand_ranks_the_same_draw(open_run, tmp_path):
 
 def test_only_a_classifier_of_the_same_backbone_and_draws_stands_before_a_run(open_run, tmp_path):
     mine = open_run(fresh=tmp_path, variant="clipid_no_text")
-    encoder_finetune.finetune_encoder(mine, stages.load_backbone(mine))
+    finetune(mine)
     others = [
         open_run(fresh=tmp_path, variant="frozen", experiment="a-classifier-x"),
         open_run(fresh=tmp_path, variant="classifier", last_stride=1),

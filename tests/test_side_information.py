@@ -10,6 +10,7 @@ from PIL import Image
 from clipreid_lib.base import checkpoints
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.clip import backbone
+from clipreid_lib.clip.encode import encode
 from clipreid_lib.data.photographs import Photographs
 from clipreid_lib.method.clipid_model import ClipidModel
 from clipreid_lib.scores import features
@@ -39,7 +40,7 @@ def test_only_images_with_a_vector_change(make):
     clip, pixels = make(), torch.randint(0, 255, (4, 3, 32, 32), dtype=torch.uint8)
     side = clip.side_rows(pd.DataFrame({"camera": [1, 9, 6, 1]}))
     assert side.tolist() == [1, -1, 2, 1]  # camera 9 is unknown
-    plain, sided = features.encode(clip, pixels), features.encode(clip, pixels, side, batch=3)
+    plain, sided = encode(clip, pixels), encode(clip, pixels, side, batch=3)
     for before, after in ((plain.f_last, sided.f_last), (plain.f, sided.f), (plain.f_proj, sided.f_proj)):
         same = [torch.allclose(a, b, atol=1e-6) for a, b in zip(before, after, strict=True)]
         assert same == [False, True, False, False]
@@ -92,7 +93,7 @@ def test_tables_are_embedded_with_what_their_column_says(make, tmp_path):
     photographs = Photographs(tmp_path)
     clip = make("aspect", ("dorsal_r", "palmar_r"))
     paths, sided = features.embed_table(clip, table, photographs)
-    plain = features.encode(clip, torch.from_numpy(photographs.load(table[:2], 32)))
+    plain = encode(clip, torch.from_numpy(photographs.load(table[:2], 32)))
     assert paths == ["a.png", "b.png"] and sided.embedding.shape == (2, 32 + 16)
     assert not torch.allclose(sided.f[0], plain.f[0], atol=1e-3) and torch.allclose(sided.f[1], plain.f[1], atol=1e-6)
 

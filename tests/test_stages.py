@@ -3,15 +3,16 @@ import copy
 import pandas as pd
 import pytest
 import torch
+from small_runs import finetune, learn
 
 from clipreid_lib.base import checkpoints
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import file_sha
 from clipreid_lib.clip import backbone
-from clipreid_lib.method import augment, encoder_finetune, prompt_learning
+from clipreid_lib.method import augment
 from clipreid_lib.method.clipid_model import ClipidModel
 from clipreid_lib.method.training_loop import Loop, number_format
-from clipreid_lib.runs import stages
+from clipreid_lib.runs import stages, training
 
 
 def moved(before: dict, after: dict) -> set[str]:
@@ -22,21 +23,11 @@ def state(clip) -> dict:
     return copy.deepcopy(clip.clip.state_dict())
 
 
-def learn(run):
-    clip = stages.load_backbone(run)
-    return clip, *prompt_learning.learn_prompts(run, clip)
-
-
-def finetune(run):
-    clip = stages.load_backbone(run)
-    return clip, *encoder_finetune.finetune_encoder(run, clip)
-
-
 def test_stage_2a_moves_prompts_and_nothing_else(open_run):
     run = open_run(variant="clipid")
     clip = stages.load_backbone(run)
     before = state(clip)
-    bank, log = prompt_learning.learn_prompts(run, clip)
+    _, bank, log = learn(run, clip)
     assert moved(before, clip.clip.state_dict()) == set()
     tensors, facts = checkpoints.load(run.models / "prompts.safetensors", "prompts")
     assert facts["identities"] == sorted(run.manifest.train["identity"].unique())
@@ -60,7 +51,7 @@ def test_the_encoder_stages_move_the_image_tower_and_nothing_else(open_run, vari
         prompts = file_sha(run.prompts)
     clip = stages.load_backbone(run)
     before = state(clip)
-    model, log = encoder_finetune.finetune_encoder(run, clip)
+    _, _, log = finetune(run, clip)
     changed = moved(before, clip.clip.state_dict())
     assert changed and all(name.startswith("visual.") for name in changed)
     trainable = {name for name, p in clip.clip.named_parameters() if name.startswith("visual.")}
@@ -145,12 +136,18 @@ def steps_per_epoch(run, stage) -> int:
     return len(identity_batches(train["identity"].to_numpy(), p.batch_size, p.images_per_identity, 1, p.seed))
 
 
-def test_a_damaged_resume_state_is_left_alone(open_run, tmp_path):
+def test_a_resume_state_that_cannot_be_used_is_announced_with_the_reason(open_run, tmp_path):
     run = open_run(fresh=tmp_path, variant="clipid", prompt_epochs=1)
     run.models.mkdir(parents=True)
-    (run.models / "prompts.resume.pt").write_bytes(b"cut off")
-    _, _, log = learn(run)
-    assert len(log) == 1
+    state, said = run.models / "prompts.resume.pt", []
+    state.write_bytes(b"cut off")
+    _, _, log = learn(run, watch=said.append)
+    assert len(log) == 1 and "starts again from epoch 1" in said[0] and "prompts.resume.pt: cannot be read" in said[0]
+    kept = torch.load(state, weights_only=True)
+    torch.save(kept | {"key": "another run's"}, state)
+    said.clear()
+    learn(run, watch=said.append)
+    assert "prompts.resume.pt: is of other settings or data" in said[0] and "epoch 1/1" in said[1]
 
 
 def test_prompts_of_other_people_are_refused(open_run, tmp_path):
@@ -161,9 +158,9 @@ def test_prompts_of_other_people_are_refused(open_run, tmp_path):
     checkpoints.save(theirs, tensors, facts | {"identities": [1, 2, 3]})
     other = open_run(variant="clipid", mode="img_encoder_finetune", resume_prompt=str(theirs))
     with pytest.raises(UserError, match="its identities is \\[1, 2, 3\\], this run has"):
-        prompt_learning.load_prompts(other, clip)
+        training.load_prompts(other, clip)
     checkpoints.save(theirs, tensors, facts)
-    assert torch.equal(prompt_learning.load_prompts(other, clip).anchors(clip), bank.anchors(clip))
+    assert torch.equal(training.load_prompts(other, clip).anchors(clip), bank.anchors(clip))
 
 
 def test_missing_parents_are_told(open_run, tmp_path):
@@ -212,7 +209,7 @@ def test_accumulated_batches_make_the_step_of_their_mean_gradient():
         )  # fmt: skip
 
     learner, loop = train(4)
-    loop._one_epoch(0, torch.amp.GradScaler("cpu", enabled=False))
+    loop._train_epoch(0, torch.amp.GradScaler("cpu", enabled=False))
     # gradient of (b w1 + b w2)^2 is 2 b^2 (w1 + w2) = 4 b^2 at first; mean over 1, 4, 9, 16 is 7.5 times 4
     torch.testing.assert_close(learner.weight.detach(), torch.full((1, 2), 1 - 0.1 * 4 * 7.5))
 
@@ -232,7 +229,7 @@ def test_a_bar_moves_where_a_person_watches_and_a_batch_run_prints_lines_alone(o
             monkeypatch.setenv("JPY_SESSION_NAME", session)
         learn(open_run(fresh=tmp_path / place, variant="clipid", prompt_epochs=1))
         out, err = capsys.readouterr()
-        assert out.count("epoch 1/1") == 1 and ("prompts 1/1:" in err) == bool(session)
+        assert out.count("epoch 1/1") == (0 if session else 1) and ("text_accuracy" in err) == bool(session)
 
 
 def test_a_last_group_of_fewer_batches_is_averaged_over_those():
@@ -245,7 +242,7 @@ def test_a_last_group_of_fewer_batches_is_averaged_over_those():
         rate=lambda epoch, epochs, peak: peak, batches=lambda epoch: [1.0, 1.0, 3.0, 3.0, 5.0],
         losses=lambda batch: {"any": learner(torch.tensor([[batch]])).sum()},
     )  # fmt: skip
-    loop._one_epoch(0, torch.amp.GradScaler("cpu", enabled=False))
+    loop._train_epoch(0, torch.amp.GradScaler("cpu", enabled=False))
     assert seen == [2.0, 5.0]
 
 
@@ -262,7 +259,7 @@ def test_prompts_of_another_resize_rule_are_refused(open_run):
     clip, _, _ = learn(run)
     other = open_run(variant="clipid", mode="img_encoder_finetune", resume_prompt=str(run.prompts), resize="crop")
     with pytest.raises(UserError, match="its resize is 'squash', this run has 'crop'"):
-        prompt_learning.load_prompts(other, clip)
+        training.load_prompts(other, clip)
 
 
 def test_bf16_and_checkpointing_train_too(open_run, tmp_path):

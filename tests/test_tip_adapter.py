@@ -1,7 +1,7 @@
 import math
 
-import pytest
 import torch
+from small_runs import finetune, learn
 
 from clipreid_lib.method.tip_adapter import cache_logits
 from clipreid_lib.runs import embeddings as run_embeddings
@@ -34,14 +34,10 @@ def test_the_run_is_scored_by_votes_and_the_closed_set_is_named(open_run, tmp_pa
     assert run_embeddings.identify(everybody, encoder) == {}
 
 
-@pytest.mark.parametrize("variant", ["clipid"])
-def test_a_profile_is_shares_over_the_anchors(open_run, tmp_path, variant):
-    from clipreid_lib.method import encoder_finetune, prompt_learning
-
-    run = open_run(fresh=tmp_path, variant=variant)
-    clip = stages.load_backbone(run)
-    prompt_learning.learn_prompts(run, clip)
-    encoder_finetune.finetune_encoder(run, clip)
+def test_a_profile_is_shares_over_the_anchors(open_run, tmp_path):
+    run = open_run(fresh=tmp_path, variant="clipid")
+    clip, _, _ = learn(run)
+    finetune(run, clip)
     embeddings = run_embeddings.embed(run, stages.load_trained(run), run.manifest.test)
     assert list(embeddings) == ["image", "profile", "stage 0"]
     profile = embeddings["profile"].values

@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 from pathlib import Path
 
 import safetensors
@@ -84,9 +85,14 @@ def save_resume(path: Path, state: dict) -> None:
         temporary.write_bytes(content.getbuffer())
 
 
-def load_resume(path: Path) -> dict | None:
-    """Read a training state; None where there is none or it is damaged, so that training starts afresh."""
+def load_resume(path: Path) -> dict:
+    """Read a training state written by :func:`save_resume`.
+
+    Raises:
+        UserError: it cannot be read, with the reason; whoever asked may start afresh.
+    """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # a cut-off file fails in many ways; none of them may stop the run
-        return None
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        why = " ".join(str(error).split())[:120] or type(error).__name__
+        raise UserError(f"{path}: cannot be read as a training state ({why})") from error

@@ -6,8 +6,8 @@ from types import ModuleType
 
 import pandas as pd
 
-from clipreid_lib.data import contract, demo, eleven_k, folder, hd, market1501
 from clipreid_lib.base.errors import UserError
+from clipreid_lib.data import contract, demo, eleven_k, folder, hd, market1501
 from clipreid_lib.params.schema import BURST_GAP, Params, project_path
 
 # The demo hands are written in 11k Hands' layout and read by its reader.

@@ -4,11 +4,11 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from clipreid_lib.base.errors import UserError
 from clipreid_lib.data.contract import Summary
 from clipreid_lib.data.eleven_k import ASPECTS
-from clipreid_lib.base.errors import UserError
-from clipreid_lib.params.schema import Params
 from clipreid_lib.embedded import synthetic_hands
+from clipreid_lib.params.schema import Params
 
 SUMMARY = Summary(
     title="synthetic hands, drawn here in 11k Hands' layout",

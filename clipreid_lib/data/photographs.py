@@ -18,8 +18,8 @@ import pandas as pd
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from clipreid_lib.base.errors import UnreadableImage
-from clipreid_lib.params.image_sizes import pair
 from clipreid_lib.data.image_store import ImageStore
+from clipreid_lib.params.image_sizes import pair
 
 # What `decode` can do, by its name in params, and the name of the store that holds the outcome, whose number goes up
 # whenever the same file would give other pixels.
@@ -143,7 +143,7 @@ class Photographs:
         rule: how a picture gets to a size, as for :func:`decode`.
     """
 
-    root: Path
+    root: str | Path
     store: Path | None = None
     rule: str = "squash"
 
@@ -164,7 +164,8 @@ class Photographs:
         store = self.at(size)
 
         def read(path: str) -> np.ndarray:
-            return store.read(self.root / path) if store else decode(self.root / path, size, rule=self.rule)
+            place = Path(self.root, path)
+            return store.read(place) if store else decode(place, size, rule=self.rule)
 
         for row, image in enumerate(on_all_cores(read, table["path"])):
             pixels[row] = image

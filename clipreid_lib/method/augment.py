@@ -1,40 +1,19 @@
-"""From pixels to a network's input: normalise as the checkpoint wants, augment for training.
-
-Nothing is ever flipped: a mirrored right hand is a left hand.
-"""
+"""Augmentation for training. Nothing is ever flipped: a mirrored right hand is a left hand."""
 
 import torch
 
-from clipreid_lib.base import import_fixes  # noqa: F401  torchvision must come in through the repaired door
+from clipreid_lib.base import import_fixes  # noqa: F401  before torchvision
 from clipreid_lib.params.image_sizes import pair
 
 from torchvision.transforms import v2  # isort: skip
 
 
-def normalise(pixels: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
-    """Map uint8 pixels (B, 3, H, W) to float32 with the checkpoint's channel means and deviations.
-
-    Args:
-        pixels: (B, 3, H, W) uint8.
-        mean: of each channel, of values in [0, 1].
-        std: of each channel, likewise.
-
-    Returns:
-        (B, 3, H, W) float32, on the pixels' device.
-    """
-    middle = torch.tensor(mean, device=pixels.device).view(1, 3, 1, 1)
-    spread = torch.tensor(std, device=pixels.device).view(1, 3, 1, 1)
-    return (pixels.float() / 255 - middle) / spread
-
-
 class Augment:
     """CLIP-ReID's training augmentation without its flip: pad, random crop, then erase a rectangle.
 
-    Erasing is random erasing (Zhong et al. 2017, arXiv 1708.04896), of every other image on average.
-
-    It pads with the edge's colour, not black, and erases with the mean, not noise: hands lie on a plain backdrop.
-
-    Draws from torch's global generator, which the training loop seeds per epoch.
+    Erasing is random erasing (Zhong et al. 2017, arXiv 1708.04896), of every other image on average. It pads with the
+    edge's colour, not black, and erases with the mean, not noise: hands lie on a plain backdrop. It draws from torch's
+    global generator, which the training loop seeds per epoch.
 
     Args:
         size: of the images, (height, width) in pixels or a square's side.
@@ -44,7 +23,7 @@ class Augment:
         """Build the transforms for one image size."""
         size = pair(size)
         pad = max(2, round(max(size) * 10 / 256))  # on all sides; 10 pixels for 256 x 128 in CLIP-ReID
-        self.crop = v2.RandomCrop(size, padding=pad, padding_mode="edge")  # edge: hands lie on a plain backdrop
+        self.crop = v2.RandomCrop(size, padding=pad, padding_mode="edge")
         self.erase = v2.RandomErasing(p=0.5, value=0)  # after normalising, 0 is the mean colour
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:

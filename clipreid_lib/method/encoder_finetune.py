@@ -1,190 +1,141 @@
-"""Stages 1 and 2b, notebook 03: train the image encoder and its heads; the variant says with which losses."""
+"""Stages 1 and 2b, notebook 03: train the image encoder and its heads by a sum of loss terms."""
 
-from collections.abc import Callable, Iterable
-from typing import cast
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pandas as pd
 import torch
 from torch import nn
-from torch.nn import functional
 
-from clipreid_lib.base import checkpoints
-from clipreid_lib.base.files import file_sha
 from clipreid_lib.base.seeding import stable_seed
-from clipreid_lib.clip import backbone
 from clipreid_lib.clip.backbone import Backbone
-from clipreid_lib.method import augment, sampler, schedules
-from clipreid_lib.method.clipid_model import ClipidModel, Identified
-from clipreid_lib.method.contrastive_loss import supervised_contrastive
-from clipreid_lib.method.inversion import Inversion
-from clipreid_lib.method.prompt_bank import scaled_pair, text_logits
-from clipreid_lib.method.prompt_learning import load_prompts
-from clipreid_lib.method.training_loop import Loop, number_format
-from clipreid_lib.method.training_set import load_training_set
-from clipreid_lib.method.triplet_loss import batch_hard_triplet
-from clipreid_lib.params.recipes import recipe_of
-from clipreid_lib.runs.run import Run
-from clipreid_lib.scores import evaluation, features
-
-TRIPLET = ("clipid", "clipid_no_text")  # variants that pull positives together
-Terms = dict[str, torch.Tensor]
+from clipreid_lib.clip.encode import normalise
+from clipreid_lib.method import sampler, schedules
+from clipreid_lib.method.augment import Augment
+from clipreid_lib.method.clipid_model import ClipidModel
+from clipreid_lib.method.inversion import InversionLoss
+from clipreid_lib.method.labels import Labels, map_labels
+from clipreid_lib.method.loss_terms import Term, weigh_terms
+from clipreid_lib.method.training_loop import Keep, Loop, number_format
 
 
-def finetune_encoder(run: Run, clip: Backbone) -> tuple[ClipidModel, pd.DataFrame]:
+@dataclass(frozen=True)
+class EncoderSettings:
+    """What stages 1 and 2b can be told. The defaults are CLIP-ReID's for ViTs (arXiv 2211.13977, configs/person).
+
+    Attributes:
+        epochs: length.
+        lr: peak rate of the image encoder, per step of Adam.
+        head_lr: peak rate of the heads, and of losses that learn; ten times CLIP-ReID's, as CLIP-HandID's.
+        warm_start: share of the peak rate that warm-up starts from.
+        steps: shares of the epochs after which the rate falls to a tenth.
+        batch_size: images per batch.
+        images_per_identity: K of the P x K batches.
+        weight_decay: Adam's L2 term.
+        bias_factor: how much faster biases learn than weights.
+        accumulate: batches whose gradients are averaged before each step.
+        checkpointing: recompute activations instead of keeping them: less memory, more time, the same gradients.
+        precision: ``auto``, ``float32``, ``bf16`` or ``fp16`` of the forward pass; losses are float32.
+        seed: of everything random.
+    """
+
+    epochs: int = 60
+    lr: float = 5e-6
+    head_lr: float = 5e-5
+    warm_start: float = 0.1
+    steps: tuple[float, float] = (30 / 60, 50 / 60)
+    batch_size: int = 64
+    images_per_identity: int = 4
+    weight_decay: float = 1e-4
+    bias_factor: float = 2.0
+    accumulate: int = 1
+    checkpointing: bool = False
+    precision: str = "auto"
+    seed: int = 0
+
+
+def finetune(
+    clip: Backbone,
+    images: torch.Tensor,
+    labels: Labels,
+    terms: dict[str, Term],
+    settings: EncoderSettings | None = None,
+    *,
+    side: torch.Tensor | None = None,
+    validate: Callable[[ClipidModel], dict[str, float]] | None = None,
+    keep: Keep | None = None,
+    watch: Callable[[str], None] | None = None,
+) -> tuple[ClipidModel, pd.DataFrame]:
     """Train the image encoder.
 
-    ============== ============= ======= ==========================================
-    variant        identity CE   triplet text
-    ============== ============= ======= ==========================================
-    classifier     yes           no      no
-    clipid_no_text yes           yes     no
-    clipid         yes           yes     image-to-text CE to 2a's frozen anchors
-    inversion      yes           no      contrast with a sentence made of the image
-    ============== ============= ======= ==========================================
-
-    Batches, augmentation, schedule and start are the same for all, so that they differ in their losses alone. The
-    model computes in the params' precision, the losses in float32. The last epoch counts: nothing is chosen. Writes
-    ``encoder.safetensors``.
+    Whatever the terms are, batches, augmentation, schedule and start are the same for one seed, so that two trainings
+    differ in their losses alone. The model computes in the given precision, the losses in float32. The last epoch
+    counts: nothing is chosen.
 
     Args:
-        run: the run.
-        clip: its backbone, from :func:`clipreid_lib.runs.stages.load_backbone`; its image tower is trained in place.
+        clip: a backbone, from :func:`clipreid_lib.clip.backbone.load`; its image tower is trained in place.
+        images: (N, 3, H, W) uint8, of the backbone's ``image_size``.
+        labels: (N,) each image's identity, numbers or text.
+        terms: the losses by name, each with its weight; see :mod:`clipreid_lib.method.loss_terms`.
+        settings: epochs, rates, batches; None takes the published ones.
+        side: (N,) each image's row of side information, from the backbone's ``side_rows``; None adds none.
+        validate: called with the model after each epoch, for further columns of the log.
+        keep: where the log and the resume state go; None keeps nothing.
+        watch: told one line per epoch; None prints it.
 
     Returns:
-        The model and the training log.
+        The model and the training log, a column per term.
+
+    Raises:
+        UserError: the loss stops being a number; a precision that the device has not.
+        ValueError: no term, or images and labels differ in number.
     """
-    params, data, recipe = run.params, load_training_set(run, clip), recipe_of(run.params.model)
-    # No null is left in a run's params.
-    epochs, batch_size = cast(int, params.encoder_epochs), cast(int, params.batch_size)
-    id_weight, weight_decay = cast(float, params.id_weight), cast(float, params.weight_decay)
-    encoder_lr, head_lr = cast(float, params.encoder_lr), cast(float, params.head_lr)
-    torch.manual_seed(stable_seed("heads", params.seed))
-    model = ClipidModel(clip, len(data.identities)).to(clip.device)
-    clip.set_checkpointing(params.checkpointing)
-    text_terms, reader = _text(run, clip)
-    spoil = augment.Augment(clip.image_size)
-    number = number_format(params.precision, clip.device.type)
+    settings = settings or EncoderSettings()
+    identities, rows = map_labels(labels)
+    if len(rows) != len(images) or not terms:
+        raise ValueError(f"{len(images)} images, {len(rows)} labels and {len(terms)} loss terms")
+    torch.manual_seed(stable_seed("heads", settings.seed))
+    model = ClipidModel(clip, len(identities)).to(clip.device)
+    learning = [term.loss for term in terms.values() if isinstance(term.loss, nn.Module)]
+    for loss in learning:
+        if isinstance(loss, InversionLoss):  # its network starts from this seed too, whatever was drawn before
+            loss.build(clip)
+    clip.set_checkpointing(settings.checkpointing)
+    augment = Augment(clip.image_size)
+    number = number_format(settings.precision, clip.device.type)
     half = torch.autocast(clip.device.type, number, enabled=number is not torch.float32)
     # On the device from the start: a few thousand images are a few hundred MB, and no step waits for a copy.
-    pixels, rows = data.pixels.to(clip.device), data.rows.to(clip.device)
-    sides = None if data.side is None else data.side.to(clip.device)
+    pixels, targets = images.to(clip.device), rows.to(clip.device)
+    sides = None if side is None else side.to(clip.device)
 
-    def losses(batch: torch.Tensor) -> Terms:
-        batch = batch.to(clip.device)
-        labels, side = rows[batch], None if sides is None else sides[batch]
+    def losses(batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        batch = batch.to(clip.device)  # (B,) of the images
         with half:
-            out = model(spoil(augment.normalise(pixels[batch], *clip.normalisation)), side)
-        out = out.exact()  # in half precision, cosines times CLIP's scale would be rounded to quarters
-        terms = {"identity": id_weight * _sum(_ce(run, x, labels) for x in (out.logits, out.logits_proj))}
-        if params.variant in TRIPLET:
-            three = (out.features.f_last, out.features.f, out.features.f_proj)
-            triplet = _sum(batch_hard_triplet(x, labels, params.triplet_margin) for x in three)
-            terms["triplet"] = params.triplet_weight * triplet
-        return terms | text_terms(out, labels)
+            seen = augment(normalise(pixels[batch], *clip.normalisation))  # (B, 3, H, W)
+            out = model(seen, None if sides is None else sides[batch])
+        # In half precision, cosines times CLIP's scale would be rounded to quarters.
+        return weigh_terms(terms, out.exact(), targets[batch])
 
-    groups = model.parameter_groups(encoder_lr, head_lr, recipe.bias_factor)
-    if reader is not None:
-        groups.append({"params": list(reader.parameters()), "lr": head_lr, "peak": head_lr})
+    groups = model.parameter_groups(settings.lr, settings.head_lr, settings.bias_factor)
+    for loss in learning:
+        groups.append({"params": list(loss.parameters()), "lr": settings.head_lr, "peak": settings.head_lr})
     loop = Loop(
-        name="encoder",  # not the variant: all variants must see the same crops and erasures
-        epochs=epochs,
-        seed=params.seed,
-        learner=model if reader is None else nn.ModuleList([model, reader]),
-        optimiser=torch.optim.Adam(groups, weight_decay=weight_decay),
-        rate=lambda epoch, epochs, peak: schedules.encoder_rate(epoch, epochs, peak, recipe.warm_start, recipe.steps),
+        name="encoder",  # whatever the terms are: all must see the same crops and erasures
+        epochs=settings.epochs,
+        seed=settings.seed,
+        learner=nn.ModuleList([model, *learning]) if learning else model,
+        optimiser=torch.optim.Adam(groups, weight_decay=settings.weight_decay),
+        rate=lambda epoch, epochs, peak: schedules.encoder_rate(
+            epoch, epochs, peak, settings.warm_start, settings.steps
+        ),
         batches=lambda epoch: sampler.identity_batches(
-            data.rows.numpy(), batch_size, params.images_per_identity, epoch, params.seed
+            rows.numpy(), settings.batch_size, settings.images_per_identity, epoch, settings.seed
         ),
         losses=losses,
-        measure=_validation(run, model, data.identities),
-        accumulate=params.accumulate,
+        measure=lambda: validate(model) if validate else {},
+        accumulate=settings.accumulate,
         scaled=number is torch.float16,
     )
-    parent = file_sha(run.prompts) if params.variant == "clipid" else None
-    key = f"{params.run_id} {run.manifest.sha} {parent} {number}"
-    log = loop.run(run.logs / "encoder.csv", run.models / "encoder.resume.pt", key)
+    log = loop.run(keep, watch)
     clip.set_checkpointing(False)
-    tensors = {
-        **{f"visual.{name}": value for name, value in clip.clip.visual.state_dict().items()},
-        **{f"head.{name}": value for name, value in model.head.state_dict().items()},
-        **{f"head_proj.{name}": value for name, value in model.head_proj.state_dict().items()},
-    }
-    if reader is not None:
-        tensors |= {f"inversion.{name}": value for name, value in reader.network.state_dict().items()}
-    checkpoints.save(
-        run.models / "encoder.safetensors",
-        tensors,
-        {
-            "kind": "encoder",
-            **backbone.describe(clip),
-            "identities": data.identities,
-            "variant": params.variant,
-            "prompts_sha": parent,
-            "number_format": str(number).removeprefix("torch."),
-            **run.facts(),
-        },
-    )
     return model, log
-
-
-def _sum(losses: Iterable[torch.Tensor]) -> torch.Tensor:
-    return cast(torch.Tensor, sum(losses))
-
-
-def _ce(run: Run, logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    return functional.cross_entropy(logits, rows, label_smoothing=run.params.label_smoothing)
-
-
-def _text(run: Run, clip: Backbone) -> tuple[Callable[[Identified, torch.Tensor], Terms], Inversion | None]:
-    """Return the variant's text loss, and the network that learns along with it if there is one."""
-    params, scale = run.params, clip.logit_scale
-    if params.variant == "clipid":
-        anchors = load_prompts(run, clip).anchors(clip)  # (identities, embed_dim), frozen
-
-        def towards_anchors(out: Identified, rows: torch.Tensor) -> Terms:
-            logits = text_logits(out.features.f_proj, anchors, params.text_logits, scale)
-            return {"image_to_text": params.text_weight * _ce(run, logits, rows)}
-
-        return towards_anchors, None
-    if params.variant == "inversion":
-        reader = Inversion(clip).to(clip.device)
-
-        def with_own_sentence(out: Identified, rows: torch.Tensor) -> Terms:
-            with torch.random.fork_rng(devices=[]):  # its dropout must not change the crops that follow
-                text = reader.text_features(clip, out.features.f_proj)
-            images, texts = scaled_pair(out.features.f_proj, text, params.text_logits, scale)
-            return {
-                "image_to_text": params.text_weight * supervised_contrastive(images, texts, rows, rows),
-                "text_to_image": params.text_weight * supervised_contrastive(texts, images, rows, rows),
-            }
-
-        return with_own_sentence, reader
-    return lambda out, rows: {}, None
-
-
-def _validation(run: Run, model: ClipidModel, identities: list[int]) -> Callable[[], dict[str, float]]:
-    """Return what scores the held-out images after each epoch; nothing, where none are held out.
-
-    Of people nobody trains on (``identity_disjoint``) it is retrieval, by the protocol's own draws. Of one image
-    per training person (``published``) it is the share that the classifier on ``f`` names right, as in the papers
-    that hold them out; it says nothing about people nobody trained on.
-    """
-    held_out, clip = run.manifest.validation, model.backbone
-    if held_out.empty:
-        return dict
-    pixels = torch.from_numpy(run.photographs.load(held_out, clip.image_size))
-    side = clip.side_rows(held_out)
-    rows = torch.tensor([identities.index(i) if i in identities else -1 for i in held_out["identity"]])
-
-    def retrieval() -> dict[str, float]:
-        embeddings = features.Embeddings(held_out["path"].tolist(), features.encode(clip, pixels, side).embedding)
-        scores = evaluation.evaluate(embeddings, run.manifest, "validation").summary()
-        return {"validation_rank1": scores["rank1"], "validation_map": scores["map"]}
-
-    @torch.no_grad()
-    def accuracy() -> dict[str, float]:
-        f = features.encode(clip, pixels, side).f.to(clip.device)
-        named = model.head(f).argmax(dim=1).cpu()
-        return {"validation_accuracy": float((named == rows).float().mean())}
-
-    return retrieval if run.manifest.validates_people else accuracy

@@ -1,12 +1,17 @@
 """Learnable prompts: one sentence per identity, and how image and text features are compared."""
 
+from collections.abc import Sequence
+
+import pandas as pd
 import torch
 from torch import nn
 
+from clipreid_lib.base.errors import UserError
 from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.clip.sentences import SLOT, Sentences
 
 AT_ONCE = 256  # sentences through the text tower at a time, when all are wanted
+SPOKEN = {"r": "right", "l": "left"}  # parts of an aspect's name
 
 
 class PromptBank(nn.Module):
@@ -40,7 +45,7 @@ class PromptBank(nn.Module):
     def __init__(
         self,
         backbone: Backbone,
-        identities: list[int],
+        identities: Sequence,
         num_prompts: int = 4,
         prompt_dim: int | None = None,
         form: str = "learned",
@@ -48,7 +53,7 @@ class PromptBank(nn.Module):
     ) -> None:
         """Tokenise the sentences once and draw the codes from N(0, 0.02), CLIP's own scale of embeddings."""
         super().__init__()
-        self.identities = [int(identity) for identity in identities]
+        self.identities = list(identities)
         self.form = form
         if form != "learned" and len(words or []) != len(self.identities):
             raise ValueError(f"form {form} says something of each of {len(self.identities)} identities")
@@ -134,3 +139,33 @@ def scaled_pair(image: torch.Tensor, text: torch.Tensor, how: str, scale: float)
     if how == "dot":
         return image, text
     return nn.functional.normalize(image, dim=1) * scale, nn.functional.normalize(text, dim=1)
+
+
+def describe_people(table: pd.DataFrame, identities: Sequence, dataset: str) -> list[str]:
+    """Describe each identity by what its own images' metadata say.
+
+    Args:
+        table: image rows with ``identity``, ``aspect`` and any of ``skin_color``, ``gender``, ``nail_polish``.
+        identities: in the order wanted.
+        dataset: for messages.
+
+    Returns:
+        One ending of "a photo of a ..." each, such as ``fair skinned male dorsal right hand with nail polish.``
+
+    Raises:
+        UserError: the data set brings no attribute, so that all sentences would be the same.
+    """
+    known = [name for name in ("skin_color", "gender", "nail_polish") if name in table]
+    if not known:
+        raise UserError(f"prompt_form: {dataset} says nothing about its people; use learned")
+    people = table.groupby("identity")[["aspect", *known]].agg(lambda values: values.mode().iloc[0])
+    return [_describe(people.loc[identity]) for identity in identities]
+
+
+def _describe(person: pd.Series) -> str:
+    words = [f"{person['skin_color']} skinned"] if person.get("skin_color") else []
+    words += [str(person["gender"])] if person.get("gender") else []
+    words += [SPOKEN.get(word, word) for word in str(person["aspect"]).split("_")]
+    if words[-1] != "hand":
+        words.append("hand")
+    return " ".join(words) + (" with nail polish." if person.get("nail_polish") else ".")

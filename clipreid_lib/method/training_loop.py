@@ -1,4 +1,4 @@
-"""The epoch loop: seeds, rates, logging, checkpoints, and going on after a kill."""
+"""The training loop: seeds, rates, one log row per epoch, and going on after a kill."""
 
 import math
 import os
@@ -18,6 +18,21 @@ from clipreid_lib.base import checkpoints
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import write_csv
 from clipreid_lib.base.seeding import stable_seed
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Where a stage keeps what it must not lose. Without files it trains in memory alone.
+
+    Attributes:
+        log: CSV of the log, one row per epoch.
+        resume: file of the state after each epoch, from which a killed training goes on.
+        key: of the stage's settings and data; a state with another key is not used.
+    """
+
+    log: Path | None = None
+    resume: Path | None = None
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,16 +65,15 @@ class Loop:
     accumulate: int = 1
     scaled: bool = False
 
-    def run(self, log: Path, resume: Path, key: str) -> pd.DataFrame:
-        """Train to the end, going on from ``resume`` if an earlier process got part of the way.
+    def run(self, keep: Keep | None = None, watch: Callable[[str], None] | None = None) -> pd.DataFrame:
+        """Train to the end, going on from ``keep.resume`` if an earlier process got part of the way.
 
         Nothing random is carried from one epoch to the next, so a run that was killed and continued ends with
         the very weights of one left alone (on the same machine with the same number of threads).
 
         Args:
-            log: CSV to write, one row per epoch.
-            resume: file for the state after each epoch.
-            key: of the stage's settings; a state with another key is ignored.
+            keep: files of the log and the resume state; None keeps nothing.
+            watch: told one line per epoch; None prints it, and a bar moves instead where a person looks on.
 
         Returns:
             The log as a table: ``epoch``, ``lr``, one mean per loss term, ``loss``, measures, ``seconds``.
@@ -67,38 +81,37 @@ class Loop:
         Raises:
             UserError: the loss stops being a number, or a file cannot be written.
         """
+        keep, watch = keep or Keep(), watch or _print_line
         scaler = torch.amp.GradScaler(next(self.learner.parameters()).device.type, enabled=self.scaled)
-        rows = self._restore(resume, key, scaler)
+        rows = self._restore(keep, scaler, watch)
+        bar = tqdm(total=self.epochs, initial=len(rows), desc=self.name, unit="epoch", disable=not is_watched())
         for epoch in range(len(rows), self.epochs):
             began = time.perf_counter()
             torch.manual_seed(stable_seed(self.name, self.seed, epoch))
             for group in self.optimiser.param_groups:
                 group["lr"] = self.rate(epoch + 1, self.epochs, group["peak"])
-            means = self._one_epoch(epoch, scaler)
+            means = self._train_epoch(epoch, scaler, bar)
             row = {"epoch": epoch + 1, "lr": self.optimiser.param_groups[0]["lr"], **means, **self.measure()}
             rows.append(row | {"seconds": round(time.perf_counter() - began, 2)})
-            write_csv(log, pd.DataFrame(rows))
-            checkpoints.save_resume(
-                resume,
-                {
-                    "key": key,
-                    "rows": rows,
-                    "learner": _trainable_state(self.learner),
-                    "optimiser": self.optimiser.state_dict(),
-                    "scaler": scaler.state_dict(),
-                },
-            )
+            if keep.log:
+                write_csv(keep.log, pd.DataFrame(rows))
+            if keep.resume:
+                state = {"key": keep.key, "rows": rows, "learner": _trainable_state(self.learner)}
+                state |= {"optimiser": self.optimiser.state_dict(), "scaler": scaler.state_dict()}
+                checkpoints.save_resume(keep.resume, state)
             shown = "  ".join(f"{name} {value:.3f}" for name, value in row.items() if name not in ("epoch", "lr"))
-            print(f"{self.name}: epoch {epoch + 1}/{self.epochs}  {shown}", flush=True)
+            bar.set_postfix_str(shown)
+            if bar.disable:  # a line between two states of a bar would cut it in two
+                watch(f"{self.name}: epoch {epoch + 1}/{self.epochs}  {shown}")
+        bar.close()
         return pd.DataFrame(rows)
 
-    def _one_epoch(self, epoch: int, scaler: torch.amp.GradScaler) -> dict[str, float]:
+    def _train_epoch(self, epoch: int, scaler: torch.amp.GradScaler, bar: tqdm | None = None) -> dict[str, float]:
         self.learner.train()
         sums: dict[str, torch.Tensor] = {}
         batches = list(self.batches(epoch))
         self.optimiser.zero_grad(set_to_none=True)
-        bar = tqdm(batches, desc=f"{self.name} {epoch + 1}/{self.epochs}", leave=False, disable=not watched())
-        for step, batch in enumerate(bar, 1):
+        for step, batch in enumerate(batches, 1):
             terms = self.losses(batch)
             total = cast(torch.Tensor, sum(terms.values()))
             first = (step - 1) // self.accumulate * self.accumulate  # of the batches that share a step
@@ -109,6 +122,8 @@ class Loop:
                 self.optimiser.zero_grad(set_to_none=True)
             for name, value in {**terms, "loss": total}.items():
                 sums[name] = sums.get(name, 0) + value.detach()  # stays on the device: no wait per step
+            if bar is not None:
+                bar.update(1 / len(batches))
         self.learner.eval()
         means = {name: float(value) / len(batches) for name, value in sums.items()}
         if not math.isfinite(means["loss"]):
@@ -117,18 +132,28 @@ class Loop:
             raise UserError(f"precision: fp16 cannot hold the gradients in epoch {epoch + 1}; use bf16 or float32")
         return means
 
-    def _restore(self, resume: Path, key: str, scaler: torch.amp.GradScaler) -> list[dict]:
-        state = checkpoints.load_resume(resume)
-        if state is None or state["key"] != key:
+    def _restore(self, keep: Keep, scaler: torch.amp.GradScaler, watch: Callable[[str], None]) -> list[dict]:
+        if keep.resume is None or not keep.resume.exists():
+            return []
+        try:
+            state = checkpoints.load_resume(keep.resume)
+            if state["key"] != keep.key:
+                raise UserError(f"{keep.resume}: is of other settings or data")
+        except UserError as error:
+            watch(f"{self.name}: starts again from epoch 1; the state of an earlier training cannot be used: {error}")
             return []
         self.learner.load_state_dict(state["learner"], strict=False)  # frozen weights are not stored
         self.optimiser.load_state_dict(state["optimiser"])
         scaler.load_state_dict(state["scaler"])
-        print(f"{self.name}: going on after epoch {len(state['rows'])} of {self.epochs}", flush=True)
+        watch(f"{self.name}: going on after epoch {len(state['rows'])} of {self.epochs}")
         return list(state["rows"])
 
 
-def watched() -> bool:
+def _print_line(text: str) -> None:
+    print(text, flush=True)
+
+
+def is_watched() -> bool:
     """Whether a person sees the progress: at a terminal, or in a notebook that Jupyter runs and not papermill."""
     return sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ  # what Jupyter's server tells its kernels
 

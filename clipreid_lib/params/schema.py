@@ -91,7 +91,8 @@ class Params(BaseModel):
     save_dir: str = "saved_models/"
 
     prompt_form: Literal["learned", "shared", "fixed"] = "learned"
-    prompt_loss: Literal["cosine", "supcon", "infonce"] = "cosine"
+    prompt_loss: Literal["supervised", "infonce"] = "supervised"
+    prompt_logits: Literal["cosine", "dot"] = "cosine"
     prompt_epochs: Count | None = None
     prompt_lr: Rate | None = None
     encoder_epochs: Count | None = None
@@ -120,6 +121,15 @@ class Params(BaseModel):
     demo_sessions: Count = 3
     demo_difficulty: Weight = 0.6
     demo_seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_older_words(cls, values: dict) -> dict:
+        # Until version 0.1.0 one key named both, by words that did not tell them apart.
+        if values.get("prompt_loss") in ("cosine", "supcon"):
+            logits = "dot" if values["prompt_loss"] == "supcon" else "cosine"
+            return {**values, "prompt_loss": "supervised", "prompt_logits": values.get("prompt_logits", logits)}
+        return values
 
     @model_validator(mode="before")
     @classmethod

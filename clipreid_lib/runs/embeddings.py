@@ -4,12 +4,12 @@ import pandas as pd
 import torch
 from torch.nn import functional
 
+from clipreid_lib.method.labels import map_labels
 from clipreid_lib.method.prompt_bank import PromptBank, text_logits
-from clipreid_lib.method.prompt_learning import load_prompts
 from clipreid_lib.method.tip_adapter import cache_logits
-from clipreid_lib.method.training_set import label_map
 from clipreid_lib.runs.run import Run
 from clipreid_lib.runs.stages import load_pretrained
+from clipreid_lib.runs.training import load_prompts
 from clipreid_lib.scores.encoder import Encoder
 from clipreid_lib.scores.features import Embeddings
 
@@ -84,7 +84,7 @@ def identify(run: Run, encoder: Encoder) -> dict[str, float]:
     held_out = run.manifest.validation
     if held_out.empty or run.manifest.validates_people:
         return {}
-    identities, rows = label_map(run.manifest.train)
+    identities, rows = map_labels(run.manifest.train["identity"])
     known, asked = encoder.embed(run.manifest.train), encoder.embed(held_out)
     truth = torch.tensor([identities.index(identity) for identity in held_out["identity"]])
     unit = [functional.normalize(each.values, dim=1) for each in (asked, known)]
@@ -99,7 +99,7 @@ def identify(run: Run, encoder: Encoder) -> dict[str, float]:
 
 def _vote(run: Run, encoder: Encoder, image: Embeddings) -> Embeddings:
     """Return Tip-Adapter's votes for each training identity, (N, identities)."""
-    identities, rows = label_map(run.manifest.train)
+    identities, rows = map_labels(run.manifest.train["identity"])
     keys = encoder.embed(run.manifest.train)
     votes = cache_logits(encoder.project(image), encoder.project(keys), rows, len(identities))
     return Embeddings(image.paths, votes)

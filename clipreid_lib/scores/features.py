@@ -9,9 +9,9 @@ import torch
 from torch.nn import functional
 
 from clipreid_lib.base.errors import UserError
-from clipreid_lib.clip.backbone import Backbone, ImageFeatures
+from clipreid_lib.clip.clip_towers import Backbone, ImageFeatures
+from clipreid_lib.clip.encode import encode
 from clipreid_lib.data.photographs import Photographs
-from clipreid_lib.method import augment
 
 
 @dataclass(frozen=True)
@@ -41,40 +41,6 @@ class Embeddings:
     def _place(self) -> dict[str, int]:
         """Each image's row."""
         return {path: row for row, path in enumerate(self.paths)}
-
-
-@torch.no_grad()
-def encode(
-    backbone: Backbone,
-    pixels: torch.Tensor,
-    side: torch.Tensor | None = None,
-    mirrored: bool = False,
-    batch: int = 128,
-) -> ImageFeatures:
-    """Return CLIP-ReID's features of many images.
-
-    Args:
-        backbone: with any image tower.
-        pixels: (N, 3, H, W) uint8.
-        side: (N,) each image's row of side information, from the backbone's ``side_rows``; None adds none.
-        mirrored: add the mirrored image's features, as MBA-Net and CLIP-HandID do in their tests.
-        batch: images at once.
-
-    Returns:
-        Features of (N, D), un-normalised, float32 on the CPU; ``embedding`` of them is the paper's for tests.
-    """
-    backbone.eval()
-    rows = []
-    for start in range(0, len(pixels), batch):
-        part = slice(start, start + batch)
-        normalised = augment.normalise(pixels[part].to(backbone.device), *backbone.normalisation)
-        out = backbone.image_features(normalised, None if side is None else side[part]).exact()
-        three = [out.f_last, out.f, out.f_proj]
-        if mirrored:
-            out = backbone.image_features(normalised.flip(3), None if side is None else side[part]).exact()
-            three = [one + other for one, other in zip(three, (out.f_last, out.f, out.f_proj), strict=True)]
-        rows.append([each.cpu() for each in three])
-    return ImageFeatures(*(torch.cat(column) for column in zip(*rows, strict=True)))
 
 
 def embed_table(

@@ -7,27 +7,26 @@ is written after every epoch.
 
 import tempfile
 import time
+from pathlib import Path
 from unittest import mock
 
 import torch
 from rows import Row
 
 from clipreid_lib.base import checkpoints
+from clipreid_lib.clip import backbone
 from clipreid_lib.clip.backbone import Backbone
-from clipreid_lib.method import augment, encoder_finetune, prompt_learning, sampler
+from clipreid_lib.clip.encode import normalise
+from clipreid_lib.method import sampler
 from clipreid_lib.method.clipid_model import ClipidModel
-from clipreid_lib.params import schema
-from clipreid_lib.runs import stages
-from clipreid_lib.runs.run import Run
+from clipreid_lib.method.encoder_finetune import EncoderSettings, finetune
+from clipreid_lib.method.loss_terms import AnchorLoss, IdentityLoss, Term, TripletLoss
+from clipreid_lib.method.prompt_learning import PromptSettings, learn_prompts
+from clipreid_lib.method.training_loop import Keep
 
 AIM = 1.1  # times the bare step
 EPOCHS, BATCH, PEOPLE = 4, 32, 8  # two steps per epoch: one takes some eight seconds on two cores
 STEPS = 890 // BATCH  # of an epoch of 11k Hands, dorsal right: what shares one resume state
-SETTINGS = {  # ViT-B-32 at 224: the smallest of the real sizes
-    **{"model": "vitb32", "pretrained": "random", "variant": "clipid", "prompt_epochs": 1, "encoder_epochs": EPOCHS},
-    **{"demo_people": 2 * PEOPLE, "demo_images": 8, "demo_sessions": 2, "draws": 1, "batch_size": BATCH},
-    **{"device": "cpu"},
-}
 
 
 class Bare:
@@ -37,7 +36,7 @@ class Bare:
         self.model = ClipidModel(clip, PEOPLE)
         self.optimiser = torch.optim.Adam(self.model.parameter_groups(5e-6, 5e-5))
         pixels = torch.randint(0, 255, (BATCH, 3, *clip.image_size), dtype=torch.uint8)
-        self.images, self.people = augment.normalise(pixels, *clip.normalisation), torch.arange(BATCH) % PEOPLE
+        self.images, self.people = normalise(pixels, *clip.normalisation), torch.arange(BATCH) % PEOPLE
         self.model.train()
 
     def steps(self, number: int) -> float:
@@ -54,30 +53,37 @@ class Bare:
 
 def rows() -> list[Row]:
     """Train some epochs, and between them do as many bare steps as each has."""
-    with tempfile.TemporaryDirectory() as scratch:
-        run = Run.open(schema.validated(SETTINGS | {"outputs_root": scratch}))
-        prompt_learning.learn_prompts(run, stages.load_backbone(run))
-        bare = Bare(stages.load_backbone(run))
-        bare.steps(1)  # warm up
-        began, pairs, writing = [], [], []
-        cut, save = sampler.identity_batches, checkpoints.save_resume
+    clip = backbone.load("vitb32", "random")
+    images = torch.randint(0, 255, (2 * BATCH, 3, *clip.image_size), dtype=torch.uint8)
+    labels = [number % PEOPLE for number in range(len(images))]
+    bank, _ = learn_prompts(clip, images, labels, PromptSettings(epochs=1, batch_size=BATCH))
+    terms = {
+        "identity": Term(0.25, IdentityLoss()),
+        "triplet": Term(1.0, TripletLoss()),
+        "image_to_text": Term(1.0, AnchorLoss(bank.anchors(clip), clip.logit_scale)),
+    }
+    bare = Bare(backbone.load("vitb32", "random"))
+    bare.steps(1)  # warm up
+    began, pairs, writing = [], [], []
+    cut, save = sampler.identity_batches, checkpoints.save_resume
 
-        def first(*given):  # what an epoch begins with
-            began.append(time.perf_counter())
-            batches = cut(*given)
-            began.append(len(batches))
-            return batches
+    def first(*given):  # what an epoch begins with
+        began.append(time.perf_counter())
+        batches = cut(*given)
+        began.append(len(batches))
+        return batches
 
-        def last(*given):  # what it ends with
-            steps, start = began.pop(), began.pop()
-            trained = time.perf_counter()
-            save(*given)
-            writing.append(time.perf_counter() - trained)
-            pairs.append((bare.steps(steps), (trained - start) / steps + writing[-1] / STEPS))
+    def last(*given):  # what it ends with
+        steps, start = began.pop(), began.pop()
+        trained = time.perf_counter()
+        save(*given)
+        writing.append(time.perf_counter() - trained)
+        pairs.append((bare.steps(steps), (trained - start) / steps + writing[-1] / STEPS))
 
-        begins = mock.patch.object(sampler, "identity_batches", first)
-        with begins, mock.patch.object(checkpoints, "save_resume", last):
-            encoder_finetune.finetune_encoder(run, stages.load_backbone(run))
+    begins = mock.patch.object(sampler, "identity_batches", first)
+    with tempfile.TemporaryDirectory() as scratch, begins, mock.patch.object(checkpoints, "save_resume", last):
+        keep = Keep(Path(scratch, "log.csv"), Path(scratch, "resume.pt"))
+        finetune(clip, images, labels, terms, EncoderSettings(epochs=EPOCHS, batch_size=BATCH), keep=keep)
     state = f"writing the resume state takes {sorted(writing)[len(writing) // 2]:.1f} s per epoch"
     return [
         Row(

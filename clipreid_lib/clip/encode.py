@@ -1,0 +1,55 @@
+"""From pixels to features: normalise as the checkpoint wants, and run many images through the image tower."""
+
+import torch
+
+from clipreid_lib.clip.clip_towers import Backbone, ImageFeatures
+
+
+def normalise(pixels: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
+    """Map uint8 pixels (B, 3, H, W) to float32 with the checkpoint's channel means and deviations.
+
+    Args:
+        pixels: (B, 3, H, W) uint8.
+        mean: of each channel, of values in [0, 1].
+        std: of each channel, likewise.
+
+    Returns:
+        (B, 3, H, W) float32, on the pixels' device.
+    """
+    middle = torch.tensor(mean, device=pixels.device).view(1, 3, 1, 1)
+    spread = torch.tensor(std, device=pixels.device).view(1, 3, 1, 1)
+    return (pixels.float() / 255 - middle) / spread
+
+
+@torch.no_grad()
+def encode(
+    backbone: Backbone,
+    pixels: torch.Tensor,
+    side: torch.Tensor | None = None,
+    mirrored: bool = False,
+    batch: int = 128,
+) -> ImageFeatures:
+    """Return CLIP-ReID's features of many images.
+
+    Args:
+        backbone: with any image tower.
+        pixels: (N, 3, H, W) uint8.
+        side: (N,) each image's row of side information, from the backbone's ``side_rows``; None adds none.
+        mirrored: add the mirrored image's features, as MBA-Net and CLIP-HandID do in their tests.
+        batch: images at once.
+
+    Returns:
+        Features of (N, D), un-normalised, float32 on the CPU; ``embedding`` of them is the paper's for tests.
+    """
+    backbone.eval()
+    rows = []
+    for start in range(0, len(pixels), batch):
+        part = slice(start, start + batch)
+        normalised = normalise(pixels[part].to(backbone.device), *backbone.normalisation)
+        out = backbone.image_features(normalised, None if side is None else side[part]).exact()
+        three = [out.f_last, out.f, out.f_proj]
+        if mirrored:
+            out = backbone.image_features(normalised.flip(3), None if side is None else side[part]).exact()
+            three = [one + other for one, other in zip(three, (out.f_last, out.f, out.f_proj), strict=True)]
+        rows.append([each.cpu() for each in three])
+    return ImageFeatures(*(torch.cat(column) for column in zip(*rows, strict=True)))

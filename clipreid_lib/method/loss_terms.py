@@ -1,0 +1,102 @@
+"""Loss terms of the image encoder's training: each is a weight and a function of (model's output, labels)."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch.nn import functional
+
+from clipreid_lib.method.clipid_model import Identified
+from clipreid_lib.method.prompt_bank import text_logits
+from clipreid_lib.method.triplet_loss import batch_hard_triplet
+
+# A loss takes what the model made of a batch and (B,) rows of the label map. It returns a scalar, or several by name.
+# One that is a torch module learns along with the encoder.
+Loss = Callable[[Identified, torch.Tensor], torch.Tensor | dict[str, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Term:
+    """A loss and what it weighs in the sum."""
+
+    weight: float
+    loss: Loss
+
+
+@dataclass(frozen=True)
+class IdentityLoss:
+    """Cross entropy of both heads, added: which training person is it?
+
+    Attributes:
+        smoothing: share of the target that goes to all people alike; 0.1 is CLIP-ReID's.
+    """
+
+    smoothing: float = 0.1
+
+    def __call__(self, out: Identified, rows: torch.Tensor) -> torch.Tensor:
+        """Return the scalar loss."""
+        return _add(cross_entropy(each, rows, self.smoothing) for each in (out.logits, out.logits_proj))
+
+
+@dataclass(frozen=True)
+class TripletLoss:
+    """Batch-hard triplet loss on CLIP-ReID's three features, added.
+
+    Attributes:
+        margin: in the features' own unit; 0.3 is CLIP-ReID's.
+    """
+
+    margin: float = 0.3
+
+    def __call__(self, out: Identified, rows: torch.Tensor) -> torch.Tensor:
+        """Return the scalar loss."""
+        three = (out.features.f_last, out.features.f, out.features.f_proj)
+        return _add(batch_hard_triplet(each, rows, self.margin) for each in three)
+
+
+@dataclass(frozen=True, eq=False)
+class AnchorLoss:
+    """CLIP-ReID's image-to-text loss: cross entropy of an image's similarity to all identities' frozen anchors.
+
+    Attributes:
+        anchors: (identities, embed_dim), in the order of the label map; from ``PromptBank.anchors``.
+        scale: CLIP's learned inverse temperature, ``Backbone.logit_scale``.
+        logits: ``cosine`` or ``dot``, as :func:`~clipreid_lib.method.prompt_bank.text_logits` takes them.
+        smoothing: as for :class:`IdentityLoss`.
+    """
+
+    anchors: torch.Tensor
+    scale: float
+    logits: str = "cosine"
+    smoothing: float = 0.1
+
+    def __call__(self, out: Identified, rows: torch.Tensor) -> torch.Tensor:
+        """Return the scalar loss."""
+        likeness = text_logits(out.features.f_proj, self.anchors, self.logits, self.scale)  # (B, identities)
+        return cross_entropy(likeness, rows, self.smoothing)
+
+
+def weigh_terms(terms: dict[str, Term], out: Identified, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return every term's weighted loss by name.
+
+    Args:
+        terms: by name.
+        out: what the model made of a batch.
+        rows: (B,) rows of the label map.
+    """
+    found: dict[str, torch.Tensor] = {}
+    for name, term in terms.items():
+        value = term.loss(out, rows)
+        several = value if isinstance(value, dict) else {name: value}
+        found |= {each: term.weight * loss for each, loss in several.items()}
+    return found
+
+
+def cross_entropy(logits: torch.Tensor, rows: torch.Tensor, smoothing: float) -> torch.Tensor:
+    """Cross entropy (B, identities) against rows (B,), with label smoothing (Szegedy et al. 2016, arXiv 1512.00567)."""
+    return functional.cross_entropy(logits, rows, label_smoothing=smoothing)
+
+
+def _add(losses: Iterable[torch.Tensor]) -> torch.Tensor:
+    return cast(torch.Tensor, sum(losses))

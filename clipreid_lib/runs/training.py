@@ -1,0 +1,242 @@
+"""A run's training: what its params and data make of the method's arguments, and the checkpoints the stages leave."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+
+from clipreid_lib.base import checkpoints
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.base.files import file_sha
+from clipreid_lib.clip import backbone
+from clipreid_lib.clip.backbone import Backbone
+from clipreid_lib.clip.encode import encode
+from clipreid_lib.method.clipid_model import ClipidModel
+from clipreid_lib.method.encoder_finetune import EncoderSettings
+from clipreid_lib.method.inversion import InversionLoss
+from clipreid_lib.method.loss_terms import AnchorLoss, IdentityLoss, Term, TripletLoss
+from clipreid_lib.method.prompt_bank import PromptBank, describe_people
+from clipreid_lib.method.prompt_learning import PromptSettings
+from clipreid_lib.method.training_loop import Keep, number_format
+from clipreid_lib.params.recipes import recipe_of
+from clipreid_lib.runs.run import Run
+from clipreid_lib.scores import evaluation
+from clipreid_lib.scores.features import Embeddings
+
+TRIPLET = ("clipid", "clipid_no_text")  # variants that pull images of one person together
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """A run's training images as the method takes them.
+
+    Attributes:
+        images: (N, 3, H, W) uint8.
+        labels: (N,) each image's identity.
+        side: (N,) each image's row in the backbone's side information; None without.
+        words: what the data set says of each identity, in ascending order; None for prompts that say nothing.
+    """
+
+    images: torch.Tensor
+    labels: list[int]
+    side: torch.Tensor | None
+    words: list[str] | None
+
+
+def load_training_set(run: Run, clip: Backbone) -> TrainingSet:
+    """Decode the run's training images as its backbone wants them.
+
+    Args:
+        run: whose manifest names the images.
+        clip: its backbone, whose input size and side information they get.
+
+    Raises:
+        UserError: an image cannot be read; the data set says nothing that ``shared`` or ``fixed`` prompts could say.
+    """
+    train = run.manifest.train
+    images = torch.from_numpy(run.photographs.load(train, clip.image_size))
+    words = _words(run, run.params.prompt_form) if run.params.learns_prompts else None
+    return TrainingSet(images, train["identity"].tolist(), clip.side_rows(train), words)
+
+
+def prompt_settings(run: Run) -> PromptSettings:
+    """Return the run's settings of stage 2a. No null is left in a run's params."""
+    params = run.params
+    return PromptSettings(
+        epochs=cast(int, params.prompt_epochs),
+        lr=cast(float, params.prompt_lr),
+        warm_up=recipe_of(params.model).prompt_warm_up,
+        batch_size=cast(int, params.batch_size),
+        num_prompts=params.num_prompts,
+        prompt_dim=params.prompt_dim,
+        form=params.prompt_form,
+        loss=params.prompt_loss,
+        logits=params.prompt_logits,
+        seed=params.seed,
+    )
+
+
+def encoder_settings(run: Run) -> EncoderSettings:
+    """Return the run's settings of stages 1 and 2b. No null is left in a run's params."""
+    params, recipe = run.params, recipe_of(run.params.model)
+    return EncoderSettings(
+        epochs=cast(int, params.encoder_epochs),
+        lr=cast(float, params.encoder_lr),
+        head_lr=cast(float, params.head_lr),
+        warm_start=recipe.warm_start,
+        steps=recipe.steps,
+        batch_size=cast(int, params.batch_size),
+        images_per_identity=params.images_per_identity,
+        weight_decay=cast(float, params.weight_decay),
+        bias_factor=recipe.bias_factor,
+        accumulate=params.accumulate,
+        checkpointing=params.checkpointing,
+        precision=params.precision,
+        seed=params.seed,
+    )
+
+
+def loss_terms(run: Run, clip: Backbone) -> dict[str, Term]:
+    """Return the loss terms of the run's variant, with the weights of its params.
+
+    ============== ============= ======= ==========================================
+    variant        identity CE   triplet text
+    ============== ============= ======= ==========================================
+    classifier     yes           no      no
+    clipid_no_text yes           yes     no
+    clipid         yes           yes     image-to-text CE to 2a's frozen anchors
+    inversion      yes           no      contrast with a sentence made of the image
+    ============== ============= ======= ==========================================
+
+    Args:
+        run: the run.
+        clip: its pretrained backbone, which turns the learned prompts into anchors.
+
+    Raises:
+        UserError: variant ``clipid`` finds no learned prompts, or prompts of other people or another backbone.
+    """
+    params = run.params
+    terms = {"identity": Term(cast(float, params.id_weight), IdentityLoss(params.label_smoothing))}
+    if params.variant in TRIPLET:
+        terms["triplet"] = Term(params.triplet_weight, TripletLoss(params.triplet_margin))
+    if params.variant == "clipid":
+        anchors = load_prompts(run, clip).anchors(clip)  # (identities, embed_dim), frozen
+        loss = AnchorLoss(anchors, clip.logit_scale, params.text_logits, params.label_smoothing)
+        terms["image_to_text"] = Term(params.text_weight, loss)
+    if params.variant == "inversion":
+        terms["inversion"] = Term(params.text_weight, InversionLoss(params.text_logits))
+    return terms
+
+
+def keep_prompts(run: Run) -> Keep:
+    """Say where stage 2a keeps its log and resume state."""
+    return Keep(run.logs / "prompts.csv", run.models / "prompts.resume.pt", f"{run.params.run_id} {run.manifest.sha}")
+
+
+def keep_encoder(run: Run, clip: Backbone) -> Keep:
+    """Say where stages 1 and 2b keep their log and resume state, which belongs to one number format."""
+    number = number_format(run.params.precision, clip.device.type)
+    key = f"{run.params.run_id} {run.manifest.sha} {_prompts_sha(run)} {number}"
+    return Keep(run.logs / "encoder.csv", run.models / "encoder.resume.pt", key)
+
+
+def save_prompts(run: Run, clip: Backbone, bank: PromptBank) -> None:
+    """Write ``prompts.safetensors``, which says for whom and for which backbone the prompts were learned.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    params = run.params
+    facts = {
+        "kind": "prompts",
+        **backbone.describe(clip),
+        "identities": bank.identities,
+        "prompt_form": params.prompt_form,
+        "sentences": bank.texts,
+        "token_ids": bank.sentences.tokens.tolist(),
+        "num_prompts": params.num_prompts,
+        "prompt_dim": params.prompt_dim,
+        **run.facts(),
+    }
+    checkpoints.save(run.models / "prompts.safetensors", bank.state_dict(), facts)
+
+
+def load_prompts(run: Run, clip: Backbone) -> PromptBank:
+    """Load the prompts stage 2b is to be trained towards, checked against this run's people and backbone.
+
+    Raises:
+        UserError: there are none, or they were learned for other people or another backbone.
+    """
+    if not run.prompts.exists():
+        raise UserError(f"{run.prompts}: no learned prompts there; run notebook 02 with the same params first")
+    tensors, facts = checkpoints.load(run.prompts, "prompts")
+    people = sorted(run.manifest.train["identity"].unique().tolist())
+    wanted = {**backbone.describe(clip), "resize": run.params.resize, "identities": people}
+    checkpoints.require(run.prompts, facts, wanted)
+    form = facts["prompt_form"]
+    bank = PromptBank(clip, people, facts["num_prompts"], facts["prompt_dim"], form, _words(run, form))
+    checkpoints.require(run.prompts, facts, {"sentences": bank.texts})
+    bank.load_state_dict(tensors)
+    return bank.requires_grad_(False).to(clip.device)
+
+
+def save_encoder(run: Run, clip: Backbone, model: ClipidModel, terms: dict[str, Term]) -> None:
+    """Write ``encoder.safetensors``: image tower, heads, and the network of variant ``inversion``.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    parts = {"visual": clip.clip.visual, "head": model.head, "head_proj": model.head_proj}
+    for term in terms.values():
+        if isinstance(term.loss, InversionLoss):
+            parts["inversion"] = term.loss.reader.network
+    tensors = {f"{part}.{name}": value for part, each in parts.items() for name, value in each.state_dict().items()}
+    facts = {
+        "kind": "encoder",
+        **backbone.describe(clip),
+        "identities": sorted(run.manifest.train["identity"].unique().tolist()),
+        "variant": run.params.variant,
+        "prompts_sha": _prompts_sha(run),
+        "number_format": str(number_format(run.params.precision, clip.device.type)).removeprefix("torch."),
+        **run.facts(),
+    }
+    checkpoints.save(run.models / "encoder.safetensors", tensors, facts)
+
+
+def validation(run: Run, clip: Backbone) -> Callable[[ClipidModel], dict[str, float]] | None:
+    """Return what scores the held-out images after each epoch; None where none are held out.
+
+    Of people nobody trains on (``identity_disjoint``) it is retrieval, by the protocol's own draws. Of one image
+    per training person (``published``) it is the share that the classifier on ``f`` names right, as in the papers
+    that hold them out; it says nothing about people nobody trained on.
+    """
+    held_out = run.manifest.validation
+    if held_out.empty:
+        return None
+    pixels = torch.from_numpy(run.photographs.load(held_out, clip.image_size))
+    side = clip.side_rows(held_out)
+    identities = sorted(run.manifest.train["identity"].unique().tolist())
+    rows = torch.tensor([identities.index(i) if i in identities else -1 for i in held_out["identity"]])
+
+    def retrieval(_: ClipidModel) -> dict[str, float]:
+        embeddings = Embeddings(held_out["path"].tolist(), encode(clip, pixels, side).embedding)
+        scores = evaluation.evaluate(embeddings, run.manifest, "validation").summary()
+        return {"validation_rank1": scores["rank1"], "validation_map": scores["map"]}
+
+    @torch.no_grad()
+    def accuracy(model: ClipidModel) -> dict[str, float]:
+        named = model.head(encode(clip, pixels, side).f.to(clip.device)).argmax(dim=1).cpu()
+        return {"validation_accuracy": float((named == rows).float().mean())}
+
+    return retrieval if run.manifest.validates_people else accuracy
+
+
+def _words(run: Run, form: str) -> list[str] | None:
+    train = run.manifest.train
+    people = sorted(train["identity"].unique().tolist())
+    return None if form == "learned" else describe_people(train, people, run.params.dataset)
+
+
+def _prompts_sha(run: Run) -> str | None:
+    return file_sha(run.prompts) if run.params.variant == "clipid" else None

@@ -1,0 +1,36 @@
+"""The library without runs: what the README of the library shows works on a folder of images."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_the_script_of_the_readme_trains_and_ranks(tmp_path, hands):
+    text = (ROOT / "clipreid_lib" / "README.md").read_text(encoding="utf-8")
+    script = re.search(r"```python\n(# Stages 2a and 2b.*?)```", text, re.DOTALL).group(1)
+    assert len(script.splitlines()) <= 25
+    assert not re.search(r"clipreid_lib\.(params|runs)|outputs", script)
+    from clipreid_lib.data.datasets import load_images
+
+    table = load_images("11k", hands, "dorsal_r")
+    for row in table.itertuples():
+        place = tmp_path / "photos" / f"person {row.identity}"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.open(hands / row.path).save(place / Path(row.path).name)
+    query = next((tmp_path / "photos").glob("*/*.jpg"))
+    Image.open(query).save(tmp_path / "query.jpg", quality=60)
+    place = tmp_path / "script.py"
+    place.write_text(script, encoding="utf-8")
+    done = subprocess.run([sys.executable, str(place)], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert f"{query.parent.name}/" in done.stdout.splitlines()[-5]  # the most similar image is the query's own
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "photos",
+        "query.jpg",
+        "script.py",
+    ]  # it has left nothing
