@@ -12,8 +12,8 @@ import torch
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.data import protocols
 from clipreid_lib.data.datasets import load_images
-from clipreid_lib.runs import across, stages
-from clipreid_lib.scores import assessment, comparison, eligibility, leaderboard, open_set, results, subgroups
+from clipreid_lib.runs import across, embeddings, stages
+from clipreid_lib.scores import assessment, comparison, finished_run, leaderboard, open_set, score_names, subgroups
 from clipreid_lib.scores.evaluation import evaluate
 from clipreid_lib.scores.features import Embeddings
 from clipreid_lib.scores.verification import pairs
@@ -45,7 +45,7 @@ def knowing(manifest, noise: float, seed: int = 0) -> Embeddings:
 def test_perfect_and_noisy_embeddings(manifest):
     found = assessment.assess({"image": knowing(manifest, 0), "noise": knowing(manifest, 9)}, manifest)
     assert list(found.scores) == ["image", "image, re-ranked", "image, expanded", "noise"]
-    numbers = found.numbers()
+    numbers = found.numbers
     assert numbers["rank1"] == numbers["map"] == numbers["rank1_high"] == 1 and numbers["eer"] == 0
     people = manifest.test["identity"].nunique()
     assert numbers["rank1_low"] == pytest.approx(0.025 ** (1 / people))  # nobody failed, and yet nothing is certain
@@ -53,9 +53,11 @@ def test_perfect_and_noisy_embeddings(manifest):
     assert numbers["genuine_pairs"] + numbers["impostor_pairs"] == len(found.pairs.table)
     assert "not measurable" in numbers["tpr_at_fpr_0.0001"]
     json.dumps(numbers)  # travels as it is
-    shown = assessment.by_protocol({"common": found})
+    shown = assessment.tabulate_protocols({"common": found})
     assert shown.loc["rank-1", "common"] == f"100.0 ± 0.0 [{100 * numbers['rank1_low']:.1f}, 100.0]"
-    assert "of 100,000 impostor pairs" in assessment.error_rates({"common": found}).loc["TPR at FPR 0.0001", "common"]
+    assert (
+        "of 100,000 impostor pairs" in assessment.tabulate_errors({"common": found}).loc["TPR at FPR 0.0001", "common"]
+    )
 
 
 def test_each_pair_counts_once_whoever_asks(manifest):
@@ -95,23 +97,23 @@ def test_subgroups_count_people_and_keep_silent_below_ten(manifest):
             mine = scores.per_query[scores.per_query["path"].isin(test.loc[test["gender"] == gender, "path"])]
             assert row["rank1"] == pytest.approx((mine["first_hit"] == 1).mean())
             assert row["rank1_low"] <= row["rank1"] <= row["rank1_high"]
-    shown = subgroups.in_words(found)
+    shown = subgroups.format_groups(found)
     assert (shown.loc[found["rank1"].isna(), "rank-1"] == "").all() and shown.columns[-2:].tolist() == ["FPR", "FNR"]
     assert found.loc["images of the person"].index.tolist() == ["up to 5"] and "skin colour" in found.index
     bare = manifest.images.drop(columns=["gender", "age", "skin_color", "nail_polish", "irregularities"])
     assert len(subgroups.by_attribute(scores, compared, type(manifest)(bare))) == 1
-    hardest = subgroups.hardest(scores, 3)
+    hardest = subgroups.find_hardest(scores.per_query, 3)
     lowest = scores.per_query.groupby("identity")["average_precision"].mean().sort_values().head(3)
     assert hardest["mAP"].tolist() == pytest.approx((100 * lowest).round(1).tolist())
 
 
 def test_paired_comparison_of_embeddings(manifest):
     good, poor = (evaluate(knowing(manifest, noise), manifest) for noise in (0.8, 2.5))
-    told = comparison.against(good, {"poor": poor.per_query, "itself": good.per_query})
+    told = comparison.compare(good.per_query, {"poor": poor.per_query, "itself": good.per_query})
     assert told.loc["over poor", "rank-1"].startswith("+") and float(told.loc["over poor", "p (mAP)"]) < 0.01
     assert told.loc["over itself", "mAP"] == "+0.0 [+0.0, +0.0]" and told.loc["over itself", "p (mAP)"] == "1.0000"
     with pytest.raises(UserError, match="other: was tested on other queries"):
-        comparison.against(good, {"other": poor.per_query.iloc[:-1]})
+        comparison.compare(good.per_query, {"other": poor.per_query.iloc[:-1]})
 
 
 def test_a_gallery_of_one_person_is_refused(manifest):
@@ -124,22 +126,25 @@ def test_a_gallery_of_one_person_is_refused(manifest):
 
 def test_eligible_protocols_test_nobody_who_was_trained_on(open_run):
     run = open_run(variant="classifier", protocol="own", demo_people=12)
-    fit, unfit = eligibility.manifests(run)
+    fit, unfit = choose_protocols(run)
     assert list(fit)[0] == "own" and {"mba", "cross_session"} <= set(fit) and "given" in unfit
     trained = set(run.manifest.train["subject"])
     assert all(not trained & set(each.test["subject"]) for each in fit.values())
     for name in fit:  # what a protocol of its own would have drawn
         alone = protocols.build(run.table, name, "dorsal_r", seed=0, validation="none", draws=2)
         assert name == "own" or alone.sha == fit[name].sha
-    assert set(eligibility.images(fit)["path"]) >= set(run.manifest.test["path"])
-    said = eligibility.summary(fit, unfit)
-    assert said.loc["given", ""].startswith("left out: ") and "queries" in said.loc["mba", ""]
+    counts = assessment.count_test(fit["mba"])
+    assert counts["queries"] == len(fit["mba"].draw(0)[0]) and 0 < counts["distractors"] < counts["gallery"]
+
+
+def choose_protocols(run):
+    return assessment.choose_protocols(run.table, run.manifest, run.params, run.seen_people)
 
 
 def test_people_trained_on_keep_a_protocol_out(open_run, monkeypatch):
     run = open_run(variant="classifier", protocol="own", demo_people=12)
     monkeypatch.setattr(type(run), "seen_people", property(lambda _: set(run.table["identity"])))
-    _, unfit = eligibility.manifests(run)
+    _, unfit = choose_protocols(run)
     assert "of its test people were trained on or chosen by" in unfit["mba"]
     monkeypatch.undo()
     assert open_run(variant="frozen").seen_people == set()  # who trains nothing has seen nobody
@@ -168,7 +173,7 @@ def test_across_aspects(open_run, tmp_path):
     table = pd.read_csv(tmp_path / "across.csv", keep_default_na=False)
     assert len(table) == 4 and (table["left_out"] == "").all()
     assert (tmp_path / "across_rank1.png").stat().st_size > 0 and "demo palmar_r, frozen" in said
-    square = across.square(table)
+    square = across.arrange(table)
     assert square.shape == (2, 2) and square.notna().all(axis=None)
     mine = table[(table["aspect"] == "dorsal_r") & (table["tested_aspect"] == "dorsal_r")].iloc[0]
     assert square.loc["demo dorsal_r, frozen", "demo dorsal_r"] == pytest.approx(100 * float(mine["rank1"]))
@@ -183,7 +188,7 @@ def test_across_refuses_leaks_and_mistakes(open_run, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no evaluated run of protocol common"):
         across.open_runs([], tmp_path / "empty")
     with pytest.raises(UserError, match="--on hd: write NAME=FOLDER"):
-        across.targets([run], ["hd"])
+        across.list_targets([run], ["hd"])
 
 
 def test_across_knows_people_of_folders_by_name(open_run):
@@ -197,15 +202,15 @@ def test_across_knows_people_of_folders_by_name(open_run):
     class Tested:
         test = pd.DataFrame({"subject": [1, 2]})
 
-    assert across._leaked(Folder, across.Target("folder", "two", other, Tested, "hand")) == {"ann"}
-    assert across._leaked(Folder, across.Target("11k", "two", other, Tested, "hand")) == set()
+    assert across._find_leaked(Folder, across.Target("folder", "two", other, Tested, "hand")) == {"ann"}
+    assert across._find_leaked(Folder, across.Target("11k", "two", other, Tested, "hand")) == set()
 
 
 def test_only_seeds_are_averaged_in_the_matrix():
     row = {"dataset": "demo", "aspect": "a", "variant": "clipid", "model": "m", "experiment": "x", "left_out": ""}
     row |= {"tested_dataset": "demo", "tested_aspect": "b"}
     rows = [("2a", 0, 0.4), ("2b", 0, 0.8), ("2b", 1, 0.9)]
-    square = across.square(pd.DataFrame([row | {"stage": t, "seed": s, "rank1": r} for t, s, r in rows]))
+    square = across.arrange(pd.DataFrame([row | {"stage": t, "seed": s, "rank1": r} for t, s, r in rows]))
     assert square["demo b"].tolist() == pytest.approx([40, 85])
 
 
@@ -213,21 +218,21 @@ def test_damaged_and_older_results_of_other_runs_are_passed_over(tmp_path):
     for number, text in enumerate(("", "[1]", "{}", '{"rank1": 1}')):
         (tmp_path / str(number)).mkdir()
         (tmp_path / str(number) / "metrics.json").write_text(text)
-        assert leaderboard.read_metrics(tmp_path / str(number)) is None
-    (tmp_path / "per_query.csv").write_text("path,identity\n")
-    assert comparison._per_query(tmp_path / "per_query.csv", "own") is None
+        assert finished_run.read_metrics(tmp_path / str(number)) is None
+    assert finished_run.find_runs(sorted(tmp_path.glob("*"))) == []
+    assert comparison.find_comparable(tmp_path / "0", "sha") == {}
 
 
 def test_one_draw_has_no_spread(manifest):
     one = evaluate(knowing(manifest, 1), type(manifest)(manifest.images.drop(columns=["draw_1", "draw_2"])))
     assert one.summary()["rank1_std"] is None
-    assert "±" not in results.side_by_side({"one": one}).to_string()
+    assert "±" not in assessment.tabulate_rows({"one": one}).to_string()
 
 
 def test_mirrored_features_are_one_more_row_and_a_warning(open_run, capsys):
     plain, flipped = (open_run(variant="frozen", flip_test=flip) for flip in (False, True))
     assert plain.folder == flipped.folder  # a switch of the evaluation, not another run
-    made = stages.embed(flipped, stages.load_trained(flipped), flipped.manifest.test)
+    made = embeddings.embed(flipped, stages.load_trained(flipped), flipped.manifest.test)
     assert list(made) == ["image", "mirrored"] and not torch.equal(made["image"].values, made["mirrored"].values)
     assert "looks like a left hand" in capsys.readouterr().out
 
@@ -235,8 +240,8 @@ def test_mirrored_features_are_one_more_row_and_a_warning(open_run, capsys):
 def test_two_runs_that_finish_at_once_both_stand_in_the_leaderboard(tmp_path):
     code = """
 import sys, pathlib, time
-from clipreid_lib.scoring import leaderboard
-from clipreid_lib.files import write_json
+from clipreid_lib.scores import leaderboard
+from clipreid_lib.base.files import write_json
 outputs, name = pathlib.Path(sys.argv[1]), sys.argv[2]
 for number in range(15):
     scores = {"protocols": {"own": {"protocol": "own", "rank1": 0.5}}, "compared_sha": "x", "run": f"{name}{number}"}
@@ -251,9 +256,9 @@ for number in range(15):
 
 def test_the_leaderboard_has_a_row_per_protocol():
     metrics = {"experiment": "x", "rank1": 0.1, "protocols": {p: {"protocol": p, "rank1": s} for p, s in SCORED}}
-    board = leaderboard.rows(metrics, metrics)
+    board = leaderboard.list_rows(metrics, metrics)
     assert board["protocol"].tolist() == ["own", "mba"] * 2 and board["rank1"].tolist() == [0.5, 0.4] * 2
-    assert list(board) == leaderboard.COLUMNS and set(results.DEFINITIONS) >= {"map", "map_trapezoid", "eer"}
+    assert list(board) == leaderboard.COLUMNS and set(score_names.DEFINITIONS) >= {"map", "map_trapezoid", "eer"}
 
 
 SCORED = (("own", 0.5), ("mba", 0.4))

@@ -1,5 +1,6 @@
 import io
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -7,13 +8,14 @@ from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
 from small_rankings import draw_pictures, random_ranking
 
+from clipreid_lib.data.photographs import Photographs
 from clipreid_lib.pages import browser, overlays, retrieval
 from clipreid_lib.pages.ranking import Ranking
 from clipreid_lib.runs import stages
 
 
 @pytest.fixture
-def browsing(open_run, tmp_path, monkeypatch):
+def browsing(open_run, tmp_path):
     """A browser over twelve made-up queries, before and after, of two genders."""
     before, after = (random_ranking(seed=seed) for seed in (0, 1))
     query = before.query.assign(gender=["female", "male"] * 6)
@@ -22,10 +24,8 @@ def browsing(open_run, tmp_path, monkeypatch):
         "now": Ranking(query, after.gallery, after.similarity),
     }
     draw_pictures(tmp_path, query, before.gallery)
-    run = open_run(variant="frozen")
-    run.manifest  # noqa: B018  made from the run's own images, before the made-up ones take their place
-    monkeypatch.setitem(run.__dict__, "data_root", tmp_path)
-    return browser.Browser(run, stages.pretrained(run), named)
+    encoder = stages.load_pretrained(open_run(variant="frozen"))
+    return browser.Browser(named, encoder, Photographs(tmp_path), query, encoder, seed=0, top=8)
 
 
 def size(browsing) -> tuple[int, int]:
@@ -33,25 +33,25 @@ def size(browsing) -> tuple[int, int]:
 
 
 def test_it_opens_with_the_hardest_queries(browsing):
-    assert browsing.shown == browsing.ranking.hardest(4).tolist()
-    assert browsing.said.value == "1 to 4 of 12 queries"
+    assert browsing.visible == browsing.ranking.hardest(4).tolist()
+    assert browsing.status.value == "1 to 4 of 12 queries"
 
 
 def test_it_steps_forth_and_back_and_stops_at_both_ends(browsing):
-    forth, back = browsing.controls["on"], browsing.controls["back"]
+    forth, back = browsing.buttons["on"], browsing.buttons["back"]
     first = browsing.picture.value
-    seen = [browsing.shown]
+    seen = [browsing.visible]
     for _ in range(2):
         forth.click()
-        seen.append(browsing.shown)
+        seen.append(browsing.visible)
     assert np.concatenate(seen).tolist() == browsing.ranking.hardest(12).tolist()
     forth.click()
-    assert browsing.shown == seen[-1] and browsing.said.value == "9 to 12 of 12 queries"
+    assert browsing.visible == seen[-1] and browsing.status.value == "9 to 12 of 12 queries"
     back.click()
-    assert browsing.shown == seen[1]
+    assert browsing.visible == seen[1]
     for _ in range(9):
         back.click()
-    assert browsing.shown == seen[0] and browsing.picture.value == first
+    assert browsing.visible == seen[0] and browsing.picture.value == first
 
 
 def test_every_choice_chooses(browsing):
@@ -76,43 +76,43 @@ def test_k_and_stage_change_the_picture(browsing):
     one_stage = browsing.picture.value
     browsing.controls["stage"].value = "stage 0"
     assert browsing.picture.value != one_stage
-    assert browsing.shown == browsing.named["stage 0"].hardest(4).tolist()  # the hardest for what is shown
+    assert browsing.visible == browsing.named["stage 0"].hardest(4).tolist()  # the hardest for what is shown
     browsing.controls["stage"].value = browser.EVERY_STAGE
-    assert len(browsing.shown) == 1 and browsing.said.value == "1 of 12 queries"
+    assert len(browsing.visible) == 1 and browsing.status.value == "1 of 12 queries"
 
 
 def test_a_query_by_name_and_a_name_that_does_not_exist(browsing):
     browsing.controls["name"].value = "q7.jpg"
-    assert browsing.shown == [7]
+    assert browsing.visible == [7]
     picture = browsing.picture.value
     browsing.controls["name"].value = "q7.jpeg"
-    assert "none of 12 is called 'q7.jpeg'; nearest: " in browsing.said.value and "q7.jpg" in browsing.said.value
+    assert "none of 12 is called 'q7.jpeg'; nearest: " in browsing.status.value and "q7.jpg" in browsing.status.value
     assert browsing.picture.value == picture
-    browsing.controls["on"].click()  # stays where it is, and says so again
-    assert "none of 12" in browsing.said.value and browsing.picture.value == picture
+    browsing.buttons["on"].click()  # stays where it is, and says so again
+    assert "none of 12" in browsing.status.value and browsing.picture.value == picture
 
 
 def test_it_shows_where_the_model_looks(browsing, monkeypatch):
     asked = []
 
-    def pair(run, trained, ranking, query, rank):
+    def draw_pair(clip, photographs, ranking, query, rank):
         asked.append((query, rank))
         return Image.new("RGB", (40, 40))
 
-    monkeypatch.setattr(overlays, "pair", pair)
+    monkeypatch.setattr(overlays, "draw_pair", draw_pair)
     browsing.controls["look"].value = 3
     assert asked == [(browsing.ranking.hardest(1)[0], 3)] and size(browsing) == (20, 20)
 
 
 def test_a_sentence_shows_its_nearest_images_until_it_is_taken_away(browsing, monkeypatch):
-    def ask(run, trained, images, sentence, top):
+    def ask(encoder, images, sentence, top):
         assert sentence == "a hand" and top == browsing.controls["k"].value
         return browsing.ranking.gallery.head(top).assign(score=0.5)
 
     monkeypatch.setattr(retrieval, "ask", ask)
     before = browsing.picture.value
     browsing.controls["sentence"].value = " a hand "
-    assert browsing.said.value.startswith("by the encoder before any training") and browsing.picture.value != before
+    assert browsing.status.value.startswith("by the encoder before any training") and browsing.picture.value != before
     browsing.controls["sentence"].value = ""
     assert browsing.picture.value == before
 
@@ -135,10 +135,15 @@ def kernel(monkeypatch):
 
 
 def test_without_a_person_or_ipywidgets_it_is_a_sheet(browsing, kernel, monkeypatch):
-    given = browsing.run, browsing.trained, browsing.named
-    assert browser.browse(*given) is not None and not isinstance(browser.browse(*given), Image.Image)
+    given = partial(
+        browser.browse,
+        *(browsing.named, browsing.encoder, browsing.photographs),
+        images=browsing.images,
+        before=browsing.before,
+    )
+    assert given() is not None and not isinstance(given(), Image.Image)
     kernel.allow = False
-    assert isinstance(browser.browse(*given), Image.Image)
+    assert isinstance(given(), Image.Image)
     kernel.allow = True
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
-    assert isinstance(browser.browse(*given), Image.Image)
+    assert isinstance(given(), Image.Image)

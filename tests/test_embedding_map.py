@@ -19,9 +19,9 @@ def people():
 @pytest.mark.parametrize("method", embedding_map.METHODS)
 def test_people_stay_together(people, method):
     embeddings, ids = people
-    points = embedding_map.flatten(embeddings, method)
+    points = embedding_map.lay_out(embeddings, method)
     assert points.shape == (96, 2) and np.isfinite(points).all()
-    assert np.array_equal(points, embedding_map.flatten(embeddings, method))
+    assert np.array_equal(points, embedding_map.lay_out(embeddings, method))
     if method == "tsne":  # two principal components cannot keep twelve people apart
         apart = np.linalg.norm(points[:, None] - points[None], axis=2) + np.eye(96) * 1e9
         assert (ids[apart.argmin(axis=1)] == ids).mean() > 0.95
@@ -30,24 +30,24 @@ def test_people_stay_together(people, method):
 def test_a_panel_per_column_and_at_most_ten_colours(people):
     embeddings, ids = people
     images = pd.DataFrame({"identity": ids, "gender": np.where(ids % 2, "$male$", None)})
-    layouts = {name: embedding_map.flatten(embeddings, "pca") for name in ("one", "two")}
-    figure = embedding_map.draw(
+    layouts = {name: embedding_map.lay_out(embeddings, "pca") for name in ("one", "two")}
+    figure = embedding_map.draw_maps(
         layouts, images.assign(session=pd.array([1, None] * 48, "Int64")), ["identity", "gender"]
     )
     assert len(figure.axes) == 4 and figure.axes[2].get_ylabel() == "two"
-    figure = embedding_map.draw(layouts, images.assign(session=pd.array([1, None] * 48, "Int64")), ["session"])
+    figure = embedding_map.draw_maps(layouts, images.assign(session=pd.array([1, None] * 48, "Int64")), ["session"])
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["1", "unknown"]
-    figure = embedding_map.draw({"": layouts["one"]}, images, ["identity", "gender"])
+    figure = embedding_map.draw_maps({"": layouts["one"]}, images, ["identity", "gender"])
     legends = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in figure.axes]
     assert len(legends[0]) == 10 and legends[1] == [r"\$male\$", "unknown"]
 
 
 def test_columns_that_vary_are_worth_a_panel():
     images = pd.DataFrame({"identity": [1, 2], "gender": ["female", "female"], "session": [0, 1]})
-    assert embedding_map.columns(images) == ["identity", "session"]
-    assert embedding_map.columns(images[["identity", "gender"]]) == ["identity"]
+    assert embedding_map.choose_columns(images) == ["identity", "session"]
+    assert embedding_map.choose_columns(images[["identity", "gender"]]) == ["identity"]
     more = images.assign(aspect=["dorsal", "palmar"], skin_color=["dark", "fair"])
-    assert embedding_map.columns(more) == ["identity", "aspect", "skin_color"]
+    assert embedding_map.choose_columns(more) == ["identity", "aspect", "skin_color"]
 
 
 def test_an_anchor_that_points_to_its_people_lies_beside_them():
@@ -69,6 +69,6 @@ def test_an_anchor_that_points_to_its_people_lies_beside_them():
 
 def test_mistakes_are_named(people):
     with pytest.raises(UserError, match="method: 'umap' is unknown; allowed: pca, tsne"):
-        embedding_map.flatten(people[0], "umap")
+        embedding_map.lay_out(people[0], "umap")
     with pytest.raises(UserError, match="2 images; at least three"):
-        embedding_map.flatten(Embeddings(["a", "b"], torch.eye(2)), "pca")
+        embedding_map.lay_out(Embeddings(["a", "b"], torch.eye(2)), "pca")

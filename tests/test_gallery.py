@@ -6,7 +6,7 @@ from PIL import Image, ImageColor
 from sklearn.metrics import average_precision_score
 from small_rankings import random_ranking, table
 
-from clipreid_lib.pages.gallery import sheet
+from clipreid_lib.pages.gallery import draw_queries
 from clipreid_lib.pages.ranking import Ranking
 from clipreid_lib.pages.style import MISSED, RIGHT, WRONG
 from clipreid_lib.pages.thumbnails import draw_tile
@@ -115,28 +115,28 @@ def frames(image):
 
 def test_sheet_marks_right_wrong_and_the_match_that_came_late(small):
     ranking, root = small
-    assert frames(sheet(ranking, root, [0], top=1)) == {RIGHT}
-    assert frames(sheet(ranking, root, [1], top=1)) == {WRONG, MISSED}
-    assert frames(sheet(ranking, root, [1], top=3)) == {WRONG, RIGHT}
-    assert frames(sheet(ranking, root, [0, 2], top=3)) == {WRONG, RIGHT, MISSED}
+    assert frames(draw_queries(ranking, root, [0], top=1)) == {RIGHT}
+    assert frames(draw_queries(ranking, root, [1], top=1)) == {WRONG, MISSED}
+    assert frames(draw_queries(ranking, root, [1], top=3)) == {WRONG, RIGHT}
+    assert frames(draw_queries(ranking, root, [0, 2], top=3)) == {WRONG, RIGHT, MISSED}
 
 
 def test_sheet_is_as_wide_as_what_it_shows(small):
     ranking, root = small
-    widths = [sheet(ranking, root, [1], top=top).width for top in (1, 2, 3, 4, 50)]
+    widths = [draw_queries(ranking, root, [1], top=top).width for top in (1, 2, 3, 4, 50)]
     assert widths[0] < widths[1] == widths[2] < widths[3] == widths[4]  # top 2 + the late match = top 3 without
 
 
 def test_sheet_rows_follow_the_queries_given(small):
     ranking, root = small
-    both, swapped = (np.asarray(sheet(ranking, root, order, top=4)) for order in ([0, 1], [1, 0]))
-    first = np.asarray(sheet(ranking, root, [0], top=4))
+    both, swapped = (np.asarray(draw_queries(ranking, root, order, top=4)) for order in ([0, 1], [1, 0]))
+    first = np.asarray(draw_queries(ranking, root, [0], top=4))
     assert (both[: len(first)] == first).all() and (swapped[: len(first)] != first).any()
 
 
 def test_a_title_makes_room_for_itself_and_a_long_one_is_cut(small):
     ranking, root = small
-    plain, titled = sheet(ranking, root, [0]), sheet(ranking, root, [0], title="a long title " * 50)
+    plain, titled = draw_queries(ranking, root, [0]), draw_queries(ranking, root, [0], title="a long title " * 50)
     assert titled.width == plain.width and titled.height > plain.height
 
 
@@ -152,7 +152,7 @@ def test_a_title_makes_room_for_itself_and_a_long_one_is_cut(small):
 def test_sheet_refuses_what_it_cannot_draw(small, queries, top, message):
     ranking, root = small
     with pytest.raises(ValueError, match=message):
-        sheet(ranking, root, queries, top=top)
+        draw_queries(ranking, root, queries, top=top)
 
 
 def test_right_and_wrong_differ_by_more_than_colour(tmp_path):

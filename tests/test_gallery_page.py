@@ -10,7 +10,7 @@ from small_rankings import draw_pictures, table
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.pages import gallery_page
-from clipreid_lib.pages.gallery import sheet
+from clipreid_lib.pages.gallery import draw_queries
 from clipreid_lib.pages.ranking import Ranking
 
 
@@ -165,7 +165,7 @@ def test_the_page_needs_no_network_and_says_when_it_needs_a_script(small):
 
 def test_files_that_cannot_be_opened_become_tiles_that_say_so(small):
     ranking, root = small
-    whole = np.asarray(sheet(ranking, root, [0, 1, 2]))
+    whole = np.asarray(draw_queries(ranking, root, [0, 1, 2]))
     (root / "q0.jpg").unlink()
     (root / "g1.jpg").write_bytes(b"no picture")
     (root / "g2.jpg").write_bytes((root / "g2.jpg").read_bytes()[:400])  # a download that broke off
@@ -176,7 +176,7 @@ def test_files_that_cannot_be_opened_become_tiles_that_say_so(small):
         "g2.jpg": "file unreadable",
     }
     assert not set(data["absent"]) & set(data["images"])
-    holed = np.asarray(sheet(ranking, root, [0, 1, 2]))
+    holed = np.asarray(draw_queries(ranking, root, [0, 1, 2]))
     assert holed.shape == whole.shape and (holed != whole).any()
 
 

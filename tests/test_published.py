@@ -39,17 +39,17 @@ def test_every_row_is_legal_and_has_a_source():
     ],
 )
 def test_conversion_to_the_standard_definition(aspect, queries, expected):
-    table = published.beside(ours(aspect=aspect, queries=queries)).set_index("method")
+    table = published.set_beside(ours(aspect=aspect, queries=queries)).set_index("method")
     for method, value in expected.items():
         assert table.loc[method, "mAP"] == pytest.approx(value) and table.loc[method, "converted"] == "mAP"
     mine = table.loc["ours: vitb16 clipid (2b)"]
-    frozen = published.beside(ours(aspect=aspect, queries=queries, variant="frozen", stage="frozen"))
+    frozen = published.set_beside(ours(aspect=aspect, queries=queries, variant="frozen", stage="frozen"))
     assert "ours: vitb16 frozen" in set(frozen["method"])
     assert mine["rank-1"] == 96 and mine["converted"] == "" and mine["source"] == "here"
 
 
 def test_conversion_on_hd_tells_the_training_data_apart():
-    table = published.beside(ours(dataset="hd", aspect="dorsal", queries=1992, gallery=1593))
+    table = published.set_beside(ours(dataset="hd", aspect="dorsal", queries=1992, gallery=1593))
     expected = {"MBA-Net": 95.96, "ABD-Net": 95.83, "GPA-Net": 95.52, "RGA-Net": 95.72}
     same = table[table["trained on"].eq("") & table["source"].ne("here")].set_index("method")
     assert same["mAP"].to_dict() == pytest.approx(expected)
@@ -65,18 +65,20 @@ def test_the_identity_holds_for_any_ranking_with_one_match_per_query():
 
 
 def test_only_the_same_protocol_and_the_same_counts_stand_beside():
-    own = published.beside(ours(protocol="own", gallery=71))
+    own = published.set_beside(ours(protocol="own", gallery=71))
     assert own["source"].str.contains("CLIP-FH|here").all() and len(own) == 7
     assert own.loc[own["source"].ne("here"), "converted"].eq("mAP (trapezoid)").all()
-    assert published.beside(ours(gallery=210)) is None
-    assert "971 queries and 290 gallery images, here are 971 and 210" in published.explained(ours(gallery=210))
-    assert published.beside(ours(dataset="demo")) is None and published.beside(ours()[:0]) is None
-    assert published.explained(ours(dataset="demo")) == "demo dorsal_r under mba: no published result known."
-    assert published.explained(ours()) == "11k dorsal_r under mba: 6 published results."
+    assert published.set_beside(ours(gallery=210)) is None
+    assert "971 queries and 290 gallery images, here are 971 and 210" in published.explain(ours(gallery=210))
+    assert published.set_beside(ours(dataset="demo")) is None and published.set_beside(ours()[:0]) is None
+    assert published.explain(ours(dataset="demo")) == "demo dorsal_r under mba: no published result known."
+    assert published.explain(ours()) == "11k dorsal_r under mba: 6 published results."
 
 
 def test_several_matches_per_query_cannot_be_converted():
-    market = published.beside(ours(dataset="market1501", aspect="body", protocol="given", queries=3368, gallery=15913))
+    market = published.set_beside(
+        ours(dataset="market1501", aspect="body", protocol="given", queries=3368, gallery=15913)
+    )
     theirs = market[market["source"] != "here"]
-    assert published.beside(ours(dataset="market1501", aspect="body", protocol="given", queries=40)) is None
+    assert published.set_beside(ours(dataset="market1501", aspect="body", protocol="given", queries=40)) is None
     assert len(theirs) == 5 and theirs["mAP (trapezoid)"].isna().all() and theirs["converted"].eq("").all()

@@ -19,8 +19,8 @@ from bs4 import BeautifulSoup
 
 from clipreid_lib import __main__ as command_line
 from clipreid_lib.base.errors import UserError
-from clipreid_lib.pages import model_card, notebook_pages, repeat_command, report
-from clipreid_lib.pages.layout import Facts, Section, Table, Words, render
+from clipreid_lib.pages import model_card, repeat_command, report, report_notebooks, report_run
+from clipreid_lib.pages.report_blocks import Facts, Section, Table, Words, render
 from clipreid_lib.params import read, schema
 
 EVIL = '<script>alert("1")</script>'
@@ -163,7 +163,7 @@ def test_the_command_makes_the_very_run(first, variant):
     folder = run_of(first, variant)
     command = section(page_of(folder / "report.html"), "How to repeat it").find("pre").get_text()
     assert given(command) == [folder.name]
-    assert repeat_command.composed(command) == [folder.name]
+    assert repeat_command.list_runs(command) == [folder.name]
 
 
 def given(command: str) -> list[str]:
@@ -186,24 +186,24 @@ def given(command: str) -> list[str]:
 )
 def test_the_command_survives_shell_and_yaml(values):
     mine = schema.validated(values)
-    assert given(repeat_command.of_run(mine)) == [mine.run_id]
-    assert given(repeat_command.of_run(schema.validated(mine.resolved().model_dump()))) == [mine.run_id]
+    assert given(repeat_command.repeat_run(mine)) == [mine.run_id]
+    assert given(repeat_command.repeat_run(schema.validated(mine.resolved().model_dump()))) == [mine.run_id]
 
 
 def test_a_grid_is_one_command_if_it_is_one():
     pairs = [(seed, variant) for seed in (0, 1) for variant in ("frozen", "clipid")]
     runs = [schema.validated({"seed": seed, "variant": variant, "experiment": "g"}) for seed, variant in pairs]
-    assert given(repeat_command.of_grid(runs)) == sorted(run.run_id for run in runs)
-    assert repeat_command.of_grid(runs[:3]) is None
+    assert given(repeat_command.repeat_grid(runs)) == sorted(run.run_id for run in runs)
+    assert repeat_command.repeat_grid(runs[:3]) is None
     odd = [schema.validated({"experiment": "g", "image_size": size}) for size in ("96", "96x48")]
-    assert given(repeat_command.of_grid(odd)) == sorted(run.run_id for run in odd)
+    assert given(repeat_command.repeat_grid(odd)) == sorted(run.run_id for run in odd)
 
 
 def test_places_outside_the_project_have_no_name():
     mine = schema.validated({"dataset": "folder", "aspect": "hand", "data_root": "/home/jane/hands", "experiment": "x"})
-    assert "jane" not in repeat_command.of_run(mine) and "data_root=PATH" in repeat_command.of_run(mine)
+    assert "jane" not in repeat_command.repeat_run(mine) and "data_root=PATH" in repeat_command.repeat_run(mine)
     inside = schema.validated({"data_root": str(schema.ROOT / "data" / "mine")})
-    assert "data_root=data/mine" in repeat_command.of_run(inside)
+    assert "data_root=data/mine" in repeat_command.repeat_run(inside)
 
 
 def test_nothing_leads_to_a_person_or_a_machine(first):
@@ -300,6 +300,15 @@ def test_damage_is_told_in_a_sentence(outputs):
     assert "04_evaluation.ipynb cannot be read" in said["Notebooks"]
     assert "Traceback" not in page.get_text() and str(outputs) not in page.get_text()
     assert "per_query.csv" in section(page_of(outputs / "reports" / "tiny.html"), "Rank-1 and mAP, drawn").get_text()
+
+
+def test_a_fault_of_ours_is_no_damaged_file(outputs, monkeypatch):
+    def broken(run):
+        return {}["of the library, and of no file"]
+
+    monkeypatch.setitem(report_run.SECTIONS, "Scores", broken)
+    with pytest.raises(KeyError, match="of the library, and of no file"):
+        reported(str(run_of(outputs, "frozen")))
 
 
 def test_answers_of_other_scores_are_not_shown(outputs):
@@ -408,7 +417,7 @@ def test_published_numbers_stand_beside_ours(outputs):
 def test_model_cards_differ_by_what_is_true(values, says, says_not):
     mine = schema.validated(values).resolved()
     metrics = {"identities": 20, "queries": 9, "gallery": 20, "draws": 10, "protocols": {mine.protocol: {}}}
-    card = model_card.facts(mine, metrics, {"train": (444, 50), "test": (9, 20)}, (3, 2))
+    card = model_card.fill_card(mine, metrics, {"train": (444, 50), "test": (9, 20)}, (3, 2))
     text = " ".join(card.values())
     assert len(card) == 8 and says in text and says_not not in text
     assert "20 test people are few" in text and "3 groups have a rate, 2 are too small" in text
@@ -416,7 +425,7 @@ def test_model_cards_differ_by_what_is_true(values, says, says_not):
 
 def test_licences_of_weights():
     def licence(**values):
-        return model_card.weights(schema.validated(values))[1]
+        return model_card.describe_weights(schema.validated(values))[1]
 
     assert licence().startswith("MIT, like this project's code")
     assert "surveillance and facial recognition out of scope" in licence(model="vitb16")
@@ -438,15 +447,15 @@ def test_an_exported_notebook_runs_nothing_and_is_not_made_again(tmp_path, look)
     ]
     path = tmp_path / "evil.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
-    page = notebook_pages.export(path)
+    page = report_notebooks.export(path)
     text = page.read_text()
     assert "kept" in text and "Title" in text and "secret" not in text and "alert" not in text
     assert "https://" not in text and "<script" not in text
     look(page)
     written = page.stat().st_mtime_ns
-    assert notebook_pages.export(path) == page and page.stat().st_mtime_ns == written
+    assert report_notebooks.export(path) == page and page.stat().st_mtime_ns == written
     os.utime(path, ns=(written + 10**9, written + 10**9))
-    notebook_pages.export(path)
+    report_notebooks.export(path)
     assert page.stat().st_mtime_ns != written
 
 

@@ -6,14 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from small_runs import finetune
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import write_json
-from clipreid_lib.method import encoder_finetune
 from clipreid_lib.pages import choices, gallery, gallery_page, overlays, retrieval
 from clipreid_lib.pages.browser import browse
 from clipreid_lib.pages.ranking import Ranking
-from clipreid_lib.runs import records, stages
+from clipreid_lib.runs import rankings, records, stages
 from clipreid_lib.runs.run import Run
 
 
@@ -30,66 +30,71 @@ def two():
 
 
 def test_queries_by_name(two):
-    assert choices.named(two[0], "x/b.jpg").tolist() == choices.named(two[0], "b.jpg").tolist() == [1]
+    assert choices.choose_named(two[0], "x/b.jpg").tolist() == choices.choose_named(two[0], "b.jpg").tolist() == [1]
     with pytest.raises(UserError, match=r"query: none of 4 is called 'b.jpeg'; nearest: .*b\.jpg"):
-        choices.named(two[0], "b.jpeg")
+        choices.choose_named(two[0], "b.jpeg")
 
 
 def test_queries_by_outcome(two):
     before, after = two
-    assert set(choices.wrong(before, 9)) == {0, 3} and set(choices.wrong(after, 9)) == {2, 3}
-    assert choices.largest_change(before, after, 5).tolist() == [0]
-    assert choices.largest_change(before, after, 5, falling=True).tolist() == [2]
-    assert choices.wrong(Ranking(before.query, before.gallery, np.eye(4)), 3).tolist() == []
-    assert sorted(choices.at_random(before, 9)) == [0, 1, 2, 3]
-    assert choices.at_random(before, 2, seed=1).tolist() == choices.at_random(before, 2, seed=1).tolist()
+    assert set(choices.choose_wrong(before, 9)) == {0, 3} and set(choices.choose_wrong(after, 9)) == {2, 3}
+    assert choices.choose_changed(before, after, 5).tolist() == [0]
+    assert choices.choose_changed(before, after, 5, falling=True).tolist() == [2]
+    assert choices.choose_wrong(Ranking(before.query, before.gallery, np.eye(4)), 3).tolist() == []
+    assert sorted(choices.choose_random(before, 9)) == [0, 1, 2, 3]
+    assert choices.choose_random(before, 2, seed=1).tolist() == choices.choose_random(before, 2, seed=1).tolist()
     other = Ranking(before.query.iloc[::-1], before.gallery, np.eye(4)[::-1])
     with pytest.raises(UserError, match="they answer other queries"):
-        choices.largest_change(before, other, 1)
+        choices.choose_changed(before, other, 1)
 
 
 def test_queries_by_group(two):
-    assert choices.of_group(two[1], "gender", "female").tolist() == [2, 0]  # the worst first
-    with pytest.raises(UserError, match="group: the queries have no column 'hair'; they have path, identity"):
-        choices.of_group(two[0], "hair", "red")
-    assert choices.of_group(two[1], "gender", "not given").tolist() == [3]
-    with pytest.raises(UserError, match="no query has gender 'x'; there are female, male"):
-        choices.of_group(two[0], "gender", "x")
+    assert choices.choose_group(two[1], "gender", "female").tolist() == [2, 0]  # the worst first
+    assert choices.choose_group(two[1], "gender", "not given").tolist() == [3]
 
 
 def test_before_and_after_draws_one_row_per_stage(two, tmp_path):
     named = dict(zip(("stage 0", "stage 2"), two, strict=True))
-    one = gallery.sheet(two[0], tmp_path, [0], top=3, title="stage 0")
-    both = gallery.before_and_after(named, tmp_path, 0, top=3)
-    assert both.height == sum(gallery.sheet(each, tmp_path, [0], top=3, title="x").height for each in two)
+    one = gallery.draw_queries(two[0], tmp_path, [0], top=3, title="stage 0")
+    both = gallery.draw_stages(named, tmp_path, 0, top=3)
+    assert both.height == sum(gallery.draw_queries(each, tmp_path, [0], top=3, title="x").height for each in two)
     assert both.width >= one.width
-    moved = retrieval.moved_most(named, tmp_path, top=3)
+    moved = gallery.draw_moved(named, tmp_path, top=3)
     assert moved.height > 1.5 * both.height  # the one that rose and the one that fell
-    assert retrieval.moved_most({"alone": two[0]}, tmp_path, top=3).height < both.height
+    assert gallery.draw_moved({"alone": two[0]}, tmp_path, top=3).height < both.height
     other = Ranking(two[0].query.iloc[::-1], two[0].gallery, np.eye(4)[::-1])
     with pytest.raises(ValueError, match="same queries"):
-        gallery.before_and_after({"a": two[0], "b": other}, tmp_path, 0)
+        gallery.draw_stages({"a": two[0], "b": other}, tmp_path, 0)
+
+
+def scored(compared_sha: str) -> dict:
+    """What a run's metrics.json says at least."""
+    own = {"rank1": 0.5, "map": 0.5, "compared_sha": compared_sha}
+    return {**own, "protocols": {"own": own}}
+
+
+def rank(run):
+    return rankings.rank_stages(run, stages.load_pretrained(run), stages.load_trained(run))
 
 
 def test_every_stage_at_hand_ranks_the_same_draw(open_run, tmp_path):
     first, second = (open_run(fresh=tmp_path, variant=variant) for variant in ("classifier", "clipid_no_text"))
     for run in (first, second):
-        encoder_finetune.finetune_encoder(run, stages.load_backbone(run))
-    alone = retrieval.rankings(second, stages.load_trained(second))
+        finetune(run)
+    alone = rank(second)
     assert list(alone) == ["stage 0, frozen", "this run, clipid_no_text"]
-    facts = {"protocols": {}, "compared_sha": first.manifest.compared_sha, "seed": 0}
-    write_json(first.folder / "metrics.json", facts)
-    named = retrieval.rankings(second, stages.load_trained(second))
+    write_json(first.folder / "metrics.json", scored(first.manifest.compared_sha))
+    named = rank(second)
     assert list(named) == ["stage 0, frozen", "stage 1, classifier", "this run, clipid_no_text"]
     assert len({tuple(ranking.query["path"]) for ranking in named.values()}) == 1
     scores = [ranking.similarity for ranking in named.values()]
     assert not np.allclose(scores[0], scores[1]) and not np.allclose(scores[1], scores[2])
-    assert list(retrieval.rankings(first, stages.load_trained(first))) == ["stage 0, frozen", "this run, classifier"]
+    assert list(rank(first)) == ["stage 0, frozen", "this run, classifier"]
 
 
 def test_only_a_classifier_of_the_same_backbone_and_draws_stands_before_a_run(open_run, tmp_path):
     mine = open_run(fresh=tmp_path, variant="clipid_no_text")
-    encoder_finetune.finetune_encoder(mine, stages.load_backbone(mine))
+    finetune(mine)
     others = [
         open_run(fresh=tmp_path, variant="frozen", experiment="a-classifier-x"),
         open_run(fresh=tmp_path, variant="classifier", last_stride=1),
@@ -97,22 +102,20 @@ def test_only_a_classifier_of_the_same_backbone_and_draws_stands_before_a_run(op
         open_run(fresh=tmp_path, variant="classifier", experiment="no_checkpoint"),
     ]
     for other in others:
-        facts = {"protocols": {}, "compared_sha": mine.manifest.compared_sha, "seed": 0}
-        write_json(other.folder / "metrics.json", facts)
+        write_json(other.folder / "metrics.json", scored(mine.manifest.compared_sha))
     broken = tmp_path / "runs" / "b-classifier-y"
-    write_json(broken / "metrics.json", facts)
+    write_json(broken / "metrics.json", scored(mine.manifest.compared_sha))
     (broken / "params.yaml").write_text("colour: red\n")  # of another version
-    named = retrieval.rankings(mine, stages.load_trained(mine))
+    named = rank(mine)
     assert list(named) == ["stage 0, frozen", "this run, clipid_no_text"]
 
 
 def test_an_image_gone_or_broken_since_the_evaluation_is_a_tile_that_says_so(open_run, hands, tmp_path):
     root = shutil.copytree(hands, tmp_path / "hands")
     run = open_run(fresh=tmp_path / "out", variant="frozen", dataset="11k", data_root=str(root), protocol="common")
-    trained = stages.load_trained(run)
+    encoder = stages.load_trained(run)
     images = run.manifest.images[run.manifest.images["draw_0"] != ""]
-    before = retrieval.rankings(run, trained)
-    *_, ranking = before.values()
+    *_, ranking = rank(run).values()
     for product in records.products(run.params, run.folder, "04_evaluation"):
         write_json(product, {"manifest_sha": run.manifest.sha})
     run.finish("04_evaluation")
@@ -122,14 +125,14 @@ def test_an_image_gone_or_broken_since_the_evaluation_is_a_tile_that_says_so(ope
 
     again = Run.at(run.folder)
     assert set(again.table["path"]) == set(run.table["path"]) and len(images)
-    *_, after = retrieval.rankings(again, trained).values()
+    *_, after = rankings.rank_stages(again, encoder, encoder).values()
     assert np.array_equal(after.similarity, ranking.similarity)
-    drawn = gallery.sheet(after, again.data_root, [0, 1], top=3)
-    assert drawn.size == gallery.sheet(ranking, hands, [0, 1], top=3).size
+    drawn = gallery.draw_queries(after, again.data_root, [0, 1], top=3)
+    assert drawn.size == gallery.draw_queries(ranking, hands, [0, 1], top=3).size
     told = json.loads(re.search('id="data">(.*?)</script>', write_page(after, root, tmp_path)).group(1))
     assert told["absent"] == {gone: "file missing", broken: "file unreadable"}
-    assert overlays.rows(again, trained, after, [0, 1]).width > 1000
-    assert isinstance(browse(again, trained, {"": after}), Image.Image)
+    assert overlays.draw_queries(encoder.backbone, again.photographs, after, [0, 1]).width > 1000
+    assert isinstance(browse({"": after}, encoder, again.photographs, images=again.table, before=encoder), Image.Image)
     (again.folder / "done" / "04_evaluation.json").unlink()  # what is to be scored must be whole
     with pytest.raises(UserError, match="1 of 128 images named in HandInfo.csv are absent"):
         Run.at(run.folder).manifest  # noqa: B018
@@ -141,28 +144,28 @@ def write_page(ranking, root, folder) -> str:
 
 def test_everybody_tested_is_on_the_map_in_all_aspects(open_run, monkeypatch):
     run = open_run(variant="frozen")
-    images = retrieval.tested_people(run)
+    images = rankings.list_tested(run)
     assert set(images["identity"]) == set(run.manifest.test["subject"])
     assert images["aspect"].nunique() == 4 and not images["path"].duplicated().any()
-    monkeypatch.setattr(retrieval, "MOST", 10)
-    few = retrieval.tested_people(run)
+    monkeypatch.setattr(rankings, "MOST", 10)
+    few = rankings.list_tested(run)
     assert len(few) == 10 and few["path"].iloc[[0, -1]].tolist() == images["path"].iloc[[0, -1]].tolist()
 
 
 def test_groups_are_what_tells_several_queries_apart(two):
     gender = ["female", "male", "female", "not given"]
-    assert choices.groups(two[0]) == {"gender": gender}
+    assert choices.list_groups(two[0]) == {"gender": gender}
     session = pd.array([1, None, 1, 1], "Int64")
     query = two[0].query.assign(age=range(4), camera=1, nail_polish=[True, False, False, True], session=session)
     ranking = Ranking(query.assign(gender=["female", "male", "female", ""]), two[0].gallery, np.eye(4))
-    assert choices.groups(ranking) == {
+    assert choices.list_groups(ranking) == {
         "gender": gender,
         "age": ["0", "1", "2", "3"],
         "nail_polish": ["yes", "no", "no", "yes"],
         "session": ["1", "not given", "1", "1"],
     }
-    assert sorted(choices.of_group(ranking, "session", 1)) == [0, 2, 3]
-    assert sorted(choices.of_group(ranking, "nail_polish", False)) == [1, 2]
+    assert sorted(choices.choose_group(ranking, "session", "1")) == [0, 2, 3]
+    assert sorted(choices.choose_group(ranking, "nail_polish", "no")) == [1, 2]
 
 
 def test_a_sentence_finds_what_it_says(open_run):
@@ -172,10 +175,10 @@ def test_a_sentence_finds_what_it_says(open_run):
         ("a photo of the back of a hand", "dorsal_r"),
         ("a photo of the palm of a hand", "palmar_r"),
     ):
-        found = retrieval.ask(run, stages.pretrained(run), images, sentence, top=10)
+        found = retrieval.ask(stages.load_pretrained(run), images, sentence, top=10)
         assert (found["aspect"] == aspect).mean() >= 0.8  # the small CLIP tells them apart nearly always
         assert found["score"].is_monotonic_decreasing and len(found) == 10
-    drawn = retrieval.strip(found, run.data_root, sentence)
+    drawn = gallery.draw_found(found, run.data_root, sentence)
     assert drawn.width > drawn.height
     with pytest.raises(UserError, match="sentence: is empty"):
-        retrieval.ask(run, stages.pretrained(run), images, "  ")
+        retrieval.ask(stages.load_pretrained(run), images, "  ")

@@ -7,21 +7,14 @@ import numpy as np
 import pandas as pd
 
 from clipreid_lib.base.errors import UserError
-from clipreid_lib.pages.ranking import Ranking, spoken
+from clipreid_lib.pages.ranking import Ranking, name_aspect
 
 GROUPS = ("gender", "age", "skin_color", "accessories", "nail_polish", "irregularities", "session", "camera", "aspect")
 MANY = 20  # values; what differs from nearly every image to the next is no group
 
 
-def named(ranking: Ranking, name: str) -> np.ndarray:
-    """Return the query with this path, or whose file name it is; several where folders repeat a file name.
-
-    Args:
-        ranking: one draw under an embedding.
-        name: a path as in the query table, or its last part.
-
-    Returns:
-        (n,) positions, in the table's order.
+def choose_named(ranking: Ranking, name: str) -> np.ndarray:
+    """Choose the query with this path, or whose file name it is; several where folders repeat a file name.
 
     Raises:
         UserError: no query is called that; the nearest names are offered.
@@ -35,42 +28,25 @@ def named(ranking: Ranking, name: str) -> np.ndarray:
     return np.array(found)
 
 
-def at_random(ranking: Ranking, n: int, seed: int = 0) -> np.ndarray:
-    """Return n queries drawn without replacement; all of them where there are fewer.
-
-    Args:
-        ranking: one draw under an embedding.
-        n: queries to draw.
-        seed: of the draw.
-
-    Returns:
-        (n,) positions, or (Q,).
-    """
+def choose_random(ranking: Ranking, n: int, seed: int = 0) -> np.ndarray:
+    """Choose n queries without replacement; all of them where there are fewer."""
     return np.random.default_rng(seed).permutation(len(ranking.query))[:n]
 
 
-def wrong(ranking: Ranking, n: int) -> np.ndarray:
-    """Return up to n queries whose first image is somebody else's, the worst first; empty where all are right.
-
-    Args:
-        ranking: one draw under an embedding.
-        n: queries to return, at most.
-
-    Returns:
-        At most (n,) positions.
-    """
+def choose_wrong(ranking: Ranking, n: int) -> np.ndarray:
+    """Choose up to n queries whose first image is somebody else's, the worst first; none where all are right."""
     worst = ranking.hardest(len(ranking.query))
     return worst[ranking.first_hit()[worst] > 1][:n]
 
 
-def largest_change(before: Ranking, after: Ranking, n: int, falling: bool = False) -> np.ndarray:
-    """Return the n queries whose average precision rose (or fell) most between two embeddings.
+def choose_changed(before: Ranking, after: Ranking, n: int, falling: bool = False) -> np.ndarray:
+    """Choose the n queries whose average precision rose (or fell) most between two embeddings.
 
     Args:
         before: a ranking under one embedding.
         after: of the same queries under another.
-        n: queries to return, at most.
-        falling: whether to return those that fell.
+        n: queries, at most.
+        falling: whether to choose those that fell.
 
     Returns:
         At most (n,) positions, the largest change first; none that stayed.
@@ -82,53 +58,24 @@ def largest_change(before: Ranking, after: Ranking, n: int, falling: bool = Fals
         raise UserError("rankings: they answer other queries; compare two embeddings under one draw")
     gain = after.average_precision() - before.average_precision()
     order = np.argsort(gain if falling else -gain, kind="stable")
-    moved = gain[order] < 0 if falling else gain[order] > 0
-    return order[moved][:n]
+    changed = gain[order] < 0 if falling else gain[order] > 0
+    return order[changed][:n]
 
 
-def moved(before: Ranking, after: Ranking, n: int) -> np.ndarray:
-    """Return the n queries that rose most, then the n that fell most; the n hardest where nothing moved.
-
-    Args:
-        before: a ranking under one embedding.
-        after: of the same queries under another.
-        n: queries of each kind, at most.
-
-    Returns:
-        At most (2 n,) positions.
-
-    Raises:
-        UserError: as :func:`largest_change`.
-    """
-    both = np.concatenate([largest_change(before, after, n, falling) for falling in (False, True)])
+def choose_moved(before: Ranking, after: Ranking, n: int) -> np.ndarray:
+    """Choose the n queries that rose most, then the n that fell most; the n hardest where nothing moved."""
+    both = np.concatenate([choose_changed(before, after, n, falling) for falling in (False, True)])
     return both if len(both) else after.hardest(n)
 
 
-def of_group(ranking: Ranking, column: str, value: object) -> np.ndarray:
-    """Return the queries of one group, the worst first.
-
-    Args:
-        ranking: one draw under an embedding.
-        column: of the query table.
-        value: in it, or in words as :func:`word` writes it.
-
-    Returns:
-        (n,) positions, of everybody in the group.
-
-    Raises:
-        UserError: the table has no such column, or the column no such value (those there are get named).
-    """
-    if column not in ranking.query:
-        raise UserError(f"group: the queries have no column {column!r}; they have {', '.join(ranking.query)}")
-    values = np.array([word(column, each) for each in ranking.query[column]])
-    mine = values == word(column, value)
-    if not mine.any():
-        raise UserError(f"group: no query has {column} {value!r}; there are {', '.join(sorted(set(values)))}")
+def choose_group(ranking: Ranking, column: str, value: str) -> np.ndarray:
+    """Choose the queries of one group of :func:`list_groups`, the worst first."""
     worst = ranking.hardest(len(ranking.query))
+    mine = np.array(list_groups(ranking)[column]) == value
     return worst[mine[worst]]
 
 
-def groups(ranking: Ranking) -> dict[str, list[str]]:
+def list_groups(ranking: Ranking) -> dict[str, list[str]]:
     """Return what the queries can be grouped by: columns that say something about the person or the photograph.
 
     Returns:
@@ -138,16 +85,16 @@ def groups(ranking: Ranking) -> dict[str, list[str]]:
     found = {}
     for column in GROUPS:
         if column in ranking.query:
-            words = [word(column, value) for value in ranking.query[column]]
+            words = [_name_value(column, value) for value in ranking.query[column]]
             if 1 < len(set(words)) <= MANY:
                 found[column] = words
     return found
 
 
-def word(column: str, value: Any) -> str:
+def _name_value(column: str, value: Any) -> str:
     """Write an attribute's value in words: ``yes`` and ``no`` for flags, ``not given`` where there is none."""
     if pd.isna(value) or value == "":
         return "not given"
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
-    return spoken(value) if column == "aspect" else str(value)
+    return name_aspect(value) if column == "aspect" else str(value)

@@ -11,14 +11,14 @@ from matplotlib.ticker import MaxNLocator
 from clipreid_lib.data.contract import FLAGS
 from clipreid_lib.data.manifest import ROLES, Manifest
 from clipreid_lib.data.photographs import Photographs
-from clipreid_lib.pages.style import HALF, WIDE, sentence
-from clipreid_lib.scores.score_names import attribute
+from clipreid_lib.pages.style import HALF, WIDE, draw_sentence
+from clipreid_lib.scores.score_names import name_attribute
 
 UNUSED = "not used"
 COLOURS = dict(zip(ROLES, sns.color_palette("colorblind", len(ROLES)), strict=True)) | {UNUSED: (0.85, 0.85, 0.85)}
 
 
-def people_by_aspect(table: pd.DataFrame) -> plt.Figure:
+def draw_people_by_aspect(table: pd.DataFrame) -> plt.Figure:
     """Draw how many images there are of each person in each aspect, and write it; white where there is none."""
     counts = table.groupby(["aspect", "identity"]).size().unstack()  # NaN where a person lacks an aspect
     # In numbers as well: where all have equally many, one shade fills the figure.
@@ -37,13 +37,13 @@ def people_by_aspect(table: pd.DataFrame) -> plt.Figure:
     return figure
 
 
-def attributes(table: pd.DataFrame) -> plt.Figure:
+def draw_attributes(table: pd.DataFrame) -> plt.Figure:
     """Draw how the people are spread over gender, skin colour and age, and how many images show what."""
     people = table.drop_duplicates("identity")
     named = [name for name in ("gender", "skin_color", "age") if name in table]
     shown = [name for name in FLAGS if name in table]
     if not named and not shown:
-        return sentence("This data set says nothing about its people but who they are.")
+        return draw_sentence("This data set says nothing about its people but who they are.")
     figure, axes = plt.subplots(1, len(named) + bool(shown), figsize=(WIDE[0], WIDE[1]), squeeze=False)
     for place, name in zip(axes[0], named, strict=False):
         if name == "age":
@@ -52,12 +52,12 @@ def attributes(table: pd.DataFrame) -> plt.Figure:
         else:
             counts = people[name].value_counts(ascending=True)
             place.barh(counts.index.astype(str), counts.to_numpy())
-            place.set(xlabel="people", title=attribute(name))
+            place.set(xlabel="people", title=name_attribute(name))
             place.grid(axis="y", visible=False)
         (place.yaxis if name == "age" else place.xaxis).set_major_locator(MaxNLocator(5, integer=True))
     if shown:
         shares = 100 * table.groupby("aspect")[shown].mean()
-        shares.columns = [attribute(name) for name in shown]
+        shares.columns = [name_attribute(name) for name in shown]
         shares.T.plot.barh(ax=axes[0, -1], legend=len(shares) > 1)
         axes[0, -1].set(xlabel="% of images", ylabel="", title="images that show")
         axes[0, -1].grid(axis="y", visible=False)
@@ -66,11 +66,11 @@ def attributes(table: pd.DataFrame) -> plt.Figure:
     return figure
 
 
-def sessions(table: pd.DataFrame) -> plt.Figure:
+def draw_sessions(table: pd.DataFrame) -> plt.Figure:
     """Draw how many sessions, each captured in one burst, a hand (person and aspect) has, and images a session."""
     known = table.dropna(subset=["session"])
     if known.empty:
-        return sentence("This data set does not say when its images were taken.")
+        return draw_sentence("This data set does not say when its images were taken.")
     held = known.groupby(["identity", "aspect"])["session"].nunique()
     images = known.groupby(["identity", "aspect", "session"]).size()
     figure, axes = plt.subplots(1, 2, figsize=WIDE)
@@ -85,7 +85,7 @@ def sessions(table: pd.DataFrame) -> plt.Figure:
     return figure
 
 
-def split(manifest: Manifest, table: pd.DataFrame) -> plt.Figure:
+def draw_split(manifest: Manifest, table: pd.DataFrame) -> plt.Figure:
     """Draw what part each person plays in each aspect: the protocol at a glance.
 
     Args:
@@ -109,7 +109,7 @@ def split(manifest: Manifest, table: pd.DataFrame) -> plt.Figure:
     return figure
 
 
-def role_counts(manifest: Manifest) -> plt.Figure:
+def draw_role_counts(manifest: Manifest) -> plt.Figure:
     """Draw how many images each person has, coloured by the part they play."""
     images = manifest.images[~manifest.images["role"].isin(["distractor", "junk"])]
     people = images.groupby(["subject", "role"]).size().rename("images").reset_index()
@@ -127,7 +127,7 @@ def role_counts(manifest: Manifest) -> plt.Figure:
     return figure
 
 
-def image_statistics(seen: pd.DataFrame, manifest: Manifest) -> plt.Figure:
+def draw_image_statistics(seen: pd.DataFrame, manifest: Manifest) -> plt.Figure:
     """Draw brightness and contrast of the parts' images: where these differ, a model may learn the difference.
 
     Args:
@@ -147,7 +147,7 @@ def image_statistics(seen: pd.DataFrame, manifest: Manifest) -> plt.Figure:
     return figure
 
 
-def mean_images(table: pd.DataFrame, photographs: Photographs, most: int = 200, size: int = 96) -> plt.Figure:
+def draw_mean_images(table: pd.DataFrame, photographs: Photographs, most: int = 200, size: int = 96) -> plt.Figure:
     """Draw the average image of each aspect: sharp where hands are always laid in the same place.
 
     Args:

@@ -12,13 +12,13 @@ from torch.nn import functional
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.pages.style import plain
 from clipreid_lib.scores.features import Embeddings
-from clipreid_lib.scores.score_names import attribute
+from clipreid_lib.scores.score_names import name_attribute
 
 FEW = 10  # colours that can be told apart at once
 METHODS = ("pca", "tsne")
 
 
-def flatten(embeddings: Embeddings, method: str) -> np.ndarray:
+def lay_out(embeddings: Embeddings, method: str) -> np.ndarray:
     """Lay normalised embeddings out in the plane.
 
     Args:
@@ -45,18 +45,18 @@ def flatten(embeddings: Embeddings, method: str) -> np.ndarray:
     return TSNE(perplexity=min(30, (count - 1) / 3), init="pca", random_state=0).fit_transform(flat)
 
 
-def columns(images: pd.DataFrame) -> list[str]:
+def choose_columns(images: pd.DataFrame) -> list[str]:
     """Return what a map of these images is worth colouring by: person, aspect, and the first attribute that varies."""
     others = [name for name in ("aspect", "skin_color", "gender", "session", "camera") if name in images]
     varying = [name for name in others if images[name].nunique() > 1]
     return ["identity", *varying[: 2 if "aspect" in varying else 1]]
 
 
-def draw(layouts: dict[str, np.ndarray], images: pd.DataFrame, columns: list[str]) -> plt.Figure:
+def draw_maps(layouts: dict[str, np.ndarray], images: pd.DataFrame, columns: list[str]) -> plt.Figure:
     """Draw maps, one row per layout and one panel per column, coloured by it.
 
     Args:
-        layouts: (N, 2) from :func:`flatten`, by what is written beside the row.
+        layouts: (N, 2) from :func:`lay_out`, by what is written beside the row.
         images: (N rows) of the image table, in the same order.
         columns: what to colour by. Of a column with more than ten values, ten evenly spaced ones are coloured and the
             others stay grey.
@@ -67,7 +67,7 @@ def draw(layouts: dict[str, np.ndarray], images: pd.DataFrame, columns: list[str
         row[0].set_ylabel(layout)
         for place, column in zip(row, columns, strict=True):
             _scatter(place, points, images[column].astype(object).fillna("unknown").astype(str).to_numpy())
-            place.set_title(attribute(column))
+            place.set_title(name_attribute(column))
     return figure
 
 

@@ -1,25 +1,68 @@
-"""Ranked galleries as contact sheets: what each query retrieved, one row per query.
+"""Sheets of photographs, a row of tiles each: what queries retrieved, what a sentence found, who is in a data set.
 
-Colour is never the only sign: right and wrong also carry a tick or a cross.
+Photographs are shown as they were taken, upright and not squashed, and not as the model gets them. A file that cannot
+be opened becomes a tile that says so. Colour is never the only sign: right and wrong also carry a tick or a cross.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image, ImageDraw
 
-from clipreid_lib.pages.ranking import Ranking, called, spoken
+from clipreid_lib.pages import choices
+from clipreid_lib.pages.ranking import Ranking, name_aspect, name_person
 from clipreid_lib.pages.style import INK, MISSED, RIGHT, WRONG, font
 from clipreid_lib.pages.thumbnails import FRAME, LINE, draw_tile, fit
 
-TILE, GAP = 256, 20  # px in print: longest side of the sheet's images, and the space around things
+TILE, GAP = 256, 20  # px in print: longest side of a photograph, and the space around things
 
 
-def sheet(
+@dataclass(frozen=True)
+class Tile:
+    """One photograph of a row: its file, captions below it, its frame's colour, a tick or a cross, and air before."""
+
+    path: Path
+    captions: Sequence[str]
+    colour: str = INK
+    tick: bool | None = None
+    air: int = 0  # px
+
+
+def draw_rows(rows: Sequence[tuple[str, list[Tile]]], title: str = "") -> Image.Image:
+    """Draw rows of tiles below one another.
+
+    Args:
+        rows: what stands above each row, nothing where it is empty; and its tiles.
+        title: a line above all.
+    """
+    step, above, bold = TILE + 2 * FRAME + GAP, 80 if title else 0, font(26, bold=True)
+    heads = [60 if text else GAP for text, _ in rows]
+    lines = [max(len(tile.captions) for tile in tiles) for _, tiles in rows]
+    tops = above + np.cumsum([0] + [h + TILE + 2 * FRAME + LINE * n + 28 for h, n in zip(heads, lines, strict=True)])
+    width = 4 * GAP + step * max(3 if title else 1, *(len(tiles) for _, tiles in rows))
+    canvas = Image.new("RGB", (width, int(tops[-1])), "white")
+    draw = ImageDraw.Draw(canvas)
+    if title:
+        draw.text((GAP, GAP), fit(title, font(36, bold=True), width - 2 * GAP), INK, font(36, bold=True))
+    for y, head, (text, tiles) in zip(tops[:-1].tolist(), heads, rows, strict=True):
+        if text:
+            draw.line((GAP, y, width - GAP, y), fill="#cccccc", width=2)
+            draw.text((GAP, y + 14), fit(text, bold, width - 2 * GAP), INK, bold)
+        x = GAP
+        for tile in tiles:
+            x += tile.air
+            draw_tile(canvas, (x, y + head), tile.path, TILE, tile.colour, tile.captions, tile.tick)
+            x += step
+    return canvas
+
+
+def draw_queries(
     ranking: Ranking, root: str | Path, queries: Sequence[int] | np.ndarray, *, top: int = 8, title: str = ""
 ) -> Image.Image:
-    """Draw chosen queries as a contact sheet: one row each, the query at the left, then what it retrieved.
+    """Draw chosen queries: one row each, the query at the left, then what it retrieved.
 
     Args:
         ranking: the draw to show; a column ``asks`` of its query table says what asks, where that is no query.
@@ -28,49 +71,32 @@ def sheet(
         top: gallery images per row; at most the gallery's size is drawn.
         title: a line above the rows.
 
-    Returns:
-        An RGB image. Photographs are shown as they were taken, upright and not squashed, and not as the model gets
-        them. A file that cannot be opened becomes a tile that says so.
-
     Raises:
         ValueError: no query, a position outside the query table, or top below 1.
     """
-    queries, top, count = [int(q) for q in queries], ranking.clamped(top), len(ranking.query)
+    queries, top, count = [int(q) for q in queries], ranking.clamp(top), len(ranking.query)
     if not queries:
         raise ValueError("a sheet needs at least one query position")
     if not all(0 <= q < count for q in queries):
         raise ValueError(f"query positions go from 0 to {count - 1}, given: {queries}")
-    rows = [ranking.row(q, top) for q in queries]
     precision, first = ranking.average_precision(), ranking.first_hit()
-    step, head, bold = TILE + 2 * FRAME + GAP, 80 if title else 0, font(26, bold=True)
-    lines = [2 + max(len(tile.note.splitlines()) for tile in found + late[:1]) for found, late in rows]
-    tops = head + np.cumsum([0] + [60 + TILE + 2 * FRAME + LINE * n + 28 for n in lines])  # title, tile, air
-    width = 4 * GAP + step * (1 + top + any(late for _, late in rows))
-    canvas = Image.new("RGB", (width, int(tops[-1])), "white")
-    draw = ImageDraw.Draw(canvas)
-    if title:
-        draw.text((GAP, GAP), fit(title, font(36, bold=True), width - 2 * GAP), INK, font(36, bold=True))
-
-    for y, q, (found, late) in zip(tops[:-1].tolist(), queries, rows, strict=True):
-        query = ranking.query.iloc[q]
-        text = f"{called(query)} · AP {precision[q]:.3f} · first hit at rank {first[q]}"
-        draw.line((GAP, y, width - GAP, y), fill="#cccccc", width=2)
-        draw.text((GAP, y + 14), fit(text, bold, width - 2 * GAP), INK, bold)
-        captions = [query.get("asks", "query"), spoken(query["aspect"])]
-        draw_tile(canvas, (GAP, y + 60), Path(root) / query["path"], TILE, INK, captions)
-        for column, tile in enumerate(found + late[:1], 1):
-            image, beyond = ranking.gallery.iloc[tile.position], column > top
-            rank = f" · rank {tile.rank}" if beyond else ""
-            captions = [f"{tile.score:.3f}{rank}", called(image), *tile.note.splitlines()]
-            colour = MISSED if beyond else RIGHT if tile.right else WRONG
-            corner = (column * step + (3 if beyond else 2) * GAP, y + 60)
-            draw_tile(canvas, corner, Path(root) / image["path"], TILE, colour, captions, tick=tile.right)
-    return canvas
+    rows = []
+    for q in queries:
+        query, (found, late) = ranking.query.iloc[q], ranking.row(q, top)
+        tiles = [Tile(Path(root) / query["path"], [query.get("asks", "query"), name_aspect(query["aspect"])])]
+        for place, each in enumerate(found + late[:1]):
+            image, beyond = ranking.gallery.iloc[each.position], place >= top
+            captions = [f"{each.score:.3f}{f' · rank {each.rank}' if beyond else ''}", name_person(image)]
+            colour = MISSED if beyond else RIGHT if each.right else WRONG
+            air = GAP if beyond or place == 0 else 0
+            path = Path(root) / image["path"]
+            tiles.append(Tile(path, [*captions, *each.note.splitlines()], colour, each.right, air))
+        head = f"{name_person(query)} · AP {precision[q]:.3f} · first hit at rank {first[q]}"
+        rows.append((head, tiles))
+    return draw_rows(rows, title)
 
 
-def before_and_after(
-    named: dict[str, Ranking], root: str | Path, query: int, *, top: int = 8, why: str = ""
-) -> Image.Image:
+def draw_stages(named: dict[str, Ranking], root: str | Path, query: int, *, top: int = 8, why: str = "") -> Image.Image:
     """Draw one query under several embeddings, one row each.
 
     Args:
@@ -80,19 +106,65 @@ def before_and_after(
         top: gallery images per row.
         why: what to say of the query before every name.
 
-    Returns:
-        An RGB image, the sheets of :func:`sheet` below one another.
-
     Raises:
-        ValueError: as :func:`sheet`, or the rankings are of other queries.
+        ValueError: as :func:`draw_queries`, or the rankings are of other queries.
     """
     if len({tuple(ranking.query["path"]) for ranking in named.values()}) != 1:
         raise ValueError("before and after need rankings of the same queries")
     titles = {f"{why}: {name}" if why else name: ranking for name, ranking in named.items()}
-    return stacked([sheet(ranking, root, [query], top=top, title=title) for title, ranking in titles.items()])
+    return _stack([draw_queries(ranking, root, [query], top=top, title=title) for title, ranking in titles.items()])
 
 
-def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
+def draw_moved(named: dict[str, Ranking], root: str | Path, top: int = 8) -> Image.Image:
+    """Draw the query that gained most from the first ranking to the last, and the one that lost most.
+
+    Args:
+        named: rankings of the same queries by stage; with one alone, or where nothing moved, the hardest is drawn.
+        root: folder that the tables' paths are relative to.
+        top: gallery images per row.
+    """
+    first, *_, last = [*named.values(), *named.values()]
+    gain = last.average_precision() - first.average_precision()
+    words = {1: "Query that gained most", -1: "Query that lost most", 0: "Hardest query"}
+    chosen = choices.choose_moved(first, last, 1)
+    return _stack([draw_stages(named, root, int(q), top=top, why=words[int(np.sign(gain[q]))]) for q in chosen])
+
+
+def draw_found(table: pd.DataFrame, root: str | Path, title: str) -> Image.Image:
+    """Draw images found by a sentence side by side.
+
+    Args:
+        table: rows of an image table with ``score``, from :func:`clipreid_lib.pages.retrieval.ask`.
+        root: folder that its paths are relative to.
+        title: a line above.
+    """
+    tiles = [
+        Tile(Path(root) / row["path"], [f"{row['score']:.3f}", name_person(row), name_aspect(row["aspect"])])
+        for _, row in table.iterrows()
+    ]
+    return draw_rows([("", tiles)], title)
+
+
+def draw_people(images: pd.DataFrame, root: str | Path, people: int = 6, top: int = 9) -> Image.Image:
+    """Draw the first images of the first people of a table, a row per person, in the order they were taken.
+
+    Args:
+        images: rows with ``path``, ``identity`` and ``session``.
+        root: folder the paths are relative to.
+        people: rows at most.
+        top: images per row at most.
+    """
+    rows = []
+    for person, mine in [*images.groupby("identity")][:people]:
+        tiles = [
+            Tile(Path(root) / image.path, ["" if pd.isna(image.session) else f"session {image.session}"])
+            for image in mine.sort_values("path").head(top).itertuples()
+        ]
+        rows.append((f"identity {person}", tiles))
+    return draw_rows(rows)
+
+
+def _stack(pictures: Sequence[Image.Image]) -> Image.Image:
     """Put pictures below one another."""
     canvas = Image.new("RGB", (max(each.width for each in pictures), sum(each.height for each in pictures)), "white")
     y = 0

@@ -9,9 +9,9 @@ import pandas as pd
 
 from clipreid_lib.base.files import write_text
 from clipreid_lib.pages import choices
-from clipreid_lib.pages.ranking import Ranking, named, spoken
-from clipreid_lib.pages.thumbnails import jpeg_base64, open_small
-from clipreid_lib.scores.score_names import attribute
+from clipreid_lib.pages.ranking import Ranking, has_name, name_aspect
+from clipreid_lib.pages.thumbnails import encode_jpeg, open_small
+from clipreid_lib.scores.score_names import name_attribute
 
 THUMB = 110  # px, longest side of the page's previews: 2 to 4 KB each, and all there is for the large view
 MOST = 20  # gallery images per query that the page holds, of which the reader chooses how many to see
@@ -43,7 +43,7 @@ def write(
     Raises:
         ValueError: no query, or top below 1.
     """
-    top, most = ranking.clamped(top), ranking.clamped(max(top, MOST))
+    top, most = ranking.clamp(top), ranking.clamp(max(top, MOST))
     if not len(ranking.query):
         raise ValueError("a page needs at least one query")
     data: dict[str, Any] = {
@@ -100,15 +100,15 @@ def _contents(ranking: Ranking, most: int) -> dict[str, list]:
 def _groups(ranking: Ranking) -> list[tuple[str, list[str], list[int]]]:
     """Return (name, values in words, the place of each query's value among them) of what queries can be chosen by."""
     found = []
-    for column, words in choices.groups(ranking).items():
+    for column, words in choices.list_groups(ranking).items():
         values = sorted(set(words))
-        found.append((attribute(column), values, [values.index(word) for word in words]))
+        found.append((name_attribute(column), values, [values.index(word) for word in words]))
     return found
 
 
 def _entry(row: pd.Series) -> dict[str, str]:
-    entry = {"path": str(row["path"]), "identity": str(row["identity"]), "aspect": spoken(row["aspect"])}
-    return entry | ({"name": row["name"]} if named(row) else {})
+    entry = {"path": str(row["path"]), "identity": str(row["identity"]), "aspect": name_aspect(row["aspect"])}
+    return entry | ({"name": row["name"]} if has_name(row) else {})
 
 
 def _previews(paths: Iterable[str], root: Path) -> dict[str, dict[str, str]]:
@@ -119,5 +119,5 @@ def _previews(paths: Iterable[str], root: Path) -> dict[str, dict[str, str]]:
         if isinstance(image, str):
             absent[path] = image
         else:
-            images[path] = jpeg_base64(image)
+            images[path] = encode_jpeg(image)
     return {"images": images, "absent": absent}

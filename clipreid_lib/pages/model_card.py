@@ -10,7 +10,7 @@ SHOWN_HAND = {"market1501": "whole bodies", "demo": "drawn hands"}  # what the i
 WITHIN_SESSION = ("own", "mba", "common")  # protocols whose queries may come from the gallery image's own session
 
 
-def weights(params: Params) -> tuple[str, str]:
+def describe_weights(params: Params) -> tuple[str, str]:
     """Return what the encoders were before this run, and under which licence that is."""
     given = params.pretrained
     if given == "random":
@@ -35,7 +35,7 @@ def weights(params: Params) -> tuple[str, str]:
     )
 
 
-def facts(params: Params, metrics: dict, parts: dict[str, tuple[int, int]], groups: tuple[int, int] | None) -> dict:
+def fill_card(params: Params, metrics: dict, parts: dict[str, tuple[int, int]], groups: tuple[int, int] | None) -> dict:
     """Return the card's headings with what is to be said under each.
 
     Args:
@@ -62,7 +62,7 @@ def facts(params: Params, metrics: dict, parts: dict[str, tuple[int, int]], grou
 
 
 def _model(params: Params, parts: dict) -> str:
-    start = f"{params.model}, starting from {weights(params)[0]}."
+    start = f"{params.model}, starting from {describe_weights(params)[0]}."
     people = f" of the {parts['train'][1]} training people" if "train" in parts else " of the training people"
     if params.variant == "frozen":
         return f"The image encoder of {start} Nothing was trained in this run."
@@ -112,7 +112,7 @@ def _out_of_scope(params: Params) -> str:
 
 def _training_data(params: Params, parts: dict) -> str:
     if params.variant == "frozen":
-        return f"None in this run. The encoders: {weights(params)[0]}."
+        return f"None in this run. The encoders: {describe_weights(params)[0]}."
     if "train" not in parts:
         return f"{params.dataset} {params.aspect}; its counts are lost with the manifest."
     images, people = parts["train"]
@@ -122,7 +122,7 @@ def _training_data(params: Params, parts: dict) -> str:
     if "validation" in parts:
         held, others = parts["validation"]
         said += f"; {held} images of {others} people held out for validation ({params.validation})"
-    return f"{said}. Before that, the encoders: {weights(params)[0]}."
+    return f"{said}. Before that, the encoders: {describe_weights(params)[0]}."
 
 
 def _evaluation_data(params: Params, metrics: dict) -> str:

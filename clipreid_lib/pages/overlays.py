@@ -1,30 +1,78 @@
 """What the model looks at: a query beside a gallery image, heat over both, and lines between alike places.
 
-The maps are made by ``attention`` and ``correspondence``, the pictures by ``overlay_sheet``.
+Every photograph is shown as the model gets it, squashed or cropped to its input size, so that maps lie where they
+belong. Right and wrong carry a tick or a cross, lines carry numbers: colour is never the only sign. The maps are made
+by ``attention`` and ``correspondence``.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import matplotlib
+import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
+from PIL import Image, ImageColor, ImageDraw, ImageOps
 
 from clipreid_lib.base.errors import UnreadableImage, UserError
-from clipreid_lib.pages import attention, correspondence, overlay_sheet
-from clipreid_lib.pages.overlay_sheet import Look
-from clipreid_lib.pages.ranking import Ranking
-from clipreid_lib.pages.thumbnails import why_not
-from clipreid_lib.runs.run import Run
-from clipreid_lib.runs.stages import Trained
+from clipreid_lib.clip.backbone import Backbone
+from clipreid_lib.data.photographs import Photographs
+from clipreid_lib.pages import attention, correspondence
+from clipreid_lib.pages.attention import Heat
+from clipreid_lib.pages.ranking import Ranking, Result, name_aspect, name_person
+from clipreid_lib.pages.style import INK, RIGHT, WRONG, font
+from clipreid_lib.pages.thumbnails import FRAME, LINE, draw_frame, explain_missing, fit, wrap
+
+WIDEST, TALLEST = 384, 576  # px in print: limits of a photograph
+GAP, BETWEEN, HEAD = 20, 88, 64  # around things, between the photographs that lines join, and above each row
+COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#ffffff")  # Okabe and Ito
+OPACITY = 0.7  # of the hottest place
+DOT = 16  # px in print, radius of a line's numbered end
+DROP = 3 * LINE  # how much lower the second of the joined photographs hangs: lines within a row would hide one another
 
 
-def pair(run: Run, trained: Trained, ranking: Ranking, query: int, rank: int = 1) -> Image.Image:
+@dataclass(frozen=True)
+class Maps:
+    """What the model makes of one query and one gallery image.
+
+    Attributes:
+        heat: maps of what it looks at.
+        alike: pairs of alike places, from :func:`clipreid_lib.pages.correspondence.alike_places`.
+        grid: (rows, columns) of those places.
+    """
+
+    heat: Heat
+    alike: pd.DataFrame
+    grid: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Look:
+    """One query and one gallery image, and what the model makes of the two.
+
+    Attributes:
+        query: the query's row of its table.
+        match: the gallery image's row.
+        result: the gallery image's rank and score, and whether it is right.
+        pixels: (3, H, W) uint8 of the query and of the gallery image, as the model gets them; in two words why there
+            are none.
+        maps: None where a photograph is missing.
+    """
+
+    query: pd.Series
+    match: pd.Series
+    result: Result
+    pixels: tuple[torch.Tensor | str, torch.Tensor | str]
+    maps: Maps | None
+
+
+def draw_pair(clip: Backbone, photographs: Photographs, ranking: Ranking, query: int, rank: int = 1) -> Image.Image:
     """Draw a query and the gallery image at one rank: photographs, heat, alike places, and a legend.
 
     Args:
-        run: the run.
-        trained: its backbone.
-        ranking: one draw under the run's embedding.
+        clip: the backbone that looks.
+        photographs: the data set's images.
+        ranking: one draw under that backbone's embedding.
         query: position in the query table.
         rank: of the gallery image; ``ranking.first_hit()[query]`` is the best true match's.
 
@@ -35,74 +83,220 @@ def pair(run: Run, trained: Trained, ranking: Ranking, query: int, rank: int = 1
     Raises:
         UserError: no such query or rank, or a ViT that keeps its attention to itself.
     """
-    return overlay_sheet.sheet(trained.backbone, [look(run, trained, ranking, query, rank)])
+    return draw_looks(clip, [look(clip, photographs, ranking, query, rank)])
 
 
-def rows(run: Run, trained: Trained, ranking: Ranking, queries: Sequence[int]) -> Image.Image:
+def draw_queries(clip: Backbone, photographs: Photographs, ranking: Ranking, queries: Sequence[int]) -> Image.Image:
     """Draw several queries, each with what ranked first and, where that is somebody else, its best true match below.
 
     Args:
-        run: the run.
-        trained: its backbone.
-        ranking: one draw under the run's embedding.
+        clip: the backbone that looks.
+        photographs: the data set's images.
+        ranking: one draw under that backbone's embedding.
         queries: positions in the query table, in the order to draw them.
 
-    Returns:
-        As for :func:`pair`, with one legend below all.
-
     Raises:
-        UserError: as :func:`pair`, or no query is given.
+        UserError: as :func:`draw_pair`, or no query is given.
     """
     if not len(queries):
         raise UserError("queries: none are given; choose some, such as ranking.hardest(3)")
     first = ranking.first_hit()
-    asked = [(q, rank) for q in queries for rank in sorted({1, int(first[_position(ranking, q)])})]
-    return overlay_sheet.sheet(trained.backbone, [look(run, trained, ranking, q, rank) for q, rank in asked])
+    asked = [(q, rank) for q in queries for rank in sorted({1, int(first[_check_position(ranking, q)])})]
+    return draw_looks(clip, [look(clip, photographs, ranking, q, rank) for q, rank in asked])
 
 
-def look(run: Run, trained: Trained, ranking: Ranking, query: int, rank: int = 1) -> Look:
-    """Compute what :func:`pair` draws, to work on with the numbers.
-
-    Args:
-        run: the run.
-        trained: its backbone.
-        ranking: one draw under the run's embedding.
-        query: position in the query table.
-        rank: of the gallery image.
-
-    Returns:
-        Pixels, heat maps and alike places of the pair; the maps and places are None where a photograph cannot be read.
-
-    Raises:
-        UserError: as :func:`pair`.
-    """
-    query, clip = _position(ranking, query), trained.backbone
+def look(clip: Backbone, photographs: Photographs, ranking: Ranking, query: int, rank: int = 1) -> Look:
+    """Compute what :func:`draw_pair` draws, to work on with the numbers; its arguments and errors are the same."""
+    query = _check_position(ranking, query)
     found, _ = ranking.row(query, len(ranking.gallery))
     if not 1 <= rank <= len(found):
         raise UserError(f"rank: {rank} is not there; query {query} has a gallery with ranks 1 to {len(found)}")
-    tile = found[rank - 1]
-    tables = [ranking.query.iloc[[query]], ranking.gallery.iloc[[tile.position]]]
-    mine, theirs = (_pixels(run, table, clip.image_size) for table in tables)
-    asked, shown = (table.iloc[0] for table in tables)
-    if isinstance(mine, str) or isinstance(theirs, str):
-        return Look(asked, shown, tile, mine, theirs)
-    sides = [clip.side_rows(table) for table in tables]
-    batch = [mine[None], theirs[None]]  # (1, 3, H, W) each
-    heat = attention.heat(clip, *batch, *sides)
-    places = [correspondence.features_at_places(clip, *each)[0] for each in zip(batch, sides, strict=True)]
-    alike = correspondence.alike_places(places[0], places[1], heat.query[0], heat.match[0])
-    return Look(asked, shown, tile, mine, theirs, heat, alike, (places[0].shape[1], places[0].shape[2]))
+    result = found[rank - 1]
+    tables = [ranking.query.iloc[[query]], ranking.gallery.iloc[[result.position]]]
+    mine, theirs = (_read_pixels(photographs, table, clip.image_size) for table in tables)
+    maps = None
+    if not isinstance(mine, str) and not isinstance(theirs, str):
+        sides = [clip.side_rows(table) for table in tables]
+        batch = [mine[None], theirs[None]]  # (1, 3, H, W) each
+        heat = attention.heat(clip, *batch, *sides)
+        places = [correspondence.features_at_places(clip, *each)[0] for each in zip(batch, sides, strict=True)]
+        alike = correspondence.alike_places(places[0], places[1], heat.query[0], heat.match[0])
+        maps = Maps(heat, alike, (places[0].shape[1], places[0].shape[2]))
+    return Look(tables[0].iloc[0], tables[1].iloc[0], result, (mine, theirs), maps)
 
 
-def _position(ranking: Ranking, query: int) -> int:
+def draw_looks(clip: Backbone, looks: Sequence[Look]) -> Image.Image:
+    """Draw looks below one another, and one legend below all.
+
+    Args:
+        clip: the backbone that looked.
+        looks: at least one.
+
+    Returns:
+        An RGB image. Where a photograph is missing, pale tiles say so.
+    """
+    height, width = clip.image_size
+    scale, face, bold = min(WIDEST / width, TALLEST / height), font(24), font(26, bold=True)
+    size = round(width * scale), round(height * scale)
+    wide, high = (side + 2 * FRAME for side in size)
+    # left edges of the query's and the match's tile, for photographs, heat and lines
+    lefts = np.cumsum([2 * GAP, wide + GAP, wide + 3 * GAP, wide + GAP, wide + 3 * GAP, wide + BETWEEN]).tolist()
+    total = lefts[-1] + wide + 2 * GAP
+    captions = [_write_captions(each) for each in looks]
+    heights = [HEAD + high + 8 + LINE * max(3, *map(len, both)) + GAP for both in captions]
+    tops = np.cumsum([0, *heights]).tolist()
+    legend = [line for text in _write_legend(clip, looks) for line in wrap(text, face, total - 4 * GAP)]
+    canvas = Image.new("RGB", (total, tops[-1] + 2 * GAP + LINE * len(legend)), "white")
+    draw = ImageDraw.Draw(canvas)
+    for y in tops:
+        draw.line((GAP, y, total - GAP, y), fill="#cccccc", width=2)
+    heated: Sequence[Image.Image | str]
+    joined: Sequence[Image.Image | str]
+    for each, both, y in zip(looks, captions, tops, strict=False):
+        corners = [(x, y + HEAD) for x in lefts]
+        corners[-1] = (lefts[-1], y + HEAD + DROP)
+        photographs = [_draw_photograph(pixels, size) for pixels in each.pixels]
+        missing = next((image for image in photographs if isinstance(image, str)), "")
+        titles = ["the photographs, as the model gets them", "", ""]
+        heated, joined = [f"no map: {missing}"] * 2, [f"no lines: {missing}"] * 2
+        if each.maps:
+            heated, joined = _draw_heat(clip, each.maps.heat, photographs), photographs
+            titles[1:] = _write_titles(each.maps)
+        frames, ticks = [INK, RIGHT if each.result.right else WRONG] * 3, [None, each.result.right, *4 * [None]]
+        images = [*photographs, *heated, *joined]
+        for corner, image, frame, tick in zip(corners, images, frames, ticks, strict=True):
+            draw_frame(canvas, corner, image, size, frame, tick)
+        for corner, lines in zip(corners, both, strict=False):
+            for number, line in enumerate(lines):
+                draw.text((corner[0], corner[1] + high + 8 + number * LINE), fit(line, face, wide), INK, face)
+        if each.maps:
+            _draw_bar(canvas, (corners[2][0], y + HEAD + high + 8), 2 * wide + GAP, each.maps.heat)
+            _draw_lines(draw, corners[4:], size, clip, each.maps)
+        for title, corner, span in zip(titles, corners[::2], (GAP, GAP, BETWEEN), strict=True):
+            draw.text((corner[0], y + 16), fit(title, bold, 2 * wide + span), INK, bold)
+    for number, line in enumerate(legend):
+        draw.text((2 * GAP, tops[-1] + GAP + number * LINE), line, INK, face)
+    return canvas
+
+
+def overlay(
+    photograph: Image.Image, heat: np.ndarray, centres: tuple[np.ndarray, np.ndarray], ends: tuple[float, float]
+) -> Image.Image:
+    """Lay a heat map over a photograph, which turns grey so that colour means heat alone; cold places stay clear.
+
+    Args:
+        photograph: of any size, RGB.
+        heat: (gh, gw).
+        centres: where its places lie, from :func:`clipreid_lib.pages.attention.centres`.
+        ends: the value without colour, and that of the strongest.
+    """
+    width, height = photograph.size
+    down, across = (_weights(each, pixels) for each, pixels in zip(centres, (height, width), strict=True))
+    smooth = down @ heat @ across.T  # (height, width)
+    share = (smooth - ends[0]) / max(ends[1] - ends[0], 1e-12)
+    return _colour(np.asarray(ImageOps.grayscale(photograph)), share.clip(0, 1))
+
+
+def _check_position(ranking: Ranking, query: int) -> int:
     if not 0 <= query < len(ranking.query):
         raise UserError(f"query: {query} is not there; positions go from 0 to {len(ranking.query) - 1}")
     return int(query)
 
 
-def _pixels(run: Run, table: pd.DataFrame, size: tuple[int, int]) -> torch.Tensor | str:
+def _read_pixels(photographs: Photographs, table: pd.DataFrame, size: tuple[int, int]) -> torch.Tensor | str:
     """Read one row's photograph (3, H, W), or say in two words why it cannot be."""
     try:
-        return torch.from_numpy(run.photographs.load(table, size)[0])
+        return torch.from_numpy(photographs.load(table, size)[0])
     except UnreadableImage:
-        return why_not(run.photographs.root / table["path"].iloc[0])
+        return explain_missing(photographs.root / table["path"].iloc[0])
+
+
+def _write_captions(each: Look) -> tuple[list[str], list[str]]:
+    result = each.result
+    verdict = [f"rank {result.rank}, {'right' if result.right else 'wrong'}", f"score {result.score:.3f}"]
+    known = result.note.splitlines() or [name_aspect(each.match["aspect"])]
+    return (
+        ["query", name_person(each.query), name_aspect(each.query["aspect"])],
+        [*verdict, name_person(each.match), *known],
+    )
+
+
+def _draw_photograph(pixels: torch.Tensor | str, size: tuple[int, int]) -> Image.Image | str:
+    if isinstance(pixels, str):
+        return pixels
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).resize(size, Image.Resampling.BICUBIC)
+
+
+def _scale_heat(heat: Heat) -> tuple[np.ndarray, np.ndarray, tuple[float, float], tuple[str, str]]:
+    """Return both maps in the unit they are drawn in, the two ends of the colours, and what stands below those."""
+    query, match = (each[0].numpy() for each in (heat.query, heat.match))
+    if heat.method == "Grad-CAM":
+        return query, match, (0.0, 1.0), ("0", "each map's maximum")
+    query, match = (each * each.size for each in (query, match))  # shares become multiples of an even share
+    low, high = min(query.min(), match.min()), max(query.max(), match.max())
+    return query, match, (low, high), (f"{low:.1f}", f"{high:.1f} times an even share")
+
+
+def _draw_heat(clip: Backbone, heat: Heat, photographs: Sequence) -> list[Image.Image]:
+    query, match, ends, _ = _scale_heat(heat)
+    where = attention.centres(clip, (query.shape[0], query.shape[1]))
+    return [overlay(image, each, where, ends) for image, each in zip(photographs, (query, match), strict=True)]
+
+
+def _write_titles(maps: Maps) -> list[str]:
+    heat, cosines = maps.heat, maps.alike["cosine"]
+    method = f"Grad-CAM of their cosine, {float(heat.cosine[0]):.3f}" if heat.method == "Grad-CAM" else heat.method
+    if cosines.empty:
+        return [method, "alike places: none found"]
+    return [method, f"alike places: {len(cosines)}, cosine {cosines.iloc[0]:.2f} to {cosines.iloc[-1]:.2f}"]
+
+
+def _draw_bar(canvas: Image.Image, corner: tuple[int, int], width: int, heat: Heat) -> None:
+    *_, (low, high) = _scale_heat(heat)
+    (x, y), draw, face = corner, ImageDraw.Draw(canvas), font(24)
+    grey = np.full((24, width), 160, np.uint8)  # as a hand's skin turns out
+    canvas.paste(_colour(grey, np.linspace(0, 1, width)[None].repeat(24, axis=0)), (x, y + 4))
+    draw.text((x, y + LINE), low, INK, face)
+    draw.text((x + width, y + LINE), high, INK, face, anchor="ra")
+
+
+def _draw_lines(
+    draw: ImageDraw.ImageDraw, corners: Sequence[tuple[int, int]], size: tuple[int, int], clip: Backbone, maps: Maps
+) -> None:
+    down, across = attention.centres(clip, maps.grid)
+    lines = []
+    for places in maps.alike[correspondence.COLUMNS[:4]].to_numpy().reshape(-1, 2, 2):  # (row, column) of either end
+        both = zip(corners, places, strict=True)
+        lines.append([(x + FRAME + across[c] * size[0], y + FRAME + down[r] * size[1]) for (x, y), (r, c) in both])
+    numbered = list(zip(range(1, len(lines) + 1), lines, COLOURS * len(lines), strict=False))[::-1]  # best comes on top
+    for _, ends, colour in numbered:
+        draw.line(ends, INK, 9)
+        draw.line(ends, colour, 5)
+    for number, ends, colour in numbered:
+        dark = np.dot(ImageColor.getrgb(colour), (0.299, 0.587, 0.114)) < 130  # ITU-R 601
+        for end in ends:
+            draw.circle(end, DOT, colour, INK, 2)
+            draw.text(end, str(number), "white" if dark else INK, font(20, bold=True), anchor="mm")
+
+
+def _weights(centres: np.ndarray, pixels: int) -> np.ndarray:
+    """Return what each place weighs at each pixel along one side, (pixels, places): linear, level at the borders."""
+    at = (np.arange(pixels) + 0.5) / pixels
+    return np.stack([np.interp(at, centres, one) for one in np.eye(len(centres))], axis=1)
+
+
+def _colour(grey: np.ndarray, share: np.ndarray) -> Image.Image:
+    """Colour grey pixels (height, width) by a share in [0, 1] of the same shape, which is the opacity too."""
+    colour = 255 * matplotlib.colormaps["inferno"](share)[..., :3]
+    cover = OPACITY * share[..., None]
+    return Image.fromarray((grey[..., None] * (1 - cover) + colour * cover).round().astype(np.uint8))
+
+
+def _write_legend(clip: Backbone, looks: Sequence[Look]) -> list[str]:
+    whole = [(each.maps, each.result.score) for each in looks if each.maps]
+    if not whole:
+        return ["No map and no lines: a photograph is missing or cannot be read."]
+    legend = [whole[0][0].heat.legend, correspondence.legend(clip, whole[0][0].grid)]
+    if any(abs(float(maps.heat.cosine[0]) - score) > 0.005 for maps, score in whole):  # more than the store rounds
+        legend.append("The scores are those of another embedding than the image's, which maps and lines are about.")
+    return legend

@@ -17,7 +17,7 @@ from clipreid_lib.scores import metrics
 SIDES = {"left", "right"}
 
 
-class Tile(NamedTuple):
+class Result(NamedTuple):
     """One gallery image in one query's row."""
 
     position: int  # row of the gallery table
@@ -84,7 +84,7 @@ class Ranking:
         everyone = self.hardest(len(self.query))
         return everyone[np.unique(np.linspace(0, len(everyone) - 1, n).round().astype(int))]
 
-    def row(self, q: int, top: int) -> tuple[list[Tile], list[Tile]]:
+    def row(self, q: int, top: int) -> tuple[list[Result], list[Result]]:
         """Return query q's first ``top`` tiles, and the true matches that rank beyond them, best first.
 
         Args:
@@ -93,13 +93,13 @@ class Ranking:
         """
         order, right = self.order(q), self._right(q)
         tiles = [
-            Tile(int(g), rank, float(self.similarity[q, g]), bool(right[g]), self._note(q, g))
+            Result(int(g), rank, float(self.similarity[q, g]), bool(right[g]), self._note(q, g))
             for rank, g in enumerate(order, 1)
             if (rank <= top or right[g]) and self.similarity[q, g] > -np.inf
         ]
         return tiles[:top], tiles[top:]
 
-    def clamped(self, top: int) -> int:
+    def clamp(self, top: int) -> int:
         """Return how many gallery images a row can show: ``top``, at most the gallery's size.
 
         Raises:
@@ -127,7 +127,7 @@ class Ranking:
         query, image = self._records[0][q], self._records[1][g]
         if image.get("role") != "distractor":
             return ""
-        mine, other = (spoken(row["aspect"]) for row in (query, image))
+        mine, other = (name_aspect(row["aspect"]) for row in (query, image))
         if "subject" not in query or query["subject"] != image.get("subject"):
             return "distractor" + (f"\n{other}" if mine != other else "")
         sides = [SIDES & set(aspect.split()) for aspect in (mine, other)]
@@ -135,18 +135,18 @@ class Ranking:
         return f"{kind}, distractor\n{other}"  # the right person, and still counted as wrong
 
 
-def spoken(aspect: str) -> str:
+def name_aspect(aspect: str) -> str:
     """Write an aspect in words: ``dorsal_r`` becomes ``dorsal right``."""
     words = {"r": "right", "l": "left"}
     return " ".join(words.get(word, word) for word in re.split(r"[ _]+", str(aspect)))
 
 
-def named(row: pd.Series) -> bool:
+def has_name(row: pd.Series) -> bool:
     """Whether a row of an image table has a name for its person beside the number."""
     name = row.get("name")
     return isinstance(name, str) and name not in ("", str(row["identity"]))
 
 
-def called(row: pd.Series) -> str:
-    """Write whose image a row is: the number, and the name where the data set has one."""
-    return f"identity {row['identity']}" + (f" ({row['name']})" if named(row) else "")
+def name_person(row: pd.Series) -> str:
+    """Write whose image a row is: the label compared, and the person's name where the data set has one."""
+    return f"identity {row['identity']}" + (f" ({row['name']})" if has_name(row) else "")

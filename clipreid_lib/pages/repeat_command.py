@@ -15,7 +15,7 @@ BASE = "params/base.yaml"  # changes nothing; `clipreid run` asks for a file
 ELSEWHERE = "PATH"  # stands for a place on the machine of whoever ran it
 
 
-def shown(key: str, value: object) -> object:
+def hide_place(key: str, value: object) -> object:
     """Return a param's value without any place outside the project, which would name a person or a machine."""
     if key not in PLACES or not isinstance(value, str):
         return value
@@ -25,35 +25,30 @@ def shown(key: str, value: object) -> object:
     return place.relative_to(ROOT).as_posix() if Path(value).expanduser().is_absolute() else value
 
 
-def told(params: Params) -> dict:
+def list_changed(params: Params) -> dict:
     """Return the fewest keys that make this run, with places outside the project written ``PATH``."""
-    return {key: shown(key, value) for key, value in params.changed().items()}
+    return {key: hide_place(key, value) for key, value in params.changed().items()}
 
 
-def of_run(params: Params) -> str:
+def repeat_run(params: Params) -> str:
     """Return ``clipreid run`` with one ``--set`` per key, quoted for a shell."""
-    return _command([f"{key}={_scalar(value)}" for key, value in told(params).items()])
+    return _write_command([f"{key}={_write_scalar(value)}" for key, value in list_changed(params).items()])
 
 
-def of_grid(runs: list[Params]) -> str | None:
+def repeat_grid(runs: list[Params]) -> str | None:
     """Return one command that makes all of these runs and no other; None where they are no full grid."""
-    each = [told(params) for params in runs]
-    axes = {}
+    each = [list_changed(params) for params in runs]
+    settings = []
     for key in dict.fromkeys(key for values in each for key in values):
         default = Params.model_fields[key].default
-        axes[key] = list(dict.fromkeys(values.get(key, default) for values in each))
-    settings, size = [], 1
-    for key, axis in axes.items():
-        size *= len(axis)
-        one = _scalar(axis[0])
-        settings.append(f"{key}={one}" if len(axis) == 1 else f"{key}=[{', '.join(map(_in_list, axis))}]")
-    if size != len({params.run_id for params in runs}):
-        return None
-    command = _command(settings)
-    return command if composed(command) == sorted({params.run_id for params in runs}) else None
+        axis = list(dict.fromkeys(values.get(key, default) for values in each))
+        one = _write_scalar(axis[0])
+        settings.append(f"{key}={one}" if len(axis) == 1 else f"{key}=[{', '.join(map(_write_in_list, axis))}]")
+    command = _write_command(settings)
+    return command if list_runs(command) == sorted({params.run_id for params in runs}) else None
 
 
-def composed(command: str) -> list[str]:
+def list_runs(command: str) -> list[str]:
     """Return the ids of the runs that a command makes, sorted; empty where it is refused here and now."""
     words = shlex.split(command.replace("\\\n", " "))
     settings = [word for before, word in zip(words, words[1:], strict=False) if before == "--set"]
@@ -63,12 +58,12 @@ def composed(command: str) -> list[str]:
         return []
 
 
-def _command(settings: list[str]) -> str:
+def _write_command(settings: list[str]) -> str:
     parts = [f"clipreid run {BASE}", *(f"--set {shlex.quote(setting)}" for setting in settings)]
     return " \\\n    ".join(parts)
 
 
-def _scalar(value: object) -> str:
+def _write_scalar(value: object) -> str:
     """Write a value so that YAML reads the same one back."""
     text = value if isinstance(value, str) else yaml.safe_dump(value).split("\n")[0]
     try:
@@ -78,7 +73,7 @@ def _scalar(value: object) -> str:
     return text if same else json.dumps(value, ensure_ascii=False)
 
 
-def _in_list(value: object) -> str:
-    text = _scalar(value)
+def _write_in_list(value: object) -> str:
+    text = _write_scalar(value)
     plain = not set(text) & set(",[]{}#:\"'")  # signs that end a plain word inside a list
     return text if plain or not isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import write_text
-from clipreid_lib.pages import report_of_run, report_of_runs
-from clipreid_lib.pages.evaluated import Evaluated
+from clipreid_lib.pages import report_run, report_runs
+from clipreid_lib.params.run_folder import run_folders
 from clipreid_lib.params.schema import project_path
-from clipreid_lib.runs import records
+from clipreid_lib.scores.finished_run import FinishedRun
 
 
 def write(folders: list[str], outputs: str | None = None) -> Iterator[str]:
@@ -27,25 +27,25 @@ def write(folders: list[str], outputs: str | None = None) -> Iterator[str]:
     """
     place = project_path(outputs or "outputs")
     if folders:
-        runs = [Evaluated.open(folder) for folder in dict.fromkeys(Path(folder).resolve() for folder in folders)]
-        around = {one.run.folder.parent.parent for one in runs}
+        runs = [FinishedRun.open(folder) for folder in dict.fromkeys(Path(folder).resolve() for folder in folders)]
+        around = {run.outputs for run in runs}
         place = around.pop() if outputs is None and len(around) == 1 else place
     else:
         runs = []
-        for folder in records.run_folders(place):
+        for folder in run_folders(place):
             try:
-                runs.append(Evaluated.open(folder))
+                runs.append(FinishedRun.open(folder))
             except UserError as error:
                 yield f"left out: {error}"
         if not runs:
             raise UserError(f"{place / 'runs'}: no evaluated run to report; `clipreid run params/demo.yaml` makes some")
-    for one in runs:
-        yield _kept(one.run.folder / "report.html", report_of_run.page(one))
+    for run in runs:
+        yield _write_page(run.folder / "report.html", report_run.lay_out(run))
     if len(runs) > 1:
-        folder = place / "reports"
-        yield _kept(folder / f"{report_of_runs.name_of(runs)}.html", report_of_runs.page(runs, folder, place))
+        path = place / "reports" / f"{report_runs.name_page(runs)}.html"
+        yield _write_page(path, report_runs.lay_out(runs, path.parent, place))
 
 
-def _kept(path: Path, page: str) -> str:
+def _write_page(path: Path, page: str) -> str:
     write_text(path, page)
     return path.as_uri()

@@ -10,7 +10,6 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from scipy import stats
 
 from clipreid_lib.pages.style import HALF, WIDE, plain
-from clipreid_lib.scores.evaluation import Evaluation
 from clipreid_lib.scores.subgroups import ENDS, FEWEST
 from clipreid_lib.scores.verification import Pairs, Verification
 
@@ -20,19 +19,19 @@ TALL = (WIDE[0], 4.2)  # inches
 RATES = (0.001, 0.01, 0.05, 0.2, 0.5)  # ticks of the DET axes
 
 
-def cmc(named: dict[str, Evaluation], top: int = 20) -> plt.Figure:
+def draw_cmc(curves: dict[str, np.ndarray], top: int = 20) -> plt.Figure:
     """Draw CMC curves: the mean over draws, with a band of one standard deviation.
 
     The axis begins at the multiple of ten below everything drawn, and says so: above it, curves have more room.
 
     Args:
-        named: scores by what the legend says.
+        curves: CMC of each draw, (draws, ranks), by what the legend says.
         top: ranks to show.
     """
     figure, axes = plt.subplots(figsize=TALL)
     lowest, last = 100.0, 1
-    for (name, scores), mark in zip(named.items(), itertools.cycle(MARKS), strict=False):
-        curve = 100 * scores.cmc[:, :top]
+    for (name, draws), mark in zip(curves.items(), itertools.cycle(MARKS), strict=False):
+        curve = 100 * draws[:, :top]
         ranks = np.arange(1, curve.shape[1] + 1)
         mean, spread = curve.mean(axis=0), curve.std(axis=0, ddof=1) if len(curve) > 1 else 0
         (line,) = axes.plot(ranks, mean, marker=mark, markersize=4, label=name)
@@ -43,11 +42,11 @@ def cmc(named: dict[str, Evaluation], top: int = 20) -> plt.Figure:
     axes.set(ylabel="% of queries with a hit by then", ylim=(start, 100 + 0.02 * (100 - start)))
     if start:
         axes.set_ylabel(f"% of queries with a hit by then\n(the axis starts at {start:.0f})")
-    _legend_above(figure, list(named))
+    _legend_above(figure, list(curves))
     return figure
 
 
-def score_distributions(pairs: Pairs) -> plt.Figure:
+def draw_score_distributions(pairs: Pairs) -> plt.Figure:
     """Draw the similarity of genuine and impostor pairs, each as a density of its own."""
     figure, axes = plt.subplots(figsize=HALF)
     scores, genuine = pairs.table["score"], pairs.table["genuine"]
@@ -67,7 +66,7 @@ def score_distributions(pairs: Pairs) -> plt.Figure:
     return figure
 
 
-def roc_and_det(named: dict[str, Verification]) -> plt.Figure:
+def draw_roc_and_det(named: dict[str, Verification]) -> plt.Figure:
     """Draw ROC (true against false positive rate, the latter on a log axis) and DET (both errors, normal deviates).
 
     A DET curve is straight where both kinds of score are normally distributed (Martin et al. 1997). Curves end at the
@@ -100,7 +99,7 @@ def roc_and_det(named: dict[str, Verification]) -> plt.Figure:
     return figure
 
 
-def subgroup_rates(table: pd.DataFrame, score: str = "rank1", label: str = "rank-1") -> plt.Figure:
+def draw_subgroups(table: pd.DataFrame, score: str = "rank1", label: str = "rank-1") -> plt.Figure:
     """Draw one score of every subgroup in per cent with its interval; small groups have their count alone.
 
     Args:
@@ -124,7 +123,7 @@ def subgroup_rates(table: pd.DataFrame, score: str = "rank1", label: str = "rank
     return figure
 
 
-def matrix(table: pd.DataFrame, label: str) -> plt.Figure:
+def draw_matrix(table: pd.DataFrame, label: str) -> plt.Figure:
     """Draw a matrix of scores in per cent: rows trained, columns tested.
 
     Args:

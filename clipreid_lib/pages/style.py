@@ -30,7 +30,7 @@ def plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def sentence(text: str) -> plt.Figure:
+def draw_sentence(text: str) -> plt.Figure:
     """Say in a figure's place why there is none."""
     figure, axes = plt.subplots(figsize=(WIDE[0], 0.8))
     axes.axis("off")

@@ -27,17 +27,17 @@ def open_small(path: str | Path, side: int) -> Image.Image | str:
     try:
         small = open_rgb(path, side)  # upright, as the model sees it
     except UnreadableImage:
-        return why_not(path)
+        return explain_missing(path)
     small.thumbnail((side, side))
     return small
 
 
-def why_not(path: str | Path) -> str:
+def explain_missing(path: str | Path) -> str:
     """Say in two words why an image cannot be opened."""
     return "file unreadable" if Path(path).exists() else "file missing"
 
 
-def jpeg_base64(image: Image.Image) -> str:
+def encode_jpeg(image: Image.Image) -> str:
     """Encode an image as JPEG in base64 text, without anything its own file said beside the pixels."""
     image.info.clear()  # a comment in the original would travel along otherwise
     memory = io.BytesIO()
@@ -55,7 +55,7 @@ def fit(text: str, face: ImageFont.FreeTypeFont, width: float) -> str:
     return text + "…"
 
 
-def wrapped(text: str, face: ImageFont.FreeTypeFont, width: float) -> list[str]:
+def wrap(text: str, face: ImageFont.FreeTypeFont, width: float) -> list[str]:
     """Break text between words into lines of at most ``width`` px; a word that is wider stands alone."""
     first, *words = text.split() or [""]
     lines = [first]
@@ -123,7 +123,7 @@ def draw_frame(
     right, bottom = x + width + 2 * FRAME, y + height + 2 * FRAME
     draw.rectangle((x, y, right - 1, bottom - 1), fill=PALE, outline=colour, width=FRAME)
     if isinstance(image, str):
-        text = "\n".join(wrapped(image, font(24), width - LINE))
+        text = "\n".join(wrap(image, font(24), width - LINE))
         draw.text(((x + right) / 2, (y + bottom) / 2), text, INK, font(24), anchor="mm", align="center")
     else:
         canvas.paste(image, ((x + right - image.width) // 2, (y + bottom - image.height) // 2))

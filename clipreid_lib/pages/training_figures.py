@@ -11,7 +11,7 @@ from clipreid_lib.pages.style import HALF, WIDE
 NAMES = {"identity": "identity loss"}  # of log columns; others are written as they are
 
 
-def curves(log: pd.DataFrame) -> plt.Figure:
+def draw_curves(log: pd.DataFrame) -> plt.Figure:
     """Draw a training log: loss terms at the left, shares (accuracies, validation scores) at the right."""
     shares = [name for name in log if name.startswith("validation_") or name.endswith("accuracy")]
     losses = [name for name in log if name not in {"epoch", "lr", "seconds", *shares}]
@@ -27,7 +27,7 @@ def curves(log: pd.DataFrame) -> plt.Figure:
     return figure
 
 
-def anchor_similarity(anchors: np.ndarray, identities: list[int]) -> plt.Figure:
+def draw_anchor_similarity(anchors: np.ndarray, identities: list[int]) -> plt.Figure:
     """Draw the cosine similarity between the identities' text anchors: the redder, the harder to tell apart.
 
     Args:

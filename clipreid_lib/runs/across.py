@@ -4,7 +4,7 @@ Always under protocol ``common``, whose split of people is one for all aspects, 
 trained on in another. A run trained under another protocol is refused wherever that would happen.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,8 +17,9 @@ from clipreid_lib.data.manifest import Manifest
 from clipreid_lib.data.photographs import Photographs
 from clipreid_lib.pages import score_figures, style
 from clipreid_lib.params.schema import ASPECTS, project_path
-from clipreid_lib.runs import stages
 from clipreid_lib.runs.run import Run
+from clipreid_lib.runs.stages import load_trained
+from clipreid_lib.scores.assessment import count_test
 from clipreid_lib.scores.evaluation import evaluate
 from clipreid_lib.scores.feature_store import FeatureStore
 
@@ -65,7 +66,7 @@ def open_runs(folders: list[str], outputs: Path) -> list[Run]:
     return runs
 
 
-def targets(runs: list[Run], on: list[str]) -> list[Target]:
+def list_targets(runs: list[Run], on: list[str]) -> list[Target]:
     """Return every aspect of every data set to test on, each once.
 
     Args:
@@ -81,12 +82,12 @@ def targets(runs: list[Run], on: list[str]) -> list[Target]:
         name, _, aspect = name.partition(":")
         if not equals or name not in ASPECTS:
             raise UserError(f"--on {text}: write NAME=FOLDER or NAME:ASPECT=FOLDER; names: {', '.join(ASPECTS)}")
-        table = _table(runs, name, project_path(place))
+        table = _read_table(runs, name, project_path(place))
         there = [aspect] if aspect else sorted(table["aspect"].unique())
         wanted += [(name, project_path(place), each) for each in there]
     params, found = runs[0].params, []
     for dataset, root, aspect in dict.fromkeys(wanted):
-        table = _table(runs, dataset, root)
+        table = _read_table(runs, dataset, root)
         manifest = protocols.build(
             table, "common", aspect, seed=params.draw_seed, validation="none", draws=params.draws
         )
@@ -99,7 +100,7 @@ def measure(runs: list[Run], aims: list[Target], outputs: Path) -> pd.DataFrame:
 
     Args:
         runs: trained runs.
-        aims: what to test them on, from :func:`targets`.
+        aims: what to test them on, from :func:`list_targets`.
         outputs: folder of the feature store and the image store.
 
     Returns:
@@ -111,33 +112,26 @@ def measure(runs: list[Run], aims: list[Target], outputs: Path) -> pd.DataFrame:
     """
     rows = []
     for run in runs:
-        trained = stages.load_trained(run)
+        encoder, keys = load_trained(run), ("experiment", "dataset", "aspect", "model", "variant", "stage", "seed")
+        mine = {key: getattr(run.params, key) for key in keys}
         for aim in aims:
-            row = {
-                **{key: getattr(run.params, key) for key in ("experiment", "dataset", "aspect", "model", "variant")},
-                "stage": run.params.stage,
-                "seed": run.params.seed,
-                "tested_dataset": aim.dataset,
-                "tested_aspect": aim.aspect,
-            }
-            leak = _leaked(run, aim)
-            if leak:
+            row = {**mine, "tested_dataset": aim.dataset, "tested_aspect": aim.aspect}
+            if leak := _find_leaked(run, aim):
                 rows.append(row | {"left_out": f"{len(leak)} people tested were trained on; train under common"})
                 continue
             photographs = Photographs(aim.root, outputs / STORE, run.params.resize)
-            store = FeatureStore(outputs / "features", aim.table, photographs)
-            scores = evaluate(store.embed(trained.backbone, trained.sha, aim.manifest.in_tests), aim.manifest)
-            summary, ends, counts = scores.summary(), scores.intervals(), scores.per_draw.iloc[0]
-            row |= {name: int(counts[name]) for name in ("queries", "gallery")}
-            row["identities"] = aim.manifest.test["identity"].nunique()
+            there = replace(encoder, store=FeatureStore(outputs / "features", aim.table, photographs))
+            scores = evaluate(there.embed(aim.manifest.in_tests), aim.manifest)
+            summary, ends, counts = scores.summary(), scores.intervals(), count_test(aim.manifest)
+            row |= {name: counts[name] for name in ("queries", "gallery", "identities")}
             for score in SCORES:
                 row |= {score: summary[score], f"{score}_std": summary[f"{score}_std"]}
                 row |= {f"{score}_low": ends[score][0], f"{score}_high": ends[score][1]}
-            rows.append(row | {"left_out": "", "checkpoint_sha": trained.sha, "manifest_sha": aim.manifest.sha})
+            rows.append(row | {"left_out": "", "checkpoint_sha": encoder.sha, "manifest_sha": aim.manifest.sha})
     return pd.DataFrame(rows)
 
 
-def square(table: pd.DataFrame, score: str = "rank1") -> pd.DataFrame:
+def arrange(table: pd.DataFrame, score: str = "rank1") -> pd.DataFrame:
     """Arrange one score as a matrix in per cent, averaged over seeds: rows trained, columns tested.
 
     Args:
@@ -163,22 +157,22 @@ def report(folders: list[str], on: list[str], outputs: Path) -> str:
 
     Args:
         folders: of runs, as for :func:`open_runs`.
-        on: more data sets, as for :func:`targets`.
+        on: more data sets, as for :func:`list_targets`.
         outputs: folder to look for runs in and to write to.
 
     Raises:
-        UserError: as :func:`open_runs`, :func:`targets` and :func:`measure`.
+        UserError: as :func:`open_runs`, :func:`list_targets` and :func:`measure`.
     """
     runs = open_runs(folders, outputs)
-    table = measure(runs, targets(runs, on), outputs)
+    table = measure(runs, list_targets(runs, on), outputs)
     write_csv(outputs / "across.csv", table)
     if table["left_out"].ne("").all():
         return f"{outputs / 'across.csv'}: nothing could be tested; {table['left_out'].iloc[0]}"
     style.use()
     said = []
     for score, label in (("rank1", "rank-1"), ("map", "mAP")):
-        matrix = square(table, score)
-        style.keep(score_figures.matrix(matrix, f"{label}, per cent"), outputs / f"across_{score}.png")
+        matrix = arrange(table, score)
+        style.keep(score_figures.draw_matrix(matrix, f"{label}, per cent"), outputs / f"across_{score}.png")
         said.append(f"{label}, per cent; rows trained on, columns tested on\n\n{matrix.round(1).to_string()}")
     left_out = table[table["left_out"] != ""]
     for _, one in left_out.iterrows():
@@ -187,14 +181,14 @@ def report(folders: list[str], on: list[str], outputs: Path) -> str:
     return "\n\n".join([*said, f"every number: {outputs / 'across.csv'}; heat maps beside it"])
 
 
-def _table(runs: list[Run], dataset: str, root: Path) -> pd.DataFrame:
+def _read_table(runs: list[Run], dataset: str, root: Path) -> pd.DataFrame:
     for run in runs:
         if (run.params.dataset, run.data_root) == (dataset, root):
             return run.table
     return datasets.load_images(dataset, root)
 
 
-def _leaked(run: Run, aim: Target) -> set:
+def _find_leaked(run: Run, aim: Target) -> set:
     """Return the people tested whom the run has seen: by number, or by name where a folder of one's own has names."""
     if run.params.dataset != aim.dataset:
         return set()

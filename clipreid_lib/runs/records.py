@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from clipreid_lib.base.files import read_json, write_json
-from clipreid_lib.params.read import read_yaml
-from clipreid_lib.params.schema import ENCODER, EVALUATION, PROMPTS, RETRIEVAL, ROOT, Params, validated
+from clipreid_lib.params.run_folder import inside, params_of, run_folders  # noqa: F401  runs/ reads them from here
+from clipreid_lib.params.schema import ENCODER, EVALUATION, PROMPTS, RETRIEVAL, ROOT, Params
 from clipreid_lib.runs.notebook_keys import notebook_key
 
 BEAT = 5.0  # seconds between two signs of life of a notebook at work
@@ -35,32 +35,6 @@ FIGURES = {
     PROMPTS: ("prompt_curves.png", "anchor_similarity.png", "anchors.png"),
     ENCODER: ("encoder_curves.png", "neighbours_before.png", "neighbours_after.png"),
 }
-
-
-def run_folders(outputs: Path) -> list[Path]:
-    """Return the folders of all runs in an outputs folder, by name."""
-    return sorted(path.parent for path in (outputs / "runs").glob("*/params.yaml"))
-
-
-def params_of(folder: Path) -> Params:
-    """Return the params of the run, or the survey, that lives in a folder.
-
-    Raises:
-        UserError: they cannot be read, or are of another version.
-    """
-    return validated(read_yaml(folder / "params.yaml"), str(folder / "params.yaml"))
-
-
-def inside(params: Params, folder: Path, place: str) -> Path:
-    """Return a folder of params (``output_dir``, ``save_dir``): inside the run's, unless it is absolute.
-
-    Args:
-        params: of the run, whose id names the folder in an absolute place.
-        folder: the run's.
-        place: as the params name it.
-    """
-    path = Path(place).expanduser()
-    return path / params.run_id if path.is_absolute() else folder / path
 
 
 def products(params: Params, folder: Path, notebook: str) -> list[Path]:

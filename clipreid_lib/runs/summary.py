@@ -7,6 +7,7 @@ from clipreid_lib.params.schema import Params, project_path
 from clipreid_lib.runs.chain import Failure
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores import leaderboard, published
+from clipreid_lib.scores.finished_run import find_runs
 
 
 def tell(params: list[Params], failed: dict[str, Failure], worked: bool, seconds: float) -> None:
@@ -19,12 +20,12 @@ def tell(params: list[Params], failed: dict[str, Failure], worked: bool, seconds
         seconds: it took.
     """
     runs = [Run.open(each) for each in params]
-    evaluated = {run.folder: metrics for run in runs if (metrics := leaderboard.read_metrics(run.folder))}
-    table, note = leaderboard.table(list(evaluated))
+    evaluated = find_runs([run.folder for run in runs])
+    table, note = leaderboard.summarise(evaluated)
     print(f"\n{counted(len(runs), 'run')} in {seconds:.0f} s")
     if len(table):
         print(f"\n{table.to_string()}\n\n{note}")
-    if (beside := published.beside(leaderboard.rows(*evaluated.values()))) is not None:
+    if (beside := published.set_beside(leaderboard.list_rows(*(run.metrics for run in evaluated)))) is not None:
         print(f"\nBeside published results:\n\n{beside.drop(columns=['source', 'note']).to_string()}")
     for outputs in {project_path(run.params.outputs_root) for run in runs}:
         try:
@@ -35,7 +36,7 @@ def tell(params: list[Params], failed: dict[str, Failure], worked: bool, seconds
     pages = [path for run in runs if (path := run.folder / "gallery.html").exists()]
     _list("ranked galleries, to open in a browser:", [page.as_uri() for page in pages])
     if worked and evaluated:
-        _report(list(map(str, evaluated)))
+        _report([str(run.folder) for run in evaluated])
     _list("failed:", [f"{name}, {failure.notebook}: {failure.message}" for name, failure in failed.items()])
 
 

@@ -1,4 +1,4 @@
-"""Assessment: everything notebook 04 measures under one protocol, as one object and as one flat record."""
+"""Assessment: everything notebook 04 measures under each protocol that may test what a run has trained."""
 
 import time
 from dataclasses import dataclass
@@ -7,12 +7,15 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from clipreid_lib.data.manifest import Manifest
-from clipreid_lib.scores import open_set, subgroups, uncertainty, verification
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.data import protocols
+from clipreid_lib.data.manifest import PROTOCOLS, Manifest
+from clipreid_lib.params.schema import Params
+from clipreid_lib.scores import open_set, subgroups, verification
 from clipreid_lib.scores.evaluation import Evaluation, evaluate
 from clipreid_lib.scores.features import Embeddings
 from clipreid_lib.scores.open_set import OpenSet
-from clipreid_lib.scores.score_names import SHOWN, in_words
+from clipreid_lib.scores.score_names import SHOWN, format_score, name_rates
 from clipreid_lib.scores.verification import Pairs, Verification
 
 
@@ -51,19 +54,19 @@ class Assessment:
         """Score subgroups of the test people; see :func:`clipreid_lib.scores.subgroups.by_attribute`."""
         return subgroups.by_attribute(self.own, self.pairs, self.manifest)
 
+    @cached_property
     def numbers(self) -> dict:
-        """Return every number of the first embedding, flat, and the other rows' under ``rows``."""
+        """Every number of the first embedding, flat, and the other rows' under ``rows``."""
         verified, searched = self.verified, self.searched
-        counts = self.own.per_draw.iloc[0]
+        counts = count_test(self.manifest)
         found = {
             "protocol": self.manifest.protocol,
-            "draws": self.manifest.draws,
-            **{name: int(counts[name]) for name in ("queries", "gallery", "unmatched")},
-            "distractors": int((self.manifest.draw(0)[1]["role"] == "distractor").sum()),
-            "identities": int(self.manifest.test["identity"].nunique()),
+            **{name: counts[name] for name in ("draws", "queries", "gallery")},
+            "unmatched": int(self.own.per_draw["unmatched"].iloc[0]),
+            **{name: counts[name] for name in ("distractors", "identities")},
             **self.own.summary(),
+            "eer": verified.eer,
         }
-        found["eer"] = verified.eer
         for score, both in self.intervals.items():
             low, high = map(_plain, both)
             found |= {f"{score}_low": low, f"{score}_high": high}
@@ -78,6 +81,55 @@ class Assessment:
         found |= {"manifest_sha": self.manifest.sha, "compared_sha": self.manifest.compared_sha}
         found["rows"] = {name: each.summary() for name, each in self.scores.items()}
         return found
+
+
+def choose_protocols(
+    table: pd.DataFrame, own: Manifest, params: Params, seen: set[int]
+) -> tuple[dict[str, Manifest], dict[str, str]]:
+    """Build the manifest of every protocol that tests nobody the run has trained on or chosen by.
+
+    Args:
+        table: the data set's image table.
+        own: the manifest the run was trained under.
+        params: of the run.
+        seen: the people it has trained on or chosen by.
+
+    Returns:
+        Manifests by protocol, the run's own first, and for every other protocol the reason why it is left out.
+    """
+    fit: dict[str, Manifest] = {params.protocol: own}
+    unfit: dict[str, str] = {}
+    for name in PROTOCOLS:
+        if name in fit:
+            continue
+        try:
+            other = protocols.build(
+                table, name, params.aspect, seed=params.draw_seed, validation="none", draws=params.draws
+            )
+        except UserError as error:
+            unfit[name] = str(error).removeprefix("protocol: ")
+            continue
+        shared = seen & set(other.test["subject"])
+        twin = next((mine for mine, each in fit.items() if each.compared_sha == other.compared_sha), None)
+        if shared:
+            unfit[name] = f"{len(shared)} of its test people were trained on or chosen by"
+        elif twin:
+            unfit[name] = f"it compares the same images as {twin}"
+        else:
+            fit[name] = other
+    return fit, unfit
+
+
+def count_test(manifest: Manifest) -> dict[str, int]:
+    """Count whom a protocol tests, and how much draw 0 compares."""
+    query, gallery = manifest.draw(0)
+    return {
+        "draws": manifest.draws,
+        "identities": int(manifest.test["identity"].nunique()),
+        "queries": len(query),
+        "gallery": len(gallery),
+        "distractors": int((gallery["role"] == "distractor").sum()),
+    }
 
 
 def assess(embeddings: dict[str, Embeddings], manifest: Manifest) -> Assessment:
@@ -106,38 +158,38 @@ def assess(embeddings: dict[str, Embeddings], manifest: Manifest) -> Assessment:
     return Assessment(manifest, scores, pairs, verified, searched, time.perf_counter() - began)
 
 
-def by_protocol(assessments: dict[str, Assessment]) -> pd.DataFrame:
+def tabulate_rows(scores: dict[str, Evaluation]) -> pd.DataFrame:
+    """Return the scores of several embeddings in per cent, one row each, as mean ± deviation over draws."""
+    found = {name: each.summary() for name, each in scores.items()}
+    rows = {name: {shown: format_score(each, key) for key, shown in SHOWN.items()} for name, each in found.items()}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def tabulate_protocols(assessments: dict[str, Assessment]) -> pd.DataFrame:
     """Return the run's own scores, a column per protocol, in per cent: mean ± deviation over draws [95 % interval]."""
-    rows = {}
+    columns = {}
     for protocol, each in assessments.items():
-        summary, ends = each.own.summary(), each.intervals
-        counts = each.own.per_draw.iloc[0]
-        row = {name: f"{counts[name]:.0f}" for name in ("queries", "gallery")}
-        for score, shown in SHOWN.items():
-            value = in_words(summary[score], summary[f"{score}_std"])
-            row[shown] = f"{value} {uncertainty.in_words(ends[score])}"
-        row["EER"] = f"{100 * each.verified.eer:.1f} {uncertainty.in_words(ends['eer'])}"
-        rows[protocol] = row
-    return pd.DataFrame(rows)
+        numbers = each.numbers
+        counts = {name: str(numbers[name]) for name in ("queries", "gallery")}
+        columns[protocol] = counts | {
+            name: format_score(numbers, score) for score, name in (SHOWN | {"eer": "EER"}).items()
+        }
+    return pd.DataFrame(columns)
 
 
-def error_rates(assessments: dict[str, Assessment]) -> pd.DataFrame:
+def tabulate_errors(assessments: dict[str, Assessment]) -> pd.DataFrame:
     """Return verification and open-set error rates under every protocol, in per cent, or why one is not measurable."""
-    rows = {}
+    columns = {}
     for protocol, each in assessments.items():
-        verified, searched = each.verified, each.searched
-        row = {"pairs": f"{verified.genuine:,} genuine, {verified.impostor:,} impostor"}
-        for level, rate in verified.tpr_at.items():
-            row[f"TPR at FPR {level:g}"] = verified.why_not(level) if rate is None else f"{100 * rate:.1f}"
-        row["searches"] = f"{len(searched.mated):,} mated, {len(searched.non_mated):,} non-mated"
-        for level in open_set.LEVELS:
-            rate = searched.fnir(level)
-            said = searched.why_not(level)
-            if rate is not None:
-                said = f"{100 * rate:.1f} {uncertainty.in_words(searched.interval(level))}"
-            row[f"FNIR at FPIR {level:g}"] = said
-        rows[protocol] = row
-    return pd.DataFrame(rows)
+        numbers, searched = each.numbers, each.searched
+        rates = {name: format_score(numbers, key) for key, name in name_rates(numbers).items()}
+        columns[protocol] = {
+            "pairs": f"{numbers['genuine_pairs']:,} genuine, {numbers['impostor_pairs']:,} impostor",
+            **{name: rate for name, rate in rates.items() if name.startswith("TPR")},
+            "searches": f"{len(searched.mated):,} mated, {len(searched.non_mated):,} non-mated",
+            **{name: rate for name, rate in rates.items() if name.startswith("FNIR")},
+        }
+    return pd.DataFrame(columns)
 
 
 def _plain(end: float) -> float | None:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from clipreid_lib.base.files import locked, read_json, write_csv
-from clipreid_lib.params.read import read_yaml
-from clipreid_lib.scores.score_names import SHOWN, in_words
+from clipreid_lib.base.files import locked, write_csv
+from clipreid_lib.scores.finished_run import FinishedRun, read_metrics
+from clipreid_lib.scores.score_names import FLOOR, SHOWN, format_share
 
 COLUMNS = (
     "experiment dataset aspect model variant stage protocol seed queries gallery distractors identities "
@@ -15,13 +15,7 @@ COLUMNS = (
 ).split()
 
 
-def read_metrics(folder: Path) -> dict | None:
-    """Read one run's metrics; None where there are none yet, or the file is damaged or older."""
-    metrics = read_json(folder / "metrics.json") or {}
-    return metrics if {"protocols", "compared_sha"} <= set(metrics) else None
-
-
-def rows(*runs: dict) -> pd.DataFrame:
+def list_rows(*runs: dict) -> pd.DataFrame:
     """Return the leaderboard's rows of runs' metrics, one per run and protocol; a run's own protocol first."""
     found = [{**metrics, **scores} for metrics in runs for scores in metrics["protocols"].values()]
     return pd.DataFrame(found, columns=COLUMNS)
@@ -34,48 +28,43 @@ def refresh_leaderboard(outputs: Path) -> pd.DataFrame:
     """
     with locked(outputs / ".leaderboard.lock"):
         found = [read_metrics(path.parent) for path in sorted((outputs / "runs").glob("*/metrics.json"))]
-        board = rows(*filter(None, found))
+        board = list_rows(*filter(None, found))
         write_csv(outputs / "leaderboard.csv", board)
     return board
 
 
-def table(folders: list[Path]) -> tuple[pd.DataFrame, str]:
+def summarise(runs: list[FinishedRun]) -> tuple[pd.DataFrame, str]:
     """Summarise runs in per cent, one row per variant and whatever else they differ in, averaged over seeds.
 
     Args:
-        folders: of evaluated runs; those without metrics are left out.
+        runs: evaluated ones.
 
     Returns:
         The table, and a sentence with the pixel floor.
     """
-    found = [(folder, row) for folder in folders if (row := read_metrics(folder))]
-    if not found:
+    if not runs:
         return pd.DataFrame(), ""
-    metrics = pd.DataFrame([row for _, row in found])
-    settings = pd.DataFrame([read_yaml(folder / "params.yaml") for folder, _ in found])
+    metrics = pd.DataFrame([run.metrics for run in runs])
+    settings = pd.DataFrame([run.params.model_dump() for run in runs])
     one_stage = settings["mode"] != "full"  # say so: after prompt_learn the image encoder is still the frozen one
     settings.loc[one_stage, "variant"] += ", " + settings.loc[one_stage, "mode"]
-    varying = [
-        key for key in settings if key not in ("variant", "mode", "seed") and settings[key].nunique(dropna=False) > 1
-    ]
-    keys = [*varying, "variant"]  # whatever the runs differ in names a row; only seeds are averaged
+    # whatever else the runs differ in names a row; only seeds are averaged
+    varying = [key for key in settings if key not in ("variant", "mode", "seed") and settings[key].nunique(False) > 1]
+    keys = [*varying, "variant"]
     rows = {}
     for name, group in metrics.groupby([settings[key] for key in keys], sort=False, dropna=False):
         row = {}
         for score in ("rank1", "rank5", "map"):
-            row[SHOWN[score]] = in_words(group[score].mean(), group[f"{score}_std"].astype(float).mean())
+            row[SHOWN[score]] = format_share(group[score].mean(), group[f"{score}_std"].astype(float).mean())
             if len(group) > 1:
-                row[SHOWN[score]] += f" ({100 * group[score].std(ddof=1):.1f})"
+                row[SHOWN[score]] += f" ({format_share(group[score].std(ddof=1))})"
         rows[name if varying else name[0]] = row
-    shown = pd.DataFrame.from_dict(rows, orient="index")
-    shown.index.names = keys if varying else [None]
-    note = "Per cent, mean ± standard deviation over draws"
-    note += "; in brackets the deviation over seeds.\n" if settings["seed"].nunique() > 1 else ".\n"
-    floors = metrics.drop_duplicates("manifest_sha")
-    for _, run in floors.iterrows():
-        floor = {score: f"{100 * run['pixels'][score]:.1f}" for score in ("rank1", "rank5", "map")}
-        note += (
-            f"Floor, 32x32 grey pixels on {run['dataset']} {run['aspect']} ({run['protocol']}): "
-            f"rank-1 {floor['rank1']}, rank-5 {floor['rank5']}, mAP {floor['map']}.\n"
-        )
-    return shown, note.rstrip()
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    table.index.names = keys if varying else [None]
+    seeds = "; in brackets the deviation over seeds" if settings["seed"].nunique() > 1 else ""
+    notes = [f"Per cent, mean ± standard deviation over draws{seeds}."]
+    for _, run in metrics.drop_duplicates("manifest_sha").iterrows():
+        floor = ", ".join(f"{SHOWN[score]} {format_share(run['pixels'][score])}" for score in ("rank1", "rank5", "map"))
+        where = f"{run['dataset']} {run['aspect']} ({run['protocol']})"
+        notes.append(f"Floor, {FLOOR.replace(' ', ' grey ')} on {where}: {floor}.")
+    return table, "\n".join(notes)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from clipreid_lib.base.errors import counted
-from clipreid_lib.scores import score_names
+from clipreid_lib.scores.score_names import name_method
 
 ONE_MATCH = ("own", "mba")  # protocols in which the two definitions can be converted
 SAME = ["dataset", "aspect", "protocol"]
@@ -24,7 +24,7 @@ def load() -> pd.DataFrame:
     return pd.read_csv(path, dtype=dict.fromkeys(text, str)).fillna(dict.fromkeys(text, ""))
 
 
-def beside(rows: pd.DataFrame) -> pd.DataFrame | None:
+def set_beside(rows: pd.DataFrame) -> pd.DataFrame | None:
     """Set leaderboard rows beside the published results that they may be compared with.
 
     Args:
@@ -34,16 +34,16 @@ def beside(rows: pd.DataFrame) -> pd.DataFrame | None:
         In per cent, best rank-1 first: ``method protocol rank-1 mAP``, ``mAP (trapezoid)``, ``converted`` (which of
         the two was computed and not printed), ``trained on`` (where it is not the same data's training part),
         ``flip`` (whether mirrored images' features were added), ``source``, ``note``. None, which a notebook does not
-        show, where nothing fits: :func:`explained` says why.
+        show, where nothing fits: :func:`explain` says why.
     """
     printed = load()
-    found = [_comparable(printed, row) for _, row in rows.iterrows()]
+    found = [_find_comparable(printed, row) for _, row in rows.iterrows()]
     fitting = pd.concat([printed[:0], *found]).drop_duplicates()
     if fitting.empty:
         return None
-    theirs = pd.DataFrame([_converted(row) for _, row in fitting.iterrows()])
+    theirs = pd.DataFrame([_convert(row) for _, row in fitting.iterrows()])
     ours = rows[[len(each) > 0 for each in found]]
-    names = [score_names.method(*each) for each in ours[["variant", "stage"]].to_numpy()]
+    names = [name_method(*each) for each in ours[["variant", "stage"]].to_numpy()]
     mine = pd.DataFrame(
         {
             "method": "ours: " + ours["model"] + " " + names,
@@ -62,34 +62,34 @@ def beside(rows: pd.DataFrame) -> pd.DataFrame | None:
     return table.round(2).reset_index(drop=True)
 
 
-def explained(rows: pd.DataFrame) -> str:
+def explain(rows: pd.DataFrame) -> str:
     """Say what stands beside our rows, or why nothing does."""
-    printed, said = load(), []
+    printed, lines = load(), []
     for _, row in rows.iterrows():
         where = f"{row['dataset']} {row['aspect']} under {row['protocol']}"
         same = printed[(printed[SAME] == row[SAME]).all(axis=1)]
-        fitting = _comparable(printed, row)
+        fitting = _find_comparable(printed, row)
         if len(fitting):
-            said.append(f"{where}: {counted(len(fitting), 'published result')}.")
+            lines.append(f"{where}: {counted(len(fitting), 'published result')}.")
         elif len(same):
             counts = same[["queries", "gallery"]].iloc[0]
-            said.append(
+            lines.append(
                 f"{where}: nothing beside it, for the published results have {counts['queries']:.0f} queries and "
                 f"{counts['gallery']:.0f} gallery images, here are {row['queries']} and {row['gallery']}."
             )
         else:
-            said.append(f"{where}: no published result known.")
-    return "\n".join(said)
+            lines.append(f"{where}: no published result known.")
+    return "\n".join(lines)
 
 
-def _comparable(printed: pd.DataFrame, row: pd.Series) -> pd.DataFrame:
+def _find_comparable(printed: pd.DataFrame, row: pd.Series) -> pd.DataFrame:
     same = (printed[SAME] == row[SAME]).all(axis=1)
     for count in ("queries", "gallery"):
         same &= printed[count] == row[count]
     return printed[same]
 
 
-def _converted(row: pd.Series) -> dict:
+def _convert(row: pd.Series) -> dict:
     standard, trapezoid, made = row["map"], np.nan, ""
     if row["map_definition"] == "trapezoid":
         standard, trapezoid = np.nan, row["map"]

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 
 from clipreid_lib.data.manifest import Manifest
-from clipreid_lib.scores import score_names, uncertainty, verification
+from clipreid_lib.scores import uncertainty, verification
 from clipreid_lib.scores.evaluation import Evaluation
+from clipreid_lib.scores.score_names import format_share, name_attribute
 from clipreid_lib.scores.verification import Pairs
 
 FEWEST = 10  # people in a group before a rate is printed: with fewer, one person moves it by more than ten points
@@ -35,7 +36,7 @@ def attributes(manifest: Manifest) -> pd.DataFrame:
             known[column] = test[column].map({True: "yes", False: "no"})
     number = test.groupby("identity")["aspect"].transform("size")
     known["images of the person"] = _banded(number, NUMBERS)
-    return pd.DataFrame(known, index=test.index).rename(columns=score_names.attribute)
+    return pd.DataFrame(known, index=test.index).rename(columns=name_attribute)
 
 
 def by_attribute(scores: Evaluation, pairs: Pairs, manifest: Manifest, seed: int = 0) -> pd.DataFrame:
@@ -81,34 +82,34 @@ def by_attribute(scores: Evaluation, pairs: Pairs, manifest: Manifest, seed: int
     return table
 
 
-def in_words(table: pd.DataFrame) -> pd.DataFrame:
-    """Turn :func:`by_attribute`'s shares into per cent with their intervals, for reading."""
-    shown = table[["identities", "queries"]].copy()
+def format_groups(table: pd.DataFrame) -> pd.DataFrame:
+    """Write :func:`by_attribute`'s shares in per cent with their intervals; empty where a group has no rate."""
+    written = table[["identities", "queries"]].copy()
     for score, name in (("rank1", "rank-1"), ("map", "mAP"), ("eer", "EER")):
-        shown[name] = [
-            "" if np.isnan(value) else f"{100 * value:.1f} {uncertainty.in_words(ends)}"
-            for value, *ends in table[[f"{score}{end}" for end in ENDS]].to_numpy(float)
-        ]
+        columns = table[[f"{score}{end}" for end in ENDS]].to_numpy(float)
+        written[name] = [format_share(share, ends=ends) for share, *ends in columns]
     for rate, name in (("fmr", "FPR"), ("fnmr", "FNR")):
-        shown[name] = ["" if np.isnan(value) else f"{100 * value:.1f}" for value in table[rate]]
-    return shown
+        written[name] = table[rate].map(format_share)
+    return written
 
 
-def hardest(scores: Evaluation, number: int = 10) -> pd.DataFrame:
+def find_hardest(queries: pd.DataFrame, number: int = 10) -> pd.DataFrame:
     """Return the people with the lowest mAP over all draws, worst first, with their rank-1 and number of queries.
 
     Args:
-        scores: of every query.
+        queries: ``per_query`` table of an evaluation; queries without a match take no part in rank-1.
         number: people to return, at most.
 
     Returns:
-        Indexed by ``identity``: ``mAP`` and ``rank-1`` in per cent, ``queries`` (images that ask, in any draw).
+        Indexed by ``identity``, as the table has it: ``mAP`` and ``rank-1`` in per cent, ``queries`` (images that ask,
+        in any draw).
     """
-    queries = scores.per_query.assign(rank1=scores.of("rank1"))
-    people = queries.groupby("identity").agg(
-        mAP=("average_precision", "mean"), rank1=("rank1", "mean"), queries=("path", "nunique")
+    hit = (queries["first_hit"] == 1).astype(float).where(queries["first_hit"] > 0)
+    people = queries.assign(hit=hit).groupby("identity")
+    people = people.agg(
+        **{"mAP": ("average_precision", "mean"), "rank-1": ("hit", "mean"), "queries": ("path", "nunique")}
     )
-    people = people.rename(columns={"rank1": "rank-1"}).sort_values(["mAP", "rank-1"], kind="stable").head(number)
+    people = people.sort_values(["mAP", "rank-1"], kind="stable").head(number)
     return people.assign(**{name: (100 * people[name]).round(1) for name in ("mAP", "rank-1")})
 
 

@@ -4,7 +4,6 @@ The images of one person are alike, so resampling images would pretend to know m
 is held as it is; what is resampled is who asks.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,18 +71,6 @@ def _bootstrap(sums: np.ndarray, counts: np.ndarray, seed: int) -> tuple[float, 
             rng=np.random.default_rng(seed),
         ).confidence_interval
     return float(found.low), float(found.high)
-
-
-def in_words(ends: Sequence[float], sign: str = "") -> str:
-    """Write an interval of shares in per cent; "[one person]" where there is none to resample.
-
-    Args:
-        ends: lower and upper end, as shares.
-        sign: ``+`` writes a sign before positive numbers too.
-    """
-    if np.isnan(ends).any():
-        return "[one person]"
-    return f"[{100 * ends[0]:{sign}.1f}, {100 * ends[1]:{sign}.1f}]"
 
 
 def compare(one: ArrayLike, other: ArrayLike, identities: ArrayLike, seed: int = 0) -> Difference:

@@ -38,7 +38,7 @@ def rows() -> list[Row]:
     """Score the demo hands both ways."""
     with tempfile.TemporaryDirectory() as scratch:
         run = Run.open(schema.validated(SETTINGS | {"outputs_root": scratch}))
-        start, table, photographs, manifest = stages.pretrained(run), run.table, run.photographs, run.manifest
+        start, table, photographs, manifest = stages.load_pretrained(run), run.table, run.photographs, run.manifest
         draws = [alone(manifest, draw) for draw in range(DRAWS)]
 
         def anew(_: int) -> pd.DataFrame:

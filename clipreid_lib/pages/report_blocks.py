@@ -1,16 +1,17 @@
-"""Reports as pages: a few kinds of block, laid out by one template into a file that asks for nothing else."""
+"""What a report's page is made of: a few kinds of block, laid out by one template into a file that needs no other."""
 
 import functools
 import html
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import jinja2
+import pandas as pd
 from markupsafe import Markup
 
 from clipreid_lib.params.schema import ROOT
@@ -29,19 +30,12 @@ class Words:
 
 @dataclass(frozen=True)
 class Link:
-    """A link to a file that lies beside the page, or to a paper; ``note`` is said after it."""
+    """A link to a file that lies beside the page, in a table or on a line of its own; ``note`` is said after it."""
 
     text: str
     href: str
     note: str = ""
-
-
-@dataclass(frozen=True)
-class Links:
-    """A list of links."""
-
-    items: list[Link]
-    kind: str = "links"
+    kind: str = "link"
 
 
 @dataclass(frozen=True)
@@ -52,6 +46,13 @@ class Table:
     rows: Sequence[Sequence[str | Link]]
     caption: str = ""
     kind: str = "table"
+
+    @classmethod
+    def of(cls, table: pd.DataFrame, caption: str = "", index: bool = True) -> "Table":
+        """Turn a pandas table into a report's, every cell as text; empty for NaN."""
+        table = table.reset_index() if index else table
+        cells = [["" if pd.isna(cell) else str(cell) for cell in row] for row in table.itertuples(index=False)]
+        return cls(["" if str(name) in ("index", "level_0") else str(name) for name in table], cells, caption)
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,6 @@ class Figure:
     height: int
     caption: str
     wide: bool = False
-    kind: str = "figure"
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Folded:
-    """Blocks that are shown on a click."""
+    """Blocks that open on a click."""
 
     title: str
     blocks: list[Any]
@@ -104,7 +104,7 @@ class Section:
     """A heading and its blocks."""
 
     title: str
-    blocks: list[Any] = field(default_factory=list)
+    blocks: list[Any]
 
     @property
     def anchor(self) -> str:
@@ -112,9 +112,9 @@ class Section:
         return re.sub(r"\W+", "-", self.title.lower())
 
 
-def missing(text: str) -> Words:
-    """Say what is not there."""
-    return Words(text, missing=True)
+def link_to(path: Path, folder: Path, text: str) -> Link:
+    """Return a link to a file from a page in ``folder`` that works wherever both are copied."""
+    return Link(text, quote(Path(os.path.relpath(path, folder)).as_posix()))
 
 
 def render(title: str, lead: list[str], sections: list[Section], hidden: Sequence[Path] = (), body: str = "") -> str:
@@ -131,27 +131,27 @@ def render(title: str, lead: list[str], sections: list[Section], hidden: Sequenc
     Returns:
         The page, the same for the same input.
     """
-    places = _places(tuple(hidden))
-    page = _template(tuple(places))
+    places = _spell_places(hidden)
     parts = PICTURE.split(body)  # text and pictures by turns; a picture's letters are not to be touched
-    parts[::2] = [without_places(part, places) for part in parts[::2]]
+    parts[::2] = [_cut_places(part, places) for part in parts[::2]]
+    page = _compile(places)
     return page.render(title=title, lead=lead, sections=sections, body=Markup("".join(parts))) + "\n"
 
 
 @functools.lru_cache
-def _template(places: tuple[str, ...]) -> jinja2.Template:
+def _compile(places: tuple[str, ...]) -> jinja2.Template:
     """Compile the page, which takes longer than filling it in."""
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,  # names come from data sets, params and paths
         undefined=jinja2.StrictUndefined,
-        finalize=functools.partial(without_places, places=list(places)),
+        finalize=functools.partial(_cut_places, places=places),
         trim_blocks=True,
         lstrip_blocks=True,
-    ).get_template("layout.html")
+    ).get_template("report.html")
 
 
-def without_places(value: Any, places: list[str]) -> Any:
+def _cut_places(value: Any, places: Sequence[str]) -> Any:
     """Cut folders' names out of a text; pictures, finished HTML and numbers pass."""
     if not isinstance(value, str) or isinstance(value, Markup) or value.startswith("data:"):
         return value
@@ -160,12 +160,11 @@ def without_places(value: Any, places: list[str]) -> Any:
     return value
 
 
-def _places(hidden: tuple[Path, ...]) -> list[str]:
+def _spell_places(hidden: Sequence[Path]) -> tuple[str, ...]:
+    """Return every way to write the folders that a page must not name, the longest first, as one may hold another."""
     places = [Path(place) for place in (*hidden, ROOT, Path.home())]
     named = {str(form) for place in places for form in (place.absolute(), place.resolve())}
     named |= {os.path.relpath(place, ROOT) for place in places}  # as notebooks name folders
     named = {name for name in named if name.strip("./") and name.startswith(("/", ".."))}
-    named |= {quote(name) for name in named} | {
-        html.escape(name) for name in named
-    }  # as addresses and pages spell them
-    return sorted(named, key=len, reverse=True)  # the longest first, for one may lie in another
+    named |= {spell(name) for name in named for spell in (quote, html.escape)}  # as addresses and pages spell them
+    return tuple(sorted(named, key=lambda name: (-len(name), name)))

@@ -13,8 +13,8 @@ from PIL import Image
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.pages import style
-from clipreid_lib.pages.layout import Figure
-from clipreid_lib.pages.thumbnails import jpeg_base64
+from clipreid_lib.pages.report_blocks import Figure
+from clipreid_lib.pages.thumbnails import encode_jpeg
 
 WIDEST = 1400  # px of a picture on a page
 LARGE = 400_000  # bytes from which a file is taken for photographs: as JPEG, which would blur a line drawing
@@ -37,18 +37,18 @@ def embed(path: Path, caption: str) -> Figure:
     wide = small.width > min(HALF * per_inch, 2 * small.height)
     small.thumbnail((WIDEST, 10 * WIDEST))
     if path.stat().st_size > LARGE:
-        source = "data:image/jpeg;base64," + jpeg_base64(small)
+        source = "data:image/jpeg;base64," + encode_jpeg(small)
         return Figure(source, small.width, small.height, caption, wide=True)  # its small print needs the room
     memory = io.BytesIO()
     small.quantize(256).save(memory, "PNG", optimize=True)
-    return Figure(_png(memory), small.width, small.height, caption, wide)
+    return Figure(_encode_png(memory), small.width, small.height, caption, wide)
 
 
-def _png(memory: io.BytesIO) -> str:
+def _encode_png(memory: io.BytesIO) -> str:
     return "data:image/png;base64," + base64.b64encode(memory.getvalue()).decode("ascii")
 
 
-def drawn(make: Callable[..., plt.Figure], caption: str, *values: object) -> Figure:
+def draw(make: Callable[..., plt.Figure], caption: str, *values: object) -> Figure:
     """Draw a figure by ``make(*values)`` in the library's style and take it into a page as PNG.
 
     Args:
@@ -62,10 +62,10 @@ def drawn(make: Callable[..., plt.Figure], caption: str, *values: object) -> Fig
         figure.savefig(memory, format="png", dpi=DPI, bbox_inches="tight", metadata={"Software": None})
         plt.close(figure)
     width, height = Image.open(memory).size
-    return Figure(_png(memory), width, height, caption, width > HALF * DPI)
+    return Figure(_encode_png(memory), width, height, caption, width > HALF * DPI)
 
 
-def dots(table: pd.DataFrame, score: str, label: str) -> plt.Figure:
+def draw_dots(table: pd.DataFrame, score: str, label: str) -> plt.Figure:
     """Draw a score of several runs as dots with their 95 % intervals.
 
     Args:

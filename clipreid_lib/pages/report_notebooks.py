@@ -7,7 +7,7 @@ from pathlib import Path
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import write_text
-from clipreid_lib.pages.layout import render
+from clipreid_lib.pages.report_blocks import render
 
 # What a page can show without running anything, the smaller picture first.
 PRIORITY = ["text/html", "image/svg+xml", "image/jpeg", "image/png", "text/markdown", "text/plain"]
@@ -22,7 +22,7 @@ def export(notebook: Path, hidden: Sequence[Path] = ()) -> Path:
 
     Args:
         notebook: the ``.ipynb``.
-        hidden: folders whose names are cut out of it; see :func:`clipreid_lib.pages.layout.render`.
+        hidden: folders whose names are cut out of it; see :func:`clipreid_lib.pages.report_blocks.render`.
 
     Returns:
         The page.
@@ -38,14 +38,16 @@ def export(notebook: Path, hidden: Sequence[Path] = ()) -> Path:
     from nbconvert import HTMLExporter
     from traitlets.config import Config
 
+    try:
+        content = nbformat.read(notebook, as_version=4)
+        nbformat.validate(content)
+    except (OSError, ValueError, KeyError, AttributeError, nbformat.ValidationError) as error:  # no or half a notebook
+        raise UserError(f"notebooks/{notebook.name} cannot be read ({' '.join(str(error).split())[:120]})") from None
     settings = Config({"NbConvertBase": {"display_data_priority": PRIORITY}})
     exporter = HTMLExporter(
         config=settings, template_name="basic", exclude_input=True, exclude_output_prompt=True, embed_images=True
     )
-    try:
-        body, _ = exporter.from_notebook_node(nbformat.read(notebook, as_version=4))
-    except Exception as error:  # nbformat and nbconvert raise many kinds, of which a reader needs the words alone
-        raise UserError(f"notebooks/{notebook.name} cannot be read ({' '.join(str(error).split())[:120]})") from None
+    body, _ = exporter.from_notebook_node(content)
     body = ELSEWHERE.sub("", ACTIVE.sub("", body))
     lead = ["What the executed notebook said and showed, without its code; the notebook itself lies beside this page."]
     write_text(page, render(notebook.stem.replace("_", " "), lead, [], hidden, body))

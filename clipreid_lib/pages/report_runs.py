@@ -1,0 +1,276 @@
+"""The report of several runs: one leaderboard, what they share and differ in, and one against another."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.pages import repeat_command, report_origin, score_figures
+from clipreid_lib.pages.report_blocks import Facts, Figures, Folded, Link, Table, Words, link_to, render
+from clipreid_lib.pages.report_figures import draw, draw_dots, embed
+from clipreid_lib.pages.report_run import make_section
+from clipreid_lib.pages.report_scores import show_published
+from clipreid_lib.params.schema import Params
+from clipreid_lib.scores import comparison, leaderboard
+from clipreid_lib.scores.finished_run import FinishedRun, read_table
+from clipreid_lib.scores.score_names import SHOWN, format_score, name_method
+
+LADDER = ("frozen", "tip_adapter", "classifier", "clipid_no_text", "clipid", "inversion")
+PAIRS = 28  # comparisons of one test that are all made; of more runs, each is compared with the lowest rung alone
+CURVES = 8  # in one CMC figure, so that colours stay apart
+ACROSS: dict[str, type] = dict.fromkeys(
+    "dataset aspect model variant stage tested_dataset tested_aspect left_out".split(), str
+)
+ACROSS |= {f"{score}{end}": float for score in ("rank1", "map") for end in ("", "_std", "_low", "_high")}
+Runs = list[FinishedRun]
+
+
+def name_page(runs: Runs) -> str:
+    """Return the page's name: the runs' experiment, or a hash of their ids where they are of several."""
+    experiments = {run.params.experiment for run in runs}
+    if len(experiments) == 1 and (experiment := experiments.pop()):
+        return experiment
+    digest = hashlib.sha256("\n".join(sorted(run.name for run in runs)).encode()).hexdigest()[:8]
+    return f"grid-{len(runs)}-{digest}"
+
+
+def lay_out(runs: Runs, folder: Path, outputs: Path) -> str:
+    """Return the report of several runs as HTML.
+
+    Args:
+        runs: evaluated runs.
+        folder: where the page will lie, for its links.
+        outputs: the outputs folder, where ``across.csv`` may lie.
+    """
+    runs = sorted(runs, key=lambda run: (LADDER.index(run.params.variant), run.name))
+    sections = [
+        make_section("Leaderboard", _show_leaderboard, runs, folder),
+        make_section("Averages over seeds", _show_averages, runs),
+        make_section("Rank-1 and mAP, drawn", _show_figures, runs),
+        make_section("One against another", _show_pairs, runs),
+        make_section("What they share and differ in", _show_params, runs),
+        make_section("Beside published numbers", show_published, *runs),
+        make_section("Across aspects and data sets", _show_across, outputs),
+        make_section("Pages of the runs", _show_links, runs, folder),
+        make_section("Provenance", _show_provenance, runs),
+        make_section("How to repeat it", _show_repeat, runs),
+    ]
+    return render(name_page(runs), _sum_up(runs), sections, [outputs, *(run.folder for run in runs)])
+
+
+def _sum_up(runs: Runs) -> list[str]:
+    variants = dict.fromkeys(run.params.variant for run in runs)
+    tests = dict.fromkeys(f"{run.params.dataset} {run.params.aspect} ({run.params.protocol})" for run in runs)
+    first = f"{len(runs)} runs of {', '.join(variants)}, tested on {', '.join(tests)}."
+    if len(_group_tests(runs)) > 1:
+        return [first, "They were not all asked the same questions, so only rows of one table below may be compared."]
+    best = max(runs, key=lambda run: run.own["rank1"])
+    return [
+        first,
+        f"All were asked the same questions. The highest rank-1 is {format_score(best.own, 'rank1')} per cent "
+        f"({_name_runs(runs)[best.name]}); whether that is more than chance, the paired comparisons below say better "
+        "than the table.",
+    ]
+
+
+def _name_runs(runs: Runs) -> dict[str, str]:
+    """Name runs by variant and stage, and by seed, aspect and id where several would share that name; by folder."""
+    varying = [
+        key
+        for key in ("dataset", "aspect", "protocol", "model", "seed")
+        if len({getattr(run.params, key) for run in runs}) > 1
+    ]
+
+    def name(params: Params) -> str:
+        parts = [params.variant] + ([params.mode] if params.mode != "full" else [])
+        return ", ".join([*parts, *(f"{'seed ' * (key == 'seed')}{getattr(params, key)}" for key in varying)])
+
+    names = [name(run.params) for run in runs]
+    return {
+        run.name: mine if names.count(mine) == 1 else f"{mine}, {run.name[-8:]}"
+        for run, mine in zip(runs, names, strict=True)
+    }
+
+
+def _group_tests(runs: Runs) -> dict[str, Runs]:
+    """Group runs by the questions they were asked under their own protocol."""
+    found: dict[str, Runs] = {}
+    for run in runs:
+        found.setdefault(run.own["compared_sha"], []).append(run)
+    return found
+
+
+def _name_test(run: FinishedRun) -> str:
+    return f"{run.params.dataset} {run.params.aspect}, protocol {run.params.protocol}"
+
+
+def _read_queries(group: Runs, names: dict[str, str]) -> tuple[dict[str, FinishedRun], list]:
+    """Return those runs whose answers can be read, by name, and a block for each of the others."""
+    whole, lost = {}, []
+    for run in group:
+        try:
+            run.queries  # noqa: B018  read, and then kept
+            whole[names[run.name]] = run
+        except UserError as error:
+            lost.append(Words(f"{run.name}: {error}.", missing=True))
+    return whole, lost
+
+
+def _show_leaderboard(runs: Runs, folder: Path) -> list:
+    names = _name_runs(runs)
+    tests: dict[tuple, list] = {}
+    for run in runs:
+        for protocol, scores in run.protocols.items():
+            test = run.params.dataset, run.params.aspect, protocol, scores.get("compared_sha")
+            tests.setdefault(test, []).append((run, scores))
+    blocks: list = [
+        Words(
+            "One table per test; rows of one table answered the same questions. Per cent, mean ± deviation over draws "
+            "[95 % interval over people]. None is set in bold: which is best by more than chance is for the paired "
+            "comparisons to say. The order is the ladder's."
+        )
+    ]
+    columns = {score: SHOWN.get(score, "EER") for score in ("rank1", "rank5", "map", "map_trapezoid", "minp", "eer")}
+    for (dataset, aspect, protocol, _), found in tests.items():
+        rows = []
+        for run, scores in found:
+            values = [format_score(scores, score).replace(" [", "\n[") for score in columns]
+            counts = [str(scores.get(name, "–")) for name in ("queries", "gallery")]
+            rows.append([_link(run, "report.html", names[run.name], folder), *values, *counts])
+        own = ", their own" if any(run.params.protocol == protocol for run, _ in found) else ""
+        head = ["run", *columns.values(), "queries", "gallery"]
+        blocks.append(Table(head, rows, f"{dataset} {aspect}, protocol {protocol}{own}"))
+    return blocks
+
+
+def _link(run: FinishedRun, file: str, text: str, folder: Path) -> str | Link:
+    """Link to a file of a run; only its name where the run lies elsewhere, for a path would name the machine."""
+    target = run.folder / file
+    beside = target.is_relative_to(folder.parent)
+    return link_to(target, folder, text) if beside and target.is_file() else text
+
+
+def _show_averages(runs: Runs) -> list:
+    older = [run.name for run in runs if not run.metrics.get("pixels")]
+    if older:
+        said = f"Not to be averaged: the scores of {', '.join(older)} lack the pixel floor."
+        return [Words(said, missing=True)]
+    table, note = leaderboard.summarise(runs)
+    for key in set(table.index.names) & set(repeat_command.PLACES):
+        table = table.rename(index=lambda value, key=key: repeat_command.hide_place(key, value), level=key)
+    return [Table.of(table.rename_axis(index={None: "variant"})), Words(note)]
+
+
+def _show_figures(runs: Runs) -> list:
+    names = _name_runs(runs)
+    table = pd.DataFrame([run.own for run in runs], index=list(names.values()))
+    figures, blocks = [], []
+    for score, label in (("rank1", "Rank-1"), ("map", "mAP")):
+        caption = f"{label} of each run under its own protocol, with 95 % intervals over people."
+        figures.append(draw(draw_dots, caption, table, score, label))
+    for group in _group_tests(runs).values():
+        whole, lost = _read_queries(group, names)
+        blocks += lost
+        if len(whole) > CURVES:
+            blocks.append(Words(f"{len(whole)} runs of one test: the CMC shows the first {CURVES}."))
+        if whole:
+            first = group[0].params
+            caption = f"CMC on {first.dataset} {first.aspect} ({first.protocol}); the band is one deviation over draws."
+            curves = {name: run.cmc for name, run in list(whole.items())[:CURVES]}
+            figures.append(draw(score_figures.draw_cmc, caption, curves))
+    return [Figures(figures), *blocks]
+
+
+def _show_pairs(runs: Runs) -> list:
+    blocks: list = [
+        Words(
+            "Differences in points on the same queries, with 95 % intervals and p-values (sign-flip test) that "
+            "resample people. The p-values are not corrected for how many comparisons stand here."
+        )
+    ]
+    for group in _group_tests(runs).values():
+        whole, _ = _read_queries(group, _name_runs(runs))
+        names = list(whole)
+        if len(names) < 2:
+            continue
+        every = len(names) * (len(names) - 1) // 2 <= PAIRS
+        tables = []
+        for place, mine in enumerate(names[1:], start=1):
+            others = {name: whole[name].queries for name in (names[:place] if every else names[:1])}
+            found = comparison.compare(whole[mine].queries, others)
+            tables.append(found.rename(index=lambda over, mine=mine: f"{mine} {over}"))
+        alone = "" if every else f"; so many runs that each is compared with {names[0]} alone"
+        blocks.append(Table.of(pd.concat(tables), _name_test(group[0]) + alone))
+    return blocks if len(blocks) > 1 else [Words("No two of them answered the same questions.")]
+
+
+def _show_params(runs: Runs) -> list:
+    settings = [{key: report_origin.write_param(key, value) for key, value in run.params} for run in runs]
+    varying = [key for key in settings[0] if len({repr(getattr(run.params, key)) for run in runs}) > 1]
+    blocks: list = [Words("Their params are the same.")]
+    if varying:
+        rows = [[run.name, *(each[key] for key in varying)] for run, each in zip(runs, settings, strict=True)]
+        blocks = [Table(["run", *varying], rows, "The keys they differ in.")]
+    changed = dict.fromkeys(key for run in runs for key in run.params.changed() if key not in varying)
+    if changed:
+        blocks += [Words("Shared, and changed from the defaults:"), Facts({key: settings[0][key] for key in changed})]
+    same = {key: value for key, value in settings[0].items() if key not in varying}
+    return [*blocks, Folded(f"All {len(same)} keys that they share", [Facts(same)])]
+
+
+def _show_across(outputs: Path) -> list:
+    path = outputs / "across.csv"
+    if not path.is_file():
+        return [Words("Not measured; clipreid across does it for runs of protocol common.")]
+    table = read_table(path, ACROSS).replace({np.nan: None})
+    rows = []
+    for row in table.to_dict("records"):
+        how = name_method(row["variant"], row["stage"])
+        trained = f"{row['dataset']} {row['aspect']}, {row['model']} {how}, seed {row['seed']}"
+        why = row["left_out"] or ""
+        values = ["" if why else format_score(row, score).replace(" [", "\n[") for score in ("rank1", "map")]
+        rows.append([trained, f"{row['tested_dataset']} {row['tested_aspect']}", *values, why])
+    caption = "By the image embedding under protocol common; every run that was measured, also those not on this page."
+    blocks: list = [Table(["trained on", "tested on", "rank-1", "mAP", "left out"], rows, caption)]
+    pictures = {score: outputs / f"across_{score}.png" for score in ("rank1", "map")}
+    figures = [
+        embed(path, f"{SHOWN[score]}, per cent: rows trained on, columns tested on.")
+        for score, path in pictures.items()
+        if path.is_file()
+    ]
+    return blocks + ([Figures(figures)] if figures else [])
+
+
+def _show_links(runs: Runs, folder: Path) -> list:
+    rows = []
+    for run in runs:
+        links = [_link(run, file, file, folder) for file in ("report.html", "gallery.html")]
+        rows.append([run.name, *(link if isinstance(link, Link) else "not here" for link in links)])
+    return [Table(["run", "report", "every query's gallery"], rows)]
+
+
+def _show_provenance(runs: Runs) -> list:
+    keys = ("code", "Python", "machine", "training", "started", "manifest", "checkpoint", "libraries")
+    facts = [report_origin.list_provenance(run) for run in runs]
+    same = {key: facts[0][key] for key in keys if len({each[key] for each in facts}) == 1}
+    varying = [key for key in keys if key not in same]
+    versions = len({each["code"] for each in facts})
+    said = "All were made by one version of the code." if versions == 1 else f"Made by {versions} versions of the code."
+    blocks: list = [Words(said), Facts(same)]
+    if varying:
+        rows = [[run.name, *(each[key] for key in varying)] for run, each in zip(runs, facts, strict=True)]
+        blocks.append(Table(["run", *varying], rows, "Where they differ."))
+    return blocks
+
+
+def _show_repeat(runs: Runs) -> list:
+    command = repeat_command.repeat_grid([run.params for run in runs])
+    if command:
+        names = [run.name for run in runs]
+        return [Words("In the project's top folder:"), *report_origin.show_command(command, names)]
+    blocks: list = [Words("They are no full grid of any keys, so one command each, in the project's top folder:")]
+    for run in runs:
+        blocks += report_origin.show_command(repeat_command.repeat_run(run.params), [run.name])
+    return blocks

@@ -1,0 +1,205 @@
+"""What a run's report shows of its results: scores, curves, pictures, failures, subgroups, published numbers."""
+
+import numpy as np
+
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.data.photographs import on_all_cores
+from clipreid_lib.pages import training_figures
+from clipreid_lib.pages.report_blocks import Facts, Figure, Figures, Folded, Link, Table, Words
+from clipreid_lib.pages.report_figures import draw, embed
+from clipreid_lib.scores import leaderboard, published
+from clipreid_lib.scores.finished_run import FinishedRun, read_table
+from clipreid_lib.scores.score_names import DEFINITIONS, SHOWN, format_score, format_share, name_rates
+from clipreid_lib.scores.subgroups import FEWEST, find_hardest, format_groups
+
+COUNTS = {
+    "identities": "people asked for",
+    "queries": "queries (draw 0)",
+    "gallery": "gallery images (draw 0)",
+    "distractors": "distractors among them",
+    "draws": "draws",
+    "unmatched": "queries without a match",
+    "genuine_pairs": "genuine pairs",
+    "impostor_pairs": "impostor pairs",
+}
+LOGS = {"prompts": "Stage 2a, learning the sentences", "encoder": "Training the image encoder"}
+FIGURES = {
+    "cmc": "CMC: the share of queries that have found their person by each rank, under the run's own protocol. The "
+    "band is one standard deviation over draws.",
+    "score_distributions": "Cosine similarity of genuine and impostor pairs, each as a density of its own. The less "
+    "they overlap, the better one threshold could tell them apart.",
+    "roc_det": "ROC (left) and DET (right, on normal-deviate axes) under every protocol; dots mark the EER. A curve "
+    "ends where no impostor pair is left to be wrong about.",
+    "embedding_map": "Everybody tested, in all aspects, by the run's embedding, laid out by PCA, which keeps large "
+    "distances, and by t-SNE, which keeps neighbours and nothing else: how far apart groups lie says nothing there.",
+    "hardest": "The hardest queries of draw 0: query at the left, then its gallery by similarity. A blue tick is the "
+    "right person, a vermillion cross another; grey is the true match where it ranks beyond the row's end.",
+    "spread": "Six queries of draw 0 from the hardest to the easiest; failures alone would mislead.",
+    "before_and_after": "The query that gained most between the pretrained encoder and this run, and the one that "
+    "lost most; of a run that trains no image encoder, the hardest query alone.",
+    "looked_at": "A query and the image it ranked first, the hardest and the easiest: where they are looked at, and "
+    "which of their places are alike. The lines below the picture say how it was made and what it cannot show.",
+    "anchor_map": "Training images (dots) and their people's text anchors (stars) before fine-tuning and, where the "
+    "image encoder was trained, after, laid out by PCA, images and texts centred apart.",
+    "asked_in_words": "Test images nearest to a sentence, by the encoder as it was pretrained.",
+    "anchor_similarity": "Cosine similarity between the training people's text anchors: the redder, the harder to tell "
+    "apart.",
+    "anchors": "An image of a training person, then the training images nearest to that person's text anchor.",
+    "neighbours_before": "Training images and their nearest neighbours before training.",
+    "neighbours_after": "The same images' neighbours after training. These were trained on: it says that the encoder "
+    "learned, not that it knows strangers.",
+}
+EXPECTED = "cmc roc_det score_distributions subgroups embedding_map hardest spread before_and_after looked_at".split()
+WRONG = "wrong at rank-1"
+CAVEAT = (
+    "What such a table can and cannot support: it can show that a difference is large enough to look into, where two "
+    "intervals lie far apart. It cannot show why: groups differ in more than their name, and the labels are someone's "
+    "reading of a photograph. With a handful of people per group most real differences go unseen; overlapping "
+    "intervals are no proof of fairness; of a dozen groups one will differ by chance; and nothing carries over to "
+    f"other cameras or populations. Groups of fewer than {FEWEST} people have a count and no rate."
+)
+
+
+def show_scores(run: FinishedRun) -> list:
+    """Return every score under every protocol, why others are left out, and what each score means."""
+    names, metrics = list(run.protocols), run.metrics
+    keys = dict.fromkeys(key for scores in run.protocols.values() for key in scores)
+    labels = {key: label for key, label in (COUNTS | SHOWN | {"eer": "EER"}).items() if key in keys} | name_rates(keys)
+    rows = [[label, *(_write(scores, key) for scores in run.protocols.values())] for key, label in labels.items()]
+    caption = (
+        "Per cent: mean ± standard deviation over draws, and below it the 95 % interval over people in brackets. "
+        "TPR has no interval; what cannot be measured says why."
+    )
+    blocks: list = [Table(["", f"{names[0]} (the run's own)", *names[1:]], rows, caption)]
+    if metrics.get("left_out"):
+        blocks.append(Facts({f"{name}: left out": str(why) for name, why in metrics["left_out"].items()}))
+    if metrics.get("closed_set"):
+        rows = [[how, format_share(share)] for how, share in metrics["closed_set"].items()]
+        caption = "Closed set, per cent: held-out images of training people given to the right person."
+        blocks.append(Table(["by", "right"], rows, caption))
+    definitions = metrics.get("definitions") or DEFINITIONS
+    return [*blocks, Folded("Definitions", [Facts({str(name): str(text) for name, text in definitions.items()})])]
+
+
+def show_rows(run: FinishedRun) -> list:
+    """Return the scores of the run's other embeddings, and of its own compared in other ways."""
+    blocks: list = [
+        Words(
+            "The first row is the run's own. The others are other embeddings of the same images (stage 0: the encoder "
+            "before training), or the own embedding compared in another way (re-ranked: by k-reciprocal neighbours, "
+            "with the other queries' help; expanded: by alpha query expansion). Per cent, mean ± deviation over draws."
+        )
+    ]
+    for number, (protocol, scores) in enumerate(run.protocols.items()):
+        rows = [[name, *(_write(row, score) for score in SHOWN)] for name, row in scores.get("rows", {}).items()]
+        table = Table(["", *SHOWN.values()], rows, f"Under protocol {protocol}.")
+        blocks.append(Folded(f"Under protocol {protocol}", [table]) if number else table)
+    return blocks
+
+
+def show_curves(run: FinishedRun) -> list:
+    """Return the training logs, drawn."""
+    if not run.logs:
+        trains = run.params.learns_prompts or run.params.trains_encoder
+        text = "The training logs are not there." if trains else "This run trains nothing, so there is no curve."
+        return [Words(text, missing=trains)]
+    blocks, figures = [], []
+    for path in run.logs:
+        try:
+            log = read_table(path, {"epoch": int, "seconds": float})
+        except UserError as error:
+            blocks.append(Words(f"train_logs: {error}.", missing=True))
+            continue
+        caption = f"{LOGS.get(path.stem, path.stem)}: {len(log)} epochs, {log['seconds'].sum():.0f} s."
+        figures.append(draw(training_figures.draw_curves, caption, log))
+    return [Figures(figures), *blocks]
+
+
+def show_figures(run: FinishedRun) -> list:
+    """Return the figures that the notebooks drew, each with what it is."""
+    there = {path.stem: path for path in sorted((run.folder / "figures").glob("*.png"))}
+    if run.params.variant != "clipid":
+        there.pop("anchor_map", None)  # it says in words that there are no anchors
+    names = [name for name in FIGURES if name in there]
+    names += [name for name in there if name not in FIGURES and name != "subgroups" and not name.endswith("curves")]
+
+    def take(name: str) -> Figure | str:
+        try:
+            return embed(there[name], FIGURES.get(name, f"{name.replace('_', ' ')}, by the run."))
+        except UserError as error:
+            return str(error)
+
+    taken = list(on_all_cores(take, names))
+    figures = [each for each in taken if isinstance(each, Figure)]
+    lost = [f"{name}.png" for name in EXPECTED if name not in there]
+    lost += [each for each in taken if isinstance(each, str)]
+    blocks: list = [Figures(figures)] if figures else []
+    return blocks + ([Words(f"Not there: {', '.join(lost)}.", missing=True)] if lost else [])
+
+
+def show_failures(run: FinishedRun) -> list:
+    """Return how much is wrong and who and what is hardest, with a link to the page of every query."""
+    blocks: list = [Words("gallery.html, the page of every query, is not there.", missing=True)]
+    if (run.folder / "gallery.html").is_file():
+        blocks = [Link("Every query's ranked gallery", "gallery.html", "to filter, sort and search")]
+    try:
+        queries = run.queries
+    except UserError as error:
+        return [*blocks, Words(f"The hardest people and queries: {error}.", missing=True)]
+    asked = queries[queries["first_hit"] > 0].assign(wrong=queries["first_hit"] > 1)
+    people = asked.groupby("identity")["wrong"].agg(["sum", "size"])
+    worst = np.sort(people["sum"])[::-1].cumsum()
+    half = int((worst < worst[-1] / 2).sum() + (worst[-1] > 0))  # how many people account for half of all misses
+    blocks.append(
+        Words(
+            f"All draws together, {asked['wrong'].sum():,} of {len(asked):,} answers "
+            f"({format_share(asked['wrong'].mean())} %) put another person first. "
+            f"{(people['sum'] == 0).sum()} of {len(people)} people were never missed, and "
+            f"half of what is wrong falls on {half}."
+        )
+    )
+    hard = find_hardest(queries).join(people, how="inner")
+    hard["wrong"] = hard["sum"].astype(str) + " of " + hard["size"].astype(str)
+    hard = hard[["queries", "wrong", "rank-1", "mAP"]].rename(columns={"queries": "query images", "wrong": WRONG})
+    caption = "The hardest people, lowest mAP over all draws first; rank-1 and mAP in per cent."
+    blocks.append(Table.of(hard, caption))
+    images = asked.groupby(["path", "identity"]).agg(
+        missed=("wrong", "sum"), asked=("wrong", "size"), worst=("first_hit", "max"), ap=("average_precision", "mean")
+    )
+    images = images.sort_values(["ap", "worst"], ascending=[True, False], kind="stable").head(10).reset_index()
+    images[WRONG] = images["missed"].astype(str) + " of " + images["asked"].astype(str)
+    images["mAP"] = images["ap"].map(format_share)
+    images = images.rename(columns={"path": "image", "worst": "worst rank"})
+    table = images[["image", "identity", WRONG, "worst rank", "mAP"]]
+    return [*blocks, Folded("The hardest images", [Table.of(table, "Paths start at the data root.", index=False)])]
+
+
+def show_subgroups(run: FinishedRun) -> list:
+    """Return the scores of subgroups, and what such a table cannot support."""
+    caption = (
+        "Per cent [95 % interval over people]. FPR and FNR, the false positive and false negative rate, are the "
+        "group's at the threshold of everybody's EER."
+    )
+    blocks: list = [Words(CAVEAT), Table.of(format_groups(run.groups), caption)]
+    picture = run.folder / "figures" / "subgroups.png"
+    if picture.is_file():
+        blocks.append(Figures([embed(picture, "The same rank-1, drawn: groups whose bars overlap may well be equal.")]))
+    return blocks
+
+
+def show_published(*runs: FinishedRun) -> list:
+    """Return published results beside runs' scores, and what there is to say about them."""
+    rows = leaderboard.list_rows(*(run.metrics for run in runs))
+    said = "\n".join(dict.fromkeys(published.explain(rows).split("\n")))
+    table = published.set_beside(rows)
+    if table is None:
+        return [Words(said)]
+    table = table.rename(columns={"converted": "computed, not printed"})
+    return [Words(said), Table.of(table, "Per cent, best rank-1 first.", index=False)]
+
+
+def _write(scores: dict, key: str) -> str:
+    """Write a count or a score of a record, its interval on a line of its own."""
+    if key in COUNTS and scores.get(key) is not None:
+        return f"{scores[key]:,}"
+    return format_score(scores, key).replace(" [", "\n[")

@@ -1,0 +1,32 @@
+"""A run's folder as its params see it: which folders are runs', what was asked for, where logs and models lie."""
+
+from pathlib import Path
+
+from clipreid_lib.params.read import read_yaml
+from clipreid_lib.params.schema import Params, validated
+
+
+def run_folders(outputs: Path) -> list[Path]:
+    """Return the folders of all runs in an outputs folder, by name."""
+    return sorted(path.parent for path in (outputs / "runs").glob("*/params.yaml"))
+
+
+def params_of(folder: Path) -> Params:
+    """Return the params of the run, or the survey, that lives in a folder.
+
+    Raises:
+        UserError: they cannot be read, or are of another version.
+    """
+    return validated(read_yaml(folder / "params.yaml"), str(folder / "params.yaml"))
+
+
+def inside(params: Params, folder: Path, place: str) -> Path:
+    """Return a folder of params (``output_dir``, ``save_dir``): inside the run's, unless it is absolute.
+
+    Args:
+        params: of the run, whose id names the folder in an absolute place.
+        folder: the run's.
+        place: as the params name it.
+    """
+    path = Path(place).expanduser()
+    return path / params.run_id if path.is_absolute() else folder / path

@@ -1,0 +1,59 @@
+"""Results that travel: each run's ``metrics.json`` and its CSV files."""
+
+import pandas as pd
+
+from clipreid_lib.base.files import write_csv, write_json
+from clipreid_lib.params.schema import project_path
+from clipreid_lib.runs.machine import choose_device, provenance
+from clipreid_lib.runs.run import Run
+from clipreid_lib.scores.assessment import Assessment
+from clipreid_lib.scores.leaderboard import refresh_leaderboard
+from clipreid_lib.scores.score_names import DEFINITIONS, FLOOR
+
+
+def write_metrics(
+    run: Run, assessments: dict[str, Assessment], checkpoint_sha: str, closed_set: dict, left_out: dict[str, str]
+) -> dict:
+    """Write a run's ``metrics.json`` and its CSV files, and refresh the leaderboard.
+
+    Args:
+        run: the run.
+        assessments: by protocol. The first is the run's own.
+        checkpoint_sha: of the weights that made the embeddings.
+        closed_set: shares of held-out images of training people identified, by way of identifying them.
+        left_out: protocols that could not test this run, and why.
+
+    Returns:
+        What ``metrics.json`` holds: the run's own protocol at the top, every protocol under ``protocols``.
+    """
+    params = run.params
+    protocols = {name: each.numbers for name, each in assessments.items()}
+    own = protocols[params.protocol]
+    facts = provenance()
+    logs = [pd.read_csv(path) for path in sorted(run.logs.glob("*.csv"))]
+    training = float(sum(log["seconds"].sum() for log in logs if "seconds" in log))
+    metrics = {
+        **{key: getattr(params, key) for key in ("experiment", "dataset", "aspect", "model", "variant")},
+        "stage": params.stage,
+        "seed": params.seed,
+        **{key: value for key, value in own.items() if key != "rows"},
+        "pixels": own["rows"].get(FLOOR),
+        "closed_set": closed_set,
+        "protocols": protocols,
+        "left_out": left_out,
+        "checkpoint_sha": checkpoint_sha,
+        "run": params.run_id,
+        "definitions": DEFINITIONS,
+        "seconds": {"scoring": sum(each.seconds for each in assessments.values()), "training": training},
+        "device": choose_device(params.device),
+        **{key: facts[key] for key in ("git", "python", "system", "versions")},
+    }
+    for name in ("per_draw", "per_query"):
+        parts = [getattr(each.own, name).reset_index().assign(protocol=p) for p, each in assessments.items()]
+        table = pd.concat(parts, ignore_index=True)
+        columns = ["protocol", "draw"] + [c for c in table if c not in ("protocol", "draw", "index")]
+        write_csv(run.folder / f"{name}.csv", table[columns])
+    write_csv(run.folder / "subgroups.csv", assessments[params.protocol].groups, index=True)
+    write_json(run.folder / "metrics.json", metrics)
+    refresh_leaderboard(project_path(params.outputs_root))
+    return metrics

@@ -1,0 +1,184 @@
+"""A finished run as its folder tells it: params, scores and tables, without its data, its weights or an image.
+
+Every reader of results comes here. What is missing or damaged raises a UserError where its file is read, so that a page
+can say which file it is, and so that any other error is a fault of ours.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.base.files import read_json
+from clipreid_lib.data.manifest import Manifest
+from clipreid_lib.params.run_folder import inside, params_of
+from clipreid_lib.params.schema import Params
+from clipreid_lib.scores.score_names import FLOOR, SHOWN, format_share
+
+MAPPINGS = ("protocols", "left_out", "closed_set", "definitions", "seconds", "versions", "pixels")  # in metrics.json
+QUERY = {"draw": int, "path": str, "identity": None, "first_hit": int, "average_precision": float}
+GROUP = {"attribute": str, "group": str, "identities": int, "queries": int}
+GROUP |= {f"{score}{end}": float for score in ("rank1", "map", "eer") for end in ("", "_low", "_high")}
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run's folder, its params, and what its ``metrics.json`` holds. Open it with :meth:`open`."""
+
+    folder: Path
+    params: Params
+    metrics: dict
+
+    @classmethod
+    def open(cls, folder: Path) -> "FinishedRun":
+        """Open an evaluated run.
+
+        Raises:
+            UserError: the folder is no run's, or holds no metrics that can be read.
+        """
+        if not (folder / "params.yaml").is_file():
+            raise UserError(f"{folder}: is no run's folder (it holds no params.yaml); give one of outputs/runs/")
+        params, metrics = params_of(folder), read_metrics(folder) or {}
+        own = metrics.get("protocols", {}).get(params.protocol)
+        if not isinstance(own, dict) or not {"rank1", "map", "compared_sha"} <= set(own):
+            how = "is damaged or of an older version" if (folder / "metrics.json").exists() else "is not there"
+            raise UserError(f"{folder}: has no scores to report (metrics.json {how}); run notebook 04 with its params")
+        return cls(folder.resolve(), params, metrics)
+
+    @property
+    def name(self) -> str:
+        """The run's folder, which is its id."""
+        return self.folder.name
+
+    @property
+    def outputs(self) -> Path:
+        """The outputs folder that the run lies in."""
+        return self.folder.parent.parent
+
+    @property
+    def survey(self) -> Path:
+        """Folder of notebook 01, shared by all runs on the same data and protocol in one outputs folder."""
+        return self.outputs / "data" / self.params.data_id
+
+    @property
+    def protocols(self) -> dict[str, dict]:
+        """Scores by protocol, the run's own first."""
+        mine, found = self.params.protocol, self.metrics["protocols"]
+        return {name: found[name] for name in sorted(found, key=lambda name: name != mine)}
+
+    @property
+    def own(self) -> dict:
+        """Scores under the run's own protocol."""
+        return self.metrics["protocols"][self.params.protocol]
+
+    @property
+    def logs(self) -> list[Path]:
+        """The training logs, in the order of the stages."""
+        found = inside(self.params, self.folder, self.params.output_dir).glob("*.csv")
+        return sorted(found, key=lambda path: (path.stem != "prompts", path.stem))
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The manifest as it was kept, held against nothing.
+
+        Raises:
+            UserError: it is not there or damaged.
+        """
+        return Manifest.load(self.folder / "manifest.csv")
+
+    @cached_property
+    def queries(self) -> pd.DataFrame:
+        """What every query found under the run's own protocol: ``draw path identity first_hit average_precision``.
+
+        Raises:
+            UserError: ``per_query.csv`` is not there, cut short, or of other scores than ``metrics.json``.
+        """
+        table = read_table(self.folder / "per_query.csv", {"protocol": str, **QUERY})
+        mine = table.loc[table["protocol"] == self.params.protocol, list(QUERY)].reset_index(drop=True)
+        by_draw = mine[mine["first_hit"] > 0].assign(rank1=mine["first_hit"] == 1).groupby("draw")
+        means = by_draw[["rank1", "average_precision"]].mean().mean()
+        if not np.allclose(means, [self.own["rank1"], self.own["map"]], atol=1e-6):
+            raise UserError("per_query.csv has other answers than metrics.json has scores; it may be cut short")
+        return mine
+
+    @property
+    def cmc(self) -> np.ndarray:
+        """CMC curve of each draw under the run's own protocol, (draws, gallery), from :attr:`queries`."""
+        ranks = np.arange(1, self.own.get("gallery", 1) + 1)
+        draws = self.queries[self.queries["first_hit"] > 0].groupby("draw")["first_hit"]
+        return np.stack([(hits.to_numpy()[:, None] <= ranks).mean(axis=0) for _, hits in draws])
+
+    @property
+    def groups(self) -> pd.DataFrame:
+        """Scores of subgroups, as :func:`clipreid_lib.scores.subgroups.by_attribute` made them.
+
+        Raises:
+            UserError: ``subgroups.csv`` is not there or damaged.
+        """
+        return read_table(self.folder / "subgroups.csv", GROUP).set_index(["attribute", "group"])
+
+    def read_record(self, name: str) -> dict:
+        """Read a small JSON file of the run's folder; empty where it is missing or damaged."""
+        return read_json(self.folder / name) or {}
+
+    def describe(self) -> dict[str, str]:
+        """Return what a reader of the run's pictures needs to know about it, ready to print."""
+        params, own, draws = self.params, self.own, self.own["draws"]
+        draws = "1 draw" if draws == 1 else f"{draws} draws"
+        floor = (self.metrics.get("pixels") or {}).get("rank1")
+        return {
+            "data": f"{params.dataset}, {params.aspect}, protocol {params.protocol}",
+            "model": f"{params.model}, variant {params.variant}, stage {params.stage}",
+            "shown": f"draw 0: {own['queries']} queries, {own['gallery']} gallery images",
+            **{
+                f"{name}, {draws}": f"{format_share(own[score], own[f'{score}_std'])} %"
+                for score, name in SHOWN.items()
+            },
+            f"floor ({FLOOR})": f"rank-1 {format_share(floor)} %",
+            "manifest": own["manifest_sha"][:12],
+        }
+
+
+def read_metrics(folder: Path) -> dict | None:
+    """Read one run's metrics; None where there are none yet, or the file is damaged or older."""
+    metrics = read_json(folder / "metrics.json") or {}
+    whole = all(isinstance(metrics.get(key) or {}, dict) for key in MAPPINGS)
+    return metrics if whole and {"protocols", "compared_sha"} <= set(metrics) else None
+
+
+def read_table(path: Path, columns: dict) -> pd.DataFrame:
+    """Read a CSV file of results; empty cells are NaN, and nothing else is.
+
+    Args:
+        path: of the file.
+        columns: that it must have, with their types; None takes a column as it comes.
+
+    Raises:
+        UserError: it is not there, cut short, or of another version.
+    """
+    try:
+        kinds = {name: kind for name, kind in columns.items() if kind}
+        table = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=kinds)
+    except FileNotFoundError:
+        raise UserError(f"{path.name} is not there") from None
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        raise UserError(f"{path.name} cannot be read ({' '.join(str(error).split())})") from None
+    lacking = [name for name in columns if name not in table]
+    if lacking:
+        raise UserError(f"{path.name} cannot be read (it has no column {', '.join(lacking)})")
+    return table
+
+
+def find_runs(folders: Sequence[Path]) -> list[FinishedRun]:
+    """Open those of some folders that hold an evaluated run whose params and metrics can be read."""
+    found = []
+    for folder in folders:
+        try:
+            found.append(FinishedRun.open(folder))
+        except UserError:
+            continue
+    return found
