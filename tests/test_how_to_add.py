@@ -196,8 +196,19 @@ def test_what_the_pages_point_at_is_there(page):
         assert (ROOT / name).exists(), f"{page}: {name}"
 
 
-def test_the_first_page_is_short():
+def results(page: str, title: str) -> dict[str, list[str]]:
+    """Rank-1 of the first table below a heading, by its row's name without `variant=`."""
+    rows = re.findall(r"^\| (.+) \|$", part(title, (ROOT / page).read_text(encoding="utf-8")), flags=re.M)
+    cells = [row.replace("variant=", "").split(" | ") for row in rows]
+    return {name: [value.split(" / ")[0] for value in values] for name, *values in cells}
+
+
+def test_the_first_page_is_short_and_its_results_are_those_of_the_outputs_page():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+    short, long = results("README.md", "Results"), results("outputs/README.md", "What was measured")
+    assert short["32x32 grey pixels"] == long["(32x32 grey pixels, reported by each run)"]
+    for name in ("`frozen`", "`classifier`", "`clipid`", "`clipid_no_text`"):
+        assert short[name] == long[name], name
 
 
 def test_the_library_page_names_every_room_and_only_modules_that_exist():
@@ -207,7 +218,7 @@ def test_the_library_page_names_every_room_and_only_modules_that_exist():
             room = line.split("/")[0]
             rooms.add(room)
             continue
-        for module in re.split(r" {3,}", line.strip())[0].split():  # one line may name several
+        for module in re.split(r" {2,}", line.strip())[0].split(", "):  # one line may name several
             assert (ROOT / "clipreid_lib" / room / f"{module}.py").is_file(), f"{room}/{module}.py"
     there = {path.parent.name for path in (ROOT / "clipreid_lib").glob("*/__init__.py")}
     assert rooms == there
