@@ -10,7 +10,8 @@ therefore never matters, and a constant feature scores the worst a ranking can.
 have none; its code would count them as misses.)
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,12 +21,10 @@ from clipreid_lib.errors import UserError
 from clipreid_lib.scoring import similarity as similar
 from clipreid_lib.scoring.score_names import RANKS
 
-MEMORY = 1 << 28  # bytes of similarities at a time: with a million gallery images, 64 queries share one reading of them
-ROWS = 256  # queries at a time at most; smaller blocks stay in the processor's cache until they are counted
-SORT_ABOVE = 16  # matches per query from which one sort is cheaper than so many counts (measured at 10,000 images)
-
-
-Exact = Callable[[np.ndarray, np.ndarray], np.ndarray]  # queries and gallery columns to their similarity, in float64
+MEMORY = 1 << 28  # bytes of similarities at a time: ten times what a block of ROWS x COLUMNS takes
+ROWS, COLUMNS = 256, 8192  # of a block: the product has full speed, and the block stays in the processor's cache
+WORKERS = 2
+POOL = ThreadPoolExecutor(WORKERS)
 
 
 @dataclass(frozen=True)
@@ -89,8 +88,8 @@ def score_retrieval(
 ) -> RetrievalScores:
     """Score query features against gallery features by cosine similarity.
 
-    The answer is that of ranking by :func:`~clipreid_lib.scoring.similarity.cosine_similarity`. The product is made in
-    float32, and wherever its rounding could change a rank, those pairs are multiplied again in float64.
+    The answer is that of ranking by :func:`~clipreid_lib.scoring.similarity.cosine_similarity`, number for number. The
+    gallery is read once, block by block; the queries are held in float64.
 
     Args:
         query: (Q, D) tensor or array.
@@ -113,19 +112,19 @@ def score_retrieval(
     """
     query, gallery = similar.checked(query, "query"), similar.checked(gallery, "gallery")
     similar.same_width(query, gallery)
-    counted = _Counting(len(query), len(gallery), query_ids, gallery_ids, query_cameras, gallery_cameras, ranks)
-    # Rounding errors of a float32 product grow with the square root of the width (measured: a tenth of this).
-    unsure = 5e-7 + 1e-7 * query.shape[1] ** 0.5
-    rows = int(np.clip(memory // (4 * len(gallery)), 1, ROWS))
-
-    def exact(asked: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        left = query[asked] / similar.lengths(query[asked])[:, None]
-        parts = (gallery[columns[start : start + 8192]] for start in range(0, len(columns), 8192))
-        return np.hstack([similar.exact_product(left, part / similar.lengths(part)[:, None]) for part in parts])
-
-    for start, block in similar.fast_product(query, gallery, rows):
-        counted.add(start, block, unsure, exact)
-    return counted.scores()
+    rows = int(np.clip(memory // (12 * min(COLUMNS, len(gallery))), 1, ROWS))  # float64, and float32 made of it
+    sizes = len(query), len(gallery)
+    blocks = _blocks(sizes, query_ids, gallery_ids, query_cameras, gallery_cameras, rows)
+    asked = [similar.whole_numbers(query[block.queries]) for block in blocks]  # (R, D) each
+    for block, mine in zip(blocks, asked, strict=True):
+        shown, place = np.unique(block.columns, return_inverse=True)
+        alike = similar.steps(mine, similar.whole_numbers(gallery[shown]))
+        block.begin(np.take_along_axis(alike, place.reshape(block.columns.shape), axis=1))
+    for start in range(0, len(gallery), COLUMNS):
+        shown = similar.whole_numbers(gallery[start : start + COLUMNS])  # (C, D)
+        for block, mine in zip(blocks, asked, strict=True):
+            block.count(similar.steps(mine, shown))
+    return _scores(blocks, sizes, ranks)
 
 
 def score_similarity(
@@ -147,132 +146,112 @@ def score_similarity(
     similarity = np.asarray(similarity)
     if similarity.ndim != 2 or np.isnan(similarity).any():
         raise UserError("similarity: must be a (query, gallery) table of numbers without NaN")
-    counted = _Counting(len(similarity), similarity.shape[1], query_ids, gallery_ids, None, None, ranks)
-    for start in range(0, len(similarity), ROWS):
-        counted.add(start, similarity[start : start + ROWS].copy())
-    return counted.scores()
+    similarity = similarity if similarity.dtype in (np.float32, np.float64) else similarity.astype(np.float64)
+    blocks = _blocks(similarity.shape, query_ids, gallery_ids, None, None, ROWS)
+    for block in blocks:
+        block.begin(similarity[block.queries[:, None], block.columns])
+        block.count(similarity[block.queries])
+    return _scores(blocks, similarity.shape, ranks)
 
 
-class _Counting:
-    """Ranks of matches, gathered block of queries by block of queries."""
+@dataclass
+class _Block:
+    """Some queries and their pairs: the gallery images of a query's identity, M at most.
 
-    def __init__(
-        self,
-        queries: int,
-        size: int,
-        query_ids: Iterable,
-        gallery_ids: Iterable,
-        query_cameras: Iterable | None,
-        gallery_cameras: Iterable | None,
-        ranks: Sequence[int],
-    ) -> None:
-        if (query_cameras is None) != (gallery_cameras is None):
-            raise UserError("cameras: give them for query and gallery both, or for neither")
-        if not len(ranks) or min(ranks) < 1:
-            raise UserError(f"ranks: {tuple(ranks)}; give at least one, each 1 or more")
-        self.ranks, self.size = ranks, size
-        asked, shown = _codes(query_ids, gallery_ids, (queries, size), "ids")
-        self.cameras = None
-        if query_cameras is not None and gallery_cameras is not None:
-            self.cameras = _codes(query_cameras, gallery_cameras, (queries, size), "cameras")
-        self.order = np.argsort(shown, kind="stable")  # gallery positions, identity by identity
-        self.left = np.searchsorted(shown[self.order], asked)
-        self.number = np.searchsorted(shown[self.order], asked, side="right") - self.left
-        self.relevant, self.first, self.last = (np.zeros(queries, int) for _ in range(3))
-        self.precision, self.trapezoid = np.zeros(queries), np.zeros(queries)
+    Attributes:
+        queries: (R,) positions.
+        columns: (R, M) gallery positions of the pairs.
+        paired: (R, M) False where a query has fewer pairs than M, so that what stands there is none.
+        matches: (R, M) the pairs that the protocol counts.
+    """
 
-    def add(self, start: int, block: np.ndarray, unsure: float = 0.0, exact: Exact | None = None) -> None:
-        """Count one block: (rows, G) similarities of the queries from ``start`` on. The block is used up."""
-        number = self.number[start : start + len(block)]
-        row = np.repeat(np.arange(len(block)), number)  # (P,) all pairs of one identity, query by query
-        within = np.arange(len(row)) - np.repeat(np.cumsum(number) - number, number)
-        column = self.order[np.repeat(self.left[start : start + len(block)], number) + within]
-        score = block[row, column].copy()
-        keep = score > -np.inf
-        if self.cameras:
-            keep &= self.cameras[0][start + row] != self.cameras[1][column]
-        block[row, column] = -np.inf  # what remains is wrong
-        row, column, score = row[keep], column[keep], score[keep]
-        ends = np.searchsorted(row, np.arange(len(block) + 1))
-        wrong, doubtful = np.zeros(len(row), int), []
-        for r in np.unique(row):
-            mine = slice(ends[r], ends[r + 1])
-            reach = score[mine] if not unsure else np.concatenate([score[mine] - unsure, score[mine] + unsure])
-            counts = _not_below(block[r], reach)
-            wrong[mine] = counts[: len(counts) // 2] if unsure else counts
-            if unsure and (counts[: len(counts) // 2] != counts[len(counts) // 2 :]).any():
-                doubtful.append(r)
-        if doubtful:
-            assert exact is not None  # who is unsure says how to look again
-            self._look_again(start, block, np.array(doubtful), ends, column, score, wrong, unsure, exact)
-        self._rank(start, row, wrong)
+    queries: np.ndarray
+    columns: np.ndarray
+    paired: np.ndarray
+    matches: np.ndarray
 
-    def _look_again(
-        self,
-        start: int,
-        block: np.ndarray,
-        doubtful: np.ndarray,
-        ends: np.ndarray,
-        column: np.ndarray,
-        score: np.ndarray,
-        wrong: np.ndarray,
-        unsure: float,
-        exact: Exact,
-    ) -> None:
-        mine = {r: slice(ends[r], ends[r + 1]) for r in doubtful}
-        near = [column[part] for part in mine.values()]
-        for r, part in mine.items():
-            matches = np.append(np.sort(score[part]), np.inf)
-            next_match = matches[np.searchsorted(matches, block[r] - unsure)]  # (G,) the first not far below
-            near.append(np.flatnonzero(next_match <= block[r] + unsure))
-        columns = np.unique(np.concatenate(near))
-        again = exact(start + doubtful, columns)  # (doubtful, columns)
-        old = block[doubtful[:, None], columns]
-        block[doubtful[:, None], columns] = np.where(old == -np.inf, old, again)
-        for line, (r, part) in zip(again, mine.items(), strict=True):
-            wrong[part] = _not_below(block[r], line[np.searchsorted(columns, column[part])])
+    def begin(self, similarity: np.ndarray) -> None:
+        """Take the (R, M) similarities of the pairs, which say from where on an image stands before a match."""
+        self.matches &= similarity > -np.inf
+        self.reach = torch.from_numpy(np.where(self.paired, similarity, np.inf))
+        self.before = torch.zeros(similarity.shape, dtype=torch.int64)  # (R, M) wrong images before each match
+        self.count(np.where(self.paired, similarity, -np.inf), sign=-1)  # the pairs themselves are not wrong
 
-    def _rank(self, start: int, row: np.ndarray, wrong: np.ndarray) -> None:
-        wrong = wrong[np.lexsort((wrong, row))]  # row is in order already
-        number = np.bincount(row)
-        before = np.arange(len(row)) - np.repeat(np.cumsum(number) - number, number)  # matches before this one
-        rank = wrong + before + 1
-        just_before = np.divide(before, rank - 1, out=np.ones(len(rank)), where=rank > 1)
-        at = (before + 1) / rank
-        asked = slice(start, start + len(number))
-        self.relevant[asked] = number
-        self.precision[asked] = np.bincount(row, at)
-        self.trapezoid[asked] = np.bincount(row, (at + just_before) / 2)
-        self.last[start + row] = rank  # the last one written is the last match's
-        self.first[start + row[::-1]] = rank[::-1]
+    def count(self, similarity: np.ndarray, sign: int = 1) -> None:
+        """Count the images of (R, C) similarities before each match, all matches of a row at once; sorts the rows."""
+        list(POOL.map(np.ndarray.sort, np.array_split(similarity, WORKERS)))
+        below = torch.searchsorted(torch.from_numpy(similarity), self.reach)
+        self.before += sign * (similarity.shape[1] - below)
 
-    def scores(self) -> RetrievalScores:
-        matched = self.relevant > 0
-        if not matched.any():
-            raise UserError("no query identity is in the gallery; nothing can be scored")
-        relevant = np.where(matched, self.relevant, np.nan)
-        precision, trapezoid = self.precision / relevant, self.trapezoid / relevant
-        penalty = relevant / np.maximum(self.last, 1)
-        cmc = np.bincount(self.first[matched] - 1, minlength=self.size).cumsum() / matched.sum()
-        return RetrievalScores(
-            cmc=cmc,
-            at={int(k): float(cmc[min(k, self.size) - 1]) for k in self.ranks},
-            map=float(precision[matched].mean()),
-            map_trapezoid=float(trapezoid[matched].mean()),
-            minp=float(penalty[matched].mean()),
-            average_precision=precision,
-            average_precision_trapezoid=trapezoid,
-            inverse_penalty=penalty,
-            first_hit=self.first,
-            unmatched=int((~matched).sum()),
-        )
+    def rank(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return (R, M) ranks of the matches, best first, (R, M) which of them are there, and (R,) how many."""
+        number = self.matches.sum(axis=1)
+        place = np.arange(self.matches.shape[1])
+        before = np.sort(np.where(self.matches, self.before.numpy(), np.iinfo(np.int64).max // 2), axis=1)
+        return before + place + 1, place < number[:, None], number
 
 
-def _not_below(line: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Count the values of (G,) that reach each threshold; a wrong image as similar as the match stands before it."""
-    if len(thresholds) > SORT_ABOVE:
-        return len(line) - np.searchsorted(np.sort(line), thresholds)
-    return np.array([np.count_nonzero(line >= threshold) for threshold in thresholds])
+def _blocks(
+    sizes: tuple[int, int],
+    query_ids: Iterable,
+    gallery_ids: Iterable,
+    query_cameras: Iterable | None,
+    gallery_cameras: Iterable | None,
+    rows: int,
+) -> list[_Block]:
+    """Pair queries with their identity's gallery images; neighbours share theirs, and a query without is left out."""
+    if (query_cameras is None) != (gallery_cameras is None):
+        raise UserError("cameras: give them for query and gallery both, or for neither")
+    asked, shown = _codes(query_ids, gallery_ids, sizes, "ids")
+    cameras = None
+    if query_cameras is not None and gallery_cameras is not None:
+        cameras = _codes(query_cameras, gallery_cameras, sizes, "cameras")
+    order = np.argsort(shown, kind="stable")  # gallery positions, identity by identity
+    left, right = (np.searchsorted(shown[order], asked, side) for side in ("left", "right"))
+    queries = np.argsort(asked, kind="stable")
+    queries = queries[(left < right)[queries]]
+    blocks = []
+    for mine in np.split(queries, range(rows, len(queries), rows)) if len(queries) else []:
+        number = (right - left)[mine, None]  # (R, 1)
+        within = np.arange(number.max())
+        columns, paired = order[left[mine, None] + np.minimum(within, number - 1)], within < number  # (R, M)
+        other = cameras[0][mine, None] != cameras[1][columns] if cameras else True
+        blocks.append(_Block(mine, columns, paired, paired & other))
+    return blocks
+
+
+def _scores(blocks: list[_Block], sizes: tuple[int, int], ranks: Sequence[int]) -> RetrievalScores:
+    """Read the scores off the ranks of all matches."""
+    if not len(ranks) or min(ranks) < 1:
+        raise UserError(f"ranks: {tuple(ranks)}; give at least one, each 1 or more")
+    first = np.zeros(sizes[0], int)
+    precision, trapezoid, penalty = (np.full(sizes[0], np.nan) for _ in range(3))
+    for block in blocks:
+        rank, there, number = block.rank()
+        has, mine = number > 0, block.queries
+        hits = np.arange(rank.shape[1])  # before each match
+        just_before = np.divide(hits, rank - 1, out=np.ones(rank.shape), where=rank > 1)
+        at = (hits + 1) / rank
+        for values, shares in ((precision, at), (trapezoid, (at + just_before) / 2)):
+            values[mine[has]] = np.where(there, shares, 0).cumsum(axis=1)[has, -1] / number[has]
+        penalty[mine[has]] = number[has] / rank[has, number[has] - 1]
+        first[mine[has]] = rank[has, 0]
+    matched = first > 0
+    if not matched.any():
+        raise UserError("no query identity is in the gallery; nothing can be scored")
+    cmc = np.bincount(first[matched] - 1, minlength=sizes[1]).cumsum() / matched.sum()
+    return RetrievalScores(
+        cmc=cmc,
+        at={int(k): float(cmc[min(k, sizes[1]) - 1]) for k in ranks},
+        map=float(precision[matched].mean()),
+        map_trapezoid=float(trapezoid[matched].mean()),
+        minp=float(penalty[matched].mean()),
+        average_precision=precision,
+        average_precision_trapezoid=trapezoid,
+        inverse_penalty=penalty,
+        first_hit=first,
+        unmatched=int((~matched).sum()),
+    )
 
 
 def _codes(query: Iterable, gallery: Iterable, sizes: tuple[int, int], what: str) -> tuple[np.ndarray, np.ndarray]:
