@@ -10,9 +10,10 @@ therefore never matters, and a constant feature scores the worst a ranking can.
 have none; its code would count them as misses.)
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import Lock
 
 import numpy as np
 import torch
@@ -21,10 +22,9 @@ from clipreid_lib.errors import UserError
 from clipreid_lib.scoring import similarity as similar
 from clipreid_lib.scoring.score_names import RANKS
 
-MEMORY = 1 << 28  # bytes of similarities at a time: ten times what a block of ROWS x COLUMNS takes
-ROWS, COLUMNS = 256, 8192  # of a block: the product has full speed, and the block stays in the processor's cache
-WORKERS = 2
-POOL = ThreadPoolExecutor(WORKERS)
+MEMORY = 1 << 28  # bytes of similarities at a time: enough for full blocks on 20 threads
+ROWS, COLUMNS = 512, 2048  # of a block at most: large enough for a product at full speed, small enough for the cache
+PAIR_ROWS = 64  # queries multiplied with their matches at a time: each meets the others' matches as well, for nothing
 
 
 @dataclass(frozen=True)
@@ -112,18 +112,29 @@ def score_retrieval(
     """
     query, gallery = similar.checked(query, "query"), similar.checked(gallery, "gallery")
     similar.same_width(query, gallery)
-    rows = int(np.clip(memory // (12 * min(COLUMNS, len(gallery))), 1, ROWS))  # float64, and float32 made of it
-    sizes = len(query), len(gallery)
+    sizes, threads = (len(query), len(gallery)), torch.get_num_threads()
+    rows = int(np.clip(memory // (12 * COLUMNS * threads), 1, ROWS))  # a similarity in float64, and then in float32
     blocks = _blocks(sizes, query_ids, gallery_ids, query_cameras, gallery_cameras, rows)
-    asked = [similar.whole_numbers(query[block.queries]) for block in blocks]  # (R, D) each
-    for block, mine in zip(blocks, asked, strict=True):
-        shown, place = np.unique(block.columns, return_inverse=True)
-        alike = similar.steps(mine, similar.whole_numbers(gallery[shown]))
-        block.begin(np.take_along_axis(alike, place.reshape(block.columns.shape), axis=1))
-    for start in range(0, len(gallery), COLUMNS):
-        shown = similar.whole_numbers(gallery[start : start + COLUMNS])  # (C, D)
+
+    def begin(block: _Block) -> torch.Tensor:
+        mine, pairs = similar.whole_numbers(query[block.queries]), np.empty(block.columns.shape, np.float32)
+        for start in range(0, len(mine), PAIR_ROWS):
+            part = slice(start, start + PAIR_ROWS)
+            shown, place = np.unique(block.columns[part], return_inverse=True)
+            alike = similar.steps(mine[part], similar.whole_numbers(gallery[shown]))
+            pairs[part] = np.take_along_axis(alike, place.reshape(pairs[part].shape), axis=1)
+        block.begin(pairs)
+        return mine  # (R, D)
+
+    asked = _in_threads(begin, blocks)
+
+    def count(part: np.ndarray) -> None:
+        shown = similar.whole_numbers(part)  # (C, D)
         for block, mine in zip(blocks, asked, strict=True):
             block.count(similar.steps(mine, shown))
+
+    # Every thread gets as many parts as every other.
+    _in_threads(count, np.array_split(gallery, threads * -(-len(gallery) // (threads * COLUMNS))))
     return _scores(blocks, sizes, ranks)
 
 
@@ -148,10 +159,24 @@ def score_similarity(
         raise UserError("similarity: must be a (query, gallery) table of numbers without NaN")
     similarity = similarity if similarity.dtype in (np.float32, np.float64) else similarity.astype(np.float64)
     blocks = _blocks(similarity.shape, query_ids, gallery_ids, None, None, ROWS)
-    for block in blocks:
+
+    def count(block: _Block) -> None:
         block.begin(similarity[block.queries[:, None], block.columns])
         block.count(similarity[block.queries])
+
+    _in_threads(count, blocks)
     return _scores(blocks, similarity.shape, ranks)
+
+
+def _in_threads(task: Callable, items: Iterable) -> list:
+    """Do a task for every item, on as many threads as torch has: each works alone, so that none waits for another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(task, items))
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass
@@ -169,25 +194,27 @@ class _Block:
     columns: np.ndarray
     paired: np.ndarray
     matches: np.ndarray
+    lock: Lock = field(default_factory=Lock)
 
     def begin(self, similarity: np.ndarray) -> None:
-        """Take the (R, M) similarities of the pairs, which say from where on an image stands before a match."""
+        """Take the (R, M) similarities of the pairs: whatever reaches a match's stands before it."""
         self.matches &= similarity > -np.inf
         self.reach = torch.from_numpy(np.where(self.paired, similarity, np.inf))
-        self.before = torch.zeros(similarity.shape, dtype=torch.int64)  # (R, M) wrong images before each match
+        self.before = np.zeros(similarity.shape, int)  # (R, M) wrong images before each match
         self.count(np.where(self.paired, similarity, -np.inf), sign=-1)  # the pairs themselves are not wrong
 
     def count(self, similarity: np.ndarray, sign: int = 1) -> None:
-        """Count the images of (R, C) similarities before each match, all matches of a row at once; sorts the rows."""
-        list(POOL.map(np.ndarray.sort, np.array_split(similarity, WORKERS)))
-        below = torch.searchsorted(torch.from_numpy(similarity), self.reach)
-        self.before += sign * (similarity.shape[1] - below)
+        """Count the images of (R, C) similarities before each match, a row's matches at once. The rows get sorted."""
+        similarity.sort(axis=1)
+        below = torch.searchsorted(torch.from_numpy(similarity), self.reach).numpy()
+        with self.lock:
+            self.before += sign * (similarity.shape[1] - below)
 
     def rank(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return (R, M) ranks of the matches, best first, (R, M) which of them are there, and (R,) how many."""
         number = self.matches.sum(axis=1)
         place = np.arange(self.matches.shape[1])
-        before = np.sort(np.where(self.matches, self.before.numpy(), np.iinfo(np.int64).max // 2), axis=1)
+        before = np.sort(np.where(self.matches, self.before, np.iinfo(np.int64).max // 2), axis=1)
         return before + place + 1, place < number[:, None], number
 
 

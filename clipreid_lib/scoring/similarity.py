@@ -111,12 +111,9 @@ def exact_product(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
 
 
 def whole_numbers(features: np.ndarray) -> torch.Tensor:
-    """Scale (N, D) features to length one and round to multiples of 2^-26, in float64; zero vectors stay zero.
-
-    They come 2^12 times as large, so that their products count ``STEPS``.
-    """
-    unit = torch.from_numpy(features / lengths(features)[:, None])
-    return unit.mul_(FINE).round_().mul_(STEPS**0.5 / FINE)
+    """Scale (N, D) features to length 2^26 and round them to whole numbers, in float64; zero vectors stay zero."""
+    size = torch.from_numpy(lengths(features))[:, None]
+    return torch.div(torch.from_numpy(np.ascontiguousarray(features)), size).mul_(FINE).round_()
 
 
 def steps(query: torch.Tensor, gallery: torch.Tensor) -> np.ndarray:
@@ -125,7 +122,8 @@ def steps(query: torch.Tensor, gallery: torch.Tensor) -> np.ndarray:
     Returns:
         (R, C) float32, the similarity in ``STEPS``, rounded to a whole number of them.
     """
-    return torch.mm(query, gallery.T).round_().float().clamp_(-STEPS, STEPS).numpy()
+    product = torch.mm(query * (STEPS / FINE**2), gallery.T)
+    return product.round_().float().clamp_(-STEPS, STEPS).numpy()
 
 
 def without_same_camera(
