@@ -1,10 +1,12 @@
-"""Retrieval metrics: CMC, mAP (both definitions) and mINP, by counting instead of sorting.
+"""Retrieval metrics: CMC, mAP (both definitions) and mINP, by counting.
 
-A match's rank is one more than the number of gallery images that stand before it, so ranks are counted against the
-few matches' similarities, and the gallery is never put in order.
+A match's rank is one more than the number of gallery images that stand before it. The similarities of the matches come
+first. Then each block of similarities is sorted, as bare numbers, and tells how many of them reach each match. Counts
+of blocks add up, so no block holds a whole row, and no list of positions is ever sorted.
 
 **Ties** count against the model: of equally similar images the wrong ones come first. The order of the gallery
-therefore never matters, and a constant feature scores the worst a ranking can.
+therefore never matters, and a constant feature scores the worst a ranking can. Equal features are always tied, as
+:mod:`~clipreid_lib.scoring.similarity` proves.
 
 **Queries without a match** in their gallery take no part in any mean; their number is reported. (MBA-Net's protocols
 have none; its code would count them as misses.)
@@ -14,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +25,9 @@ from clipreid_lib.errors import UserError
 from clipreid_lib.scoring import similarity as similar
 from clipreid_lib.scoring.score_names import RANKS
 
-MEMORY = 1 << 28  # bytes of similarities at a time: enough for full blocks on 20 threads
-ROWS, COLUMNS = 512, 2048  # of a block at most: large enough for a product at full speed, small enough for the cache
-PAIR_ROWS = 64  # queries multiplied with their matches at a time: each meets the others' matches as well, for nothing
+MEMORY = 1 << 28  # bytes of similarities at a time: full blocks on 20 threads
+ROWS, COLUMNS = 512, 2048  # of a block: large enough for a product at full speed, small enough for the cache (measured)
+FEW = 64  # queries whose matches are multiplied together, as each meets the others' too; or that take a whole row each
 
 
 @dataclass(frozen=True)
@@ -88,20 +91,20 @@ def score_retrieval(
 ) -> RetrievalScores:
     """Score query features against gallery features by cosine similarity.
 
-    The answer is that of ranking by :func:`~clipreid_lib.scoring.similarity.cosine_similarity`, number for number. The
-    gallery is read once, block by block; the queries are held in float64.
+    The answer is that of ranking by :func:`~clipreid_lib.scoring.similarity.cosine_similarity`, for both count the
+    same numbers. The queries are held in float64, the gallery is read block by block.
 
     Args:
         query: (Q, D) tensor or array.
         query_ids: (Q,) identities, numbers or text.
-        gallery: (G, D) tensor or array; float32 is not copied.
+        gallery: (G, D) tensor or array; float32 and float64 are not copied as a whole.
         gallery_ids: (G,) identities; distractors carry identities no query has. A gallery of one identity alone is
             answered with a perfect score, for nothing can be confused.
         query_cameras: (Q,) cameras; with ``gallery_cameras``, a query's own person seen by its own camera is left
             out of its gallery, as Market-1501 asks (Zheng et al. 2015).
         gallery_cameras: (G,) cameras.
         ranks: where to read the CMC off; may lie beyond the gallery's end.
-        memory: bytes the block of similarities may take at a time, beyond one row of the gallery's length.
+        memory: bytes that blocks of similarities may take at a time, beyond one row of 2,048 on each thread.
 
     Returns:
         CMC, mAP and mINP over the queries that have a match, and the values of every query.
@@ -113,13 +116,13 @@ def score_retrieval(
     query, gallery = similar.checked(query, "query"), similar.checked(gallery, "gallery")
     similar.same_width(query, gallery)
     sizes, threads = (len(query), len(gallery)), torch.get_num_threads()
-    rows = int(np.clip(memory // (12 * COLUMNS * threads), 1, ROWS))  # a similarity in float64, and then in float32
-    blocks = _blocks(sizes, query_ids, gallery_ids, query_cameras, gallery_cameras, rows)
+    rows = int(np.clip(memory // (12 * COLUMNS * threads), 1, ROWS))  # 12 bytes each: in float64, then in float32
+    blocks = _blocks(sizes, (query_ids, gallery_ids), (query_cameras, gallery_cameras), ranks, rows)
 
     def begin(block: _Block) -> torch.Tensor:
         mine, pairs = similar.whole_numbers(query[block.queries]), np.empty(block.columns.shape, np.float32)
-        for start in range(0, len(mine), PAIR_ROWS):
-            part = slice(start, start + PAIR_ROWS)
+        for start in range(0, len(mine), FEW):
+            part = slice(start, start + FEW)
             shown, place = np.unique(block.columns[part], return_inverse=True)
             alike = similar.steps(mine[part], similar.whole_numbers(gallery[shown]))
             pairs[part] = np.take_along_axis(alike, place.reshape(pairs[part].shape), axis=1)
@@ -133,8 +136,8 @@ def score_retrieval(
         for block, mine in zip(blocks, asked, strict=True):
             block.count(similar.steps(mine, shown))
 
-    # Every thread gets as many parts as every other.
-    _in_threads(count, np.array_split(gallery, threads * -(-len(gallery) // (threads * COLUMNS))))
+    each = -(-len(gallery) // (COLUMNS * threads))  # parts of the gallery for every thread
+    _in_threads(count, np.array_split(gallery, each * threads))
     return _scores(blocks, sizes, ranks)
 
 
@@ -158,7 +161,7 @@ def score_similarity(
     if similarity.ndim != 2 or np.isnan(similarity).any():
         raise UserError("similarity: must be a (query, gallery) table of numbers without NaN")
     similarity = similarity if similarity.dtype in (np.float32, np.float64) else similarity.astype(np.float64)
-    blocks = _blocks(similarity.shape, query_ids, gallery_ids, None, None, ROWS)
+    blocks = _blocks(similarity.shape, (query_ids, gallery_ids), (None, None), ranks, FEW)
 
     def count(block: _Block) -> None:
         block.begin(similarity[block.queries[:, None], block.columns])
@@ -210,59 +213,55 @@ class _Block:
         with self.lock:
             self.before += sign * (similarity.shape[1] - below)
 
-    def rank(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return (R, M) ranks of the matches, best first, (R, M) which of them are there, and (R,) how many."""
-        number = self.matches.sum(axis=1)
-        place = np.arange(self.matches.shape[1])
-        before = np.sort(np.where(self.matches, self.before, np.iinfo(np.int64).max // 2), axis=1)
-        return before + place + 1, place < number[:, None], number
-
 
 def _blocks(
-    sizes: tuple[int, int],
-    query_ids: Iterable,
-    gallery_ids: Iterable,
-    query_cameras: Iterable | None,
-    gallery_cameras: Iterable | None,
-    rows: int,
+    sizes: tuple[int, int], ids: tuple[Iterable, Iterable], cameras: tuple[Any, Any], ranks: Sequence[int], rows: int
 ) -> list[_Block]:
-    """Pair queries with their identity's gallery images; neighbours share theirs, and a query without is left out."""
-    if (query_cameras is None) != (gallery_cameras is None):
+    """Pair queries with gallery images, ``rows`` queries of neighbouring identities at a time, without unmatched ones.
+
+    Args:
+        sizes: of query and gallery.
+        ids: of query and gallery.
+        cameras: likewise, or None and None.
+        ranks: where the CMC will be read off.
+        rows: queries per block at most.
+    """
+    if (cameras[0] is None) != (cameras[1] is None):
         raise UserError("cameras: give them for query and gallery both, or for neither")
-    asked, shown = _codes(query_ids, gallery_ids, sizes, "ids")
-    cameras = None
-    if query_cameras is not None and gallery_cameras is not None:
-        cameras = _codes(query_cameras, gallery_cameras, sizes, "cameras")
+    if not len(ranks) or min(ranks) < 1:
+        raise UserError(f"ranks: {tuple(ranks)}; give at least one, each 1 or more")
+    asked, shown = _codes(*ids, sizes, "ids")
+    seen = None if cameras[0] is None else _codes(*cameras, sizes, "cameras")
     order = np.argsort(shown, kind="stable")  # gallery positions, identity by identity
     left, right = (np.searchsorted(shown[order], asked, side) for side in ("left", "right"))
     queries = np.argsort(asked, kind="stable")
-    queries = queries[(left < right)[queries]]
+    queries = queries[left[queries] < right[queries]]
     blocks = []
-    for mine in np.split(queries, range(rows, len(queries), rows)) if len(queries) else []:
+    for mine in (queries[start : start + rows] for start in range(0, len(queries), rows)):
         number = (right - left)[mine, None]  # (R, 1)
         within = np.arange(number.max())
         columns, paired = order[left[mine, None] + np.minimum(within, number - 1)], within < number  # (R, M)
-        other = cameras[0][mine, None] != cameras[1][columns] if cameras else True
+        other = paired if seen is None else seen[0][mine, None] != seen[1][columns]
         blocks.append(_Block(mine, columns, paired, paired & other))
     return blocks
 
 
 def _scores(blocks: list[_Block], sizes: tuple[int, int], ranks: Sequence[int]) -> RetrievalScores:
-    """Read the scores off the ranks of all matches."""
-    if not len(ranks) or min(ranks) < 1:
-        raise UserError(f"ranks: {tuple(ranks)}; give at least one, each 1 or more")
+    """Read the scores off the wrong images before every match."""
     first = np.zeros(sizes[0], int)
     precision, trapezoid, penalty = (np.full(sizes[0], np.nan) for _ in range(3))
     for block in blocks:
-        rank, there, number = block.rank()
-        has, mine = number > 0, block.queries
-        hits = np.arange(rank.shape[1])  # before each match
-        just_before = np.divide(hits, rank - 1, out=np.ones(rank.shape), where=rank > 1)
-        at = (hits + 1) / rank
+        has = block.matches.any(axis=1)
+        matches, mine = block.matches[has], block.queries[has]
+        number, hits = matches.sum(axis=1), np.arange(matches.shape[1])  # hits: matches before each match
+        there = hits < number[:, None]
+        wrong = np.sort(np.where(matches, block.before[has], sizes[1]), axis=1)  # best match first, no match last
+        at = (hits + 1) / (wrong + hits + 1)
+        just_before = np.divide(hits, wrong + hits, out=np.ones(at.shape), where=wrong + hits > 0)
         for values, shares in ((precision, at), (trapezoid, (at + just_before) / 2)):
-            values[mine[has]] = np.where(there, shares, 0).cumsum(axis=1)[has, -1] / number[has]
-        penalty[mine[has]] = number[has] / rank[has, number[has] - 1]
-        first[mine[has]] = rank[has, 0]
+            values[mine] = np.where(there, shares, 0).cumsum(axis=1)[:, -1] / number
+        penalty[mine] = at[np.arange(len(mine)), number - 1]
+        first[mine] = wrong[:, 0] + 1
     matched = first > 0
     if not matched.any():
         raise UserError("no query identity is in the gallery; nothing can be scored")

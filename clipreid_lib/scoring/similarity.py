@@ -112,8 +112,9 @@ def exact_product(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
 
 def whole_numbers(features: np.ndarray) -> torch.Tensor:
     """Scale (N, D) features to length 2^26 and round them to whole numbers, in float64; zero vectors stay zero."""
-    size = torch.from_numpy(lengths(features))[:, None]
-    return torch.div(torch.from_numpy(np.ascontiguousarray(features)), size).mul_(FINE).round_()
+    features = np.ascontiguousarray(features)  # so that equal features get equal lengths to the last digit
+    size = torch.from_numpy(lengths(features))[:, None]  # (N, 1) float64
+    return torch.div(torch.from_numpy(features), size).mul_(FINE).round_()
 
 
 def steps(query: torch.Tensor, gallery: torch.Tensor) -> np.ndarray:
