@@ -13,14 +13,20 @@ from rows import Row, in_turn, peak, seconds
 
 from clipreid_lib.scoring.metrics import score_retrieval
 
-FASTER, TIMES, AIM_GIB = 3, 2.5, 4  # than argsort; of the product's time; all in all, with a million gallery images
+AIM_FASTER, AIM_TIMES, AIM_GIB = (
+    3,
+    2.5,
+    4,
+)  # than argsort; of the product's time; all in all, with a million gallery images
 ROUNDS = 3
-WIDE = (
-    "float64 makes ties exact and takes twice as long as float32 for a product; with such wide features the product "
-    "alone is a quarter to a third of what argsort takes all in all"
+SLOWER = (
+    "ours multiplies in float64, so that ties are exact, which takes 1.7 to 2 times as long; the wider the features, "
+    "the more of both sides is the product, and on a busy machine the product loses more than argsort's one thread"
 )
-MANY = "the product in float64 is 1.7 of it, the sort of bare numbers 0.4, the search for so many matches the rest"
-BUSY = "a product in float64 is twice one in float32, and what is counted is small beside it only where nobody else works"
+DOUBLE = (
+    "of ours, in products: 1.7 to 2.0 are the product in float64, 0.3 to 0.6 the sort of bare numbers, 0.15 to 0.3 "
+    "rounding, 0.1 to 0.3 features scaled to length one; the last three weigh more where features are narrow"
+)
 
 
 @dataclass(frozen=True)
@@ -98,23 +104,26 @@ def compared(work: Workload) -> list[Row]:
     gc.collect()
     beside, _ = in_turn(lambda _: product(*sets), lambda _: score_retrieval(*sets, **cameras), ROUNDS)
     return [
-        Row(work.name, "argsort, then a loop", "counting", pairs, FASTER, note=equal, reason=WIDE),
-        Row(work.name, "the product alone", "counting", beside, TIMES, about="times", reason=MANY),
+        Row(work.name, "argsort, then a loop", "counting", pairs, AIM_FASTER, note=equal, reason=SLOWER),
+        Row(work.name, "the product alone", "counting", beside, AIM_TIMES, about="times", reason=DOUBLE),
     ]
 
 
 def million() -> list[Row]:
-    """Rank a million: the most that the process ever held, then the product, whose result takes as much again."""
+    """Rank a million: the most that the process ever held, then the product beside it."""
     sets, _ = MILLION.sets()
     took, scores = seconds(lambda: score_retrieval(*sets))
     features = sum(each.nbytes for each in (sets[0], sets[2])) / 2**30
     note = f"took {took:.1f} s; rank-1 {scores.rank(1):.3f}"
     held = peak(MILLION.name, "the features alone", features, AIM_GIB, note)
-    parts = sets[2].split(65_536)  # the whole result would be 4 GB, which is slow to get from the system
-    pairs, _ = in_turn(
-        lambda _: [(sets[0] @ part.T)[0, 0] for part in parts], lambda _: score_retrieval(*sets), rounds=ROUNDS
-    )
-    return [held, Row(MILLION.name, "the product alone", "counting", pairs, TIMES, about="times", reason=BUSY)]
+    room = torch.empty(64, MILLION.gallery)  # the whole result would be 4 GB, most of whose time is the system's
+
+    def product_in_parts(_: int) -> None:
+        for part in sets[0].split(len(room)):
+            torch.mm(part, sets[2].T, out=room[: len(part)])
+
+    pairs, _ = in_turn(product_in_parts, lambda _: score_retrieval(*sets), ROUNDS)
+    return [held, Row(MILLION.name, "the product alone", "counting", pairs, AIM_TIMES, about="times", reason=DOUBLE)]
 
 
 def rows() -> list[Row]:
