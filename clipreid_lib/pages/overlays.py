@@ -37,7 +37,7 @@ class Maps:
 
     Attributes:
         heat: maps of what it looks at.
-        alike: pairs of alike places, from :func:`clipreid_lib.pages.correspondence.alike_places`.
+        alike: pairs of alike places, from :func:`clipreid_lib.pages.correspondence.find_alike`.
         grid: (rows, columns) of those places.
     """
 
@@ -118,9 +118,9 @@ def look(clip: Backbone, photographs: Photographs, ranking: Ranking, query: int,
     if not isinstance(mine, str) and not isinstance(theirs, str):
         sides = [clip.side_rows(table) for table in tables]
         batch = [mine[None], theirs[None]]  # (1, 3, H, W) each
-        heat = attention.heat(clip, *batch, *sides)
-        places = [correspondence.features_at_places(clip, *each)[0] for each in zip(batch, sides, strict=True)]
-        alike = correspondence.alike_places(places[0], places[1], heat.query[0], heat.match[0])
+        heat = attention.map_heat(clip, *batch, *sides)
+        places = [correspondence.map_features(clip, *each)[0] for each in zip(batch, sides, strict=True)]
+        alike = correspondence.find_alike(places[0], places[1], heat.query[0], heat.match[0])
         maps = Maps(heat, alike, (places[0].shape[1], places[0].shape[2]))
     return Look(tables[0].iloc[0], tables[1].iloc[0], result, (mine, theirs), maps)
 
@@ -187,7 +187,7 @@ def overlay(
     Args:
         photograph: of any size, RGB.
         heat: (gh, gw).
-        centres: where its places lie, from :func:`clipreid_lib.pages.attention.centres`.
+        centres: where its places lie, from :func:`clipreid_lib.pages.attention.find_centres`.
         ends: the value without colour, and that of the strongest.
     """
     width, height = photograph.size
@@ -239,7 +239,7 @@ def _scale_heat(heat: Heat) -> tuple[np.ndarray, np.ndarray, tuple[float, float]
 
 def _draw_heat(clip: Backbone, heat: Heat, photographs: Sequence) -> list[Image.Image]:
     query, match, ends, _ = _scale_heat(heat)
-    where = attention.centres(clip, (query.shape[0], query.shape[1]))
+    where = attention.find_centres(clip, (query.shape[0], query.shape[1]))
     return [overlay(image, each, where, ends) for image, each in zip(photographs, (query, match), strict=True)]
 
 
@@ -263,7 +263,7 @@ def _draw_bar(canvas: Image.Image, corner: tuple[int, int], width: int, heat: He
 def _draw_lines(
     draw: ImageDraw.ImageDraw, corners: Sequence[tuple[int, int]], size: tuple[int, int], clip: Backbone, maps: Maps
 ) -> None:
-    down, across = attention.centres(clip, maps.grid)
+    down, across = attention.find_centres(clip, maps.grid)
     lines = []
     for places in maps.alike[correspondence.COLUMNS[:4]].to_numpy().reshape(-1, 2, 2):  # (row, column) of either end
         both = zip(corners, places, strict=True)
@@ -296,7 +296,7 @@ def _write_legend(clip: Backbone, looks: Sequence[Look]) -> list[str]:
     whole = [(each.maps, each.result.score) for each in looks if each.maps]
     if not whole:
         return ["No map and no lines: a photograph is missing or cannot be read."]
-    legend = [whole[0][0].heat.legend, correspondence.legend(clip, whole[0][0].grid)]
+    legend = [whole[0][0].heat.legend, correspondence.write_legend(clip, whole[0][0].grid)]
     if any(abs(float(maps.heat.cosine[0]) - score) > 0.005 for maps, score in whole):  # more than the store rounds
         legend.append("The scores are those of another embedding than the image's, which maps and lines are about.")
     return legend
