@@ -266,4 +266,6 @@ def test_centres_of_a_resnets_layers_are_where_a_spot_lights_them(stride):
     hook.remove()
     changed = (seen[1] - seen[0]).norm(dim=0)  # (10, 6)
     assert divmod(int(changed.argmax()), 6) == (6, 2)
-    np.testing.assert_allclose(attention.find_centres(clip, last)[0] * 160, np.arange(last[0]) * 16 * stride + 8 * stride)
+    np.testing.assert_allclose(
+        attention.find_centres(clip, last)[0] * 160, np.arange(last[0]) * 16 * stride + 8 * stride
+    )

@@ -102,4 +102,6 @@ def test_the_features_are_the_towers_own(embedded, vit):
     )["image_intermediates"]
     torch.testing.assert_close(maps.flatten(2).transpose(1, 2), tokens)
     assert not any(m._forward_hooks for m in [*embedded.modules(), *vit.modules()])
-    assert "layer 3" in correspondence.write_legend(embedded, (6, 6)) and "patch" in correspondence.write_legend(vit, (7, 4))
+    assert "layer 3" in correspondence.write_legend(embedded, (6, 6)) and "patch" in correspondence.write_legend(
+        vit, (7, 4)
+    )

@@ -21,7 +21,7 @@ from clipreid_lib.pages import attention, correspondence
 from clipreid_lib.pages.attention import Heat
 from clipreid_lib.pages.ranking import Ranking, Result, name_aspect, name_person
 from clipreid_lib.pages.style import INK, RIGHT, WRONG, font
-from clipreid_lib.pages.thumbnails import FRAME, LINE, draw_frame, explain_missing, fit, wrap
+from clipreid_lib.pages.thumbnails import FRAME, LINE, draw_captions, draw_frame, explain_missing, fit, wrap
 
 WIDEST, TALLEST = 384, 576  # px in print: limits of a photograph
 GAP, BETWEEN, HEAD = 20, 88, 64  # around things, between the photographs that lines join, and above each row
@@ -167,8 +167,7 @@ def draw_looks(clip: Backbone, looks: Sequence[Look]) -> Image.Image:
         for corner, image, frame, tick in zip(corners, images, frames, ticks, strict=True):
             draw_frame(canvas, corner, image, size, frame, tick)
         for corner, lines in zip(corners, both, strict=False):
-            for number, line in enumerate(lines):
-                draw.text((corner[0], corner[1] + high + 8 + number * LINE), fit(line, face, wide), INK, face)
+            draw_captions(canvas, (corner[0], corner[1] + high + 8), lines, wide)
         if each.maps:
             _draw_bar(canvas, (corners[2][0], y + HEAD + high + 8), 2 * wide + GAP, each.maps.heat)
             _draw_lines(draw, corners[4:], size, clip, each.maps)
