@@ -9,7 +9,7 @@ import pandas as pd
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.pages import repeat_command, report_origin, score_figures
 from clipreid_lib.pages.report_blocks import Facts, Figures, Folded, Link, Table, Words, link_to, render
-from clipreid_lib.pages.report_figures import draw, draw_dots, embed
+from clipreid_lib.pages.report_figures import draw, embed
 from clipreid_lib.pages.report_run import make_section
 from clipreid_lib.pages.report_scores import show_published
 from clipreid_lib.params.schema import Params
@@ -169,7 +169,7 @@ def _show_figures(runs: Runs) -> list:
     figures, blocks = [], []
     for score, label in (("rank1", "Rank-1"), ("map", "mAP")):
         caption = f"{label} of each run under its own protocol, with 95 % intervals over people."
-        figures.append(draw(draw_dots, caption, table, score, label))
+        figures.append(draw(score_figures.draw_intervals, caption, table, score, label))
     for group in _group_tests(runs).values():
         whole, lost = _read_queries(group, names)
         blocks += lost
