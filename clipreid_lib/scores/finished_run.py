@@ -43,8 +43,9 @@ class FinishedRun:
         if not (folder / "params.yaml").is_file():
             raise UserError(f"{folder}: is no run's folder (it holds no params.yaml); give one of outputs/runs/")
         params, metrics = params_of(folder), read_metrics(folder) or {}
-        own = metrics.get("protocols", {}).get(params.protocol)
-        if not isinstance(own, dict) or not {"rank1", "map", "compared_sha"} <= set(own):
+        protocols = metrics.get("protocols") or {}
+        whole = all(isinstance(scores, dict) for scores in protocols.values())
+        if not whole or not {"rank1", "map", "compared_sha"} <= set(protocols.get(params.protocol, ())):
             how = "is damaged or of an older version" if (folder / "metrics.json").exists() else "is not there"
             raise UserError(f"{folder}: has no scores to report (metrics.json {how}); run notebook 04 with its params")
         return cls(folder.resolve(), params, metrics)
@@ -108,9 +109,9 @@ class FinishedRun:
     @property
     def cmc(self) -> np.ndarray:
         """CMC curve of each draw under the run's own protocol, (draws, gallery), from :attr:`queries`."""
-        ranks = np.arange(1, self.own.get("gallery", 1) + 1)
+        size = self.own.get("gallery", 1) + 1
         draws = self.queries[self.queries["first_hit"] > 0].groupby("draw")["first_hit"]
-        return np.stack([(hits.to_numpy()[:, None] <= ranks).mean(axis=0) for _, hits in draws])
+        return np.stack([np.bincount(hits, minlength=size)[1:size].cumsum() / len(hits) for _, hits in draws])
 
     @property
     def groups(self) -> pd.DataFrame:
