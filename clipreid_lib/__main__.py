@@ -5,6 +5,9 @@ import os
 import signal
 import sys
 import time
+import traceback
+from functools import partial
+from typing import NoReturn
 
 from clipreid_lib.base.errors import UserError, counted
 from clipreid_lib.params import read
@@ -12,12 +15,23 @@ from clipreid_lib.params.schema import ASPECTS, BURST_GAP, NOTEBOOKS, Params, pr
 from clipreid_lib.runs import preflight
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line, as every mistake's is."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the complaint."""
+        raise UserError(f"{message}; `{self.prog} --help` lists the options")
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    top = argparse.ArgumentParser(prog="clipreid", description="Hand-based person re-identification with CLIP.")
+    common = Parser(add_help=False)
+    common.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks of faults")
+    top = Parser(prog="clipreid", description="Hand-based person re-identification with CLIP.", parents=[common])
     verbs = top.add_subparsers(dest="verb", required=True)
-    plan = verbs.add_parser("plan", help="say what run would do, and how long it may take; nothing starts")
-    run = verbs.add_parser(
+    add = partial(verbs.add_parser, parents=[common])
+    plan = add("plan", help="say what run would do: notebooks to execute, notebooks to copy; nothing starts")
+    run = add(
         "run",
         help="execute the notebooks of every run in some params files",
         description="Compose params files left to right, expand lists into one run per combination, and execute "
@@ -28,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
         verb.add_argument(
             "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key; [a,b] makes a list"
         )
-        verb.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (default 1)")
+        verb.add_argument("--jobs", type=_count, default=1, metavar="N", help="runs at once (default 1)")
         verb.add_argument("--yes", action="store_true", help="a grid of more than 100 combinations is meant")
     run.add_argument(
         "--force",
@@ -36,25 +50,25 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         type=_notebook,
         metavar="NOTEBOOK",
-        help="do this one (its number will do) and all later ones again though finished; 01 stands alone",
+        help="do this one (its number will do) and the run's later ones again although they are finished",
     )
     run.add_argument("--backend", choices=("local", "slurm"), default="local", help="where (default: this machine)")
     cluster = run.add_argument_group("--backend slurm", "What each job asks for. One array, a job per run.")
     for option, kind, what in (
         ("partition", str, "default: the cluster's"),
-        ("time", int, "minutes; a run that needs more is requeued and goes on"),
-        ("gpus", int, "per job"),
-        ("memory", int, "gigabytes per job"),
-        ("cpus", int, "cores per job"),
-        ("max-running", int, "jobs at once"),
+        ("time", partial(_count, least=2), "minutes, at least 2; a run that needs more is requeued and goes on"),
+        ("gpus", partial(_count, least=0), "per job"),
+        ("memory", _count, "gigabytes per job"),
+        ("cpus", _count, "cores per job"),
+        ("max-running", _count, "jobs at once"),
     ):
         cluster.add_argument(f"--{option}", type=kind, metavar="NAME" if kind is str else "N", help=what)
-    status = verbs.add_parser("status", help="say how far every run is; from another terminal or machine, at any time")
-    clean = verbs.add_parser("clean", help="list what can be made again, and delete it with --yes; results stay")
+    status = add("status", help="say how far every run is; from another terminal or machine, at any time")
+    clean = add("clean", help="list what can be made again, and delete it with --yes; results stay")
     clean.add_argument("--yes", action="store_true", help="delete")
     for verb in (status, clean):
         verb.add_argument("--outputs", default="outputs", metavar="FOLDER", help="outputs_root of the runs")
-    across = verbs.add_parser(
+    across = add(
         "across",
         help="test what was trained on one aspect or data set on every other one",
         description="Test every run on the aspects and data sets of all of them, under protocol common, and write "
@@ -67,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
         "--on", action="append", default=[], metavar="NAME=FOLDER", help="one more data set to test on; NAME:ASPECT too"
     )
     across.add_argument("--outputs", default="outputs", metavar="FOLDER", help="outputs_root of the runs")
-    report = verbs.add_parser(
+    report = add(
         "report",
         help="write what runs found as pages that need no network",
         description="Write RUN/report.html for every run, and one page for all of them in reports/ of the outputs "
@@ -79,10 +93,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="outputs_root of the runs (default: the one they lie in, or outputs)",
     )
-    data = verbs.add_parser("data", help="check a data set, or decode its images ahead of training")
+    data = add("data", help="check a data set, or decode its images ahead of training")
     jobs = data.add_subparsers(dest="job", required=True)
     check = jobs.add_parser(
         "check",
+        parents=[common],
         help="count, open and compare a data set's images; ends with OK or what is wrong and status 1",
         description="Print found against expected counts, and missing, unreadable, wrongly sized and duplicated "
         "images; under a protocol, near-duplicates across the border between training and test, people with a "
@@ -93,6 +108,7 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--burst-gap", type=_count, default=BURST_GAP, metavar="N", help="see params/base.yaml")
     prepare = jobs.add_parser(
         "prepare",
+        parents=[common],
         help="decode every image once into the store that training and evaluation read",
         description="Fill the image store under the outputs folder. It is keyed by the content of each file, so it "
         "may be stopped and started again, and a changed image is decoded anew.",
@@ -127,17 +143,19 @@ def _notebook(text: str) -> str:
     return found[0]
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("give at least 1")
-    return number
+def _count(text: str, least: int = 1) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text}: give at least {least}")
+    return int(text)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb and return the exit status: 0 well, 1 a run failed, 2 a mistake in what was asked."""
-    given = parser().parse_args(arguments)
+    """Run one verb and return the exit status: 0 well, 1 a run failed or a fault of ours, 2 a user's mistake."""
+    given = argparse.Namespace()
     try:
+        parser().parse_args(arguments, given)
+        if getattr(given, "debug", False):
+            os.environ["CLIPREID_DEBUG"] = "1"  # for child processes, too
         return VERBS[given.verb](given)
     except UserError as error:
         print(f"clipreid: {error}", file=sys.stderr)
@@ -149,11 +167,16 @@ def main(arguments: list[str] | None = None) -> int:
         goes_on = "" if getattr(given, "job", "") == "check" else "; the same command goes on where this one was"
         print(f"\nclipreid: stopped{goes_on}", file=sys.stderr)
         return 130
+    except Exception as error:
+        if os.environ.get("CLIPREID_DEBUG"):
+            traceback.print_exc()
+        else:
+            told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            print(f"clipreid: a fault of this program ({told}); --debug shows the traceback", file=sys.stderr)
+        return 1
 
 
 def _runs(given: argparse.Namespace) -> list[Params]:
-    if given.jobs < 1:
-        raise UserError(f"--jobs {given.jobs}: give at least 1")
     runs = read.expand(*read.compose(given.files, given.set), many=given.yes)
     preflight.check(runs)
     return runs
@@ -162,7 +185,7 @@ def _runs(given: argparse.Namespace) -> list[Params]:
 def _plan(given: argparse.Namespace) -> int:
     from clipreid_lib.runs import plan
 
-    plan.tell(_runs(given), given.jobs)
+    plan.print_plan(_runs(given))
     return 0
 
 
@@ -178,8 +201,7 @@ def _run(given: argparse.Namespace) -> int:
     if asked:
         raise UserError(f"--{next(iter(asked)).replace('_', '-')}: goes with --backend slurm")
     preflight.check_here(runs, frozenset(given.force))
-    from clipreid_lib.runs import summary  # here, so that a typing mistake is told at once
-    from clipreid_lib.runs.local import Local
+    from clipreid_lib.runs.local import Local, print_summary  # here, so that a typing mistake is told at once
 
     for ending in ("SIGTERM", "SIGHUP"):  # a scheduler's or a closed terminal's: end as Ctrl-C does
         number = getattr(signal, ending, None)  # Windows has no SIGHUP
@@ -189,7 +211,7 @@ def _run(given: argparse.Namespace) -> int:
     began = time.perf_counter()
     batch = Local(runs, given.jobs, frozenset(given.force))
     failed = batch.do()
-    summary.tell(runs, failed, batch.worked, time.perf_counter() - began)
+    print_summary(batch, failed, time.perf_counter() - began)
     if failed:
         print(f"clipreid: {len(failed)} of {len(runs)} runs failed: {', '.join(failed)}", file=sys.stderr)
         return 1
@@ -199,7 +221,7 @@ def _run(given: argparse.Namespace) -> int:
 def _status(given: argparse.Namespace) -> int:
     from clipreid_lib.runs import status
 
-    status.tell(project_path(given.outputs))
+    status.print_status(project_path(given.outputs))
     return 0
 
 
@@ -228,9 +250,8 @@ def _report(given: argparse.Namespace) -> int:
 def _data(given: argparse.Namespace) -> int:
     from clipreid_lib.runs import data_commands  # here, so that help stays quick
 
-    values = vars(given).copy()
-    del values["verb"]
-    return getattr(data_commands, values.pop("job"))(**values)
+    values = {key: value for key, value in vars(given).items() if key not in ("verb", "job", "debug")}
+    return getattr(data_commands, given.job)(**values)
 
 
 SLURM = ("partition", "time", "gpus", "memory", "cpus", "max_running")  # options of that backend alone

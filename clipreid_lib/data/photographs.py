@@ -143,7 +143,7 @@ class Photographs:
         rule: how a picture gets to a size, as for :func:`decode`.
     """
 
-    root: str | Path
+    root: Path
     store: Path | None = None
     rule: str = "squash"
 
@@ -164,7 +164,7 @@ class Photographs:
         store = self.at(size)
 
         def read(path: str) -> np.ndarray:
-            place = Path(self.root, path)
+            place = self.root / path
             return store.read(place) if store else decode(place, size, rule=self.rule)
 
         for row, image in enumerate(on_all_cores(read, table["path"])):

@@ -5,57 +5,37 @@ A process of its own keeps papermill's change of folder, its kernel and its memo
 
 import contextlib
 import json
-import logging
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+import traceback
 from pathlib import Path
-from typing import Any
+
+import psutil
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.runs import records
 
-FAILED = "\x1efailed: "  # begins the line that tells the runner why; no notebook prints this character
+FAILED = "\x1efailed: "  # begins the last line, for the runner: message and traceback; no notebook prints this
 OURS = {UserError.__name__, *(error.__name__ for error in UserError.__subclasses__())}  # their message says it all
 
 
 def main(arguments: list[str]) -> int:
-    """Run ``notebook output params.json folder runner``; print what the notebook prints, and one line if it fails."""
+    """Run ``notebook output params folder runner``; print what the notebook prints, and one line if it fails."""
     # jsonschema would compile this one's grammars, for a second and nothing
     sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]  # which Python takes for: not installed
     import papermill
-    from jupyter_client import AsyncKernelManager
     from nbclient.exceptions import DeadKernelError
-    from papermill.exceptions import PapermillExecutionError
+    from papermill.exceptions import PapermillExecutionError, strip_color
     from traitlets.config import Config
 
-    kernels: list[AsyncKernelManager] = []
-
-    class Kept(AsyncKernelManager):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            kernels.append(self)
-
-    def leave(*_: object) -> None:
-        # The kernel looks for this process once a second, and not before it is up; until then it would still write
-        # into the run, whose lock ends with this process.
-        for kernel in kernels:
-            # It may not be there yet, or be gone; and Windows has no process groups.
-            with contextlib.suppress(OSError, AttributeError, TypeError):
-                provisioner: Any = kernel.provisioner
-                os.killpg(provisioner.pid, signal.SIGKILL)
-        os._exit(1)
-
     notebook, output, params, folder, runner = arguments
-    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGTERM, _leave)
     # Told by the runner, which may be gone before this process can ask; Windows puts a launcher in between.
     parent = os.getppid() if sys.platform == "win32" else int(runner)
-    watch = threading.Thread(target=_live_with_parent, args=(parent, Path(folder), leave), daemon=True)
-    watch.start()
-    logging.getLogger("papermill").setLevel(logging.ERROR)
+    threading.Thread(target=_live_with_parent, args=(parent, Path(folder)), daemon=True).start()
     config = Config()
     if sys.platform != "win32":  # pipes instead of TCP ports: parallel kernels cannot take each other's
         config.KernelManager.transport = "ipc"
@@ -64,30 +44,37 @@ def main(arguments: list[str]) -> int:
             notebook,
             # papermill fills {braces} in a path with parameters; ours are plain characters
             output.replace("{", "{{").replace("}", "}}"),
-            parameters=json.loads(Path(params).read_text(encoding="utf-8")),
+            parameters=json.loads(params),
             kernel_name="python3",
             progress_bar=False,
-            log_output=True,
             stdout_file=sys.stdout,
             config=config,
-            kernel_manager_class=Kept,
+            coalesce_streams=True,  # or every epoch that is printed becomes an output, and a page a box, of its own
             # Record or failure is written by now; only taking CLIP apart in good order is left, for two seconds.
             shutdown_kernel="immediate",
         )
+        return 0
     except PapermillExecutionError as error:
         problem = error.evalue if error.ename in OURS else f"{error.ename}: {error.evalue}"
-        print(f"{FAILED}{' '.join(problem.split())} (cell {error.cell_index + 1} of {output})", flush=True)
-        return 1
+        problem, told = f"{problem} (cell {error.cell_index + 1})", strip_color("\n".join(error.traceback))
     except DeadKernelError:
-        print(f"{FAILED}the kernel died; was it killed, or was memory short?", flush=True)
-        return 1
-    except Exception as error:  # a full disk, a broken Jupyter: whatever it is, in one line
-        print(f"{FAILED}{output}: {type(error).__name__}: {' '.join(str(error).split())}", flush=True)
-        return 1
-    return 0
+        problem, told = "the kernel died; was it killed, or was memory short?", ""
+    except Exception as error:  # a full disk, a broken Jupyter
+        problem, told = f"{output}: {type(error).__name__}: {error}", traceback.format_exc()
+    print(FAILED + json.dumps([" ".join(problem.split()), f"{told}\n" if told else ""]), flush=True)
+    return 1
 
 
-def _live_with_parent(parent: int, folder: Path, leave: Callable[[], None]) -> None:
+def _leave(*_: object) -> None:
+    # The kernel looks for this process once a second, and not before it is up; until then it would still write
+    # into the run, whose lock ends with this process.
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    os._exit(1)
+
+
+def _live_with_parent(parent: int, folder: Path) -> None:
     # A runner that is killed cannot stop its children, and training on without it would collide with the next run.
     beaten = time.monotonic()
     while os.getppid() == parent:
@@ -96,7 +83,7 @@ def _live_with_parent(parent: int, folder: Path, leave: Callable[[], None]) -> N
             with contextlib.suppress(OSError):
                 records.beat(folder)
             beaten = time.monotonic()
-    leave()
+    _leave()
 
 
 if __name__ == "__main__":

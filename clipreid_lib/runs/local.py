@@ -1,4 +1,4 @@
-"""Runs on this machine: several chains at once, each in child processes, cores and accelerators shared out."""
+"""Runs on this machine: several chains at once, cores and accelerators shared out among them; and the summary."""
 
 import collections
 import contextlib
@@ -9,24 +9,24 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 
-from clipreid_lib.base.errors import UserError
-from clipreid_lib.params.schema import SURVEY, Params
+from clipreid_lib.base.errors import UserError, counted
+from clipreid_lib.params.schema import SURVEY, Params, project_path
 from clipreid_lib.runs import plan
 from clipreid_lib.runs.chain import PAUSE, Busy, Chain, Failure, Stopped
-from clipreid_lib.runs.progress import Progress
 from clipreid_lib.runs.run import Run
+from clipreid_lib.scores import leaderboard, published
+from clipreid_lib.scores.finished_run import find_runs
 
 
 @dataclass
 class Local:
-    """A list of runs and the chains at work on them.
+    """A list of runs and the chains that do them.
 
     Attributes:
         runs: to do; those that are finished cost nothing.
         jobs: how many at once.
-        force: notebooks to do again though they are finished.
+        force: notebooks to do again although they are finished.
     """
 
     runs: list[Params]
@@ -37,7 +37,7 @@ class Local:
     _stopped: threading.Event = field(default_factory=threading.Event)
 
     def do(self) -> dict[str, Failure]:
-        """Do everything that is not done: notebook 01 once per data set, then each run's own.
+        """Do everything that is not finished: notebook 01 once per data set, then each run's own notebooks.
 
         Returns:
             The failures, by run folder's name.
@@ -45,28 +45,31 @@ class Local:
         Raises:
             UserError: a folder cannot be written.
         """
-        opened = [Run.open(params) for params in self.runs]
+        runs = [Run.open(params) for params in self.runs]
         surveys = {params.data_id: Run.open_data(params) for params in self.runs}
-        for line in plan.changed(self.runs):
+        for line in plan.edited(self.runs):
             print(line, flush=True)
-        with Progress([run.folder.name for run in opened]) as progress:
-            left = {run.params.data_id for run in opened if not run.done}
-            self._read_data([survey for name, survey in surveys.items() if name in left or not survey.is_done(SURVEY)])
-            broken = self._side_by_side(dict.fromkeys(surveys.values(), (SURVEY,)), progress)
-            failed = {run.folder.name: broken.get(run.params.data_id) for run in opened}
-            able = {run: run.params.notebooks for run in opened if not failed[run.folder.name]}
-            failed |= self._side_by_side(able, progress)
-        return {name: failure for name, failure in failed.items() if failure}
+        left = {run.params.data_id for run in runs if not run.done}
+        for name, survey in surveys.items():
+            if name in left or not survey.is_done(SURVEY):
+                with contextlib.suppress(UserError):  # the survey's notebook will say it, and stop no other
+                    # Draws the demo hands, with all cores; and where the data has changed, the survey's records go.
+                    survey.manifest  # noqa: B018
+        broken = self._side_by_side(dict.fromkeys(surveys.values(), (SURVEY,)))
+        failed = {run.folder.name: broken[data] for run in runs if (data := run.params.data_id) in broken}
+        return failed | self._side_by_side({run: run.params.notebooks for run in runs if run.folder.name not in failed})
 
     @property
     def worked(self) -> bool:
         """Whether any notebook was executed."""
         return any(chain.worked for chain in self._chains)
 
-    def _side_by_side(self, todo: dict[Run, tuple[str, ...]], progress: Progress) -> dict[str, Failure]:
+    def _side_by_side(self, todo: dict[Run, tuple[str, ...]]) -> dict[str, Failure]:
         """Do the notebooks of runs, ``jobs`` at once; one that would have to wait for another lets others go first."""
         failed: dict[str, Failure] = {}
-        waiting = collections.deque(self._chain(run, names, progress) for run, names in todo.items())
+        waiting = collections.deque(
+            Chain(run, names, force=self.force, asked=self._asked, stopped=self._stopped) for run, names in todo.items()
+        )
         self._chains.extend(waiting)
 
         def work(slot: dict[str, str]) -> None:
@@ -75,9 +78,8 @@ class Local:
                     chain = waiting.popleft()
                 except IndexError:  # another job was quicker
                     return
-                chain.environment = slot
-                if ":" in chain.run.params.device:  # a run that names its accelerator sees them all
-                    chain.environment = {key: slot[key] for key in slot if key != "CUDA_VISIBLE_DEVICES"}
+                all_devices = ":" in chain.run.params.device  # a run that names its accelerator sees them all
+                chain.environment = {k: v for k, v in slot.items() if not all_devices or k != "CUDA_VISIBLE_DEVICES"}
                 try:
                     failure = chain.do()
                 except Stopped:
@@ -100,27 +102,13 @@ class Local:
                 raise
         return failed
 
-    def _chain(self, run: Run, names: tuple[str, ...], progress: Progress) -> Chain:
-        name = run.folder.name
-        say, tick = partial(progress.say, name), partial(progress.tick, name)
-        return Chain(
-            *(run, names, say, tick), force=self.force, asked=self._asked, patient=False, stopped=self._stopped
-        )
-
-    def _read_data(self, surveys: list[Run]) -> None:
-        """Draw the demo hands, with all cores; and where data has changed, let notebook 01 describe it anew."""
-        for survey in surveys:
-            with contextlib.suppress(UserError):  # told by the survey's notebook, which must not stop the others
-                survey.manifest  # noqa: B018  a survey's records go when it differs from the one they stand on
-
     def _slots(self) -> list[dict[str, str]]:
         """Return one set of environment variables per job: its share of the cores, and an accelerator of its own."""
-        mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        threads = max(1, mine // self.jobs)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         there = accelerators()
         slots = []
         for job in range(self.jobs):
-            slot = {"OMP_NUM_THREADS": str(threads)}  # jobs side by side must not fight for the same cores
+            slot = {"OMP_NUM_THREADS": str(max(1, cores // self.jobs))}  # or they fight for the same cores
             if len(there) > 1 and self.jobs > 1:
                 slot["CUDA_VISIBLE_DEVICES"] = there[job % len(there)]
             slots.append(slot)
@@ -136,3 +124,55 @@ def accelerators() -> list[str]:
         return []
     listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True)
     return [str(number) for number, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU")]
+
+
+def print_summary(batch: Local, failed: dict[str, Failure], seconds: float) -> None:
+    """Print scores, published numbers beside them and addresses; write the leaderboard and, after work, the reports.
+
+    Args:
+        batch: that was done.
+        failed: what :meth:`Local.do` returned.
+        seconds: it took.
+    """
+    runs = [Run.open(params) for params in batch.runs]
+    evaluated = find_runs([run.folder for run in runs])
+    table, note = leaderboard.summarise(evaluated)
+    print(f"\n{counted(len(runs), 'run')} in {seconds:.0f} s")
+    if len(table):
+        print(f"\n{table.to_string()}\n\n{note}")
+    if (beside := published.set_beside(leaderboard.list_rows(*(run.metrics for run in evaluated)))) is not None:
+        print(f"\nBeside published results:\n\n{beside.drop(columns=['source', 'note']).to_string()}")
+    for outputs in {project_path(run.params.outputs_root) for run in runs}:
+        try:
+            leaderboard.refresh_leaderboard(outputs)
+        except UserError as error:  # a disk that is full or read-only: what failed is still to be said
+            print(f"leaderboard not written: {error}")
+    _list("executed notebooks:", [os.path.relpath(path) for run in runs if (path := run.folder / "notebooks").is_dir()])
+    pages = [path for run in runs if (path := run.folder / "gallery.html").exists()]
+    _list("ranked galleries, to open in a browser:", [page.as_uri() for page in pages])
+    if batch.worked and evaluated:
+        from clipreid_lib.pages import report  # here: it loads torch, and a batch with nothing to do must end at once
+
+        print("reports:", flush=True)
+        try:
+            for address in report.write([str(run.folder) for run in evaluated]):
+                print(f"  {address}", flush=True)
+        except UserError as error:  # a full disk: the runs stand, and `clipreid report` makes their pages later
+            print(f"  not written: {error}")
+    _list("failed (the log of each run is its log.txt):", _failures(runs, failed))
+
+
+def _failures(runs: list[Run], failed: dict[str, Failure]) -> list[str]:
+    """Return one line per message, naming all runs that failed with it; RUN stands for the folder of each."""
+    alike = collections.defaultdict(list)
+    for run in runs:
+        if failure := failed.get(run.folder.name):
+            alike[failure.notebook, failure.message.replace(str(run.folder), "RUN")].append(run.folder.name)
+    return [f"{notebook}: {message} ({', '.join(names)})" for (notebook, message), names in alike.items()]
+
+
+def _list(title: str, lines: list[str]) -> None:
+    if lines:
+        print(title)
+        for line in lines:
+            print(f"  {line}")

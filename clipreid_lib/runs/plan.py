@@ -1,137 +1,53 @@
-"""What a batch would do: notebooks left and shared, and the time they took where they have been measured."""
+"""What a batch would do: the notebooks that are left, and those whose results are copied from another run."""
 
-import statistics
-from dataclasses import dataclass
-
-from clipreid_lib.base.errors import UserError, counted
-from clipreid_lib.params.schema import ENCODER, NOTEBOOKS, PROMPTS, SURVEY, Params, project_path
+from clipreid_lib.base.errors import counted
+from clipreid_lib.params.schema import SURVEY, Params, project_path
 from clipreid_lib.runs import records
 from clipreid_lib.runs.notebook_keys import notebook_key
 
-SHARED = tuple(records.FIGURES)  # notebooks whose outcome another run can copy
-Past = tuple[dict[tuple, list[float]], dict[str, str]]  # as from looked_back
+Row = tuple[str, tuple[str, ...], dict[str, str]]  # run, notebooks to execute, notebook to the run it is copied from
 
 
-@dataclass(frozen=True)
-class Planned:
-    """One run, or one data set's survey, and what is left of it.
-
-    Attributes:
-        run_id: the folder's name.
-        todo: notebooks to execute.
-        shared: notebook to the run it is taken from.
-        seconds: what the notebooks to execute took elsewhere; None for one that was never measured.
-    """
-
-    run_id: str
-    todo: tuple[str, ...]
-    shared: dict[str, str]
-    seconds: list[float | None]
-
-
-def planned(runs: list[Params], past: Past | None = None) -> list[Planned]:
-    """Look at every run's records; nothing is started and nothing written.
-
-    Args:
-        runs: of the batch.
-        past: what :func:`looked_back` found in their outputs folders; None looks now.
-    """
-    times, makers = past or looked_back(runs)
+def planned(runs: list[Params]) -> list[Row]:
+    """Read every run's records; nothing is started and nothing written."""
+    makers: dict[tuple[str, str], str] = {}  # outputs folder and key of a shared notebook to the run that executes it
+    for outputs in {run.outputs_root for run in runs}:
+        for name in records.FIGURES:
+            for key, folders in records.finished(project_path(outputs), name).items():
+                makers[outputs, key] = folders[0].name
     rows = []
     for run in runs:
         done = [records.is_done(run.resolved(), run.folder, name) for name in run.notebooks]
         left = run.notebooks[done.index(False) :] if False in done else ()
-        shared = {}
-        for name in left:
-            if name in SHARED:
-                maker = makers.setdefault(notebook_key(run, name), run.run_id)
-                if maker != run.run_id:
-                    shared[name] = maker
-        todo = tuple(name for name in left if name not in shared)
-        rows.append(Planned(run.run_id, todo, shared, [_expected(times, run, name) for name in todo]))
+        keys = {name: (run.outputs_root, notebook_key(run, name)) for name in left if name in records.FIGURES}
+        shared = {
+            name: maker for name, key in keys.items() if (maker := makers.setdefault(key, run.run_id)) != run.run_id
+        }
+        rows.append((run.run_id, tuple(name for name in left if name not in shared), shared))
     return rows
 
 
-def surveys(runs: list[Params], past: Past) -> list[Planned]:
-    """Return the data sets that notebook 01 has not described yet."""
-    left = {run.data_id: run for run in runs if not records.is_done(run.data_only(), run.survey_folder, SURVEY)}
-    return [Planned(name, (SURVEY,), {}, [_expected(past[0], run.data_only(), SURVEY)]) for name, run in left.items()]
-
-
-def tell(runs: list[Params], jobs: int) -> None:
-    """Print the plan.
-
-    Args:
-        runs: of the batch.
-        jobs: runs at work side by side, for the time that is left.
-    """
-    past = looked_back(runs)
-    each = planned(runs, past)
-    rows = [*surveys(runs, past), *each]
-    wide = max(len(row.run_id) for row in rows)
-    for row in rows:
-        said = ", ".join(name.split("_")[0] for name in row.todo) or "done"
-        taken = "".join(f"; {name.split('_')[0]} from {maker}" for name, maker in row.shared.items())
-        print(f"{row.run_id:<{wide}}  {said}{taken}")
-    for line in changed(runs):
+def print_plan(runs: list[Params]) -> None:
+    """Print a line per data set that notebook 01 has not described and per run, and the counts."""
+    data = {run.data_id: run for run in runs if not records.is_done(run.data_only(), run.survey_folder, SURVEY)}
+    each = planned(runs)
+    rows = [*((name, (SURVEY,), {}) for name in data), *each]
+    wide = max(len(name) for name, *_ in rows)
+    for run_id, todo, shared in rows:
+        said = ", ".join(name.split("_")[0] for name in todo) or "done"
+        copied = "".join(f"; {name.split('_')[0]} copied from {maker}" for name, maker in shared.items())
+        print(f"{run_id:<{wide}}  {said}{copied}")
+    for line in edited(runs):
         print(line)
-    everything = [seconds for row in rows for seconds in row.seconds]
-    known = [seconds for seconds in everything if seconds is not None]
-    done = sum(not row.todo and not row.shared for row in each)
-    left = counted(len(everything), "notebook")
-    print(f"\n{counted(len(runs), 'run')}, {done} done; {left} to execute", end="")
-    if known:
-        # Those never measured are taken for an average one; jobs side by side slow one another down somewhat.
-        total = sum(known) / len(known) * len(everything) / jobs
-        print(f", about {_in_words(total)} with --jobs {jobs} (from {len(known)} like them done before)", end="")
-    elif everything:
-        print("; how long is unknown: nothing like them was done here yet", end="")
-    print()
+    done = sum(not todo and not shared for _, todo, shared in each)
+    left, copies = sum(len(todo) for _, todo, _ in rows), sum(len(shared) for *_, shared in rows)
+    print(f"\n{counted(len(runs), 'run')}, {done} done; {counted(left, 'notebook')} to execute, {copies} to copy")
 
 
-def changed(runs: list[Params]) -> list[str]:
-    """Say which finished notebooks have had their code edited since."""
+def edited(runs: list[Params]) -> list[str]:
+    """Return a sentence for each finished notebook whose code was edited afterwards."""
     return [
-        f"{run.run_id}: {name} was edited since it was done; --force {name} does it again"
+        f"{run.run_id}: {name} was edited after it was done; --force {name} does it again"
         for run in runs
         for name in records.edited(run.resolved(), run.folder)
     ]
-
-
-def looked_back(runs: list[Params]) -> Past:
-    """Look once at everything that lies in the outputs folders of runs.
-
-    Returns:
-        The seconds of finished notebooks, by what their length depends on most; and which run has already done one that
-        others can copy, by the notebook's key.
-    """
-    times: dict[tuple, list[float]] = {}
-    makers: dict[str, str] = {}
-    for outputs in {project_path(run.outputs_root) for run in runs}:
-        for folder in [*records.run_folders(outputs), *(path.parent for path in outputs.glob("data/*/params.yaml"))]:
-            try:
-                params = records.params_of(folder)
-            except UserError:  # of another version
-                continue
-            for name in NOTEBOOKS:
-                took = (records.read(folder, name) or {}).get("took")
-                if took is not None:
-                    times.setdefault(_like(params, name), []).append(took)
-                if name in SHARED and records.is_done(params, folder, name):
-                    makers.setdefault(notebook_key(params, name), folder.name)
-    return times, makers
-
-
-def _expected(times: dict[tuple, list[float]], run: Params, name: str) -> float | None:
-    seconds = times.get(_like(run.resolved(), name))
-    return statistics.median(seconds) if seconds else None
-
-
-def _like(params: Params, name: str) -> tuple:
-    epochs = {PROMPTS: params.prompt_epochs, ENCODER: params.encoder_epochs}.get(name)
-    return name, params.dataset, params.model, params.image_size, params.demo_people, params.device, epochs
-
-
-def _in_words(seconds: float) -> str:
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

@@ -1,4 +1,4 @@
-"""What would end every run early, told before any begins: a model, a folder, a device or a kernel that is not there.
+"""What would fail every run, told before any begins: a model, a file, a folder, a device or a kernel that is missing.
 
 This module is quick to import, and loads what is slow only to say what is wrong.
 """
@@ -16,16 +16,16 @@ WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")  # how a file of weights ends;
 
 
 def check(runs: list[Params]) -> None:
-    """Look for what runs need wherever they will be done.
+    """Look for what runs need on any machine.
 
     Raises:
-        UserError: a model nobody has heard of, or no weights for it, or a weights or prompts file that is not there.
+        UserError: a model that is unknown or lacks weights, or a weights or prompts file that is missing.
     """
-    for run in runs:
-        if run.resume_prompt and not project_path(run.resume_prompt).is_file():
-            raise UserError(f"resume_prompt: {run.resume_prompt} is not there")
+    for prompts in {run.resume_prompt for run in runs if run.resume_prompt}:
+        if not project_path(prompts).is_file():
+            raise UserError(f"resume_prompt: {prompts} is not there")
     for model, weights in {(run.model, run.pretrained) for run in runs}:
-        _known_model(model)
+        _check_model(model)
         if weights is None and model not in (EMBEDDED, *ALIASES):
             raise UserError(f"pretrained: the open_clip model {model!r} needs a weights tag, or a file")
         if weights is not None and Path(weights).suffix in WEIGHTS and not project_path(weights).is_file():
@@ -33,36 +33,29 @@ def check(runs: list[Params]) -> None:
 
 
 def check_here(runs: list[Params], force: frozenset[str] = frozenset()) -> None:
-    """Look for what runs need of the machine they are to be done on; those that are finished need nothing.
-
-    Args:
-        runs: to do.
-        force: notebooks to do again though they are finished.
+    """Look for what runs need on this machine; finished runs need nothing, unless a notebook is forced.
 
     Raises:
-        UserError: there is no Jupyter kernel, or not the data folder, the device or, for fp16, the GPU of a run.
+        UserError: the Jupyter kernel, a data folder, a device or, for fp16, the GPU is missing.
     """
     left = [run for run in runs if force or records.state(run.resolved(), run.folder)[0] != "done"]
     if left and importlib.util.find_spec("ipykernel") is None:
         raise UserError("this Python has no Jupyter kernel to run notebooks in; pip install ipykernel")
     for run in {run.data_id: run for run in left if run.dataset != "demo"}.values():
         if not run.data_folder.is_dir():
-            from clipreid_lib.data import datasets  # it knows where each data set is to be had
+            from clipreid_lib.data import datasets  # its message says where the data set can be downloaded
 
             datasets.load_images(run.dataset, run.data_folder)
     for device, fp16 in sorted({(run.device, run.trains_encoder and run.precision == "fp16") for run in left}):
         if fp16 or device not in ("auto", "cpu"):
-            from clipreid_lib.runs.machine import choose_device  # it asks torch
+            from clipreid_lib.method.training_loop import number_format  # both load torch
+            from clipreid_lib.runs.machine import choose_device
 
-            there = choose_device(device)
-        if fp16:
-            from clipreid_lib.method.training_loop import number_format
-
-            number_format("fp16", there)
+            number_format("fp16" if fp16 else "auto", choose_device(device))
 
 
-def _known_model(model: str) -> None:
-    package = importlib.util.find_spec("open_clip")  # asking itself would load torch
+def _check_model(model: str) -> None:
+    package = importlib.util.find_spec("open_clip")  # importing it would load torch
     assert package is not None and package.submodule_search_locations is not None
     (there,) = package.submodule_search_locations
     known = [EMBEDDED, *ALIASES, *(path.stem for path in sorted((Path(there) / "model_configs").glob("*.json")))]

@@ -1,9 +1,7 @@
 """Runs on a SLURM cluster, by submitit: one array of jobs, each of which does one run's chain.
 
-A chain goes on where it was, whatever ended it. So SLURM may take a job's node away at any time, and a job that is
-preempted or out of time goes back into the queue. Which job has which run stands in RUN/slurm.json.
-
-This module is quick to import: `clipreid status` asks it what the queue says.
+A chain goes on where it was. So a job that is preempted or out of time goes back into the queue. RUN/slurm.json says
+which job has the run. This module is quick to import: `clipreid status` asks it what the queue says.
 """
 
 import contextlib
@@ -27,86 +25,57 @@ from clipreid_lib.params.schema import SURVEY, Params, project_path
 if TYPE_CHECKING:  # slow to import
     from submitit.helpers import DelayedSubmission
 
-
 TIME_OUTS = 20  # of one job; an epoch that takes longer than the time limit must not come back for ever
 WARNING = 90  # seconds before the end of its time at which a job is told, to go back into the queue
-ENDED = {
-    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"),
-    *("REVOKED", "TIMEOUT"),
-}
+ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "SIGNALING", "COMPLETING", "SUSPENDED", "STOPPED", "REQUEUE", "RESIZING")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What every job of an array asks SLURM for.
+    """What every job of an array asks SLURM for."""
 
-    Attributes:
-        partition: None for the cluster's default.
-        time: minutes; a run that needs more goes back into the queue and goes on from its last epoch.
-        gpus: per job.
-        memory: gigabytes per job.
-        cpus: cores per job.
-        max_running: jobs of the array at once; None for as many as SLURM lets run.
-    """
-
-    partition: str | None = None
-    time: int = 240
-    gpus: int = 1
-    memory: int = 16
-    cpus: int = 4
-    max_running: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what no cluster could grant.
-
-        Raises:
-            UserError: a number is too small.
-        """
-        least = {"time": 2, "gpus": 0, "memory": 1, "cpus": 1, "max_running": 1}
-        for name, low in least.items():
-            value = getattr(self, name)
-            if value is not None and value < low:
-                why = f" minutes; SLURM gives warning {WARNING} seconds before the end" if name == "time" else ""
-                raise UserError(f"--{name.replace('_', '-')} {value}: give at least {low}{why}")
+    partition: str | None = None  # the cluster's default
+    time: int = 240  # minutes; a run that needs more goes back into the queue
+    gpus: int = 1  # per job
+    memory: int = 16  # gigabytes per job
+    cpus: int = 4  # cores per job
+    max_running: int | None = None  # jobs of the array at once; as many as SLURM lets run
 
 
 @dataclass
 class Job:
-    """What SLURM runs: the notebooks of one run, those of its data first. submitit pickles it.
-
-    Attributes:
-        params: of the run.
-        cpus: threads of each notebook.
-        force: notebooks to do again though they are finished.
-        asked: when that was wanted, in seconds; what has finished since is not done yet again after a requeue.
-    """
+    """What SLURM runs: notebook 01, then the notebooks of one run. submitit pickles it."""
 
     params: Params
-    cpus: int
-    force: frozenset[str]
+    cpus: int  # threads of each notebook
+    force: frozenset[str]  # as of a chain, likewise the next
     asked: float
 
     def __call__(self) -> None:
-        """Do everything that is not done.
+        """Do everything that is not finished.
 
         Raises:
             UserError: a notebook failed; SLURM then says FAILED of the job.
         """
-        from clipreid_lib.runs.chain import Chain, Stopped
+        from clipreid_lib.runs.chain import PAUSE, Busy, Chain, Stopped
         from clipreid_lib.runs.run import Run
 
         signal.signal(signal.SIGTERM, self._end)  # after submitit, whose own handler would let the children go on
         survey, run = Run.open_data(self.params), Run.open(self.params)
         for each, names in ((survey, (SURVEY,)), (run, run.params.notebooks)):
-            print(f"{each.folder.name}: {', '.join(names)}", flush=True)
             # not a field: it holds locks and processes, which no pickle can
-            self._chain = Chain(each, names, _say, _say, {"OMP_NUM_THREADS": str(self.cpus)}, self.force, self.asked)
-            try:
-                failure = self._chain.do()
-            except Stopped:
-                raise SystemExit("stopped: SLURM ended the job") from None
-            if failure:
-                raise UserError(f"{run.folder.name}, {failure.notebook}: {failure.message}")
+            self._chain = chain = Chain(each, names, {"OMP_NUM_THREADS": str(self.cpus)}, self.force, self.asked)
+            while not chain.stopped.is_set():
+                try:
+                    if failure := chain.do():
+                        raise UserError(f"{run.folder.name}, {failure.notebook}: {failure.message}")
+                    break
+                except Busy:
+                    time.sleep(PAUSE)
+                except Stopped:
+                    break
+            if chain.stopped.is_set():
+                raise SystemExit("stopped: SLURM ended the job")
 
     def checkpoint(self) -> "DelayedSubmission":
         """Stop, and say what is to go back into the queue. submitit calls it on preemption and time-out."""
@@ -116,33 +85,34 @@ class Job:
         return DelayedSubmission(dataclasses.replace(self))
 
     def _end(self, number: int, frame: FrameType | None) -> None:
-        # SLURM sends SIGTERM to a job that is being cancelled, and to one that is to be preempted after some grace. The
-        # second still counts as running, or as being signalled, and is not requeued by SLURM if it ends in its grace.
+        # SLURM sends SIGTERM to a job that is cancelled, and to one that is preempted after some grace. The second still
+        # counts as running, or as being signalled, and SLURM does not requeue it if it ends in its grace.
         # All the job's processes are sent it, maybe twice: squeue inherits that it is ignored, and so outlives it.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+        job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]  # as squeue writes it
         try:
-            state = _squeue([os.environ["SLURM_JOB_ID"]]).get(_own_job(), "")
+            state = _squeue([job]).get(job, "")
         except (OSError, subprocess.SubprocessError) as error:
             state = f"nothing ({error})"
-        _say(f"told to end; the queue says {state} of this job")
+        print(f"told to end; the queue says {state} of this job", flush=True)
         if state.startswith(("RUNNING", "SIGNALING")):
             signal.raise_signal(signal.SIGUSR2)  # submitit's: it calls checkpoint and requeues
         else:
             self._stop()
 
     def _stop(self) -> None:
-        chain = getattr(self, "_chain", None)
-        if chain is not None:
+        if chain := getattr(self, "_chain", None):
             chain.stop()
 
 
 def submit(runs: list[Params], settings: Settings, force: frozenset[str] = frozenset()) -> list[str]:
-    """Send every run that is neither done nor in the queue as one array, and say which job has which run.
+    """Send every run that is neither done nor in the queue as one array, and write down which job has which run.
 
     Args:
         runs: to do.
         settings: what each job asks for.
-        force: notebooks to do again though they are finished.
+        force: notebooks to do again although they are finished.
 
     Returns:
         The ids of the jobs now sent, such as ``12_0``.
@@ -164,23 +134,21 @@ def submit(runs: list[Params], settings: Settings, force: frozenset[str] = froze
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
     with locked(folder / ".lock"):  # two submissions of the same grid at once: the second finds the first one's jobs
+        left, asked = [], time.time()
         opened = [Run.open(params) for params in runs]
-        queue = _settled([run.folder for run in opened])
-        jobs: dict[str, tuple[Run, Job]] = {}
-        asked = time.time()
+        queue = queue_states(run.folder for run in opened)
         for run in opened:
-            name, state = run.folder.name, queue.get(run.folder.name, "")
-            survey = Run.open_data(run.params)
-            if state and state.split()[0] not in ENDED:
-                print(f"{name}: job {_job(run.folder)} has it, {state}")
-            elif not force and survey.is_done(SURVEY) and run.done:
-                print(f"{name}: nothing to do, it is done")
+            state = queue.get(run.folder.name, "")
+            if state.startswith(ACTIVE):
+                print(f"{run.folder.name}: job {_job(run.folder)} has it, {state}")
+            elif not force and Run.open_data(run.params).is_done(SURVEY) and run.done:
+                print(f"{run.folder.name}: nothing to do, it is done")
             else:
-                jobs[name] = run, Job(run.params, settings.cpus, force, asked)
-        ids = _send(folder, [job for _, job in jobs.values()], settings)
-        for (name, (run, _)), job in zip(jobs.items(), ids, strict=True):
+                left.append(run)
+        ids = _send(folder, [Job(run.params, settings.cpus, force, asked) for run in left], settings)
+        for run, job in zip(left, ids, strict=True):
             write_json(run.folder / "slurm.json", {"job": job})
-            print(f"{name}: job {job}, its log will be {folder / f'{job}_0_log.out'}")
+            print(f"{run.folder.name}: job {job}, its log will be {folder / f'{job}_0_log.out'}")
     return ids
 
 
@@ -218,8 +186,7 @@ def _send(folder: Path, jobs: list[Job], settings: Settings) -> list[str]:
         cpus_per_task=settings.cpus,
         slurm_array_parallelism=settings.max_running or len(jobs),
         slurm_signal_delay_s=WARNING,
-        # srun has not taken this over from sbatch since SLURM 22.05
-        slurm_srun_args=[f"--cpus-per-task={settings.cpus}"],
+        slurm_srun_args=[f"--cpus-per-task={settings.cpus}"],  # srun does not read sbatch's since SLURM 22.05
         slurm_additional_parameters={"requeue": True},  # whatever the cluster's default
         **({"gpus_per_node": settings.gpus} if settings.gpus else {}),
         **({"slurm_partition": settings.partition} if settings.partition else {}),
@@ -232,17 +199,8 @@ def _send(folder: Path, jobs: list[Job], settings: Settings) -> list[str]:
         raise UserError(f"--backend slurm: sbatch refuses: {'; '.join(filter(None, lines))}") from None
 
 
-def _settled(folders: list[Path]) -> dict[str, str]:
-    """Return the queue's states when no job is ending any more: one that was cancelled leaves, one requeued stays."""
-    deadline = time.monotonic() + 60  # SLURM kills after 30
-    while True:
-        states = queue_states(folders)
-        if not any(state.startswith("COMPLETING") for state in states.values()) or time.monotonic() > deadline:
-            return states
-        time.sleep(0.5)
-
-
 def _squeue(jobs: list[str]) -> dict[str, str]:
+    # squeue and not submitit's own watcher, which asks sacct: a cluster without accounting has none.
     command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r", f"--jobs={','.join(jobs)}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     if done.returncode and "Invalid job id" not in done.stderr:  # which it says of one that is long over
@@ -251,15 +209,5 @@ def _squeue(jobs: list[str]) -> dict[str, str]:
     return {job: state if reason == "None" else f"{state} ({reason})" for job, state, reason in rows}
 
 
-def _own_job() -> str:
-    """Return the id of the job that this process is in, as squeue writes it."""
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
-
-
 def _job(folder: Path) -> str | None:
     return (read_json(folder / "slurm.json") or {}).get("job")
-
-
-def _say(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)

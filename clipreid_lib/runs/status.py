@@ -1,4 +1,4 @@
-"""How far the runs of an outputs folder are, read from their records: at any time, from any machine that sees them."""
+"""`clipreid status`: how far the runs of an outputs folder are, from their records; from any machine that sees them."""
 
 from collections import Counter
 from pathlib import Path
@@ -10,7 +10,7 @@ ORDER = ("failed", "killed", "running", "started", "waiting", "done", "unreadabl
 
 
 def states(outputs: Path) -> list[tuple[str, str, str, str]]:
-    """Return (run, state, notebook, what there is to add) of every run, those that need somebody first.
+    """Return (run, state, notebook, message) of every run, those that need a person first.
 
     Raises:
         UserError: the folder holds no run.
@@ -35,8 +35,8 @@ def states(outputs: Path) -> list[tuple[str, str, str, str]]:
     return sorted(rows, key=lambda row: (ORDER.index(row[1]), row[0]))
 
 
-def tell(outputs: Path) -> None:
-    """Print one line per run, and how many there are of each kind."""
+def print_status(outputs: Path) -> None:
+    """Print one line per run, and how many there are of each state."""
     rows = states(outputs)
     wide = max(len(row[0]) for row in rows)
     for name, state, notebook, more in rows:
