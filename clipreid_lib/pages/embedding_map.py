@@ -106,7 +106,8 @@ def _scatter(axes: plt.Axes, points: np.ndarray, values: np.ndarray) -> dict[str
     colours = dict(zip(few, sns.color_palette("colorblind", FEW), strict=False))
     axes.scatter(points[:, 0], points[:, 1], s=8, color="0.85", linewidths=0)
     for value, colour in colours.items():
-        axes.scatter(*points[values == value].T, s=16, color=colour, linewidths=0, label=plain(value))
+        mine = points[values == value]
+        axes.scatter(mine[:, 0], mine[:, 1], s=16, color=colour, linewidths=0, label=plain(value))
     axes.set(xticks=[], yticks=[])
     axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5), markerscale=1.5)
     return colours

@@ -46,7 +46,7 @@ def write(
     if not len(ranking.query):
         raise ValueError("a page needs at least one query")
     told = [[str(name), str(text)] for name, text in (facts or {}).items()]
-    data = {"title": title, "facts": told, "top": top, "most": most, **_list_contents(ranking, most)}
+    data: dict[str, Any] = {"title": title, "facts": told, "top": top, "most": most, **_list_contents(ranking, most)}
     images, absent = {}, {}  # path to JPEG in base64, path to why there is none
     for path in dict.fromkeys(entry["path"] for entry in data["queries"] + data["gallery"]):
         image = open_small(Path(root) / path, THUMB)

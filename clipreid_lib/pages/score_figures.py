@@ -113,7 +113,7 @@ def draw_intervals(table: pd.DataFrame, score: str, label: str, lacking: str = "
     bars = np.nan_to_num(np.maximum([values - low, high - values], 0))  # one person has no interval
     axes.errorbar(values, range(len(table)), xerr=bars, fmt="o", color="C0", capsize=3)
     for place in np.flatnonzero(np.isnan(values)):
-        axes.text(1, place, lacking, va="center", color="0.4", fontsize="small")
+        axes.text(1, float(place), lacking, va="center", color="0.4", fontsize="small")
     axes.grid(False, axis="y")
     axes.set(xlabel=f"{label}, per cent", ylim=(len(table) - 0.5, -0.5))
     axes.set_yticks(range(len(table)), [plain(str(name)) for name in table.index])

@@ -72,8 +72,8 @@ def list_targets(runs: list[Run], on: list[str]) -> list[Target]:
     Raises:
         UserError: a data set is misspelt, cannot be read, or has too few people.
     """
-    tables = {(run.params.dataset, run.data_root): run.table for run in runs}
-    wanted = [(run.params.dataset, run.data_root, run.params.aspect) for run in runs]
+    tables: dict[tuple[str, Path], pd.DataFrame] = {(run.params.dataset, run.data_root): run.table for run in runs}
+    wanted: list[tuple[str, Path, str]] = [(run.params.dataset, run.data_root, run.params.aspect) for run in runs]
     for text in on:
         name, equals, place = text.partition("=")
         name, _, aspect = name.partition(":")
