@@ -120,18 +120,16 @@ def draw_intervals(table: pd.DataFrame, score: str, label: str, lacking: str = "
     return figure
 
 
-def draw_subgroups(table: pd.DataFrame, score: str = "rank1", label: str = "rank-1") -> plt.Figure:
-    """Draw one score of every subgroup in per cent with its interval; small groups have their count alone.
+def draw_subgroups(table: pd.DataFrame) -> plt.Figure:
+    """Draw rank-1 of every subgroup in per cent with its interval; small groups have their count alone.
 
     Args:
         table: from :func:`clipreid_lib.scores.subgroups.by_attribute`, shares in [0, 1].
-        score: its column, which has ``_low`` and ``_high`` beside it.
-        label: what to call it.
     """
     people = table["identities"].astype(int)
     names = [f"{attribute}: {group} ({count} people)" for (attribute, group), count in people.items()]
-    label = f"{label}, with 95 % interval over people"
-    figure = draw_intervals(table.set_axis(names), score, label, f"fewer than {FEWEST} people: no rate")
+    label, lacking = "rank-1, with 95 % interval over people", f"fewer than {FEWEST} people: no rate"
+    figure = draw_intervals(table.set_axis(names), "rank1", label, lacking)
     figure.axes[0].set_xlim(0, 102)
     return figure
 
