@@ -7,6 +7,7 @@ by ``attention`` and ``correspondence``.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -150,29 +151,20 @@ def draw_looks(clip: Backbone, looks: Sequence[Look]) -> Image.Image:
     draw = ImageDraw.Draw(canvas)
     for y in tops:
         draw.line((GAP, y, total - GAP, y), fill="#cccccc", width=2)
-    heated: Sequence[Image.Image | str]
-    joined: Sequence[Image.Image | str]
     for each, both, y in zip(looks, captions, tops, strict=False):
         corners = [(x, y + HEAD) for x in lefts]
         corners[-1] = (lefts[-1], y + HEAD + DROP)
-        photographs = [_draw_photograph(pixels, size) for pixels in each.pixels]
-        missing = next((image for image in photographs if isinstance(image, str)), "")
-        titles = ["the photographs, as the model gets them", "", ""]
-        heated, joined = [f"no map: {missing}"] * 2, [f"no lines: {missing}"] * 2
-        if each.maps:
-            heated, joined = _draw_heat(clip, each.maps.heat, photographs), photographs
-            titles[1:] = _write_titles(each.maps)
-        frames, ticks = [INK, RIGHT if each.result.right else WRONG] * 3, [None, each.result.right, *4 * [None]]
-        images = [*photographs, *heated, *joined]
-        for corner, image, frame, tick in zip(corners, images, frames, ticks, strict=True):
-            draw_frame(canvas, corner, image, size, frame, tick)
+        frames, ticks = (INK, RIGHT if each.result.right else WRONG), (None, each.result.right)
+        for number, (title, images) in enumerate(_draw_panels(clip, each, size)):
+            places, span = corners[2 * number : 2 * number + 2], BETWEEN if number == 2 else GAP
+            draw.text((places[0][0], y + 16), fit(title, bold, 2 * wide + span), INK, bold)
+            for corner, image, frame, tick in zip(places, images, frames, ticks, strict=True):
+                draw_frame(canvas, corner, image, size, frame, None if number else tick)
         for corner, lines in zip(corners, both, strict=False):
             draw_captions(canvas, (corner[0], corner[1] + high + 8), lines, wide)
         if each.maps:
             _draw_bar(canvas, (corners[2][0], y + HEAD + high + 8), 2 * wide + GAP, each.maps.heat)
             _draw_lines(draw, corners[4:], size, clip, each.maps)
-        for title, corner, span in zip(titles, corners[::2], (GAP, GAP, BETWEEN), strict=True):
-            draw.text((corner[0], y + 16), fit(title, bold, 2 * wide + span), INK, bold)
     for number, line in enumerate(legend):
         draw.text((2 * GAP, tops[-1] + GAP + number * LINE), line, INK, face)
     return canvas
@@ -220,12 +212,6 @@ def _write_captions(each: Look) -> tuple[list[str], list[str]]:
     )
 
 
-def _draw_photograph(pixels: torch.Tensor | str, size: tuple[int, int]) -> Image.Image | str:
-    if isinstance(pixels, str):
-        return pixels
-    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).resize(size, Image.Resampling.BICUBIC)
-
-
 def _scale_heat(heat: Heat) -> tuple[np.ndarray, np.ndarray, tuple[float, float], tuple[str, str]]:
     """Return both maps in the unit they are drawn in, the two ends of the colours, and what stands below those."""
     query, match = (each[0].numpy() for each in (heat.query, heat.match))
@@ -236,18 +222,25 @@ def _scale_heat(heat: Heat) -> tuple[np.ndarray, np.ndarray, tuple[float, float]
     return query, match, (low, high), (f"{low:.1f}", f"{high:.1f} times an even share")
 
 
-def _draw_heat(clip: Backbone, heat: Heat, photographs: Sequence) -> list[Image.Image]:
-    query, match, ends, _ = _scale_heat(heat)
-    where = attention.find_centres(clip, (query.shape[0], query.shape[1]))
-    return [overlay(image, each, where, ends) for image, each in zip(photographs, (query, match), strict=True)]
-
-
-def _write_titles(maps: Maps) -> list[str]:
-    heat, cosines = maps.heat, maps.alike["cosine"]
+def _draw_panels(clip: Backbone, each: Look, size: tuple[int, int]) -> list[tuple[str, list[Any]]]:
+    """Return photographs, heat over them, and photographs to draw lines on: each a title and two pictures, or words."""
+    photographs: list[Any] = [
+        pixels
+        if isinstance(pixels, str)
+        else Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0))).resize(size, Image.Resampling.BICUBIC)
+        for pixels in each.pixels
+    ]
+    first = ("the photographs, as the model gets them", photographs)
+    if each.maps is None:
+        missing = next(image for image in photographs if isinstance(image, str))
+        return [first, ("", [f"no map: {missing}"] * 2), ("", [f"no lines: {missing}"] * 2)]
+    heat, cosines = each.maps.heat, each.maps.alike["cosine"]
+    *maps, ends, _ = _scale_heat(heat)
+    where = attention.find_centres(clip, maps[0].shape)
+    heated = [overlay(image, one, where, ends) for image, one in zip(photographs, maps, strict=True)]
     method = f"Grad-CAM of their cosine, {float(heat.cosine[0]):.3f}" if heat.method == "Grad-CAM" else heat.method
-    if cosines.empty:
-        return [method, "alike places: none found"]
-    return [method, f"alike places: {len(cosines)}, cosine {cosines.iloc[0]:.2f} to {cosines.iloc[-1]:.2f}"]
+    found = f"{len(cosines)}, cosine {cosines.iloc[0]:.2f} to {cosines.iloc[-1]:.2f}" if len(cosines) else "none found"
+    return [first, (method, heated), (f"alike places: {found}", photographs)]
 
 
 def _draw_bar(canvas: Image.Image, corner: tuple[int, int], width: int, heat: Heat) -> None:
