@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from clipreid_lib.pages import choices
 from clipreid_lib.pages.ranking import Ranking, name_aspect, name_person
 from clipreid_lib.pages.style import INK, MISSED, RIGHT, WRONG, font
-from clipreid_lib.pages.thumbnails import FRAME, LINE, draw_tile, fit
+from clipreid_lib.pages.thumbnails import FRAME, LINE, draw_captions, draw_frame, fit, open_small
 
 TILE, GAP = 256, 20  # px in print: longest side of a photograph, and the space around things
 
@@ -25,7 +25,7 @@ class Tile:
     """One photograph of a row: its file, captions below it, its frame's colour, a tick or a cross, and air before."""
 
     path: Path
-    captions: Sequence[str]
+    captions: list[str]
     colour: str = INK
     tick: bool | None = None
     air: int = 0  # px
@@ -38,15 +38,14 @@ def draw_rows(rows: Sequence[tuple[str, list[Tile]]], title: str = "") -> Image.
         rows: what stands above each row, nothing where it is empty; and its tiles.
         title: a line above all.
     """
-    step, above, bold = TILE + 2 * FRAME + GAP, 80 if title else 0, font(26, bold=True)
+    side, above, bold = TILE + 2 * FRAME, 80 if title else 0, font(26, bold=True)
     heads = [60 if text else GAP for text, _ in rows]
     lines = [max(len(tile.captions) for tile in tiles) for _, tiles in rows]
-    tops = above + np.cumsum([0] + [h + TILE + 2 * FRAME + LINE * n + 28 for h, n in zip(heads, lines, strict=True)])
-    width = 4 * GAP + step * max(3 if title else 1, *(len(tiles) for _, tiles in rows))
+    tops = above + np.cumsum([0] + [head + side + LINE * n + 28 for head, n in zip(heads, lines, strict=True)])
+    width = 4 * GAP + (side + GAP) * max(3 if title else 1, *(len(tiles) for _, tiles in rows))
     canvas = Image.new("RGB", (width, int(tops[-1])), "white")
     draw = ImageDraw.Draw(canvas)
-    if title:
-        draw.text((GAP, GAP), fit(title, font(36, bold=True), width - 2 * GAP), INK, font(36, bold=True))
+    draw.text((GAP, GAP), fit(title, font(36, bold=True), width - 2 * GAP), INK, font(36, bold=True))
     for y, head, (text, tiles) in zip(tops[:-1].tolist(), heads, rows, strict=True):
         if text:
             draw.line((GAP, y, width - GAP, y), fill="#cccccc", width=2)
@@ -54,8 +53,12 @@ def draw_rows(rows: Sequence[tuple[str, list[Tile]]], title: str = "") -> Image.
         x = GAP
         for tile in tiles:
             x += tile.air
-            draw_tile(canvas, (x, y + head), tile.path, TILE, tile.colour, tile.captions, tile.tick)
-            x += step
+            image = open_small(tile.path, TILE)
+            if not isinstance(image, str):
+                image = ImageOps.contain(image, (TILE, TILE))  # enlarges where the file itself is smaller
+            draw_frame(canvas, (x, y + head), image, (TILE, TILE), tile.colour, tile.tick)
+            draw_captions(canvas, (x, y + head + side + 8), tile.captions, side)
+            x += side + GAP
     return canvas
 
 
