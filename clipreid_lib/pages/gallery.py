@@ -1,7 +1,9 @@
 """Sheets of photographs, a row of tiles each: what queries retrieved, what a sentence found, who is in a data set.
 
 Photographs are shown as they were taken, upright and not squashed, and not as the model gets them. A file that cannot
-be opened becomes a tile that says so. Colour is never the only sign: right and wrong also carry a tick or a cross.
+be opened becomes a tile that says so. Colour is never the only sign: right and wrong also carry a tick or a cross. In
+all functions, ``root`` is the folder that the tables' paths are relative to, and ``top`` how many photographs a row has
+at most, beside the query.
 """
 
 from collections.abc import Sequence
@@ -65,14 +67,9 @@ def draw_rows(rows: Sequence[tuple[str, list[Tile]]], title: str = "") -> Image.
 def draw_queries(
     ranking: Ranking, root: str | Path, queries: Sequence[int] | np.ndarray, *, top: int = 8, title: str = ""
 ) -> Image.Image:
-    """Draw chosen queries: one row each, the query at the left, then what it retrieved.
+    """Draw the queries at some positions: one row each, the query at the left, then what it retrieved.
 
-    Args:
-        ranking: the draw to show; a column ``asks`` of its query table says what asks, where that is no query.
-        root: folder that the tables' paths are relative to.
-        queries: query positions, in the order to draw them.
-        top: gallery images per row; at most the gallery's size is drawn.
-        title: a line above the rows.
+    A column ``asks`` of the ranking's query table says what asks, where that is no query.
 
     Raises:
         ValueError: no query, a position outside the query table, or top below 1.
@@ -100,14 +97,10 @@ def draw_queries(
 
 
 def draw_stages(named: dict[str, Ranking], root: str | Path, query: int, *, top: int = 8, why: str = "") -> Image.Image:
-    """Draw one query under several embeddings, one row each.
+    """Draw the query at one position under several embeddings, one row each.
 
-    Args:
-        named: rankings of the same queries, by what is written above the row, such as the stage.
-        root: folder that the tables' paths are relative to.
-        query: its position, the same in all of them.
-        top: gallery images per row.
-        why: what to say of the query before every name.
+    Rankings of the same queries are given by what is written above their row, such as the stage; ``why`` is said
+    before every name.
 
     Raises:
         ValueError: as :func:`draw_queries`, or the rankings are of other queries.
@@ -121,10 +114,7 @@ def draw_stages(named: dict[str, Ranking], root: str | Path, query: int, *, top:
 def draw_moved(named: dict[str, Ranking], root: str | Path, top: int = 8) -> Image.Image:
     """Draw the query that gained most from the first ranking to the last, and the one that lost most.
 
-    Args:
-        named: rankings of the same queries by stage; with one alone, or where nothing moved, the hardest is drawn.
-        root: folder that the tables' paths are relative to.
-        top: gallery images per row.
+    With one ranking alone, or where nothing moved, the hardest query is drawn.
     """
     first, *_, last = [*named.values(), *named.values()]
     gain = last.average_precision() - first.average_precision()
@@ -134,13 +124,7 @@ def draw_moved(named: dict[str, Ranking], root: str | Path, top: int = 8) -> Ima
 
 
 def draw_found(table: pd.DataFrame, root: str | Path, title: str) -> Image.Image:
-    """Draw images found by a sentence side by side.
-
-    Args:
-        table: rows of an image table with ``score``, from :func:`clipreid_lib.pages.retrieval.ask`.
-        root: folder that its paths are relative to.
-        title: a line above.
-    """
+    """Draw images side by side that :func:`clipreid_lib.pages.retrieval.ask` found, with their ``score``."""
     tiles = [
         Tile(Path(root) / row["path"], [f"{row['score']:.3f}", name_person(row), name_aspect(row["aspect"])])
         for _, row in table.iterrows()
@@ -151,11 +135,7 @@ def draw_found(table: pd.DataFrame, root: str | Path, title: str) -> Image.Image
 def draw_people(images: pd.DataFrame, root: str | Path, people: int = 6, top: int = 9) -> Image.Image:
     """Draw the first images of the first people of a table, a row per person, in the order they were taken.
 
-    Args:
-        images: rows with ``path``, ``identity`` and ``session``.
-        root: folder the paths are relative to.
-        people: rows at most.
-        top: images per row at most.
+    The table has columns ``path``, ``identity`` and ``session``.
     """
     rows = []
     for person, mine in [*images.groupby("identity")][:people]:
