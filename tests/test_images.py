@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 
 from clipreid_lib.base.errors import UserError
+from clipreid_lib.clip.encode import normalise
 from clipreid_lib.data import photographs as images
 from clipreid_lib.method import augment
 from clipreid_lib.params import image_sizes
@@ -127,7 +128,7 @@ def test_sizes_are_spelt_one_way_and_read_in_several():
 
 def test_normalise_is_the_checkpoints_arithmetic():
     pixels = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)
-    out = augment.normalise(pixels, (0.5, 0.25, 0.0), (0.5, 0.25, 2.0))
+    out = normalise(pixels, (0.5, 0.25, 0.0), (0.5, 0.25, 2.0))
     assert out[0, :, 0, 0].tolist() == pytest.approx([1.0, 3.0, 0.5])
 
 

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from clipreid_lib.clip.backbone import Backbone
+from clipreid_lib.clip.encode import normalise
 from clipreid_lib.data.photographs import Photographs
 from clipreid_lib.embedded import captions, synthetic_hands
 from clipreid_lib.embedded.pretrain_images import render, squash, to_tensor
-from clipreid_lib.method.augment import normalise
 
 import open_clip  # isort: skip
 

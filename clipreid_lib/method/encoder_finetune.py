@@ -13,6 +13,7 @@ from clipreid_lib.base.files import file_sha
 from clipreid_lib.base.seeding import stable_seed
 from clipreid_lib.clip import backbone
 from clipreid_lib.clip.backbone import Backbone
+from clipreid_lib.clip.encode import normalise
 from clipreid_lib.method import augment, sampler, schedules
 from clipreid_lib.method.clipid_model import ClipidModel, Identified
 from clipreid_lib.method.contrastive_loss import supervised_contrastive
@@ -73,7 +74,7 @@ def finetune_encoder(run: Run, clip: Backbone) -> tuple[ClipidModel, pd.DataFram
         batch = batch.to(clip.device)
         labels, side = rows[batch], None if sides is None else sides[batch]
         with half:
-            out = model(spoil(augment.normalise(pixels[batch], *clip.normalisation)), side)
+            out = model(spoil(normalise(pixels[batch], *clip.normalisation)), side)
         out = out.exact()  # in half precision, cosines times CLIP's scale would be rounded to quarters
         terms = {"identity": id_weight * _sum(_ce(run, x, labels) for x in (out.logits, out.logits_proj))}
         if params.variant in TRIPLET:

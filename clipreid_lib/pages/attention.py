@@ -15,7 +15,7 @@ from torch.nn import functional
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.clip import tower_shapes
 from clipreid_lib.clip.backbone import Backbone
-from clipreid_lib.method import augment
+from clipreid_lib.clip.encode import normalise
 
 # A place's part in Grad-CAM is a part of the cosine; float32 sums over thousands of channels are no finer than this.
 ROUNDING = 1e-6
@@ -240,7 +240,7 @@ def centres(clip: Backbone, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarr
 
 def prepared(clip: Backbone, pixels: torch.Tensor) -> torch.Tensor:
     """Return uint8 pixels (B, 3, H, W) as the tower wants them: normalised, on its device."""
-    return augment.normalise(pixels.to(clip.device), *clip.normalisation)
+    return normalise(pixels.to(clip.device), *clip.normalisation)
 
 
 @contextlib.contextmanager

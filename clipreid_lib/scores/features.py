@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.clip.backbone import Backbone, ImageFeatures
+from clipreid_lib.clip.encode import normalise
 from clipreid_lib.data.photographs import Photographs
-from clipreid_lib.method import augment
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def encode(
     rows = []
     for start in range(0, len(pixels), batch):
         part = slice(start, start + batch)
-        normalised = augment.normalise(pixels[part].to(backbone.device), *backbone.normalisation)
+        normalised = normalise(pixels[part].to(backbone.device), *backbone.normalisation)
         out = backbone.image_features(normalised, None if side is None else side[part]).exact()
         three = [out.f_last, out.f, out.f_proj]
         if mirrored:

@@ -14,7 +14,8 @@ from rows import Row
 
 from clipreid_lib.base import checkpoints
 from clipreid_lib.clip.backbone import Backbone
-from clipreid_lib.method import augment, encoder_finetune, prompt_learning, sampler
+from clipreid_lib.clip.encode import normalise
+from clipreid_lib.method import encoder_finetune, prompt_learning, sampler
 from clipreid_lib.method.clipid_model import ClipidModel
 from clipreid_lib.params import schema
 from clipreid_lib.runs import stages
@@ -37,7 +38,7 @@ class Bare:
         self.model = ClipidModel(clip, PEOPLE)
         self.optimiser = torch.optim.Adam(self.model.parameter_groups(5e-6, 5e-5))
         pixels = torch.randint(0, 255, (BATCH, 3, *clip.image_size), dtype=torch.uint8)
-        self.images, self.people = augment.normalise(pixels, *clip.normalisation), torch.arange(BATCH) % PEOPLE
+        self.images, self.people = normalise(pixels, *clip.normalisation), torch.arange(BATCH) % PEOPLE
         self.model.train()
 
     def steps(self, number: int) -> float:
