@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from clipreid_lib.data.contract import Summary
-from clipreid_lib.data.manifest import Manifest
 from clipreid_lib.data.inspection import NEAR, near_pairs
+from clipreid_lib.data.manifest import Manifest
 
 PARTS = ("train", "validation", "test", "query", "gallery")
 

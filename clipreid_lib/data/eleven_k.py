@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from clipreid_lib.data.contract import FLAGS, Summary, drop_absent, flags, read_csv, whole_numbers
 from clipreid_lib.base.errors import UserError
+from clipreid_lib.data.contract import FLAGS, Summary, drop_absent, flags, read_csv, whole_numbers
 
 SUMMARY = Summary(
     title="11k Hands: 11,076 photographs of the hands of 190 subjects, both sides of both hands",

@@ -5,8 +5,22 @@ from pathlib import Path
 
 import pandas as pd
 
-from clipreid_lib.data.contract import FLAGS, OPTIONAL, REQUIRED, SPLITS, SUFFIXES, Summary, check_paths, drop_absent, flags, image_files, is_number, read_csv, whole_numbers
 from clipreid_lib.base.errors import UserError
+from clipreid_lib.data.contract import (
+    FLAGS,
+    OPTIONAL,
+    REQUIRED,
+    SPLITS,
+    SUFFIXES,
+    Summary,
+    check_paths,
+    drop_absent,
+    flags,
+    image_files,
+    is_number,
+    read_csv,
+    whole_numbers,
+)
 
 SUMMARY = Summary(
     title="a folder of your own",

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from clipreid_lib.data.contract import Summary, image_files, is_number
 from clipreid_lib.base.errors import UserError
+from clipreid_lib.data.contract import Summary, image_files, is_number
 
 SUMMARY = Summary(
     title="HD: the Hong Kong Polytechnic University Contactless Hand Dorsal Images Database",

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from clipreid_lib.data.contract import FLAGS, check_paths
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import write_text
+from clipreid_lib.data.contract import FLAGS, check_paths
 from clipreid_lib.params.schema import allowed_words
 
 PROTOCOLS = allowed_words("protocol")

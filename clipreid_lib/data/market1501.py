@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from clipreid_lib.data.contract import Summary, image_files
 from clipreid_lib.base.errors import UserError
+from clipreid_lib.data.contract import Summary, image_files
 
 SUMMARY = Summary(
     title="Market-1501: 1,501 people on a campus, six cameras (whole bodies, no hands)",

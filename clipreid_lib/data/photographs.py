@@ -18,8 +18,8 @@ import pandas as pd
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from clipreid_lib.base.errors import UnreadableImage
-from clipreid_lib.params.image_sizes import pair
 from clipreid_lib.data.image_store import ImageStore
+from clipreid_lib.params.image_sizes import pair
 
 # What `decode` can do, by its name in params, and the name of the store that holds the outcome, whose number goes up
 # whenever the same file would give other pixels.

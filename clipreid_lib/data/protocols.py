@@ -36,7 +36,7 @@ import numpy as np
 import pandas as pd
 
 from clipreid_lib.base.errors import TooFewPeople, UserError
-from clipreid_lib.data.manifest import Manifest, PROTOCOLS
+from clipreid_lib.data.manifest import PROTOCOLS, Manifest
 from clipreid_lib.params.schema import allowed_words
 
 # MBA-Net's identity thresholds: people up to and including this number train, the rest are tested.
