@@ -231,7 +231,9 @@ def test_hard_scenes_stay_drawable():
 
 
 def test_streams_are_told_apart_by_every_part_of_the_key():
-    draws = {hand_people.open_stream(*key).random_sample() for key in (("a", 1, 2), ("a", 2, 1), ("b", 1, 2), ("a", 12))}
+    draws = {
+        hand_people.open_stream(*key).random_sample() for key in (("a", 1, 2), ("a", 2, 1), ("b", 1, 2), ("a", 12))
+    }
     assert len(draws) == 4
     assert hand_people.open_stream("a", np.int64(1)).random_sample() == hand_people.open_stream("a", 1).random_sample()
 
