@@ -69,7 +69,7 @@ def map_heat(
     images = prepare(clip, torch.cat([query, match]))
     side = None if query_side is None or match_side is None else torch.cat([query_side, match_side])
     with torch.no_grad(), evaluate_only(clip):
-        embeddings = clip.image_features(images, side).exact().embedding  # (2B, D)
+        embeddings = clip.image_features(images, side).to_float32().embedding  # (2B, D)
     ours, theirs = embeddings.chunk(2)
     if clip.is_vit:
         maps, method, legend = roll_out_attention(clip, images, side), "attention rollout", ROLLOUT
@@ -201,7 +201,7 @@ def grad_cam(clip: Backbone, images: torch.Tensor, towards: torch.Tensor) -> tor
     hook = clip.clip.visual.layer4.register_forward_hook(cut)
     try:
         with torch.enable_grad(), evaluate_only(clip):
-            ours = clip.image_features(images).exact().embedding  # (B, D)
+            ours = clip.image_features(images).to_float32().embedding  # (B, D)
             theirs = functional.normalize(towards.detach(), dim=1)
             length = ours.norm(dim=1, keepdim=True)  # (B, 1)
             score = (ours / length.detach() * theirs).sum()  # images do not mix

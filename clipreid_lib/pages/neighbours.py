@@ -119,7 +119,7 @@ def name_nearest_words(bank: PromptBank, clip: Backbone, people: int = 5, top: i
     if bank.form == "fixed":
         return pd.DataFrame({"sentence": [bank.texts[row] for row in chosen]}, [bank.identities[row] for row in chosen])
     rows = torch.tensor(chosen[:1] if bank.form == "shared" else chosen, device=bank.codes.device)
-    learnt = bank.learnt(rows)
+    learnt = bank.learned_tokens(rows)
     assert learnt is not None  # only ``fixed`` learns none
     # In CLIP's vocabulary a piece that ends a word decodes to text with a space behind it.
     vocabulary = clip.text.token_embedding.weight

@@ -25,6 +25,7 @@ from clipreid_lib.data import datasets, protocols
 from clipreid_lib.data.image_store import STORE
 from clipreid_lib.data.manifest import Manifest
 from clipreid_lib.data.photographs import Photographs
+from clipreid_lib.embedded.demo_hands import draw_demo
 from clipreid_lib.params.read import read_yaml
 from clipreid_lib.params.run_folder import place_inside, read_params
 from clipreid_lib.params.schema import EVALUATION, RETRIEVAL, ROOT, Params, project_path
@@ -103,7 +104,8 @@ class Run:
     @cached_property
     def data_root(self) -> Path:
         """Folder of the data set; the demo hands are drawn into it on first use."""
-        return datasets.locate(self.params)
+        demo, outputs = self.params.dataset == "demo", project_path(self.params.outputs_root)
+        return draw_demo(self.params, outputs) if demo else self.params.data_folder
 
     @property
     def photographs(self) -> Photographs:
