@@ -81,11 +81,11 @@ def list_provenance(run: FinishedRun) -> dict[str, str]:
     facts = began | {key: metrics[key] for key in ("git", "python", "system", "versions") if key in metrics}
     seconds = metrics.get("seconds") or {}
     done = {p.stem: run.read_record(f"done/{p.name}").get("finished") for p in (run.folder / "done").glob("*.json")}
-    versions = facts.get("versions")
+    versions = facts["versions"] if isinstance(facts.get("versions"), dict) else {}
     lines = {
         "code": f"git {facts.get('git', 'unknown')}",
         "Python": facts.get("python"),
-        "libraries": ", ".join(f"{name} {version}" for name, version in (versions or {}).items()),
+        "libraries": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "machine": f"{facts.get('system', 'unknown system')}, {facts.get('cores', '?')} cores, "
         f"threads {facts.get('threads', '?')}, device {metrics.get('device', 'unknown')}",
         "started": _write_moment(began.get("started")),

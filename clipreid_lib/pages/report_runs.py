@@ -21,7 +21,7 @@ LADDER = ("frozen", "tip_adapter", "classifier", "clipid_no_text", "clipid", "in
 PAIRS = 28  # comparisons of one test that are all made; of more runs, each is compared with the lowest rung alone
 CURVES = 8  # in one CMC figure, so that colours stay apart
 ACROSS: dict[str, type] = dict.fromkeys(
-    "dataset aspect model variant stage tested_dataset tested_aspect left_out".split(), str
+    "dataset aspect model variant stage seed tested_dataset tested_aspect left_out".split(), str
 )
 ACROSS |= {f"{score}{end}": float for score in ("rank1", "map") for end in ("", "_std", "_low", "_high")}
 Runs = list[FinishedRun]
@@ -142,10 +142,6 @@ def _link(run: FinishedRun, file: str, folder: Path, text: str = "every query") 
 
 
 def _show_averages(runs: Runs) -> list:
-    older = [run.name for run in runs if not run.metrics.get("pixels")]
-    if older:
-        said = f"Not to be averaged: the scores of {', '.join(older)} lack the pixel floor."
-        return [Words(said, missing=True)]
     table, note = leaderboard.summarise(runs)
     for key in set(table.index.names) & set(repeat_command.PLACES):
         table = table.rename(index=lambda value, key=key: repeat_command.hide_place(key, value), level=key)
