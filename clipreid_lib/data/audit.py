@@ -106,7 +106,7 @@ def judge_images(
         summary: what the data set should be.
         allow_missing: absent images are known about.
     """
-    found = []
+    found: list[Finding] = []
     missing, named = table.attrs.get("missing", 0), table.attrs.get("named", len(table))
     if missing:
         found.append(Finding("missing", f"{missing:,} of {named:,} images are absent", not allow_missing))
@@ -114,26 +114,26 @@ def judge_images(
     if len(differ):
         text = ", ".join(f"{name} {row['found']:,} of {row['expected']:,}" for name, row in differ.iterrows())
         found.append(Finding("counts", f"the set is not complete: {text}", not allow_missing))
-    broken = seen[seen["problem"] != ""]
-    if len(broken):
-        text = _list_some(f"{row.path} ({row.problem})" for row in broken.itertuples())
-        found.append(Finding("unreadable", f"{_say_images(len(broken))} cannot be read: {text}", True))
-    good = seen[seen["problem"] == ""]
-    if summary.size:
-        wide, high = summary.size
-        odd = good[(good["width"] != wide) | (good["height"] != high)]
-        if len(odd):
-            sizes = odd.value_counts(["width", "height"]).head(3)
-            text = ", ".join(f"{number:,} of {w}x{h}" for (w, h), number in sizes.items())
-            found.append(Finding("size", f"{_say_images(len(odd))} not of {wide}x{high} pixels: {text}", True))
+    broken, good = seen[seen["problem"] != ""], seen[seen["problem"] == ""]
+    wide, high = summary.size or (0, 0)
+    odd = good[((good["width"] != wide) | (good["height"] != high)) & bool(summary.size)]
+    sizes = [f"{number:,} of {w}x{h}" for (w, h), number in odd.value_counts(["width", "height"]).head(3).items()]
     blank = good[good["contrast"] < 0.01]  # of a grey level's full range: a lens cap, an empty scan
-    if len(blank):
-        found.append(Finding("blank", f"{_say_images(len(blank))} of one colour: {_list_some(blank['path'])}", True))
     copies = [group["path"].tolist() for _, group in good.groupby("sha256") if len(group) > 1]
-    if copies:
-        extra = sum(map(len, copies)) - len(copies)
-        text = _list_some(" = ".join(group) for group in copies)
-        found.append(Finding("copies", f"{_say_images(extra)} stored more than once, byte for byte: {text}", True))
+    for about, number, what, items in (
+        ("unreadable", len(broken), "cannot be read", [f"{row.path} ({row.problem})" for row in broken.itertuples()]),
+        ("size", len(odd), f"not of {wide}x{high} pixels", sizes),
+        ("blank", len(blank), "of one colour", blank["path"]),
+        (
+            "copies",
+            sum(map(len, copies)) - len(copies),
+            "stored more than once, byte for byte",
+            [" = ".join(group) for group in copies],
+        ),
+    ):
+        if number:
+            images = f"{number:,} image{'s' * (number != 1)}"
+            found.append(Finding(about, f"{images} {what}: {_list_some(items)}", True))
     return found
 
 
@@ -209,10 +209,6 @@ def judge_protocol(
             "sessions", f"{share:.0f} % of queries (draw 0) come from their gallery image's session (one capture burst)"
         )
     return found
-
-
-def _say_images(number: int) -> str:
-    return f"{number:,} image{'s' * (number != 1)}"
 
 
 def _say_people(number: int, part: str) -> str:

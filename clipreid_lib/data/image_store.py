@@ -55,8 +55,8 @@ class ImageStore:
         Raises:
             UnreadableImage: the file is missing or no image.
         """
-        content = _content(source)
-        kept = self._kept(self._place(content))
+        content = _read(source)
+        kept = self._find(self._place(content))
         return self.decode(source, self.size, content) if kept is None else kept
 
     def prepare(self, source: Path) -> bool:
@@ -66,9 +66,9 @@ class ImageStore:
             UnreadableImage: the file is missing or no image.
             UserError: the store cannot be written.
         """
-        content = _content(source)
+        content = _read(source)
         place = self._place(content)
-        if self._whole(place):
+        if self._find(place) is not None:
             return False
         pixels = self.decode(source, self.size, content)
         with replacing(place) as temporary:  # whoever is killed here leaves no half image behind
@@ -79,13 +79,7 @@ class ImageStore:
         key = hashlib.sha256(content).hexdigest()
         return self.folder / key[:2] / f"{key}.u8"
 
-    def _whole(self, place: Path) -> bool:
-        try:
-            return place.stat().st_size == self.bytes_each
-        except OSError:
-            return False
-
-    def _kept(self, place: Path) -> np.ndarray | None:
+    def _find(self, place: Path) -> np.ndarray | None:
         try:
             pixels = np.fromfile(place, dtype=np.uint8)
         except OSError:
@@ -94,7 +88,7 @@ class ImageStore:
         return pixels.reshape(3, *self.size) if whole else None
 
 
-def _content(source: Path) -> bytes:
+def _read(source: Path) -> bytes:
     try:
         return source.read_bytes()
     except OSError as error:

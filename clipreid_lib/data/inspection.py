@@ -58,7 +58,7 @@ def find_pairs(left: pd.DataFrame, right: pd.DataFrame, most: int = NEAR) -> pd.
     left, right = (side[side["problem"] == ""] for side in (left, right))
     if left.empty or right.empty:
         return pd.DataFrame(columns=["left", "right", "bits"])
-    signs = [_signs(side["fingerprint"]) for side in (left, right)]  # (N, BITS) of -1 and 1
+    signs = [_unpack_signs(side["fingerprint"]) for side in (left, right)]  # (N, BITS) of -1 and 1
     pairs = []
     for start in range(0, len(left), 1024):  # bounds the memory to 1024 x len(right)
         bits = (BITS - signs[0][start : start + 1024] @ signs[1].T) / 2
@@ -91,6 +91,6 @@ def _look(path: Path) -> dict:
     return {**seen, "brightness": float(grey.mean()), "contrast": float(grey.std())}
 
 
-def _signs(fingerprints: pd.Series) -> np.ndarray:
+def _unpack_signs(fingerprints: pd.Series) -> np.ndarray:
     packed = np.frombuffer(b"".join(fingerprints), dtype=np.uint8).reshape(len(fingerprints), -1)
     return np.unpackbits(packed, axis=1).astype(np.float32) * 2 - 1

@@ -50,22 +50,22 @@ class Manifest:
     @property
     def train(self) -> pd.DataFrame:
         """Images to learn from."""
-        return self._with_role("train")
+        return self._select("train")
 
     @property
     def validation(self) -> pd.DataFrame:
         """Images held out of training: of other people (identity_disjoint), or one per person (published)."""
-        return self._with_role("validation")
+        return self._select("validation")
 
     @property
     def test(self) -> pd.DataFrame:
         """Test images of the aspect itself, distractors not included."""
-        return self._with_role("test")
+        return self._select("test")
 
     @property
     def in_tests(self) -> pd.DataFrame:
         """Images that tests may compare: the test images and the distractors."""
-        return self.images[self.images["role"].isin(["test", "distractor"])]
+        return self._select("test", "distractor")
 
     @property
     def validates_people(self) -> bool:
@@ -93,19 +93,16 @@ class Manifest:
             part: ``test``, with distractors in the gallery, or ``validation``, without.
         """
         if (index, part) not in self._drawn:
-            self._drawn[index, part] = self._draw(index, part)
+            images = self.in_tests if part == "test" else self._select(part)
+            column = images[f"draw_{index}"]
+            gallery = images[column == "gallery"]
+            gallery = gallery.sort_values("role", key=lambda role: role == "distractor", kind="stable")
+            self._drawn[index, part] = images[column == "query"], gallery
         return self._drawn[index, part]
 
     @cached_property
     def _drawn(self) -> dict[tuple[int, str], tuple[pd.DataFrame, pd.DataFrame]]:
         return {}
-
-    def _draw(self, index: int, part: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-        column = self.images[f"draw_{index}"]
-        mine = self.images["role"].isin([part, "distractor"] if part == "test" else [part])
-        gallery = self.images[mine & (column == "gallery")]
-        gallery = gallery.sort_values("role", key=lambda role: role == "distractor", kind="stable")
-        return self.images[mine & (column == "query")], gallery
 
     @cached_property
     def sha(self) -> str:
@@ -166,7 +163,7 @@ class Manifest:
             (people != self.images["subject"], "is another person's in the data set"),
         ):
             if wrong.any():
-                raise UserError(f"{name}: image {_first(self.images, wrong)} {what}")
+                raise UserError(f"{name}: image {_name_first(self.images, wrong)} {what}")
         return self
 
     def check(self, name: str = "manifest") -> "Manifest":
@@ -191,37 +188,40 @@ class Manifest:
         if NEEDS.get(self.protocol, "path") not in images:
             raise UserError(f"{name}: lacks the column {NEEDS[self.protocol]!r}, which {self.protocol} needs")
         check_paths(images["path"], name)
+        distractor = images["role"] == "distractor"
         idle = images["role"].isin(["train", "unpaired", "junk"]) & (drawn != "").any(axis=1)
         for wrong, what in (
             (images["path"].duplicated(), "stands twice"),
             (~images["role"].isin(ROLES), f"has an unknown role; allowed: {', '.join(ROLES)}"),
             (~drawn.isin(["", "query", "gallery"]).all(axis=1), "is neither query nor gallery nor unused in a draw"),
             (idle, "takes no part in tests but is drawn"),
-            ((images["role"] == "distractor") & (drawn == "query").any(axis=1), "is a distractor and a query"),
+            (distractor & (drawn == "query").any(axis=1), "is a distractor and a query"),
             (
-                self._shares_people(("train", "validation"), ("test", "unpaired")),
+                self._find_shared(("train", "validation"), ("test", "unpaired")),
                 "shows a person both trained on and tested",
             ),
+            (~distractor & (images["identity"] != images["subject"]), "has another person's number"),
             (
-                (images["role"] != "distractor") & (images["identity"] != images["subject"]),
-                "has another person's number",
+                distractor & images["identity"].isin(self.test["identity"]),
+                "is a distractor with a test person's number",
             ),
-            (self._distractors_that_match(), "is a distractor with a test person's number"),
         ):
             if wrong.any():
-                raise UserError(f"{name}: image {_first(images, wrong)} {what}")
+                raise UserError(f"{name}: image {_name_first(images, wrong)} {what}")
         if self.test.empty:
             raise UserError(f"{name}: holds no test image")
         self._check_draws("test", name)
         if self.validates_people:
-            trained = self._shares_people(("train",), ("validation",))
+            trained = self._find_shared(("train",), ("validation",))
             if trained.any():
-                raise UserError(f"{name}: image {_first(images, trained)} shows a person both trained on and validated")
+                raise UserError(
+                    f"{name}: image {_name_first(images, trained)} shows a person both trained on and validated"
+                )
             self._check_draws("validation", name)
         return self
 
     def _check_draws(self, part: str, name: str) -> None:
-        people = self._with_role(part)
+        people = self._select(part)
         for index in range(self.draws):
             query, gallery = self.draw(index, part)
             own = gallery[gallery["role"] == part]
@@ -241,22 +241,18 @@ class Manifest:
                 wrongs.append((query, ~query["path"].isin(seen), "has no gallery image by another camera"))
             for table, wrong, what in wrongs:
                 if wrong.any():
-                    raise UserError(f"{name}: image {_first(table, wrong)} {what} in draw {index}")
+                    raise UserError(f"{name}: image {_name_first(table, wrong)} {what} in draw {index}")
 
-    def _with_role(self, role: str) -> pd.DataFrame:
-        return self.images[self.images["role"] == role]
+    def _select(self, *roles: str) -> pd.DataFrame:
+        return self.images[self.images["role"].isin(roles)]
 
-    def _shares_people(self, one: tuple[str, ...], other: tuple[str, ...]) -> pd.Series:
-        """Which rows of the roles ``other`` show a person of the roles ``one``."""
-        role = self.images["role"]
-        return role.isin(other) & self.images["subject"].isin(self.images.loc[role.isin(one), "subject"])
-
-    def _distractors_that_match(self) -> pd.Series:
-        return (self.images["role"] == "distractor") & self.images["identity"].isin(self.test["identity"])
+    def _find_shared(self, one: tuple[str, ...], other: tuple[str, ...]) -> pd.Series:
+        """Find the rows of the roles ``other`` that show a person of the roles ``one``."""
+        return self.images["role"].isin(other) & self.images["subject"].isin(self._select(*one)["subject"])
 
     def _csv(self) -> str:
         return self.images.to_csv(index=False, lineterminator="\n")
 
 
-def _first(table: pd.DataFrame, wrong: pd.Series) -> str:
+def _name_first(table: pd.DataFrame, wrong: pd.Series) -> str:
     return str(table.loc[wrong, "path"].iloc[0])

@@ -97,9 +97,9 @@ def build(
         raise UserError(f"protocol: {protocol} looks at all aspects; load the images without naming one")
     table = table.sort_values("path")
     if protocol == "given":
-        images, draws = _given(table, aspect, dataset), 1
+        images, draws = _take_split(table, aspect, dataset), 1
     else:
-        images = _one_shot(table, protocol, aspect, dataset, seed)
+        images = _assign_roles(table, protocol, aspect, dataset, seed)
     parts = set(images["role"])
     images = _hold_out(images, validation, seed, protocol)
     for role in ("train", "test") if validation != "identity_disjoint" else ("train", "validation", "test"):
@@ -107,14 +107,14 @@ def build(
             taken = f"; validation {validation} takes them" if role in parts else ""
             raise TooFewPeople(f"aspect: {dataset} has too few people of {aspect!r} for a {role} part{taken}")
     for index in range(draws):
-        images[f"draw_{index}"] = _one_draw(images, f"{seed}|draw {index}", protocol)
+        images[f"draw_{index}"] = _draw_once(images, f"{seed}|draw {index}", protocol)
     images.insert(0, "dataset", dataset)
     images.insert(1, "protocol", protocol)
     images.attrs.clear()  # attrs would not survive the CSV, so nothing may come to rely on them
     return Manifest(images).check()
 
 
-def _one_shot(table: pd.DataFrame, protocol: str, aspect: str, dataset: str, seed: int) -> pd.DataFrame:
+def _assign_roles(table: pd.DataFrame, protocol: str, aspect: str, dataset: str, seed: int) -> pd.DataFrame:
     bare = table[~table["accessories"]] if "accessories" in table else table
     extra = bare["split"].isin(["distractor", "junk"]) if "split" in bare else pd.Series(False, bare.index)
     extra, bare = bare[extra & (bare["aspect"] == aspect)], bare[~extra]
@@ -122,34 +122,36 @@ def _one_shot(table: pd.DataFrame, protocol: str, aspect: str, dataset: str, see
     if mine.empty:
         lacks = ", ".join(sorted(bare["aspect"].unique())) or "nothing"
         raise UserError(f"aspect: {dataset} holds no usable image of {aspect!r}; it has {lacks}")
-    trainers = _half(bare, dataset, seed) if protocol == "common" else _trainers(mine, dataset, aspect, seed)
+    trainers = (
+        _choose_half(bare, dataset, seed) if protocol == "common" else _choose_trainers(mine, dataset, aspect, seed)
+    )
     mine = mine.assign(subject=mine["identity"], role=np.where(mine["identity"].isin(trainers), "train", "test"))
-    mine.loc[_lone(mine) & (mine["role"] == "test"), "role"] = "unpaired"
+    mine.loc[_find_lone(mine) & (mine["role"] == "test"), "role"] = "unpaired"
     if protocol == "cross_session":
         if mine["session"].isna().any():
             raise UserError(f"protocol: cross_session needs capture sessions; {dataset} knows none for some images")
-        mine.loc[_lone(mine, "session") & (mine["role"] == "test"), "role"] = "distractor"
+        mine.loc[_find_lone(mine, "session") & (mine["role"] == "test"), "role"] = "distractor"
     parts = [mine]
     if protocol == "mba":
         largest = int(table["identity"].max())
         first, step = (FIRST_SHIFT, NEXT_SHIFT) if largest < NEXT_SHIFT else 2 * [10 ** len(str(largest))]
         if dataset == "hd":
-            parts.append(_shifted(extra, first))
+            parts.append(_shift_labels(extra, first))
         others = OTHERS.get(aspect) or sorted(set(bare["aspect"]) - {aspect})
         for place, other in enumerate(others):
             theirs = bare[bare["aspect"] == other]
-            tested = theirs[~theirs["identity"].isin(_trainers(theirs, dataset, other, seed))]
-            parts.append(_shifted(tested, first + step * place))
+            tested = theirs[~theirs["identity"].isin(_choose_trainers(theirs, dataset, other, seed))]
+            parts.append(_shift_labels(tested, first + step * place))
         if not sum(map(len, parts[1:])):
             raise UserError(f"protocol: mba needs distractors, and {dataset} holds none here; use own")
     return pd.concat(parts).reset_index(drop=True)
 
 
-def _shifted(images: pd.DataFrame, shift: int) -> pd.DataFrame:
+def _shift_labels(images: pd.DataFrame, shift: int) -> pd.DataFrame:
     return images.assign(subject=images["identity"], identity=images["identity"] + shift, role="distractor")
 
 
-def _given(table: pd.DataFrame, aspect: str, dataset: str) -> pd.DataFrame:
+def _take_split(table: pd.DataFrame, aspect: str, dataset: str) -> pd.DataFrame:
     if "split" not in table:
         raise UserError(f"protocol: given needs a split column, and {dataset} brings none; use own")
     mine = table[(table["aspect"] == aspect) & (table["split"] != "")]
@@ -160,39 +162,39 @@ def _given(table: pd.DataFrame, aspect: str, dataset: str) -> pd.DataFrame:
 def _hold_out(images: pd.DataFrame, validation: str, seed: int, protocol: str) -> pd.DataFrame:
     train = images["role"] == "train"
     if validation == "identity_disjoint":
-        people = sorted(images.loc[train, "identity"].unique(), key=lambda p: _ticket(f"{seed}|validation", str(p)))
+        people = sorted(images.loc[train, "identity"].unique(), key=lambda p: _hash(f"{seed}|validation", str(p)))
         held = train & images["identity"].isin(people[: max(1, round(len(people) * HELD_APART))])
-        lone = _lone(images[held], "session" if protocol == "cross_session" else None)
+        lone = _find_lone(images[held], "session" if protocol == "cross_session" else None)
         images.loc[held, "role"] = np.where(lone, "train", "validation")  # who cannot be validated may train
     if validation == "published":
         for _, hand in images[train].groupby("identity"):
             if len(hand) > 1:
-                images.loc[_chosen(hand, f"{seed}|validation image"), "role"] = "validation"
+                images.loc[_choose_image(hand, f"{seed}|validation image"), "role"] = "validation"
     return images
 
 
-def _lone(images: pd.DataFrame, column: str | None = None) -> pd.Series:
-    """Whether a row's person has but one image, or one value of a column."""
+def _find_lone(images: pd.DataFrame, column: str | None = None) -> pd.Series:
+    """Find the rows whose person has but one image, or one value of a column."""
     people = images.groupby("identity")
     return (people["path"].transform("size") if column is None else people[column].transform("nunique")) == 1
 
 
-def _trainers(images: pd.DataFrame, dataset: str, aspect: str, seed: int) -> set[int]:
+def _choose_trainers(images: pd.DataFrame, dataset: str, aspect: str, seed: int) -> set[int]:
     # MBA-Net chose its thresholds so that half of an aspect's people train; elsewhere that rule itself serves.
     published = THRESHOLDS.get(dataset, {}).get(aspect)
     if published is None:
-        return _half(images, dataset, seed)
+        return _choose_half(images, dataset, seed)
     return {person for person in images["identity"].unique() if person <= published}
 
 
-def _half(images: pd.DataFrame, dataset: str, seed: int) -> set[int]:
+def _choose_half(images: pd.DataFrame, dataset: str, seed: int) -> set[int]:
     people = sorted(images["identity"].unique())
     if dataset == "folder":
-        people.sort(key=lambda person: _ticket(f"{seed}|split", str(person)))
+        people.sort(key=lambda person: _hash(f"{seed}|split", str(person)))
     return set(people[: (len(people) + 1) // 2])
 
 
-def _one_draw(images: pd.DataFrame, name: str, protocol: str) -> np.ndarray:
+def _draw_once(images: pd.DataFrame, name: str, protocol: str) -> np.ndarray:
     drawn = np.full(len(images), "", dtype=object)
     if protocol == "given":
         taken = images["split"].isin(["query", "gallery"])
@@ -206,7 +208,7 @@ def _one_draw(images: pd.DataFrame, name: str, protocol: str) -> np.ndarray:
             continue
         if role == "validation" and label in trained:  # published: held out of training, not drawn
             continue
-        chosen = _chosen(hand, name)
+        chosen = _choose_image(hand, name)
         if whole[chosen] and protocol == "cross_session":
             drawn[hand.index[hand["session"] != hand.loc[chosen, "session"]]] = "query"
         elif whole[chosen]:
@@ -215,9 +217,9 @@ def _one_draw(images: pd.DataFrame, name: str, protocol: str) -> np.ndarray:
     return drawn
 
 
-def _chosen(hand: pd.DataFrame, name: str) -> int:
-    return hand.index[int(np.argmin([_ticket(name, path) for path in hand["path"]]))]
+def _choose_image(hand: pd.DataFrame, name: str) -> int:
+    return hand.index[int(np.argmin([_hash(name, path) for path in hand["path"]]))]
 
 
-def _ticket(name: str, item: str) -> int:
+def _hash(name: str, item: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{name}|{item}".encode()).digest()[:8], "big") >> 1

@@ -33,10 +33,7 @@ TAIL_PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
         "right": ("the thumb pointing right", "the thumb on the right"),
     },
     "skin": {value: (f"{value} skin",) for value in FACTS["skin"]},
-    "polish": {
-        "no": ("bare nails", "no nail polish", "unpainted nails"),
-        "yes": ("painted nails", "nail polish"),
-    },
+    "polish": {"no": ("bare nails", "no nail polish", "unpainted nails"), "yes": ("painted nails", "nail polish")},
     "ring": {"no": ("no ring", "no rings"), "yes": ("a ring", "a ring on a finger")},
 }
 # Chance that a caption states the fact. The view and the thumb are easy to see, the side follows from the
@@ -50,14 +47,8 @@ PROMPTS: dict[str, dict[str, tuple[str, ...]]] = {  # fact -> value -> the sente
     "thumb": {v: (f"a photo of a hand with the thumb pointing {v}",) for v in FACTS["thumb"]},
     "skin": {v: (f"a photo of a hand with {v} skin", f"a hand with {v} skin") for v in FACTS["skin"]},
     "polish": {
-        "no": (
-            "a photo of the back of a hand with bare nails",
-            "a photo of the back of a hand with no nail polish",
-        ),
-        "yes": (
-            "a photo of the back of a hand with painted nails",
-            "a photo of the back of a hand with nail polish",
-        ),
+        v: tuple(f"a photo of the back of a hand with {nails}" for nails in TAIL_PHRASES["polish"][v][:2])
+        for v in FACTS["polish"]
     },
     "ring": {"no": ("a photo of a hand with no ring",), "yes": ("a photo of a hand with a ring",)},
     "gender": {"male": ("a photo of the hand of a man",), "female": ("a photo of the hand of a woman",)},

@@ -116,13 +116,8 @@ def prepare(
                 failed[path] = str(error)
                 return False
 
-        began = time.perf_counter()
-        bar = tqdm(total=len(table), desc=f"{spell(size)} px", unit="image", disable=None)
-        with bar:
-            decoded = 0
-            for new in on_all_cores(one, table["path"]):
-                decoded += new
-                bar.update()
+        began, new = time.perf_counter(), on_all_cores(one, table["path"])
+        decoded = sum(tqdm(new, total=len(table), desc=f"{spell(size)} px", unit="image", disable=None))
         seconds = time.perf_counter() - began
         there = len(table) - decoded - len(failed)
         print(
