@@ -48,17 +48,14 @@ def map_heat(
     query_side: torch.Tensor | None = None,
     match_side: torch.Tensor | None = None,
 ) -> Heat:
-    """Map what the tower looks at in queries and their matches, by the method its kind allows.
+    """Map what the tower looks at in queries and the images they are compared with, by the method its kind allows.
 
     Args:
         clip: with any image tower.
         query: (B, 3, H, W) uint8.
-        match: (B, 3, H, W) uint8, the image each query is compared with.
+        match: (B, 3, H, W) uint8.
         query_side: (B,) side information of the queries, from the backbone's ``side_rows``; None adds none.
         match_side: (B,) that of the matches.
-
-    Returns:
-        Maps on the CPU.
 
     Raises:
         ValueError: queries and matches differ in number, or one has side information and the other not.

@@ -18,6 +18,7 @@ from clipreid_lib.pages import choices, embedding_map, gallery
 from clipreid_lib.pages.ranking import Ranking
 from clipreid_lib.pages.style import INK, draw_sentence, font
 from clipreid_lib.scores.encoder import Encoder
+from clipreid_lib.scores.score_names import format_share
 from clipreid_lib.scores.similarity import cosine_similarity
 
 ASK = 2000  # training images that ask for their neighbours; each ranks all others
@@ -57,8 +58,8 @@ def count_nearest(ranking: Ranking | None) -> str:
     """Say how often the nearest neighbour is the same person's."""
     if ranking is None:
         return "no training person has two images, so nobody can be asked for"
-    share = 100 * (ranking.first_hit() == 1).mean()
-    return f"{share:.1f} % of {len(ranking.query)} training images have their own person nearest"
+    share = format_share((ranking.first_hit() == 1).mean())
+    return f"{share} % of {len(ranking.query)} training images have their own person nearest"
 
 
 def choose_changed(before: Ranking | None, after: Ranking | None, number: int = 3) -> list[int]:

@@ -10,6 +10,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from scipy import stats
 
 from clipreid_lib.pages.style import HALF, WIDE, escape
+from clipreid_lib.scores.score_names import format_share
 from clipreid_lib.scores.subgroups import ENDS, FEWEST
 from clipreid_lib.scores.verification import Pairs, Verification
 
@@ -79,7 +80,7 @@ def draw_roc_and_det(named: dict[str, Verification]) -> plt.Figure:
         rising = np.geomspace(1 / each.impostor, 1, 3000)
         seen = np.unique(np.searchsorted(each.fpr, rising * (1 + 1e-9), side="right") - 1)
         seen = seen[each.fpr[seen] > 0]
-        labels.append(f"{name}, EER {100 * each.eer:.1f} %")
+        labels.append(f"{name}, EER {format_share(each.eer)} %")
         (line,) = roc.plot(100 * each.fpr[seen], 100 * each.tpr[seen], drawstyle="steps-post", label=labels[-1])
         tiny = 0.5 / max(each.genuine, each.impostor)  # half an error: normal deviates have no place for none
         both = [deviate(np.clip(rate[seen], tiny, 1 - tiny)) for rate in (each.fpr, 1 - each.tpr)]

@@ -5,33 +5,15 @@ Light, so that every table and figure can use it.
 
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import yaml
 
 RANKS = (1, 5, 10)  # what the hand papers print
 SHOWN = {f"rank{k}": f"rank-{k}" for k in RANKS} | {"map": "mAP", "map_trapezoid": "mAP (trapezoid)", "minp": "mINP"}
 SCORES = tuple(SHOWN)
 FLOOR = "32x32 pixels"
-DEFINITIONS = {
-    "rank1": "share of queries whose best-ranked gallery image is a true match (rank5, rank10: among the first 5, 10); "
-    "mean over draws; ties count against the model",
-    "map": "mean average precision, standard definition; mean over draws",
-    "map_trapezoid": "mean average precision of MBA-Net and CLIP-HandID: precision just before and at each match, "
-    "averaged; with one match per query it equals (map + rank1) / 2",
-    "minp": "mean inverse negative penalty: matches / rank of the last match; mean over draws",
-    "_std": "standard deviation over draws; null where there is one",
-    "_low, _high": "ends of the 95 % interval, percentile bootstrap over identities who ask, all draws together (too "
-    "narrow near 0 and 1 and with few people; where all people agree, the exact binomial bound); eer: people resampled "
-    "on both sides of a pair, distractors held; fnir: the threshold held; null with one person",
-    "unmatched": "queries without a match in their gallery; they take no part in any mean",
-    "eer": "equal error rate over all distinct pairs that the draws compare; pairs of one person under two numbers "
-    "(the other hand of protocol mba) are left out",
-    "tpr_at_fpr_x": "share of genuine pairs accepted at the threshold where at most x of the impostor pairs are",
-    "fnir_at_fpir_x": "share of mated searches whose mate is not at rank 1 above the threshold that at most x of the "
-    "non-mated searches exceed; half of the people enrolled at a time, all "
-    "images of the others out of the gallery, all draws together",
-    "rows": "identification scores of other embeddings, and of the run's own compared in other ways",
-    "closed_set": "share of held-out images of training people (validation: published) given to the right person",
-    "seconds": "spent on scoring (encoding apart), and on training as the logs say",
-}
+DEFINITIONS: dict[str, str] = yaml.safe_load(Path(__file__).with_name("definitions.yaml").read_text(encoding="utf-8"))
 
 
 def name_attribute(column: str) -> str:
