@@ -45,6 +45,10 @@ def two(tmp_path):
     return [schema.validated(values | {"encoder_lr": rate}) for rate in (1e-4, 2e-4)]
 
 
+def out_of_memory(*_):
+    raise UserError("out of memory")
+
+
 def notebooks(begun, run) -> list[str]:
     return [name[:2] for folder, name in begun if folder == run.run_id]
 
@@ -82,7 +86,7 @@ def test_a_run_that_would_wait_lets_others_go_first(two, executed, capsys):
         time.sleep(1.0)
     working.join(60)
     assert {"03", "04", "05"} <= set(notebooks(executed, first)) & set(notebooks(executed, second))
-    assert capsys.readouterr().out.count("is at work elsewhere; waiting for it") == 2  # said once per run
+    assert capsys.readouterr().out.count("is running elsewhere; waiting for it") == 2  # said once per run
 
 
 def test_two_notebooks_of_one_run_are_never_at_work_at_once(two, executed):
@@ -91,7 +95,7 @@ def test_two_notebooks_of_one_run_are_never_at_work_at_once(two, executed):
     locks.mkdir()
     with open(locks / f"{run.folder.name}.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # as a runner elsewhere that fine-tunes this run's encoder
-        forced = chain.Chain(run, (PROMPTS,), print, print, force=frozenset({PROMPTS}), patient=False)
+        forced = chain.Chain(run, (PROMPTS,), force=frozenset({PROMPTS}))
         with pytest.raises(chain.Busy):
             forced.do()
         assert executed == []
@@ -100,13 +104,13 @@ def test_two_notebooks_of_one_run_are_never_at_work_at_once(two, executed):
 
 def test_scores_of_an_encoder_that_is_no_more_leave_the_leaderboard(two, executed, monkeypatch):
     run = Run.open(two[0])
-    assert chain.Chain(run, run.params.notebooks, print, print).do() is None
+    assert chain.Chain(run, run.params.notebooks).do() is None
     write_json(run.folder / "metrics.json", {"protocols": {"own": {"rank1": 0.5}}, "compared_sha": "x"})
     run.finish(SCORES)
     outputs = run.folder.parent.parent
     assert len(refresh_leaderboard(outputs)) == 1
-    monkeypatch.setattr(chain.Chain, "_execute", lambda *_: "out of memory")
-    failure = chain.Chain(run, run.params.notebooks, print, print, force=frozenset({ENCODER}), asked=2e9).do()
+    monkeypatch.setattr(chain.Chain, "_execute", out_of_memory)
+    failure = chain.Chain(run, run.params.notebooks, force=frozenset({ENCODER}), asked=2e9).do()
     assert failure == chain.Failure(ENCODER, "out of memory")
     assert read_metrics(run.folder) is None and len(refresh_leaderboard(outputs)) == 0
     assert records.is_done(run.params, run.folder, PROMPTS)  # what stands before the forced notebook stays
@@ -117,20 +121,20 @@ def test_scores_stay_where_the_data_to_do_them_again_is_gone(two, executed, hand
     root = shutil.copytree(hands, tmp_path / "hands")
     values = {"dataset": "11k", "data_root": str(root), "protocol": "common", "variant": "frozen", "draws": 2}
     run = Run.open(schema.validated(values | {"outputs_root": str(tmp_path)}))
-    assert chain.Chain(run, run.params.notebooks, print, print).do() is None
+    assert chain.Chain(run, run.params.notebooks).do() is None
     scored = {"protocols": {}, "compared_sha": "x", "manifest_sha": run.manifest.sha}
     write_json(run.folder / "metrics.json", scored)
     run.finish(SCORES)
     shutil.rmtree(root)
     again = Run.open(run.params)
-    failure = chain.Chain(again, again.params.notebooks, print, print, force=frozenset({SCORES})).do()
+    failure = chain.Chain(again, again.params.notebooks, force=frozenset({SCORES})).do()
     assert failure.notebook == SCORES and "is not a folder" in failure.message
     assert read_metrics(run.folder) == scored and again.is_done(SCORES)
 
 
 def test_what_stands_on_a_forced_notebook_is_forced_with_it(two):
     run = Run.open(two[0])
-    forced = chain.Chain(run, run.params.notebooks, print, print, force=frozenset({ENCODER}))
+    forced = chain.Chain(run, run.params.notebooks, force=frozenset({ENCODER}))
     assert forced.force == frozenset(run.params.notebooks[1:])
 
 
@@ -157,7 +161,7 @@ def test_a_notebook_may_print_that_something_failed(two, tmp_path, monkeypatch):
     write_json(place / f"{SCORES}.ipynb", {"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5})
     monkeypatch.setattr(chain, "ROOT", tmp_path / "project")
     run = Run.open(two[0])
-    failure = chain.Chain(run, (SCORES,), print, print).do()
+    failure = chain.Chain(run, (SCORES,)).do()
     assert failure.message == "ended without its record; was the kernel killed (memory)?"
     assert "failed: two of 9 images" in (run.folder / "log.txt").read_text()
 

@@ -84,15 +84,6 @@ def is_done(params: Params, folder: Path, notebook: str) -> bool:
     return record is not None and record.get("key") == notebook_key(params, notebook)
 
 
-def finished(outputs: Path, notebook: str) -> dict[str, list[Path]]:
-    """Return the folders of the runs that have finished a notebook, by its key."""
-    found: dict[str, list[Path]] = {}
-    for folder in run_folders(outputs):
-        if record := read(folder, notebook):
-            found.setdefault(record.get("key", ""), []).append(folder)
-    return found
-
-
 def edited(params: Params, folder: Path) -> list[str]:
     """Return the finished notebooks whose code in the project's ``notebooks/`` was edited afterwards."""
     done = [name for name in params.notebooks if is_done(params, folder, name)]

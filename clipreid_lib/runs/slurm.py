@@ -85,8 +85,8 @@ class Job:
         return DelayedSubmission(dataclasses.replace(self))
 
     def _end(self, number: int, frame: FrameType | None) -> None:
-        # SLURM sends SIGTERM to a job that is cancelled, and to one that is preempted after some grace. The second still
-        # counts as running, or as being signalled, and SLURM does not requeue it if it ends in its grace.
+        # SLURM sends SIGTERM to a job that is cancelled, and to one that is preempted after some grace. The second
+        # still counts as running, or as being signalled, and SLURM does not requeue it if it ends in its grace.
         # All the job's processes are sent it, maybe twice: squeue inherits that it is ignored, and so outlives it.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
