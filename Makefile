@@ -6,13 +6,17 @@ BIN = $(VENV)/bin
 # torch that is already in the environment is left alone.
 TORCH = torch==2.13.0 torchvision==0.28.0
 
-.PHONY: demo test bench lint lab clean
+.PHONY: demo test test-fast bench lint lab clean
 
 demo: $(VENV)/installed
 	$(BIN)/clipreid run params/demo.yaml --jobs 2
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# The inner loop: about a minute.
+test-fast: $(VENV)/installed-test
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not training and not browser and not slow"
 
 bench: $(VENV)/installed
 	$(BIN)/python tests/benchmarks/bench.py

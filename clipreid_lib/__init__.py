@@ -1,3 +1,3 @@
 """Hand-based person re-identification with CLIP: the library behind the numbered notebooks."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -19,6 +19,17 @@ torch.set_num_threads(1)  # tiny tensors gain nothing from more, and lose much o
 REAL = Path(__file__).resolve().parents[2] / "shared" / "real_hands"
 
 
+# Fixtures that make a test one of these kinds, whatever it is marked by itself.
+BY_FIXTURE = {"ladder": "training", "chromium": "browser"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by the fixtures they use."""
+    for item in items:
+        for fixture in set(BY_FIXTURE) & set(getattr(item, "fixturenames", ())):
+            item.add_marker(BY_FIXTURE[fixture])
+
+
 @pytest.fixture(scope="session")
 def real_hands() -> Path:
     """The real piece of 11k Hands, where this machine has it."""

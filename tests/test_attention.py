@@ -45,12 +45,12 @@ def test_rollout_of_two_layers_worked_by_hand():
     # Halved with the identity, the second layer's class row is [0.5, 0.3, 0.2]; of the first layer only token 1 mixes,
     # [0.25, 0.75, 0]. The class row of the product is [0.5 + 0.075, 0.225, 0.2]; without itself, over 0.425:
     expected = torch.tensor([[0.225, 0.2]]) / 0.425
-    torch.testing.assert_close(attention.rollout([first[None], second[None]]), expected)
-    assert not torch.allclose(attention.rollout([second[None], first[None]]), expected)  # the order counts
+    torch.testing.assert_close(attention.multiply_layers([first[None], second[None]]), expected)
+    assert not torch.allclose(attention.multiply_layers([second[None], first[None]]), expected)  # the order counts
 
 
 def test_rollout_of_a_class_token_that_looks_at_itself_alone_is_zero_and_no_nan():
-    assert attention.rollout([torch.eye(4)[None]]).tolist() == [[0, 0, 0]]
+    assert attention.multiply_layers([torch.eye(4)[None]]).tolist() == [[0, 0, 0]]
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_rollout_of_a_class_token_that_looks_at_itself_alone_is_zero_and_no_nan(
 )
 def test_a_vits_map_has_its_grid_and_sums_to_one(shape, grid):
     clip = backbone.load("heat-vit", "random", **shape)
-    maps = attention.attention_rollout(clip, noise(clip, 3))
+    maps = attention.roll_out_attention(clip, noise(clip, 3))
     assert maps.shape == (3, *grid) and (maps > 0).all()
     torch.testing.assert_close(maps.sum(dim=(1, 2)), torch.ones(3))
 
@@ -68,19 +68,19 @@ def test_a_vits_map_has_its_grid_and_sums_to_one(shape, grid):
 def test_watching_changes_no_feature_and_leaves_nothing_behind(vit):
     images = noise(vit)
     before, modes = vit.image_features(images), [m.training for m in vit.modules()]
-    with attention.attention_seen(vit) as seen:
+    with attention.watch_attention(vit) as seen:
         during = vit.image_features(images)
     for name in ("f_last", "f", "f_proj"):
         torch.testing.assert_close(getattr(during, name), getattr(before, name), atol=1e-6, rtol=1e-6)
     assert [tuple(each.shape) for each in seen] == [(2, 37, 37)] * 3
     torch.testing.assert_close(seen[0].sum(dim=-1), torch.ones(2, 37))
-    attention.attention_rollout(vit, images)
+    attention.roll_out_attention(vit, images)
     assert torch.equal(vit.image_features(images).f, before.f)  # bit by bit, once the hooks are gone
     assert not hooks(vit) and [m.training for m in vit.modules()] == modes
 
 
 def test_hooks_go_even_when_the_tower_fails(vit, resnet):
-    for look, clip in ((attention.attention_rollout, vit), (attention.grad_cam, resnet)):
+    for look, clip in ((attention.roll_out_attention, vit), (attention.grad_cam, resnet)):
         with pytest.raises((RuntimeError, ValueError, TypeError, AssertionError)):
             look(clip, *[torch.zeros(1, 3, 7, 7)] * (2 if clip is resnet else 1))
         assert not hooks(clip)
@@ -93,7 +93,7 @@ def test_train_mode_is_not_used_and_comes_back(vit, resnet):
         modes = [m.training for m in clip.modules()]
         statistics = {name: value.clone() for name, value in clip.named_buffers()}
         pixels = torch.randint(0, 255, (1, 3, *clip.image_size), dtype=torch.uint8)
-        attention.heat(clip, pixels, 255 - pixels)
+        attention.map_heat(clip, pixels, 255 - pixels)
         assert [m.training for m in clip.modules()] == modes
         assert all(torch.equal(value, statistics[name]) for name, value in clip.named_buffers())
 
@@ -111,16 +111,16 @@ def test_attention_forced_on_one_patch_peaks_there(vit):
         block.attn.in_proj_bias.data.zero_()
         block.attn.in_proj_bias.data[[0, 16]] = 4.0  # every query asks both heads for the same
         block.attn.in_proj_weight.data[width, 1] = block.attn.in_proj_weight.data[width + 16, 1] = 4.0  # the keys
-    (map_,) = attention.attention_rollout(vit, noise(vit, 1))
+    (map_,) = attention.roll_out_attention(vit, noise(vit, 1))
     assert divmod(int(map_.argmax()), 6) == (2, 4) and map_.max() > 0.9
 
 
 def test_towers_without_visible_attention_are_told(resnet):
     with pytest.raises(UserError, match="attention rollout: heat-rn is a ResNet; use a ViT"):
-        attention.attention_rollout(resnet, noise(resnet))
+        attention.roll_out_attention(resnet, noise(resnet))
     custom = backbone.load("heat-custom", "random")
     with pytest.raises(UserError, match="attention rollout: heat-custom computes its attention in a way"):
-        attention.attention_rollout(custom, noise(custom))
+        attention.roll_out_attention(custom, noise(custom))
 
 
 # --- Grad-CAM ----------------------------------------------------------------------------------------------
@@ -211,13 +211,13 @@ def test_grad_cam_needs_no_trainable_parameter_and_leaves_no_gradient(resnet, fr
 def test_heat_chooses_by_tower_and_keeps_pairs_apart(vit, resnet):
     for clip, method in ((vit, "attention rollout"), (resnet, "Grad-CAM")):
         pixels = torch.randint(0, 255, (4, 3, *clip.image_size), dtype=torch.uint8)
-        both = attention.heat(clip, pixels[:2], pixels[2:])
-        alone = attention.heat(clip, pixels[1:2], pixels[3:])
+        both = attention.map_heat(clip, pixels[:2], pixels[2:])
+        alone = attention.map_heat(clip, pixels[1:2], pixels[3:])
         assert both.method == method and " not " in both.legend
         assert f"{both.query.shape[1]} × {both.query.shape[2]}" in both.legend
         torch.testing.assert_close(both.query[1:], alone.query, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(both.match[1:], alone.match, atol=1e-4, rtol=1e-4)
-        embeddings = clip.image_features(attention.prepared(clip, pixels)).embedding
+        embeddings = clip.image_features(attention.prepare(clip, pixels)).embedding
         cosine = functional.cosine_similarity(embeddings[:2], embeddings[2:])
         torch.testing.assert_close(both.cosine, cosine, atol=1e-5, rtol=1e-5)
 
@@ -226,7 +226,7 @@ def test_grad_cam_depends_on_the_match_and_rollout_does_not(vit, resnet):
     for clip in (vit, resnet):
         pixels = torch.randint(0, 255, (3, 3, *clip.image_size), dtype=torch.uint8)
         pixels[2] = pixels[2] // 8  # a dark one
-        one, other = (attention.heat(clip, pixels[:1], pixels[place : place + 1]).query for place in (1, 2))
+        one, other = (attention.map_heat(clip, pixels[:1], pixels[place : place + 1]).query for place in (1, 2))
         assert torch.allclose(one, other, atol=1e-6) == clip.is_vit
 
 
@@ -234,11 +234,11 @@ def test_side_information_reaches_the_tower(vit):
     vit.add_side_information("camera", [1, 2])
     vit.clip.visual.side_embedding.data *= 200
     pixels = torch.randint(0, 255, (1, 3, 48, 48), dtype=torch.uint8)
-    plain = attention.heat(vit, pixels, pixels)
-    sided = attention.heat(vit, pixels, pixels, torch.tensor([0]), torch.tensor([1]))
+    plain = attention.map_heat(vit, pixels, pixels)
+    sided = attention.map_heat(vit, pixels, pixels, torch.tensor([0]), torch.tensor([1]))
     assert not torch.allclose(plain.query, sided.query) and not torch.allclose(sided.query, sided.match)
     with pytest.raises(ValueError, match="each query needs one match"):
-        attention.heat(vit, pixels, pixels.repeat(2, 1, 1, 1))
+        attention.map_heat(vit, pixels, pixels.repeat(2, 1, 1, 1))
 
 
 # --- where places lie --------------------------------------------------------------------------------------
@@ -246,7 +246,7 @@ def test_side_information_reaches_the_tower(vit):
 
 def test_centres_of_overlapping_patches_that_do_not_fill_the_image():
     clip = backbone.load("heat-vit", "random", image_size="47x30", patch_stride=6)
-    down, across = attention.centres(clip, (7, 4))
+    down, across = attention.find_centres(clip, (7, 4))
     np.testing.assert_allclose(down * 47, [4, 10, 16, 22, 28, 34, 40])
     np.testing.assert_allclose(across * 30, [4, 10, 16, 22])
 
@@ -255,7 +255,7 @@ def test_centres_of_overlapping_patches_that_do_not_fill_the_image():
 def test_centres_of_a_resnets_layers_are_where_a_spot_lights_them(stride):
     clip = backbone.load("heat-rn", "random", image_size=(160, 96), last_stride=stride)
     grid = (10, 6)  # of layer 3
-    down, across = attention.centres(clip, grid)
+    down, across = attention.find_centres(clip, grid)
     seen, last = [], (10 // stride, 6 // stride)
     hook = clip.clip.visual.layer3.register_forward_hook(lambda _, given, out: seen.append(out[0]))
     spot = torch.zeros(2, 3, 160, 96)
@@ -266,4 +266,6 @@ def test_centres_of_a_resnets_layers_are_where_a_spot_lights_them(stride):
     hook.remove()
     changed = (seen[1] - seen[0]).norm(dim=0)  # (10, 6)
     assert divmod(int(changed.argmax()), 6) == (6, 2)
-    np.testing.assert_allclose(attention.centres(clip, last)[0] * 160, np.arange(last[0]) * 16 * stride + 8 * stride)
+    np.testing.assert_allclose(
+        attention.find_centres(clip, last)[0] * 160, np.arange(last[0]) * 16 * stride + 8 * stride
+    )

@@ -16,6 +16,7 @@ from clipreid_lib.runs import status
 from clipreid_lib.runs.machine import provenance
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores import leaderboard
+from clipreid_lib.scores.finished_run import find_runs
 
 BASE = str(ROOT / "params" / "base.yaml")
 
@@ -119,9 +120,10 @@ def test_rows_are_averaged_over_seeds_and_nothing_else(tmp_path):
         write_yaml(folder / "params.yaml", values)
         scores = {f"{s}{end}": rank1 for s in ("rank1", "rank5", "map") for end in ("", "_std")}
         facts = {"manifest_sha": "x", "pixels": scores, "dataset": "demo", "aspect": "dorsal_r", "protocol": "own"}
-        write_json(folder / "metrics.json", scores | facts | {"protocols": {}, "compared_sha": "y"})
+        own = scores | facts | {"compared_sha": "y"}
+        write_json(folder / "metrics.json", own | {"protocols": {"own": own}})
         folders.append(folder)
-    table, note = leaderboard.table(folders)
+    table, note = leaderboard.summarise(find_runs([*folders, tmp_path]))
     assert table["rank-1"].tolist() == ["30.0 ± 30.0 (14.1)", "90.0 ± 90.0"]
     assert note.count("Floor") == 1
 

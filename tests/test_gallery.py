@@ -2,14 +2,13 @@ import re
 
 import numpy as np
 import pytest
-from PIL import Image, ImageColor
+from PIL import ImageColor
 from sklearn.metrics import average_precision_score
 from small_rankings import random_ranking, table
 
-from clipreid_lib.pages.gallery import draw_queries
+from clipreid_lib.pages.gallery import Tile, draw_queries, draw_rows
 from clipreid_lib.pages.ranking import Ranking
 from clipreid_lib.pages.style import MISSED, RIGHT, WRONG
-from clipreid_lib.pages.thumbnails import draw_tile
 from clipreid_lib.scores import metrics
 
 # --- the numbers -------------------------------------------------------------------------------------------
@@ -158,7 +157,5 @@ def test_sheet_refuses_what_it_cannot_draw(small, queries, top, message):
 def test_right_and_wrong_differ_by_more_than_colour(tmp_path):
     tiles = []
     for tick in (True, False, None):
-        canvas = Image.new("RGB", (200, 240), "white")
-        draw_tile(canvas, (0, 0), tmp_path / "none.jpg", 160, "#000000", ["a caption"], tick=tick)
-        tiles.append(canvas.tobytes())
+        tiles.append(draw_rows([("", [Tile(tmp_path / "none.jpg", ["a caption"], "#000000", tick)])]).tobytes())
     assert len(set(tiles)) == 3

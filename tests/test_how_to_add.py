@@ -1,6 +1,7 @@
-"""What the README says of adding a data set, a backbone and a variant is done here as it is written there.
+"""What the library's README says of adding a data set, a backbone, a loss and a variant is done here as written there.
 
-Its diffs are applied to a copy of the library, and what they add is used by a Python that knows the copy alone.
+Its diffs are applied to a copy of the library, and what they add is used by a Python that knows the copy alone. The
+commands, links and names of all pages are checked too.
 """
 
 import os
@@ -20,12 +21,16 @@ from clipreid_lib.__main__ import parser
 from clipreid_lib.params import read
 from clipreid_lib.params.schema import ROOT
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = (
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "clipreid_lib/README.md"),
+    *("params/README.md", "notebooks/README.md", "outputs/README.md"),
+)
+LIBRARY = (ROOT / "clipreid_lib" / "README.md").read_text(encoding="utf-8")
 
 
-def part(title: str) -> str:
-    """The README's text below one heading."""
-    return re.split(rf"^#+ {re.escape(title)}$", README, maxsplit=1, flags=re.M)[1].split("\n##", 1)[0]
+def part(title: str, page: str = LIBRARY) -> str:
+    """A page's text below one heading."""
+    return re.split(rf"^#+ {re.escape(title)}$", page, maxsplit=1, flags=re.M)[1].split("\n##", 1)[0]
 
 
 def applied(title: str, root: Path) -> set[str]:
@@ -75,7 +80,7 @@ def python(root: Path, *arguments: str) -> str:
 
 
 def test_a_data_set(copy, tmp_path):
-    assert "clipreid_lib/datasets/lab.py" in applied("A data set", copy)
+    assert "clipreid_lib/data/lab.py" in applied("A data set", copy)
     (tmp_path / "palms").mkdir()
     for person in range(6):
         for shot in range(6):
@@ -85,14 +90,15 @@ def test_a_data_set(copy, tmp_path):
     assert "our laboratory's palms" in told and told.splitlines()[-1] == "OK"
     data = {"dataset": "lab", "aspect": "palm", "data_root": str(tmp_path)}
     script = f"""
-from clipreid_lib import datasets, params
-from clipreid_lib.report import model_card
-from clipreid_lib.runs import Run
-assert params.ASPECTS == {{name: module.SUMMARY.aspects for name, module in datasets.MODULES.items()}}
+from clipreid_lib.data import datasets
+from clipreid_lib.pages import model_card
+from clipreid_lib.params import schema
+from clipreid_lib.runs.run import Run
+assert schema.ASPECTS == {{name: module.SUMMARY.aspects for name, module in datasets.MODULES.items()}}
 for protocol in ("own", "common", "cross_session"):
-    run = Run.open(params.validated({data} | {{"protocol": protocol, "outputs_root": {str(tmp_path)!r}}}))
+    run = Run.open(schema.validated({data} | {{"protocol": protocol, "outputs_root": {str(tmp_path)!r}}}))
     print(protocol, len(run.manifest.train), len(run.manifest.test), run.manifest.test["session"].nunique())
-    model_card.facts(run.params, {{"protocols": {{}}}}, {{}}, None)
+    model_card.fill_card(run.params, {{"protocols": {{}}}}, {{}}, None)
 """
     assert python(copy, "-c", script).splitlines() == [
         f"{protocol} 18 18 2" for protocol in ("own", "common", "cross_session")
@@ -104,10 +110,10 @@ def test_a_backbone(copy):
     (command,) = re.findall(r"^    clipreid run (.*)$", part("A backbone"), flags=re.M)
     script = """
 import sys
-from clipreid_lib import compose, recipes
-from clipreid_lib.batch import preflight
 from clipreid_lib.__main__ import parser
 from clipreid_lib.clip import backbone
+from clipreid_lib.params import read, recipes
+from clipreid_lib.runs import preflight
 given = parser().parse_args(sys.argv[1:])
 runs = read.expand(*read.compose(given.files, given.set))
 preflight.check(runs + read.expand({"model": "rn101"}))
@@ -120,32 +126,48 @@ print(read.expand({"model": "rn101"})[0].resolved().batch_size, recipes.RESNET.b
     assert python(copy, "-c", script, "run", *shlex.split(command)).split() == ["32", "64"]
 
 
-def test_a_variant(copy, tmp_path):
+def test_a_loss_and_a_variant(copy, tmp_path):
+    """Training with the loss in plain Python and by the variant gives the same log."""
+    assert applied("A loss", copy) == {"clipreid_lib/method/mean_loss.py"}
     assert len(applied("A variant", copy)) == 4
-    values = {**TINY, "variant": "means", "encoder_epochs": 1, "outputs_root": str(tmp_path)}
+    values = {**TINY, "variant": "mean", "encoder_epochs": 1, "outputs_root": str(tmp_path)}
     script = f"""
-from clipreid_lib import encoder_finetune, stages
-from clipreid_lib.params import validated
-from clipreid_lib.report import grid_page, model_card
-from clipreid_lib.runs import Run
+from clipreid_lib.method.encoder_finetune import finetune
+from clipreid_lib.method.loss_terms import IdentityLoss, Term
+from clipreid_lib.method.mean_loss import pull_to_mean
+from clipreid_lib.pages import model_card, report_runs
+from clipreid_lib.params.schema import validated
+from clipreid_lib.runs import stages, training
+from clipreid_lib.runs.run import Run
 run = Run.open(validated({values}))
-_, log = encoder_finetune.finetune_encoder(run, stages.load_backbone(run))
+def train(terms):
+    clip = stages.load_backbone(run)
+    data = training.load_training_set(run, clip)
+    return clip, *finetune(clip, data.images, data.labels, terms, training.encoder_settings(run))
+terms = training.loss_terms(run, None)
+clip, model, log = train(terms)
+training.save_encoder(run, clip, model, terms)
 stages.load_trained(run)
-assert (log["loss"] - log["identity"] - log["means"]).abs().max() < 1e-4 and log["means"].min() > 0
-assert "pull to the mean" in model_card.facts(run.params, {{"protocols": {{}}}}, {{}}, None)["Model"]
-assert "means" in grid_page.LADDER
+assert (log["loss"] - log["identity"] - log["mean"]).abs().max() < 1e-4 and log["mean"].min() > 0
+*_, plain = train({{"identity": Term(run.params.id_weight, IdentityLoss()), "mean": Term(1.0, pull_to_mean)}})
+assert plain["mean"].equals(log["mean"])
+assert "pull to the mean" in model_card.fill_card(run.params, {{"protocols": {{}}}}, {{}}, None)["Model"]
+assert "mean" in report_runs.LADDER
 print(*run.params.notebooks)
 """
     last = python(copy, "-c", script).splitlines()[-1]
     assert last.split() == ["03_encoder_finetune", "04_evaluation", "05_retrieval_visualisation"]
 
 
+def without_diffs(page: str) -> str:
+    return re.sub(r"^```diff\n.*?^```$", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
 def commands() -> list[str]:
     """Every `clipreid` command of the pages, continued lines joined."""
-    pages = README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    lines = re.sub(r"\\\n", " ", pages).splitlines()
+    lines = re.sub(r"\\\n", " ", "\n".join(map(without_diffs, PAGES))).splitlines()
     found = [re.match(r" {4,}(?:\S*/)?clipreid ([a-z].*)", line) for line in lines]
-    return [match[1] for match in found if match]
+    return list(dict.fromkeys(match[1] for match in found if match))
 
 
 @pytest.mark.parametrize("command", commands())
@@ -156,21 +178,49 @@ def test_every_command_on_the_pages_is_understood(command):
         assert read.expand(*read.compose([ROOT / file for file in given.files], given.set))
 
 
-def test_what_the_pages_point_at_is_there():
-    for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "outputs/README.md"):
-        text = re.sub(r"^```diff\n.*?^```$", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.M | re.S)
-        for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
-            assert ((ROOT / page).parent / link).exists(), f"{page}: {link}"
-        for name in re.findall(r"`((?:clipreid_lib|params|tests|notebooks)/[\w./]*)`", text):
-            assert (ROOT / name).exists(), f"{page}: {name}"
-    for anchor in re.findall(r"\]\(#([\w-]+)\)", README):
-        titles = re.findall(r"^## (.+)$", README, flags=re.M)
-        assert anchor in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+def anchors(page: Path) -> set[str]:
+    """The headings of a page as links write them."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.M)
+    return {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
 
 
-def test_the_readme_names_every_part_of_the_library():
-    named = set(re.findall(r"`([\w/]+)`", part("The library")))
-    there = {
-        p.stem if p.is_file() else f"{p.name}/" for p in (ROOT / "clipreid_lib").iterdir() if p.suffix in ("", ".py")
-    }
-    assert there - {"__init__", "__pycache__/"} <= named
+@pytest.mark.parametrize("page", PAGES)
+def test_what_the_pages_point_at_is_there(page):
+    text, folder = without_diffs(page), (ROOT / page).parent
+    for link, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([\w-]*)\)", text):
+        target = folder / link if link else ROOT / page
+        assert target.exists(), f"{page}: {link}"
+        assert not anchor or anchor in anchors(target), f"{page}: {link}#{anchor}"
+    now = text if page != "CHANGELOG.md" else ""  # which also names what is gone
+    for name in re.findall(r"`((?:clipreid_lib|params|tests|notebooks)/[\w./]*)`", now):
+        assert (ROOT / name).exists(), f"{page}: {name}"
+
+
+def results(page: str, title: str) -> dict[str, list[str]]:
+    """Rank-1 of the first table below a heading, by its row's name without `variant=`."""
+    rows = re.findall(r"^\| (.+) \|$", part(title, (ROOT / page).read_text(encoding="utf-8")), flags=re.M)
+    cells = [row.replace("variant=", "").split(" | ") for row in rows]
+    return {name: [value.split(" / ")[0] for value in values] for name, *values in cells}
+
+
+def test_the_first_page_is_short_and_its_results_are_those_of_the_outputs_page():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+    short, long = results("README.md", "Results"), results("outputs/README.md", "What was measured")
+    assert short["32x32 grey pixels"] == long["(32x32 grey pixels, reported by each run)"]
+    for name in ("`frozen`", "`classifier`", "`clipid`", "`clipid_no_text`"):
+        assert short[name] == long[name], name
+
+
+def test_the_library_page_names_every_room_and_only_modules_that_exist():
+    room, rooms = "", set()
+    for line in re.findall(r"^    ( *\S.*)$", part("The rooms"), flags=re.M):
+        if not line.startswith(" "):
+            room = line.split("/")[0]
+            rooms.add(room)
+            continue
+        for module in re.split(r" {2,}", line.strip())[0].split(", "):  # one line may name several
+            assert (ROOT / "clipreid_lib" / room / f"{module}.py").is_file(), f"{room}/{module}.py"
+    there = {path.parent.name for path in (ROOT / "clipreid_lib").glob("*/__init__.py")}
+    assert rooms == there
+    diagram = part("The library", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert there <= set(re.findall(r"\w+", diagram))

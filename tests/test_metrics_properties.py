@@ -1,4 +1,4 @@
-"""Properties that hold for any features, and sizes at which float32, blocks and sorting come into play."""
+"""Properties that hold for any features, and sizes at which rounding and blocks come into play."""
 
 import numpy as np
 import pytest
@@ -109,7 +109,7 @@ def test_chance_and_perfection():
     assert scores.map == scores.map_trapezoid == scores.minp == scores.at[1] == 1
 
 
-@pytest.mark.parametrize(("queries", "gallery", "width"), [(1, 50, 512), (7, 71, 768), (300, 1003, 192)])
+@pytest.mark.parametrize(("queries", "gallery", "width"), [(1, 50, 512), (7, 71, 768), (300, 1003, 192), (2, 4099, 8)])
 def test_a_constant_feature_is_the_worst_at_any_size(queries, gallery, width):
     """A float32 product of equal features differs in its last digits from column to column at these sizes."""
     feature = np.random.default_rng(1).normal(size=(1, width)).astype(np.float32)
@@ -118,16 +118,62 @@ def test_a_constant_feature_is_the_worst_at_any_size(queries, gallery, width):
     assert scores.first_hit.tolist() == [gallery] * queries
 
 
-def test_blocks_float32_and_sorting_change_nothing(monkeypatch):
+EDGES = [1, 2, 7, 8, 15, 16, 17, 31, 33, 48, 63, 65, 255, 257, 2047, 2048, 2049, 4097]  # of kernels and of blocks
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 700), st.sampled_from(EDGES), st.sampled_from([1, 3, 63, 65]), st.integers(0, 2**32 - 1))
+def test_equal_features_get_equal_scores_wherever_they_stand(width, size, queries, seed):
+    random = np.random.default_rng(seed)
+    distinct = random.normal(size=(-(-size // 3), width)).astype(np.float32)
+    twin = random.integers(0, len(distinct), size)  # (G,) which of the distinct features each image holds
+    query = random.normal(size=(queries, width)).astype(np.float32)
+    similarity = cosine_similarity(query, distinct[twin])
+    np.testing.assert_array_equal(similarity, cosine_similarity(query, distinct)[:, twin])
+    np.testing.assert_array_equal(similarity[:, -1:], cosine_similarity(query, distinct[twin[-1:]]))
+    ids = random.integers(0, 5, queries), random.integers(0, 5, size)
+    ids[1][0] = ids[0][0]
+    same(score_similarity(similarity, *ids), score_retrieval(query, ids[0], distinct[twin], ids[1]), atol=0)
+
+
+@pytest.mark.parametrize("width", [1, 3, 100, 512, 1280])
+@pytest.mark.parametrize("kind", ["normal", "ones", "one"])
+def test_the_product_is_exact_whatever_its_order(width, kind):
+    """Python's whole numbers know no rounding; a feature that is all in one number has the largest products."""
+    from clipreid_lib.scores.similarity import FINE, STEPS, steps, whole_numbers
+
+    random = np.random.default_rng(width)
+    features = {"normal": random.normal(size=(9, width)), "ones": np.ones((9, width)), "one": np.eye(9, width)}[kind]
+    whole = whole_numbers(features)
+    numbers = [[int(value) for value in row] for row in whole.tolist()]
+    assert whole.tolist() == numbers
+    exact = [[sum(a * b for a, b in zip(one, other, strict=True)) for other in numbers] for one in numbers]
+    assert (whole @ whole.T).tolist() == exact and max(map(max, exact)) < 2**53
+    expected = [[min(round(value * STEPS / FINE**2), STEPS) for value in row] for row in exact]
+    assert steps(whole, whole).tolist() == expected
+
+
+@pytest.mark.parametrize("kind", ["normal", "ones"])
+def test_similarity_is_the_cosine_to_the_error_that_is_documented(kind):
+    random = np.random.default_rng(4)
+    query, gallery = random.normal(size=(30, 512)), random.normal(size=(40, 512))
+    if kind == "ones":  # all numbers are rounded the same way
+        query, gallery = query > 0.5, gallery > 0
+    lengths = [np.linalg.norm(side, axis=1) for side in (query * 1.0, gallery * 1.0)]
+    error = np.abs(cosine_similarity(query, gallery) - (query * 1.0) @ (gallery * 1.0).T / np.outer(*lengths))
+    assert error.max() < {"normal": 2**-25 + 5e-8, "ones": 2**-25 + 512**0.5 * 2**-26}[kind]
+
+
+def test_blocks_and_threads_change_nothing(monkeypatch):
     random = np.random.default_rng(2)
-    ids = random.integers(0, 30, 700), random.integers(0, 31, 900)  # about 29 matches each: the sorting branch
+    ids = random.integers(0, 30, 700), random.integers(0, 31, 900)  # about 29 matches each
     query, gallery = random.normal(size=(700, 64)).astype(np.float32), random.normal(size=(900, 64)).astype(np.float32)
     gallery[1::2] = gallery[::2] * 3  # every image twice, at another scale
     base = score_similarity(cosine_similarity(query, gallery), *ids)
-    same(base, score_retrieval(query, ids[0], gallery, ids[1]))
-    same(base, score_retrieval(query, ids[0], gallery, ids[1], memory=1))  # one query at a time
-    monkeypatch.setattr(metrics, "SORT_ABOVE", 10**6)
-    same(base, score_retrieval(torch.from_numpy(query), torch.from_numpy(ids[0]), gallery, ids[1]))
+    same(base, score_retrieval(query, ids[0], gallery, ids[1]), atol=0)
+    same(base, score_retrieval(query, ids[0], gallery, ids[1], memory=1), atol=0)  # one query at a time
+    monkeypatch.setattr(metrics, "COLUMNS", 37)
+    same(base, score_retrieval(torch.from_numpy(query), torch.from_numpy(ids[0]), gallery, ids[1]), atol=0)
     expected = [
         average_precision_score(ids[1] == i, row)
         for i, row in zip(ids[0][:50], cosine_similarity(query[:50], gallery), strict=True)
@@ -135,20 +181,20 @@ def test_blocks_float32_and_sorting_change_nothing(monkeypatch):
     assert np.mean(expected) == pytest.approx(base.average_precision[:50].mean(), abs=2e-3)  # sklearn shares out ties
 
 
-def test_memory_stays_bounded(monkeypatch):
-    seen = []
+def test_memory_stays_bounded_and_threads_are_given_back(monkeypatch):
     from clipreid_lib.scores import similarity
 
-    real = similarity.fast_product
+    real, seen, threads = similarity.steps, [], torch.get_num_threads()
 
-    def watched(query, gallery, rows):
-        seen.append(rows)
-        yield from real(query, gallery, rows)
+    def watched(query, gallery):
+        seen.append(len(query) * len(gallery) * 12)
+        return real(query, gallery)
 
-    monkeypatch.setattr(similarity, "fast_product", watched)
-    ones = np.eye(64, dtype=np.float32)
-    score_retrieval(ones, np.arange(64), ones, np.arange(64), memory=4 * 64 * 10)
-    assert seen == [10]
+    monkeypatch.setattr(similarity, "steps", watched)
+    random = np.random.default_rng(5).normal(size=(5000, 3))
+    memory = 12 * metrics.COLUMNS * threads * 10  # ten queries on every thread
+    score_retrieval(random[:64], np.arange(64), random, np.arange(5000), memory=memory)
+    assert max(seen) * threads <= memory and torch.get_num_threads() == threads
 
 
 def test_cameras_take_out_matches_of_the_same_camera_alone():

@@ -125,7 +125,7 @@ def test_side_information_of_the_rows_is_passed_on(case, monkeypatch):
         given.extend(sides)
         raise InterruptedError  # all there is to see has been seen
 
-    monkeypatch.setattr(overlays.attention, "heat", heat)
+    monkeypatch.setattr(overlays.attention, "map_heat", heat)
     clip = SimpleNamespace(image_size=(96, 96), side_rows=lambda rows: rows["path"].tolist())
     with pytest.raises(InterruptedError):
         overlays.look(clip, photographs, ranking, 0)

@@ -13,10 +13,10 @@ from clipreid_lib.clip.backbone import SHIPPED, Backbone
 from clipreid_lib.embedded import (
     captions,
     pretrain_embedded,
-    pretrain_images,
-    pretrain_report,
     pretrain_steps,
+    spoiled_pictures,
     synthetic_hands,
+    unseen_people,
 )
 
 import open_clip  # isort: skip
@@ -76,7 +76,7 @@ def test_report_tells_how_the_shipped_weights_were_made():
 def test_our_words_split_as_in_full_clip(shipped):
     full, ours = open_clip.tokenizer.SimpleTokenizer(), shipped.tokenizer
     texts = [
-        " ".join(captions.caption_words()),
+        " ".join(captions.collect_words()),
         "a photo of a X X X X hand.",
         "a woman's left hand, no ring.",
     ]
@@ -102,15 +102,15 @@ def test_vocabulary_file_is_reproducible(tmp_path):
 
 @pytest.mark.parametrize("aspect", synthetic_hands.ASPECTS)
 def test_captions_state_only_what_the_row_says(aspect):
-    facts, rng = captions.facts_of({**ROW, "aspectOfHand": aspect}), np.random.default_rng(0)
+    facts, rng = captions.read_facts({**ROW, "aspectOfHand": aspect}), np.random.default_rng(0)
     view, side = aspect.split()
     thumb = {"dorsal right": "left", "dorsal left": "right", "palmar right": "right", "palmar left": "left"}[aspect]
     wrong_thumb = {"left": "right", "right": "left"}[thumb]
     other = {"right": "left", "left": "right"}[side]
     sentences, stated = captions.write_captions(np.stack([facts] * 400), rng)
     assert len({text.rstrip(".") for text in sentences[::2]}) > 150  # varied
-    assert captions.holds(facts[None], stated[::2]).all()
-    assert not captions.holds(facts[None], stated[1::2]).any()  # every second one is the false twin
+    assert captions.check_truth(facts[None], stated[::2]).all()
+    assert not captions.check_truth(facts[None], stated[1::2]).any()  # every second one is the false twin
     for text in sentences[::2]:
         assert f"{other} hand" not in text and f"thumb pointing {wrong_thumb}" not in text
         assert f"thumb on the {wrong_thumb}" not in text
@@ -122,7 +122,7 @@ def test_captions_state_only_what_the_row_says(aspect):
 
 
 def test_twin_sentences_differ_in_one_fact_only():
-    facts = captions.facts_of(ROW)
+    facts = captions.read_facts(ROW)
     sentences, stated = captions.write_captions(np.stack([facts] * 50), np.random.default_rng(2))
     assert ((stated[::2] != stated[1::2]).sum(axis=1) == 1).all()
     for true, false in zip(sentences[::2], sentences[1::2], strict=True):
@@ -130,19 +130,19 @@ def test_twin_sentences_differ_in_one_fact_only():
 
 
 def test_mirrored_picture_gets_the_other_side_and_thumb():
-    right, left = (captions.facts_of({**ROW, "aspectOfHand": f"dorsal {side}"}) for side in ("right", "left"))
+    right, left = (captions.read_facts({**ROW, "aspectOfHand": f"dorsal {side}"}) for side in ("right", "left"))
     assert (captions.mirror(right) == left).all() and (captions.mirror(captions.mirror(right)) == right).all()
     stated = np.full(7, -1)
     stated[captions.SIDE] = right[captions.SIDE]
     assert "right hand" in captions.write_sentence(stated, np.random.default_rng(1))
-    assert captions.holds(np.stack([right, captions.mirror(right)]), stated[None])[:, 0].tolist() == [True, False]
+    assert captions.check_truth(np.stack([right, captions.mirror(right)]), stated[None])[:, 0].tolist() == [True, False]
 
 
 def test_spoiling_really_mirrors_what_it_says_it_mirrors():
     pictures = torch.full((64, 3, 112, 112), 230, dtype=torch.uint8)
     pictures[:, :, 30:80, 12:40] = 20  # something dark on the left
     for share, agreement in ((0.0, 1.0), (1.0, 0.85)):  # a rectangle in the way may outweigh it
-        images, mirrored = pretrain_images.spoil(pictures, 32, torch.Generator().manual_seed(3), share)
+        images, mirrored = spoiled_pictures.spoil(pictures, 32, torch.Generator().manual_seed(3), share)
         assert images.shape == (64, 3, 32, 32)
         assert images.min() >= -1e-5 and images.max() <= 1 + 1e-5
         dark_right = images[..., 16:].mean((1, 2, 3)) < images[..., :16].mean((1, 2, 3))
@@ -167,37 +167,36 @@ def test_shipped_weights_tell_back_from_palm_and_left_from_right(shipped):
         person = synthetic_hands.make_person(number, 20269999)  # neither trained, validated nor reported on
         for aspect in synthetic_hands.ASPECTS:
             picture, row = synthetic_hands.draw(person, aspect, 0, 0, size=(160, 120), seed=20269999)
-            pictures.append(pretrain_images.squash(picture, shipped.image_size[0]))
+            pictures.append(spoiled_pictures.squash(picture, shipped.image_size[0]))
             rows.append(row)
     pictures = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
-    table = pretrain_report.zero_shot(shipped, pictures, pd.DataFrame(rows))
+    table = unseen_people.zero_shot(shipped, pictures, pd.DataFrame(rows))
     assert table["view (2)"] > 0.85
     assert table["aspect (4)"] > 0.7  # chance 0.25
 
 
 def test_reading_tears_left_and_right_apart(tmp_path):
     torch.manual_seed(0)
-    backbone = pretrain_embedded.build(tmp_path, "tiny")
+    backbone = pretrain_embedded.build(tmp_path)
     open_clip.add_model_config(SHIPPED / "embedded_clip.json")
     rows = [{**ROW, "aspectOfHand": aspect} for aspect in synthetic_hands.ASPECTS]
-    losses = pretrain_steps.learn_to_read(backbone, np.stack([captions.facts_of(row) for row in rows]), 16, 0)
+    losses = pretrain_steps.learn_to_read(backbone, np.stack([captions.read_facts(row) for row in rows]), 16, 0)
     assert np.mean(losses[-5:]) < 0.8 * losses[0]
 
 
 def test_retrieval_score_on_a_hand_worked_case():
     features = torch.eye(3).repeat_interleave(2, dim=0)  # each person is one direction: always found
-    assert pretrain_report.one_shot_rank1(features, np.array([0, 0, 1, 1, 2, 2])) == 1.0
-    assert pretrain_report.one_shot_rank1(features[[0, 2, 2, 4, 4, 0]], np.array([0, 0, 1, 1, 2, 2])) < 0.5
+    assert unseen_people.score_one_shot(features, np.array([0, 0, 1, 1, 2, 2])) == 1.0
+    assert unseen_people.score_one_shot(features[[0, 2, 2, 4, 4, 0]], np.array([0, 0, 1, 1, 2, 2])) < 0.5
 
 
 def test_tiny_run_writes_every_promised_file(tmp_path, monkeypatch):
-    for use in pretrain_report.PEOPLE:
-        monkeypatch.setitem(pretrain_report.PEOPLE, use, 2)
-    monkeypatch.setattr(pretrain_embedded, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(pretrain_images, "ProcessPoolExecutor", InThisProcess)
+    for use in unseen_people.PEOPLE:
+        monkeypatch.setitem(unseen_people.PEOPLE, use, 2)
+    monkeypatch.setattr(pretrain_embedded, "WATCHED", 2)
     threads = torch.get_num_threads()
     try:
-        options = "--vision tiny --people 3 --shots 1 --steps 2 --batch 6 --described 4 --workers 1 --reading-steps 2"
+        options = "--people 3 --shots 1 --steps 2 --batch 6 --described 4 --reading-steps 2"
         out = tmp_path / "out"
         pretrain_embedded.main([*options.split(), "--out", str(out)])
         pretrain_embedded.main([*options.split(), "--out", str(tmp_path / "more"), "--start", str(out)])
@@ -217,19 +216,3 @@ def test_tiny_run_writes_every_promised_file(tmp_path, monkeypatch):
     assert more["went_on_from"]["recipe"] == report["recipe"] and report["went_on_from"] is None
     assert report["recipe"]["steps"] == 2 and "aspect (4)" in report["zero_shot_unseen_people"]
     assert np.isfinite(pd.read_csv(out / "loss_curve.csv")["loss"]).all()
-
-
-class InThisProcess:
-    """A process pool for a test that is too small to be worth starting processes for."""
-
-    def __init__(self, *_):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def map(self, function, tasks, chunksize=1):
-        return map(function, tasks)

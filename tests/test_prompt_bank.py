@@ -48,9 +48,9 @@ def test_codes_have_the_width_asked_for(clip):
 
 def test_people_read_numbered_tokens_and_the_tokeniser_reads_one_word(clip):
     bank = PromptBank(clip, [1], num_prompts=2)
-    assert (bank.texts, bank.written) == (["a photo of a x x hand."], ["a photo of a [X]1 [X]2 hand."])
+    assert (bank.texts, bank.readable_texts) == (["a photo of a x x hand."], ["a photo of a [X]1 [X]2 hand."])
     fixed = PromptBank(clip, [1], form="fixed", words=["dark hand."])
-    assert fixed.written == fixed.texts
+    assert fixed.readable_texts == fixed.texts
 
 
 def test_too_many_tokens_are_refused(clip):

@@ -23,7 +23,7 @@ def plainly(bank: PromptBank, clip, rows: torch.Tensor) -> torch.Tensor:
     whole = clip.tokenizer(sentence.texts)  # (S, context)
     words = clip.embed_tokens(whole)[rows if len(sentence.texts) > 1 else torch.zeros_like(rows)]
     first, slots = sentence.first, sentence.slots
-    words = torch.cat([words[:, :first], bank.learnt(rows), words[:, first + slots :]], dim=1)
+    words = torch.cat([words[:, :first], bank.learned_tokens(rows), words[:, first + slots :]], dim=1)
     x = words + clip.text.positional_embedding
     x = clip.text.ln_final(clip.text.transformer(x, attn_mask=clip.text.attn_mask))
     ends = whole[rows if len(sentence.texts) > 1 else torch.zeros_like(rows)].argmax(dim=1)

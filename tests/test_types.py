@@ -21,7 +21,7 @@ def unhinted(rows):
 
 def mistaken(bank: PromptBank, chain: Chain) -> None:
     ranking(bank.sentences.tokens, bank.sentences.tokens)
-    text_logits(bank.learnt(bank.sentences.tokens), bank.sentences.tokens, "dot", 1.0)
+    text_logits(bank.learned_tokens(bank.sentences.tokens), bank.sentences.tokens, "dot", 1.0)
     chain.begin_again()
 """
 

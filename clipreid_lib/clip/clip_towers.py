@@ -11,7 +11,7 @@ from torch import nn
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.clip import tower_shapes
-from clipreid_lib.clip.recompute import recomputed
+from clipreid_lib.clip.recompute import recompute_activations
 
 import open_clip  # isort: skip
 from open_clip.transformer import text_global_pool  # isort: skip
@@ -31,7 +31,7 @@ class ImageFeatures:
     f: torch.Tensor
     f_proj: torch.Tensor
 
-    def exact(self) -> "ImageFeatures":
+    def to_float32(self) -> "ImageFeatures":
         """Return the same in float32, whatever they were computed in: losses need all the digits."""
         return ImageFeatures(self.f_last.float(), self.f.float(), self.f_proj.float())
 
@@ -166,7 +166,7 @@ class Backbone(nn.Module):
         maps = visual.stem(images)  # (B, C, H/4, W/4)
         seen = []
         for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
-            maps = recomputed(layer, maps) if self.checkpointing else layer(maps)
+            maps = recompute_activations(layer, maps) if self.checkpointing else layer(maps)
             seen.append(maps)
         layer3, layer4 = (each.mean(dim=(2, 3)) for each in seen[-2:])
         return ImageFeatures(layer3, layer4, visual.attnpool(maps))

@@ -46,10 +46,10 @@ def encode(
     for start in range(0, len(pixels), batch):
         part = slice(start, start + batch)
         normalised = normalise(pixels[part].to(backbone.device), *backbone.normalisation)
-        out = backbone.image_features(normalised, None if side is None else side[part]).exact()
+        out = backbone.image_features(normalised, None if side is None else side[part]).to_float32()
         three = [out.f_last, out.f, out.f_proj]
         if mirrored:
-            out = backbone.image_features(normalised.flip(3), None if side is None else side[part]).exact()
+            out = backbone.image_features(normalised.flip(3), None if side is None else side[part]).to_float32()
             three = [one + other for one, other in zip(three, (out.f_last, out.f, out.f_proj), strict=True)]
         rows.append([each.cpu() for each in three])
     return ImageFeatures(*(torch.cat(column) for column in zip(*rows, strict=True)))

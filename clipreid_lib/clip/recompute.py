@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 
-def recomputed(layer: nn.Module, maps: torch.Tensor) -> torch.Tensor:
+def recompute_activations(layer: nn.Module, maps: torch.Tensor) -> torch.Tensor:
     """Return ``layer(maps)``, keeping nothing of what lies in between; same values, gradients and statistics.
 
     Args:
@@ -20,12 +20,12 @@ def recomputed(layer: nn.Module, maps: torch.Tensor) -> torch.Tensor:
         maps: (B, C, H, W) its input.
     """
     return checkpoint(
-        layer, maps, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), statistics_kept(layer))
+        layer, maps, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), keep_statistics(layer))
     )
 
 
 @contextlib.contextmanager
-def statistics_kept(layer: nn.Module) -> Iterator[None]:
+def keep_statistics(layer: nn.Module) -> Iterator[None]:
     """Let batch norms update copies of their running statistics, so that each batch counts only once."""
     owners = [(part, name, kept) for part in layer.modules() for name, kept in part.named_buffers(recurse=False)]
     try:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.data import contract, demo, eleven_k, folder, hd, market1501
-from clipreid_lib.params.schema import BURST_GAP, Params, project_path
+from clipreid_lib.params.schema import BURST_GAP
 
 # The demo hands are written in 11k Hands' layout and read by its reader.
 MODULES: dict[str, ModuleType] = {
@@ -70,14 +70,3 @@ def load_images(
         table = table[table["aspect"] == aspect].reset_index(drop=True)
         table.attrs["aspect"] = aspect
     return table
-
-
-def locate(params: Params) -> Path:
-    """Return the data root of a run, drawing the demo hands first where they are not there yet.
-
-    Raises:
-        UserError: the demo hands cannot be drawn.
-    """
-    if params.dataset == "demo":
-        return demo.prepare(params, project_path(params.outputs_root))
-    return params.data_folder

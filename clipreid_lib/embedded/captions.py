@@ -75,8 +75,8 @@ tattoo woman man women men female male dorsal palmar open closed background wear
 in at the""".split()
 
 
-def facts_of(row: dict) -> np.ndarray:
-    """Facts of one HandInfo row: (7,) int64 indices into ``FACTS``, -1 where the picture cannot show it."""
+def read_facts(row: dict) -> np.ndarray:
+    """Read the facts of one HandInfo row: (7,) int64 indices into ``FACTS``, -1 where the picture cannot show it."""
     view, side = str(row["aspectOfHand"]).split()
     polish = int(row["nailPolish"]) if view == "dorsal" else -1
     return np.array(
@@ -95,17 +95,9 @@ def facts_of(row: dict) -> np.ndarray:
 
 
 def mirror(facts: np.ndarray) -> np.ndarray:
-    """Facts of the horizontally flipped picture: the other hand, its thumb pointing the other way.
-
-    Args:
-        facts: (..., 7) indices as :func:`facts_of` gives them.
-
-    Returns:
-        A copy, (..., 7).
-    """
+    """Give the (..., 7) facts of the horizontally flipped picture: the other hand, its thumb the other way."""
     facts = np.array(facts)
-    facts[..., SIDE] = 1 - facts[..., SIDE]
-    facts[..., THUMB] = 1 - facts[..., THUMB]
+    facts[..., [SIDE, THUMB]] = 1 - facts[..., [SIDE, THUMB]]
     return facts
 
 
@@ -177,13 +169,13 @@ def write_captions(facts: np.ndarray, rng: np.random.Generator) -> tuple[list[st
     return sentences, np.stack(stated)
 
 
-def holds(facts: np.ndarray, stated: np.ndarray) -> np.ndarray:
-    """Which sentences are true of which pictures: (B, 7) and (C, 7) facts -> (B, C) bool."""
+def check_truth(facts: np.ndarray, stated: np.ndarray) -> np.ndarray:
+    """Check which sentences are true of which pictures: (B, 7) and (C, 7) facts -> (B, C) bool."""
     return ((stated[None] < 0) | (stated[None] == facts[:, None])).all(-1)
 
 
-def caption_words() -> list[str]:
-    """Every word a caption or a prompt can hold, and ``EXTRA_WORDS``; sorted, lower case."""
+def collect_words() -> list[str]:
+    """Collect every word a caption or a prompt can hold, and ``EXTRA_WORDS``; sorted, lower case."""
     texts = [*OPENINGS, *EXTRA_WORDS, "hand", "a man's hand of a woman's hand with and"]
     texts += [p for phrases in VIEW_PHRASES.values() for p in phrases]
     texts += [p for values in TAIL_PHRASES.values() for phrases in values.values() for p in phrases]
@@ -205,7 +197,7 @@ def write_merges(path: Path) -> int:
 
     full = SimpleTokenizer()
     needed = set()
-    for word in caption_words():
+    for word in collect_words():
         parts = (*word[:-1], word[-1] + "</w>")
         while len(parts) > 1:
             best = min(get_pairs(parts), key=lambda pair: full.bpe_ranks.get(pair, float("inf")))

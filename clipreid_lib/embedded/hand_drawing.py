@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from clipreid_lib.embedded.hand_people import Ring
 from clipreid_lib.embedded.hand_shape import (
     CREASE,
     KNUCKLE_AT,
@@ -14,12 +15,11 @@ from clipreid_lib.embedded.hand_shape import (
     VEIN,
     Finger,
     Hand,
-    Ring,
-    body_distance,
-    body_relief,
-    bump,
-    dome,
-    finger_fields,
+    measure_body,
+    measure_finger,
+    raise_body,
+    raise_bump,
+    raise_dome,
     smooth_max,
     smooth_min,
 )
@@ -43,18 +43,20 @@ class Scene:
     gain: np.ndarray  # (3,) brightness and colour cast on the hand
     background: np.ndarray  # (3,)
     slope: tuple[float, float]  # brightness change across the picture, x and y
-    shadow: tuple[float, float, float, float]  # shift x, shift y, softness (hand units), darkness
+    shadow_shift: tuple[float, float]  # hand units, x and y
+    shadow_soft: float  # hand units
+    shadow_dark: float
     sleeve: tuple[float, tuple[float, float, float]] | None  # y of its edge (hand units), colour
     blur: float  # weight of each neighbour, 0 = sharp
-    noise: np.ndarray | None  # (H, W) grain
+    grain: np.ndarray  # (H, W) noise; its shape is the picture's
 
 
 class Camera:
-    """The affine map between hand units and pixels of a picture of size (width, height)."""
+    """The affine map between hand units and pixels of a scene."""
 
-    def __init__(self, scene: Scene, size: tuple[int, int]) -> None:
+    def __init__(self, scene: Scene) -> None:
         """Set the map up; `scene.centre` is read at every use, so it may still be moved."""
-        self.scene, (self.width, self.height) = scene, size
+        self.scene = scene
         cos, sin = math.cos(scene.rotation), math.sin(scene.rotation)
         across = -scene.scale if scene.mirror else scene.scale
         self.a, self.b = across * (cos - scene.shear * sin), across * (sin + scene.shear * cos)
@@ -62,36 +64,19 @@ class Camera:
         self.det = self.a * self.d - self.b * self.c
 
     def to_pixels(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Image x and y of points in hand units.
-
-        Args:
-            x: (...) in hand units.
-            y: (...) likewise.
-
-        Returns:
-            Two arrays (...) in pixels, x from the left and y from the top.
-        """
+        """Map points (...) in hand units to pixels (...), x from the left and y from the top."""
         cx, cy = self.scene.centre
         return cx + self.a * x + self.b * y, cy + self.c * x + self.d * y
 
     def grid(self) -> tuple[np.ndarray, np.ndarray]:
-        """Hand coordinates of every pixel centre, two (H, W) arrays."""
+        """Give the hand coordinates of every pixel centre, two (H, W) arrays."""
         cx, cy = self.scene.centre
-        px = (np.arange(self.width) + 0.5 - cx)[None, :]
-        py = (np.arange(self.height) + 0.5 - cy)[:, None]
+        height, width = self.scene.grain.shape
+        px, py = (np.arange(width) + 0.5 - cx)[None, :], (np.arange(height) + 0.5 - cy)[:, None]
         return (self.d * px - self.b * py) / self.det, (self.a * py - self.c * px) / self.det
 
     def box(self, xs: ArrayLike, ys: ArrayLike, margin: float) -> Box:
-        """Slices of the pixels around some hand points; empty where they fall outside the picture.
-
-        Args:
-            xs: of the points, in hand units.
-            ys: likewise.
-            margin: around them, in hand units.
-
-        Returns:
-            Rows and columns.
-        """
+        """Cut out the pixels around some points, all in hand units; empty where they fall outside the picture."""
         px, py = self.to_pixels(np.asarray(xs), np.asarray(ys))
         pad = margin * self.scene.scale
         left, right = int(px.min() - pad), int(px.max() + pad) + 1
@@ -113,7 +98,7 @@ def _stamp(
 ) -> np.ndarray:
     """Paint discs (pixels) into an empty layer, keeping the strongest value where they overlap."""
     layer = np.zeros(shape)
-    reach = int(math.ceil(float(radius.max()) + soft))
+    reach = math.ceil(radius.max(initial=0.0) + soft)
     steps = np.arange(-reach, reach + 1)
     col = np.floor(px).astype(np.intp)[:, None, None] + steps[None, None, :]
     row = np.floor(py).astype(np.intp)[:, None, None] + steps[None, :, None]
@@ -134,22 +119,16 @@ def _draw_marks(hand: Hand, camera: Camera, albedo: np.ndarray) -> None:
     px, py = camera.to_pixels(x, y)
     radius = marks.radius * camera.scene.scale
 
-    def layer(kind: int, soft: float) -> np.ndarray | None:
+    def cover(kind: int, soft: float) -> np.ndarray:
         here = marks.kind == kind
-        if not here.any():
-            return None
         return _stamp(albedo.shape[:2], px[here], py[here], radius[here], marks.strength[here], soft)
 
     for kind, dye, soft in _DYES:
-        cover = layer(kind, soft)
-        if cover is not None:
-            albedo *= 1.0 - cover[..., None] * (1.0 - np.array(dye))
-    cover = layer(SCAR, 0.5)
-    if cover is not None:
-        _paint(albedo, 0.7 * cover, np.array([0.96, 0.84, 0.80]))
+        albedo *= 1.0 - cover(kind, soft)[..., None] * (1.0 - np.array(dye))
+    _paint(albedo, 0.7 * cover(SCAR, 0.5), np.array([0.96, 0.84, 0.80]))
 
 
-def _blotch_field(grid: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _look_up_blotches(grid: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Look the slow colour changes up with smooth interpolation; x, y (n,) give (n, 3)."""
     rows, cols = grid.shape[0] - 1, grid.shape[1] - 1
     gx = np.minimum(np.maximum((x + 0.85) / 1.5, 0.0), 0.9999) * cols
@@ -162,16 +141,18 @@ def _blotch_field(grid: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return lower * (1 - fy) + upper * fy
 
 
-def _nail(hand: Hand, finger: Finger, q: np.ndarray, v: np.ndarray, pixel: float) -> tuple[np.ndarray, np.ndarray]:
-    """Cover (0..1) of the nail of one finger and of the nail's pale free edge."""
-    length, width, overhang = hand.nail
+def _shape_nail(
+    nail: tuple[float, float, float], finger: Finger, q: np.ndarray, v: np.ndarray, pixel: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Shape one finger's nail and its pale free edge, each as a cover of 0..1."""
+    length, width, overhang = nail
     half = finger.width * (0.80 if finger.thumb else 0.74) * finger.taper
     hl, hw = half * length, half * width
     t = q * finger.length - (finger.length - hl * 1.05 + overhang * finger.width)
     along, across = (t / hl) ** 2, (v / hw) ** 2
     shape = np.sqrt(np.sqrt(along * along + across * across))  # between an oval and a rectangle
-    nail = _clip01((1.0 - shape) * hw / pixel + 0.5)
-    return nail, nail * _clip01((t - hl * 0.62) / pixel + 0.5)
+    cover = _clip01((1.0 - shape) * hw / pixel + 0.5)
+    return cover, cover * _clip01((t - hl * 0.62) / pixel + 0.5)
 
 
 class _Canvas:
@@ -180,11 +161,11 @@ class _Canvas:
     def __init__(self, hand: Hand, camera: Camera) -> None:
         self.hand, self.camera, self.pixel = hand, camera, 1.0 / camera.scene.scale
         self.x, self.y = camera.grid()
-        self.palm = body_distance(hand, self.x, self.y)
+        self.palm = measure_body(hand, self.x, self.y)
         self.distance = self.palm.copy()
-        self.height = dome(self.palm, 0.10)
+        self.height = raise_dome(self.palm, 0.10)
         inside = self.palm < 0.02
-        self.height[inside] += body_relief(hand, self.x[inside], self.y[inside])
+        self.height[inside] += raise_body(hand, self.x[inside], self.y[inside])
         self.dark = np.zeros(self.x.shape)  # knuckles
         self.flush = np.zeros(self.x.shape)  # redness
         self.nearest = np.full(self.x.shape, 9.0)  # distance to the nearest finger drawn so far
@@ -198,7 +179,7 @@ class _Canvas:
         box = self.camera.box(*finger.place([-0.3, -0.3, 0.5, 1.08, 1.08], [-1, 1, 0, -1, 1]), 0.16)
         if not self.x[box].size:
             return
-        d, h, q, v = finger_fields(finger, self.x[box], self.y[box])
+        d, h, q, v = measure_finger(finger, self.x[box], self.y[box])
         other, palm = self.nearest[box], self.palm[box]
         mine, further = d < other, np.maximum(d, other)
         seam = np.maximum(1.0 - np.abs(d - other) / (0.028 + pixel), 0.0) * np.maximum(1.0 - further / 0.03, 0.0)
@@ -210,10 +191,10 @@ class _Canvas:
         own = _clip01(0.5 - d / pixel) * mine
         self.flush[box] += own * np.maximum(1.0 - ((q - 0.97) / 0.24) ** 2, 0.0)
         if not hand.palmar:
-            middle = own * hand.knuckle * np.maximum(1.0 - 0.6 * (v / finger.width) ** 2, 0.0)
+            middle = own * hand.person.knuckle * np.maximum(1.0 - 0.6 * (v / finger.width) ** 2, 0.0)
             for joint, wide in ((0.52, 0.13),) if finger.thumb else ((0.46, 0.11), (0.74, 0.07)):
                 self.dark[box] += middle * np.maximum(1.0 - ((q - joint) / wide) ** 2, 0.0)
-            nail, free = _nail(hand, finger, q, v, pixel)
+            nail, free = _shape_nail(hand.person.nail, finger, q, v, pixel)
             self.worn.append((box, nail * own, hand.nail_colour, 0.95 if hand.polished else 0.75, 0.12))
             if not hand.polished:
                 self.worn.append((box, free * own, np.array([0.97, 0.94, 0.90]), 0.7, 0.0))
@@ -232,56 +213,44 @@ class _Canvas:
             self.worn.append((box, stone, np.array(ring.stone), 1.0, 0.3))
 
     def skin(self) -> np.ndarray:
-        """Colours of the hand without light, (H, W, 3)."""
+        """Colour the hand, without light: (H, W, 3)."""
         hand, x, y = self.hand, self.x, self.y
         if hand.palmar:
-            self.flush += 0.7 * bump(x, y, -0.24, 0.36, 0.25, 0.35) + 0.6 * bump(x, y, 0.28, 0.35, 0.2, 0.4)
-            self.flush += 0.6 * bump(x, y, 0.0, 0.9, 0.45, 0.15)
+            self.flush += 0.7 * raise_bump(x, y, -0.24, 0.36, 0.25, 0.35) + 0.6 * raise_bump(x, y, 0.28, 0.35, 0.2, 0.4)
+            self.flush += 0.6 * raise_bump(x, y, 0.0, 0.9, 0.45, 0.15)
         else:
             for finger in hand.fingers[1:]:
                 kx, ky = finger.place(KNUCKLE_AT, 0.0)
-                self.dark += 0.55 * hand.knuckle * bump(x, y, kx, ky, 0.12, 0.13)
+                self.dark += 0.55 * hand.person.knuckle * raise_bump(x, y, kx, ky, 0.12, 0.13)
         albedo = np.empty((*x.shape, 3))
         albedo[:] = hand.skin
         on = self.distance < self.pixel
-        skin = albedo[on] + _blotch_field(hand.blotches, x[on], y[on])
+        skin = albedo[on] + _look_up_blotches(hand.blotches, x[on], y[on])
         skin *= 1.0 - self.dark[on][:, None] * np.array([0.75, 1.0, 1.05])  # browner, not greyer
-        albedo[on] = skin * (1.0 + (self.flush[on] * hand.flush)[:, None] * np.array([0.03, -0.09, -0.07]))
+        albedo[on] = skin * (1.0 + (self.flush[on] * hand.person.flush)[:, None] * np.array([0.03, -0.09, -0.07]))
         _draw_marks(hand, self.camera, albedo)
         return albedo
 
 
-def _shadow(distance: np.ndarray, scene: Scene) -> np.ndarray:
-    """Darkness (0..1) that the hand casts on the ground: its outline, shifted and soft."""
-    shift_x, shift_y, soft, dark = scene.shadow
-    dx, dy = int(round(shift_x * scene.scale)), int(round(shift_y * scene.scale))
-    rows, cols = (np.arange(n) - d for n, d in zip(distance.shape, (dy, dx), strict=True))
-    rows, cols = (np.minimum(np.maximum(i, 0), n - 1) for i, n in zip((rows, cols), distance.shape, strict=True))
-    cast = _clip01(0.5 - distance[rows][:, cols] / soft)
-    return dark * cast * cast * (3 - 2 * cast)
+def _cast_shadow(distance: np.ndarray, scene: Scene) -> np.ndarray:
+    """Cast the hand's shadow on the ground, its outline shifted and soft; returns darkness (H, W) in 0..1."""
+    dx, dy = (int(round(shift * scene.scale)) for shift in scene.shadow_shift)
+    rows, cols = (np.clip(np.arange(n) - d, 0, n - 1) for n, d in zip(distance.shape, (dy, dx), strict=True))
+    cast = _clip01(0.5 - distance[rows][:, cols] / scene.shadow_soft)
+    return scene.shadow_dark * cast * cast * (3 - 2 * cast)
 
 
 def _blur(picture: np.ndarray, weight: float) -> np.ndarray:
-    """A three-pixel blur along both axes."""
-    for axis in (0, 1):
-        pad = np.pad(picture, [(1, 1) if a == axis else (0, 0) for a in range(3)], mode="edge")
-        ends = (pad[:-2] + pad[2:]) if axis == 0 else (pad[:, :-2] + pad[:, 2:])
-        picture = picture * (1 - 2 * weight) + weight * ends
+    """Blur over three pixels along both axes."""
+    for _ in range(2):
+        pad = np.pad(picture, [(1, 1), (0, 0), (0, 0)], mode="edge")
+        picture = (picture * (1 - 2 * weight) + weight * (pad[:-2] + pad[2:])).swapaxes(0, 1)
     return picture
 
 
-def render(hand: Hand, scene: Scene, size: tuple[int, int]) -> np.ndarray:
-    """Draw a posed hand.
-
-    Args:
-        hand: what to draw, thumb on the negative x side.
-        scene: camera, light and background.
-        size: (width, height) in pixels.
-
-    Returns:
-        (H, W, 3) uint8 picture.
-    """
-    canvas = _Canvas(hand, Camera(scene, size))
+def render(hand: Hand, scene: Scene) -> np.ndarray:
+    """Draw a posed hand in its scene: (H, W, 3) uint8, as large as the scene's grain."""
+    canvas = _Canvas(hand, Camera(scene))
     for number in range(5):
         canvas.add_finger(number)
     albedo = canvas.skin()
@@ -291,10 +260,10 @@ def render(hand: Hand, scene: Scene, size: tuple[int, int]) -> np.ndarray:
         gloss[box] += shine * cover
     distance, height = canvas.distance, canvas.height
     if scene.sleeve:
-        edge, cloth = scene.sleeve
-        sleeve = np.maximum(np.abs(canvas.x) - hand.wrist * 1.35 - 0.07, canvas.y - edge - 0.05 * canvas.x * canvas.x)
+        x, (edge, cloth) = canvas.x, scene.sleeve
+        sleeve = np.maximum(np.abs(x) - hand.person.wrist * 1.35 - 0.07, canvas.y - edge - 0.05 * x * x)
         _paint(albedo, _clip01(0.5 - sleeve * scene.scale), np.array(cloth))
-        height = np.where(sleeve < 0, dome(sleeve, 0.14), height)
+        height = np.where(sleeve < 0, raise_dome(sleeve, 0.14), height)
         distance = np.minimum(distance, sleeve)
 
     gy, gx = np.gradient(height, canvas.pixel)
@@ -303,14 +272,11 @@ def render(hand: Hand, scene: Scene, size: tuple[int, int]) -> np.ndarray:
     shade = scene.ambient + (1.0 - scene.ambient) * lambert / lz
     shade = (shade + gloss * lambert) * (1.0 - 0.5 * canvas.seam)
 
-    across = np.linspace(-0.5, 0.5, size[0])[None, :] * scene.slope[0]
-    down = np.linspace(-0.5, 0.5, size[1])[:, None] * scene.slope[1]
+    across = np.linspace(-0.5, 0.5, height.shape[1])[None, :] * scene.slope[0]
+    down = np.linspace(-0.5, 0.5, height.shape[0])[:, None] * scene.slope[1]
     level = 1.0 + across + down
-    ground = (level * (1.0 - _shadow(distance, scene)))[..., None] * scene.background
+    ground = (level * (1.0 - _cast_shadow(distance, scene)))[..., None] * scene.background
     cover = _clip01(0.5 - distance * scene.scale)[..., None]
     picture = ground + cover * (albedo * (shade * level)[..., None] * scene.gain - ground)
-    if scene.blur > 0:
-        picture = _blur(picture, scene.blur)
-    if scene.noise is not None:
-        picture = picture + scene.noise[..., None]
+    picture = _blur(picture, scene.blur) + scene.grain[..., None]
     return (_clip01(picture) * 255.0 + 0.5).astype(np.uint8)

@@ -1,46 +1,117 @@
-"""Capture sessions: pose, camera, light and background of one shot of one hand.
+"""A hand in front of a camera: its pose, and what changes between capture sessions and between shots of one session.
 
-A session shares most of the nuisance, a shot inside it changes little: this is what makes pictures of one
-burst so much easier to match than pictures of two days.
+What tells hands apart is drawn once per person (`hand_people`); everything drawn here is nuisance, mostly
+that of the session: a burst looks alike, as in the real data, and the hard part is to match pictures of two days.
 """
 
 import math
+from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
 from clipreid_lib.embedded.hand_drawing import Camera, Scene
-from clipreid_lib.embedded.hand_lines import stream
-from clipreid_lib.embedded.hand_people import Person, pose_hand
-from clipreid_lib.embedded.hand_shape import Hand
+from clipreid_lib.embedded.hand_lines import draw_lines
+from clipreid_lib.embedded.hand_people import Person, draw_own, open_stream
+from clipreid_lib.embedded.hand_shape import Finger, Hand
 
 WORN = 0.85  # share of the sessions in which someone with the habit wears the ring or the polish
 SLEEVED = 0.22  # share of the sessions with a sleeve in the picture
 _CLOTH = ((0.13, 0.13, 0.15), (0.55, 0.57, 0.62), (0.16, 0.20, 0.36), (0.45, 0.12, 0.16), (0.90, 0.90, 0.88))
+_SPREAD = (-0.115, -0.020, 0.075, 0.210)  # radians a finger turns out at a spread of 1
+# Skin from the lightest to the darkest tone, 0 to 255.
+_DORSAL = ((248, 219, 203), (236, 196, 172), (216, 169, 140), (186, 136, 108), (142, 98, 76), (94, 65, 53))
+_PALMAR = ((250, 217, 204), (243, 199, 181), (232, 180, 158), (213, 155, 132), (184, 127, 108), (156, 106, 92))
+
+
+@lru_cache(maxsize=16)  # a person's shots follow each other
+def _draw_blotches(person: Person, side: str, palmar: bool) -> np.ndarray:
+    colour = draw_own(person, side, f"blotches {palmar}", 7, 6, 3) * [0.012, 0.017, 0.017]
+    return colour + draw_own(person, side, f"shade {palmar}", 7, 6, 1) * 0.020
+
+
+def _mix_skin(person: Person, palmar: bool) -> np.ndarray:
+    tones, colours = [i / 5 for i in range(6)], np.array(_PALMAR if palmar else _DORSAL) / 255.0
+    skin = np.array([np.interp(person.tone, tones, channel) for channel in colours.T])
+    return skin * (1.0 + person.warmth * np.array([0.006, 0.010, -0.026]))
+
+
+def _part_fingers(fingers: list[Finger]) -> None:
+    """Turn fingers outwards from the middle one until none lies on another, then the thumb away from them."""
+    for inner, outer, way in ((2, 1, -1.0), (2, 3, 1.0), (3, 4, 1.0)):
+        a, b = fingers[inner], fingers[outer]
+        reach = min(a.length, b.length)
+        room = way * (b.base[0] - a.base[0] + reach * (b.angle - a.angle) + b.bend - a.bend)
+        lacking = 0.82 * (a.width + b.width) - room
+        if lacking > 0:
+            b.angle += way * lacking / reach
+    thumb, index = fingers[:2]
+    for _ in range(2):  # one correction is not quite enough, the edge of the index finger being slanted
+        x, y = thumb.place(0.95, 0.0)
+        edge = index.base[0] + max(float(y) - index.base[1], 0.0) * index.angle - index.width
+        thumb.angle -= max(float(x) + 0.9 * thumb.width - edge, 0.0) / thumb.length
+
+
+def _pose_fingers(
+    person: Person, side: str, palmar: bool, root: tuple[float, float], spread: float, turns: Sequence[float]
+) -> list[Finger]:
+    """Place the five fingers, thumb first.
+
+    Args:
+        person: whose hand.
+        side: "right" or "left"; the two differ a little in build.
+        palmar: the palm rather than the back.
+        root: of the thumb, in hand units.
+        spread: 0 = fingers closed, 1 = wide open.
+        turns: radians added to each finger's angle.
+    """
+    own = draw_own(person, side, "build", 3, 5) * 0.012  # no one's hands are exact mirror images
+    base_x = np.array([-0.31, -0.10, 0.10, 0.29]) * person.palm / 0.415
+    base_y = np.array([0.945, 1.0, 0.965, 0.865]) + person.shifts[1:]
+    thumb_angle = min(person.angles[0] + turns[0] - (0.16 if palmar else 0.0), -0.12)
+    lean, reach = -0.72 + 0.55 * (thumb_angle + 0.46), 0.43 + person.shifts[0]
+    bases = [(root[0] + reach * math.sin(lean), root[1] + reach * math.cos(lean))]
+    bases += zip(base_x.tolist(), base_y.tolist(), strict=True)
+    angles = [thumb_angle] + [person.angles[i] + turns[i] + _SPREAD[i - 1] * spread for i in range(1, 5)]
+    fingers = [
+        Finger(
+            base=bases[i],
+            angle=angles[i] + float(own[2, i]),
+            length=person.lengths[i] * (1 + float(own[0, i])),
+            width=person.widths[i] * (1 + float(own[1, i])),
+            bend=person.bends[i] - (0.03 if i == 0 else 0.0),
+            taper=person.taper,
+            joint=person.joint,
+            thumb=i == 0,
+        )
+        for i in range(5)
+    ]
+    _part_fingers(fingers)
+    return fingers
 
 
 class _Wobble:
     """Nuisance values: the session's part and the shot's part, each a new normal at every call."""
 
     def __init__(self, key: tuple[object, ...], shot: int, difficulty: float) -> None:
-        self.common, self.own, self.n = stream("session", *key), stream("shot", *key, shot), difficulty
+        self.common, self.own, self.n = open_stream("session", *key), open_stream("shot", *key, shot), difficulty
 
     def __call__(self, session_sd: float, shot_sd: float = 0.0) -> float:
         values = (min(max(rng.standard_normal(), -2.5), 2.5) for rng in (self.common, self.own))
         return self.n * sum(sd * value for sd, value in zip((session_sd, shot_sd), values, strict=True))
 
 
-def _keep_inside(hand: Hand, scene: Scene, size: tuple[int, int]) -> None:
+def _keep_inside(hand: Hand, scene: Scene) -> None:
     """Move the camera until all fingertips are in the picture, which a caption about nails relies on."""
-    tips = [Camera(scene, size).to_pixels(*finger.place(1.04, 0.0)) for finger in hand.fingers]
-    shift = []
-    for axis in (0, 1):
-        first, last = min(float(tip[axis]) for tip in tips), max(float(tip[axis]) for tip in tips)
-        edge = 0.03 * size[axis]
-        shift.append(max(edge - first, 0.0) - max(last - (size[axis] - edge), 0.0))
-    scene.centre = (scene.centre[0] + float(shift[0]), scene.centre[1] + float(shift[1]))
+    tips = [Camera(scene).to_pixels(*finger.place(1.04, 0.0)) for finger in hand.fingers]
+    (height, width), (x, y), shift = scene.grain.shape, scene.centre, []
+    for size, places in zip((width, height), np.array(tips).T.tolist(), strict=True):
+        edge = 0.03 * size
+        shift.append(max(edge - min(places), 0.0) - max(max(places) - (size - edge), 0.0))
+    scene.centre = (x + shift[0], y + shift[1])
 
 
-def one_shot(
+def set_up_shot(
     person: Person, aspect: str, session: int, shot: int, difficulty: float, size: tuple[int, int], seed: int
 ) -> tuple[Hand, Scene]:
     """Draw all nuisance of one shot.
@@ -63,15 +134,21 @@ def one_shot(
     wears_ring, wears_polish, sleeved, cloth = wobble.common.random_sample(4)
     scale = 0.44 * height * person.size * max(1 + wobble(0.045, 0.015), 0.5)
     turns = [wobble(a, b) for a, b in ((0.11, 0.05), (0.035, 0.02), (0.03, 0.018), (0.035, 0.02), (0.05, 0.03))]
-    hand = pose_hand(
-        person,
-        side,
-        palmar,
-        spread=min(max(0.45 + wobble(0.34, 0.16), 0.0), 1.3),
-        turns=turns,
-        ring=wears_ring < WORN,
-        polish=wears_polish < WORN,
-        density=max(110.0, 55.0 * math.ceil(2.2 * scale / 55.0)),  # in steps, so that lines are made once
+    spread, root = min(max(0.45 + wobble(0.34, 0.16), 0.0), 1.3), (-0.15 * person.wrist / 0.285, 0.16)
+    skin, ring, polished = _mix_skin(person, palmar), person.ring, wears_polish < WORN and not palmar and person.polish
+    nail = skin * 0.55 + 0.45 * np.array([0.97, 0.80, 0.77]) + person.nail_pink * np.array([0.0, -0.022, -0.016])
+    density = max(110.0, 55.0 * math.ceil(2.2 * scale / 55.0))  # two points a pixel, in steps: lines are made once
+    hand = Hand(
+        person=person,
+        palmar=palmar,
+        fingers=_pose_fingers(person, side, palmar, root, spread, turns),
+        thumb_root=root,
+        skin=skin,
+        blotches=_draw_blotches(person, side, palmar),
+        nail_colour=np.array(polished) if polished else nail,
+        polished=bool(polished),
+        ring=ring if ring and wears_ring < WORN and ring.sides in (side, "both") else None,
+        marks=draw_lines(person, side, palmar, density),
     )
     cast = np.array([wobble(0.018, 0.004) for _ in range(3)])
     shade = max(0.985 - abs(wobble(0.03)), 0.80)  # 11k was taken on white
@@ -86,18 +163,12 @@ def one_shot(
         gain=np.minimum(np.maximum(1.02 + wobble(0.055, 0.015) + cast, 0.6), 1.3),
         background=np.minimum(shade * (1.0 + 0.6 * cast), 1.0),
         slope=(wobble(0.05), wobble(0.04)),
-        shadow=(
-            0.05 + wobble(0.04),
-            0.04 + wobble(0.03),
-            0.10 + abs(wobble(0.03)),
-            min(max(0.20 + wobble(0.06), 0.05), 0.40),
-        ),
+        shadow_shift=(0.05 + wobble(0.04), 0.04 + wobble(0.03)),
+        shadow_soft=0.10 + abs(wobble(0.03)),
+        shadow_dark=min(max(0.20 + wobble(0.06), 0.05), 0.40),
         sleeve=(-0.06 + wobble(0.05), _CLOTH[int(cloth * 5)]) if difficulty > 0 and sleeved < SLEEVED else None,
         blur=min(abs(wobble(0.06, 0.03)), 0.20),
-        noise=None,
+        grain=(abs(wobble(0.004)) + 0.008 * min(difficulty, 3.0)) * wobble.own.standard_normal((height, width)),
     )
-    grain = abs(wobble(0.004)) + 0.008 * min(difficulty, 3.0)
-    if grain > 0:
-        scene.noise = grain * wobble.own.standard_normal((height, width))
-    _keep_inside(hand, scene, size)
+    _keep_inside(hand, scene)
     return hand, scene

@@ -1,7 +1,8 @@
 """The shape of one posed hand: what describes it, its outline as signed distances, its relief as heights.
 
 Lengths are in hand units: the wrist is the origin, the middle finger starts at y = 1, y points to the
-fingertips and the thumb is on the negative x side. Arrays only see + - * / sqrt, comparisons and table
+fingertips and the thumb is on the negative x side. Distances are negative inside. Below, x and y are arrays (...)
+of points in hand units, and a result has their shape. Arrays only see + - * / sqrt, comparisons and table
 look-ups, because exp or sin on arrays may differ in the last bit between processors and a data set has to
 come out the same everywhere.
 """
@@ -13,15 +14,20 @@ from typing import cast
 import numpy as np
 from numpy.typing import ArrayLike
 
+from clipreid_lib.embedded.hand_people import Person, Ring
+
 CREASE, VEIN, SCAR, MOLE = range(4)  # what a mark does to the skin
 ON_PALM = 5  # marks 0-4 ride on thumb, index, middle, ring, little; 5 on the palm or the back of the hand
 KNUCKLE_AT = -0.29  # where the knuckles of the fist sit, as a fraction of the finger below its web
 
-# Half width along a finger as a fraction of its width: web, proximal, middle joint, middle, end joint, tip.
-_FINGER_T = (-0.20, 0.00, 0.22, 0.46, 0.60, 0.74, 0.86, 1.05)
-_FINGER_R = (0.96, 1.00, 0.95, 0.96, 0.87, 0.86, 0.82, 0.78)
-_THUMB_T = (-0.20, 0.00, 0.25, 0.52, 0.72, 1.05)
-_THUMB_R = (1.10, 1.02, 0.90, 0.96, 0.98, 0.78)
+# Half width along a finger as a fraction of its width, from web to tip: where, how much, which of them are joints.
+_Profile = tuple[tuple[float, ...], tuple[float, ...], tuple[int, ...]]
+_FINGER: _Profile = (
+    (-0.20, 0.00, 0.22, 0.46, 0.60, 0.74, 0.86, 1.05),
+    (0.96, 1.00, 0.95, 0.96, 0.87, 0.86, 0.82, 0.78),
+    (3, 5),
+)
+_THUMB: _Profile = ((-0.20, 0.00, 0.25, 0.52, 0.72, 1.05), (1.10, 1.02, 0.90, 0.96, 0.98, 0.78), (3,))
 
 # Half breadth of forearm, wrist and palm at some heights, as mixtures of wrist (0) and palm (1) breadth.
 _EDGE_Y = (-3.0, -0.9, -0.35, -0.05, 0.14, 0.40, 0.70, 0.95, 3.0)
@@ -45,13 +51,13 @@ class Finger:
     bend: float  # sideways drift of the tip
     taper: float  # 1 = as the profile, below = slimmer tip
     joint: float  # how far the joints stand out
-    thumb: bool = False
+    thumb: bool
 
     def place(self, t: ArrayLike, v: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-        """Map (t, v), fractions of length and half width, to hand units; returns x and y.
+        """Map places on the finger to hand units.
 
         Args:
-            t: along the finger, 0 at its root and 1 at its tip; of any shape.
+            t: (...) along the finger, 0 at its root and 1 at its tip.
             v: across it, -1 to 1 at the root's width; broadcasts with ``t``.
 
         Returns:
@@ -74,105 +80,52 @@ class Marks:
     kind: np.ndarray
 
 
-@dataclass(frozen=True)
-class Ring:
-    """A ring on one finger, worn at a fraction of its length; colours are RGB in 0..1."""
-
-    finger: int
-    sides: str  # "right", "left" or "both"
-    at: float
-    height: float  # hand units
-    metal: tuple[float, float, float]
-    stone: tuple[float, float, float] | None
-
-
 @dataclass
 class Hand:
-    """A posed hand, ready to be drawn."""
+    """A person's posed hand, ready to be drawn."""
 
+    person: Person
     palmar: bool
     fingers: list[Finger]  # thumb, index, middle, ring, little
     thumb_root: tuple[float, float]
-    palm: float  # half breadth
-    wrist: float  # half breadth
     skin: np.ndarray  # (3,) RGB in 0..1
-    flush: float  # how red tips and pads are
-    knuckle: float  # how dark the knuckles are
-    relief: float  # how strongly tendons and pads stand out
     blotches: np.ndarray  # (7, 6, 3) slow colour changes over the hand
-    nail: tuple[float, float, float]  # length, width (fractions of the half width), overhang
     nail_colour: np.ndarray  # (3,)
     polished: bool
-    ring: Ring | None
+    ring: Ring | None  # where it is worn on this hand
     marks: Marks
 
 
 def smooth_min(a: np.ndarray, b: np.ndarray, k: float) -> np.ndarray:
-    """Minimum with a fillet of size k, so that parts grow into each other.
+    """Take the minimum of two distances with a fillet of size k, so that parts grow into each other.
 
-    The quadratic polynomial of Quilez (Smooth minimum).
-
-    Args:
-        a: (...) signed distances in hand units.
-        b: (...) others.
-        k: difference of the two from which the smaller one stands as it is.
-
-    Returns:
-        (...) at most ``k / 4`` below the smaller one.
+    The quadratic polynomial of Quilez (Smooth minimum): at most ``k / 4`` below the smaller one, and equal to it
+    where the two differ by k or more.
     """
     h = np.maximum(k - np.abs(a - b), 0.0) / k
     return np.minimum(a, b) - h * h * (k / 4)
 
 
 def smooth_max(a: np.ndarray, b: np.ndarray, k: float) -> np.ndarray:
-    """Maximum with a rounding of size k.
-
-    Args:
-        a: (...) signed distances in hand units.
-        b: (...) others.
-        k: as for :func:`smooth_min`.
-
-    Returns:
-        (...) at most ``k / 4`` above the larger one.
-    """
+    """Take the maximum of two distances with a rounding of size k, as :func:`smooth_min` does the minimum."""
     return -smooth_min(-a, -b, k)
 
 
-def bump(
+def raise_bump(
     x: np.ndarray, y: np.ndarray, cx: float | np.ndarray, cy: float | np.ndarray, rx: float, ry: float
 ) -> np.ndarray:
-    """A smooth hill of height 1 that is exactly 0 outside its ellipse, so nothing ends in a hard cut.
-
-    Args:
-        x: (...) of points, in hand units.
-        y: (...) of the same points.
-        cx: x of the top.
-        cy: y of the top.
-        rx: half width of the ellipse.
-        ry: half height of it.
-
-    Returns:
-        (...) heights in [0, 1].
-    """
+    """Raise a smooth hill of height 1 at (cx, cy), exactly 0 outside its ellipse of half widths (rx, ry)."""
     q = np.maximum(1.0 - ((x - cx) / rx) ** 2 - ((y - cy) / ry) ** 2, 0.0)
     return q * q
 
 
-def dome(distance: np.ndarray, radius: float) -> np.ndarray:
-    """Height of a rounded edge that levels out at `radius` behind the outline.
-
-    Args:
-        distance: (...) signed distances, negative inside, in hand units.
-        radius: of the rounding.
-
-    Returns:
-        (...) heights, 0 outside and ``radius`` at most.
-    """
+def raise_dome(distance: np.ndarray, radius: float | np.ndarray) -> np.ndarray:
+    """Raise a rounded edge from 0 at the outline to the height ``radius`` that far behind it."""
     inside = np.minimum(np.maximum(-distance, 0.0), radius)
     return np.sqrt(inside * (2 * radius - inside))
 
 
-def _capsule(
+def _measure_capsule(
     x: np.ndarray, y: np.ndarray, a: tuple[float, float], b: tuple[float, float], ra: float, rb: float
 ) -> np.ndarray:
     dx, dy = b[0] - a[0], b[1] - a[1]
@@ -180,80 +133,56 @@ def _capsule(
     return np.sqrt((x - a[0] - t * dx) ** 2 + (y - a[1] - t * dy) ** 2) - (ra + (rb - ra) * t)
 
 
-def body_distance(hand: Hand, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Signed distance (nearly; negative inside) to palm, thumb ball and forearm, shaped like x.
-
-    Args:
-        hand: the posed hand.
-        x: (...) of points, in hand units.
-        y: (...) of the same points.
-
-    Returns:
-        (...) in hand units.
-    """
+def measure_body(hand: Hand, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Measure the signed distance (nearly) to palm, thumb ball and forearm."""
     step = np.minimum(np.maximum((y + 3.0) / 0.02, 0.0), len(_ROWS) - 1.001)
     low = step.astype(np.intp)
-    part, more = step - low, hand.palm - hand.wrist
-    right = x - hand.wrist - more * (_ULNAR_TABLE[low] * (1 - part) + _ULNAR_TABLE[low + 1] * part)
-    left = -x - hand.wrist - more * (_RADIAL_TABLE[low] * (1 - part) + _RADIAL_TABLE[low + 1] * part)
+    part, wrist = step - low, hand.person.wrist
+    more = hand.person.palm - wrist
+    right = x - wrist - more * (_ULNAR_TABLE[low] * (1 - part) + _ULNAR_TABLE[low + 1] * part)
+    left = -x - wrist - more * (_RADIAL_TABLE[low] * (1 - part) + _RADIAL_TABLE[low + 1] * part)
     bases = [finger.base for finger in hand.fingers[1:]]
     webs_x = [-3.0, *(base[0] for base in bases), 3.0]
     webs_y = [bases[0][1] - 0.02, *(base[1] for base in bases), bases[-1][1] - 0.06]
     top = y - np.interp(x, webs_x, webs_y)
     body = smooth_max(smooth_max(left, right, 0.05), top, 0.12)
     thumb = hand.fingers[0]
-    return smooth_min(body, _capsule(x, y, hand.thumb_root, thumb.base, 0.17, thumb.width * 1.12), 0.14)
+    return smooth_min(body, _measure_capsule(x, y, hand.thumb_root, thumb.base, 0.17, thumb.width * 1.12), 0.14)
 
 
-def body_relief(hand: Hand, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Tendons and knuckles of the back, or the pads of the palm, as extra height shaped like x.
-
-    Args:
-        hand: the posed hand.
-        x: (...) of points, in hand units.
-        y: (...) of the same points.
-
-    Returns:
-        (...) in hand units.
-    """
+def raise_body(hand: Hand, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Raise tendons and knuckles of the back, or the pads of the palm: extra height in hand units."""
+    relief = hand.person.relief
     if hand.palmar:
-        pads = 0.050 * bump(x, y, -0.22, 0.36, 0.26, 0.40) + 0.036 * bump(x, y, 0.24, 0.34, 0.22, 0.42)
-        pads += 0.022 * bump(x, y, 0.0, 0.90, 0.46, 0.17) - 0.028 * bump(x, y, 0.04, 0.58, 0.22, 0.24)
-        return hand.relief * pads
-    extra = 0.02 * bump(x, y, 0.0, 0.5, 0.5, 0.7)
+        pads = 0.050 * raise_bump(x, y, -0.22, 0.36, 0.26, 0.40) + 0.036 * raise_bump(x, y, 0.24, 0.34, 0.22, 0.42)
+        pads += 0.022 * raise_bump(x, y, 0.0, 0.90, 0.46, 0.17) - 0.028 * raise_bump(x, y, 0.04, 0.58, 0.22, 0.24)
+        return relief * pads
+    extra = 0.02 * raise_bump(x, y, 0.0, 0.5, 0.5, 0.7)
     for finger in hand.fingers[1:]:
         kx, ky = finger.place(KNUCKLE_AT, 0.0)
-        extra += 0.030 * bump(x, y, kx, ky, 0.11, 0.13)
+        extra += 0.030 * raise_bump(x, y, kx, ky, 0.11, 0.13)
         dx, dy = kx - 0.02, ky - 0.05
         along = ((x - 0.02) * dx + (y - 0.05) * dy) / (dx * dx + dy * dy)
         across = ((x - 0.02) * dy - (y - 0.05) * dx) / math.sqrt(dx * dx + dy * dy)
         fade = np.maximum(1.0 - ((along - 0.62) / 0.42) ** 2, 0.0)  # gone well before wrist and knuckle
         ridge = np.maximum(1.0 - (across / 0.045) ** 2, 0.0)
-        extra += 0.013 * hand.relief * fade * fade * ridge * ridge
+        extra += 0.013 * relief * fade * fade * ridge * ridge
     return extra
 
 
-def finger_fields(
+def measure_finger(
     finger: Finger, x: np.ndarray, y: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Signed distance, height, and own coordinates of a finger, four arrays shaped like x.
+    """Measure signed distance and height of a finger, and its own coordinates of every point.
 
     The coordinates are q along the finger (0 web, 1 tip) and v across it in hand units.
-
-    Args:
-        finger: one finger of a posed hand.
-        x: (...) of points, in hand units.
-        y: (...) of the same points.
     """
     sin, cos = math.sin(finger.angle), math.cos(finger.angle)
     rx, ry = x - finger.base[0], y - finger.base[1]
     t = rx * sin + ry * cos
     q = t / finger.length
     v = rx * cos - ry * sin - finger.bend * q * np.abs(q)
-    knots: tuple[float, ...]
-    profile: tuple[float, ...]
-    joints: tuple[int, ...]
-    knots, profile, joints = (_THUMB_T, _THUMB_R, (3,)) if finger.thumb else (_FINGER_T, _FINGER_R, (3, 5))
+    knots, profile, joints = _THUMB if finger.thumb else _FINGER
     radii = [
         finger.width * r * (1.0 - (1.0 - finger.taper) * max(k, 0.0)) * (finger.joint if i in joints else 1.0)
         for i, (k, r) in enumerate(zip(knots, profile, strict=True))
@@ -262,5 +191,4 @@ def finger_fields(
     over = np.maximum(t - (finger.length - 1.25 * radii[-1]), 0.0) / 1.25  # an oval fingertip
     under = np.minimum(t + 0.16 * finger.length, 0.0)
     distance = np.sqrt(v * v + over * over + under * under) - radius
-    inside = np.minimum(np.maximum(-distance, 0.0), radius)
-    return distance, np.sqrt(inside * (2 * radius - inside)), q, v
+    return distance, raise_dome(distance, radius), q, v

@@ -10,7 +10,6 @@ import argparse
 import copy
 import json
 import math
-import os
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -19,84 +18,59 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from clipreid_lib.base import files
 from clipreid_lib.clip.backbone import Backbone
-from clipreid_lib.embedded import captions
-from clipreid_lib.embedded.pretrain_images import render, spoil, to_tensor
-from clipreid_lib.embedded.pretrain_report import PEOPLE, VALIDATION, measure, unseen, zero_shot
-from clipreid_lib.embedded.pretrain_steps import (
-    caption_loss,
-    centre,
-    learn_to_read,
-    learning_rate,
-    sample_weights,
-    spoiled_share,
-)
+from clipreid_lib.embedded import captions, pretrain_steps
+from clipreid_lib.embedded.spoiled_pictures import draw_people, spoil
+from clipreid_lib.embedded.unseen_people import measure, zero_shot
 from clipreid_lib.params.recipes import SHIPPED
 
 import open_clip  # isort: skip
-from open_clip.transformer import PatchDropout  # isort: skip
 
 NAME = "embedded_clip"
 MEAN, STD = (torch.tensor(v).view(1, 3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
-CACHE = Path(tempfile.gettempdir()) / "clipreid_pretrain"  # drawings outlive the run, to start the next one faster
-
-VISION = {
-    "resnet": {"image_size": 96, "patch_size": None, "width": 16, "layers": [1, 1, 1, 1], "head_width": 64},
-    # learns the same things several times more slowly, with 8 x 8 patches whose attention can be shown
-    "vit": {"image_size": 96, "patch_size": 12, "width": 128, "layers": 5, "head_width": 32},
-    "tiny": {"image_size": 32, "patch_size": 16, "width": 32, "layers": 2, "head_width": 16},  # for tests
-}
+VISION = {"image_size": 96, "patch_size": None, "width": 16, "layers": [1, 1, 1, 1], "head_width": 64}
 TEXT = {"context_length": 40, "width": 128, "heads": 4, "layers": 2}  # our sentences take up to 35 tokens
+VALIDATION, WATCHED = 20261124, 60  # seed and number of the people watched while training
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything the result depends on, apart from the machine's speed where ``minutes`` cuts it short."""
 
-    vision: str = "resnet"
     seed: int = 20261123  # of the training people, the weights and the order; the demo uses seeds below 100
     people: int = 1600
     shots: int = 2  # pictures per hand side and person
     steps: int = 6000
     minutes: float = 16.0  # the schedule is compressed to end here if ``steps`` would take longer
-    batch: int = 48  # pictures per worker and step
+    batch: int = 48  # pictures per step
     described: int = 20  # of them get a true and a false sentence; every sentence is judged on all pictures
-    workers: int = 1  # processes of one thread each: two threads in one process gain next to nothing
     reading_steps: int = 400  # of the text tower alone, before any picture
     rare: float = 0.5  # how far rare values are favoured; polish needs more, but only once the thumb is found
-    lr: float = 1.5e-3  # 1.0e-3 for the transformer and for going on from an earlier run
+    lr: float = 1.5e-3  # 1.0e-3 for going on from an earlier run
     weight_decay: float = 0.1
     warm_up: float = 0.04  # share of the schedule
-    patch_dropout: float = 0.5  # twice the pictures per second ...
-    full_from: float = 0.6  # ... until this share of the schedule, then whole pictures
     ema: float = 0.998  # of the weights that are evaluated and shipped
 
 
-def model_config(vision: str, vocabulary: int) -> dict:
-    """Build the open_clip model config around one of ``VISION``."""
-    return {"embed_dim": 128, "vision_cfg": VISION[vision], "text_cfg": {"vocab_size": vocabulary, **TEXT}}
-
-
-def build(folder: Path, vision: str) -> Backbone:
+def build(folder: Path) -> Backbone:
     """Write config and vocabulary into ``folder`` and build the untrained model from them."""
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = captions.write_merges(folder / "merges.txt.gz")
-    files.write_json(folder / f"{NAME}.json", model_config(vision, vocabulary))
+    config = {"embed_dim": 128, "vision_cfg": VISION, "text_cfg": {"vocab_size": vocabulary, **TEXT}}
+    files.write_json(folder / f"{NAME}.json", config)
     open_clip.add_model_config(folder / f"{NAME}.json")
     model = open_clip.create_model(NAME, pretrained=None)
     tokenizer = open_clip.get_tokenizer(NAME, bpe_path=str(folder / "merges.txt.gz"))
     return Backbone(model, tokenizer, "embedded", "random")
 
 
-def load_weights(backbone: Backbone, folder: Path) -> Backbone:
+def load_weights(backbone: Backbone, folder: Path) -> None:
     """Fill a model with the weights that ``save`` left in a folder."""
     open_clip.load_checkpoint(backbone.clip, str(folder / f"{NAME}.safetensors"))
-    return backbone
 
 
 def save(model: torch.nn.Module, folder: Path) -> None:
@@ -108,51 +82,50 @@ def save(model: torch.nn.Module, folder: Path) -> None:
 
 @dataclass
 class Material:
-    """What the workers learn from: pictures (N, S, S, 3) uint8, facts (N, 7), chance of each to be drawn (N,)."""
+    """What is learnt from: pictures (N, 3, S, S) uint8, facts (N, 7), chance of each to be drawn (N,)."""
 
-    pictures: np.ndarray
+    pictures: torch.Tensor
     facts: np.ndarray
     weights: np.ndarray
 
-    def batch(
-        self, recipe: Recipe, step: int, rank: int, share: float, size: int
-    ) -> tuple[torch.Tensor, list[str], torch.Tensor]:
-        """Normalised pictures (B, 3, size, size), a share of them spoiled; sentences (C); what holds of what (B, C).
+    def batch(self, recipe: Recipe, step: int, share: float, size: int) -> tuple[torch.Tensor, list[str], torch.Tensor]:
+        """Prepare one step's batch, the same for the same arguments.
 
         Args:
             recipe: of the run.
             step: counted from 0.
-            rank: of the worker; each draws a batch of its own.
             share: of the pictures to spoil, in [0, 1].
             size: side of the squares in pixels.
+
+        Returns:
+            Normalised pictures (B, 3, size, size); sentences (C); what holds of what (B, C).
         """
-        rng = np.random.default_rng([recipe.seed, step, rank])
+        rng = np.random.default_rng([recipe.seed, step, 0])
         chosen = np.sort(rng.choice(len(self.facts), size=recipe.batch, replace=False, p=self.weights))
         generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
-        images, mirrored = spoil(to_tensor(self.pictures[chosen]), size, generator, share)
+        images, mirrored = spoil(self.pictures[chosen], size, generator, share)
         facts = self.facts[chosen]
         facts = np.where(mirrored.numpy()[:, None], captions.mirror(facts), facts)
         speakers = rng.choice(facts, size=min(recipe.described, len(facts)), replace=False)
         sentences, stated = captions.write_captions(speakers, rng)
-        return (images - MEAN) / STD, sentences, torch.from_numpy(captions.holds(facts, stated))
+        return (images - MEAN) / STD, sentences, torch.from_numpy(captions.check_truth(facts, stated))
 
 
-def train(rank: int, recipe: Recipe, folder: Path, material: Material, meeting: Path, start: Path | None) -> None:
-    """Run one worker of the pretraining; worker 0 evaluates, prints and saves.
+def train(recipe: Recipe, folder: Path, start: Path | None) -> None:
+    """Run the pretraining, in one thread: two gain next to nothing.
 
     Args:
-        rank: number of the worker.
         recipe: what to do.
         folder: of the results.
-        material: what to learn from.
-        meeting: an empty folder, for the workers to find each other.
         start: folder of an earlier run whose weights to go on from; None begins anew.
     """
+    pictures, rows = draw_people(recipe.people, recipe.shots, recipe.seed)
+    facts = np.stack([captions.read_facts(row) for row in rows.to_dict("records")])
+    material = Material(pictures, facts, pretrain_steps.weigh_samples(facts, recipe.rare))
+    watched = draw_people(WATCHED, 1, VALIDATION)
     torch.set_num_threads(1)
     torch.manual_seed(recipe.seed)
-    backbone = build(folder if rank == 0 else meeting / str(rank), recipe.vision)
-    if recipe.workers > 1:
-        dist.init_process_group("gloo", init_method=f"file://{meeting}/w", rank=rank, world_size=recipe.workers)
+    backbone = build(folder)
     model, size = backbone.clip.train(), backbone.image_size[0]
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]  # norms, biases and the logit scale do not decay
@@ -160,70 +133,44 @@ def train(rank: int, recipe: Recipe, folder: Path, material: Material, meeting: 
     optimiser = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98), eps=1e-6)
     if start is not None:
         load_weights(backbone, start)
-    elif rank == 0:
-        centre(backbone, material.batch(recipe, 0, rank, spoiled_share(1.0), size)[0])
-        reading = learn_to_read(backbone, material.facts, recipe.reading_steps, recipe.seed)
+    else:
+        pretrain_steps.centre(backbone, material.batch(recipe, 0, pretrain_steps.share_spoiled(1.0), size)[0])
+        reading = pretrain_steps.learn_to_read(backbone, facts, recipe.reading_steps, recipe.seed)
         print("reading: loss", np.round(reading[:: max(1, len(reading) // 8)], 3).tolist(), flush=True)
-    if recipe.workers > 1:
-        for parameter in model.parameters():
-            dist.broadcast(parameter.data, 0)
     average = copy.deepcopy(backbone)
     curve: list[list[float]] = []
     recent: list[float] = []
     begun, shown = time.monotonic(), 0.0
     step, progress = 0, 0.0
     while progress < 1.0:
-        share = spoiled_share(progress if start is None else 1.0)
-        images, sentences, truth = material.batch(recipe, step, rank, share, size)
-        if backbone.is_vit:
-            drop = recipe.patch_dropout if progress < recipe.full_from else 0.0
-            model.visual.patch_dropout = PatchDropout(drop) if drop else torch.nn.Identity()
+        share = pretrain_steps.share_spoiled(progress if start is None else 1.0)
+        images, sentences, truth = material.batch(recipe, step, share, size)
         image_features = model.encode_image(images, normalize=True)
         text_features = F.normalize(backbone.encode_texts(sentences), dim=1)
-        loss = caption_loss(model.logit_scale.exp() * image_features @ text_features.T, truth)
+        loss = pretrain_steps.caption_loss(model.logit_scale.exp() * image_features @ text_features.T, truth)
         optimiser.zero_grad()
         loss.backward()
-        # the workers must agree on how far they are, so their clocks travel with the gradients
-        elapsed = (time.monotonic() - begun) / 60
-        mean_loss, elapsed = _share_gradients(model, [loss.item(), elapsed], recipe.workers)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(progress, recipe.lr, recipe.warm_up)
+            group["lr"] = pretrain_steps.schedule_rate(progress, recipe.lr, recipe.warm_up)
         optimiser.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, math.log(100))  # as CLIP does
         _follow(average.clip, model, min(recipe.ema, (step + 1) / (step + 10)))  # a short memory at first
-        recent.append(mean_loss)
-        step += 1
-        progress = max(step / recipe.steps, elapsed / recipe.minutes)
-        if rank == 0 and (step % 50 == 0 or progress >= 1):
+        recent.append(loss.item())
+        step, minutes = step + 1, (time.monotonic() - begun) / 60
+        progress = max(step / recipe.steps, minutes / recipe.minutes)
+        if step % 50 == 0 or progress >= 1:
             scale = math.exp(model.logit_scale.item())
-            curve.append([step, step * recipe.batch * recipe.workers, elapsed, float(np.mean(recent)), scale])
+            curve.append([step, step * recipe.batch, minutes, float(np.mean(recent)), scale])
             print("step {} images {} minutes {:.2f} loss {:.3f} scale {:.1f}".format(*curve[-1]), flush=True)
             recent = []
             if progress - shown >= 0.05 or progress >= 1:
                 shown = progress
                 save(average.clip, folder)
                 _write_curve(curve, folder, start)
-                watched = zero_shot(average, *unseen(PEOPLE["watched"], VALIDATION, CACHE))
-                print({fact: round(accuracy, 3) for fact, accuracy in watched.items()}, flush=True)
-    if recipe.workers > 1:
-        dist.barrier()
-        dist.destroy_process_group()
-
-
-def _share_gradients(model: torch.nn.Module, numbers: list[float], workers: int) -> list[float]:
-    """Average all gradients, and a few numbers with them, over the workers."""
-    if workers == 1:
-        return numbers
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    flat = torch.cat([*(gradient.flatten() for gradient in gradients), torch.tensor(numbers)])
-    dist.all_reduce(flat)
-    flat /= workers
-    parts = flat.split([*(gradient.numel() for gradient in gradients), len(numbers)])
-    for gradient, part in zip(gradients, parts[:-1], strict=True):
-        gradient.copy_(part.view_as(gradient))
-    return parts[-1].tolist()
+                accuracies = zero_shot(average, *watched).items()
+                print({fact: round(accuracy, 3) for fact, accuracy in accuracies}, flush=True)
 
 
 @torch.no_grad()
@@ -241,11 +188,10 @@ def _write_curve(curve: list[list[float]], folder: Path, start: Path | None) -> 
     if start is not None:  # counts begin anew with every run
         past = pd.read_csv(start / "loss_curve.csv")
         table = pd.concat([past, table.assign(run=past["run"].max() + 1)])
-    with files.replacing(folder / "loss_curve.csv") as temporary:
-        table.round({"minutes": 2, "loss": 4, "logit_scale": 2}).to_csv(temporary, index=False)
+    files.write_csv(folder / "loss_curve.csv", table.round({"minutes": 2, "loss": 4, "logit_scale": 2}))
 
 
-def report(recipe: Recipe, folder: Path, real: Path | None, earlier: dict | None) -> dict:
+def report(recipe: dict, folder: Path, real: Path | None, earlier: dict | None) -> dict:
     """Measure the stored weights on people and photographs no choice was made on; write report.json.
 
     Args:
@@ -255,21 +201,20 @@ def report(recipe: Recipe, folder: Path, real: Path | None, earlier: dict | None
         earlier: recipe, minutes and pictures of the run this one went on from, or None.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        torch.manual_seed(recipe.seed + 1)
-        trained, untrained = build(Path(scratch), recipe.vision), build(Path(scratch), recipe.vision)
+        torch.manual_seed(recipe["seed"] + 1)
+        trained, untrained = build(Path(scratch)), build(Path(scratch))
     load_weights(trained, folder)
     curve = pd.read_csv(folder / "loss_curve.csv")
-    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != "report.json"}
+    written = folder / "report.json"
     result = {
-        "recipe": asdict(recipe),
+        "recipe": recipe,
         "minutes": float(curve["minutes"].iloc[-1]),
         "pictures_seen": int(curve["images"].iloc[-1]),
         "went_on_from": earlier,
         "parameters_m": round(sum(p.numel() for p in trained.clip.parameters()) / 1e6, 3),
-        "bytes": sizes,
-        **measure(trained, untrained, real, CACHE),
+        "bytes": {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path != written},
+        **measure(trained, untrained, real),
     }
-    written = folder / "report.json"
     if written.exists():  # remarks added by hand outlive a new measurement
         result["remarks"] = json.loads(written.read_text()).get("remarks", [])
     files.write_json(written, result)
@@ -287,24 +232,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--report-only", action="store_true", help="measure the weights in the folder once more")
     given = vars(parser.parse_args(arguments))
     folder, real, start, report_only = (given.pop(name) for name in ("out", "real", "start", "report_only"))
-    recipe, earlier = Recipe(**given), None
-    if report_only or start:
-        past = json.loads(((folder if report_only else start) / "report.json").read_text())
-        earlier = {key: past[key] for key in ("recipe", "minutes", "pictures_seen", "went_on_from")}
+    recipe, earlier = given, None
     if report_only:
-        recipe, earlier = Recipe(**past["recipe"]), past["went_on_from"]
-    else:
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a waiting worker must not burn the other's core
-        pictures, rows = render(recipe.people, recipe.shots, recipe.seed, CACHE)
-        print(f"{len(rows)} pictures of {recipe.people} people", flush=True)
-        facts = np.stack([captions.facts_of(row) for row in rows.to_dict("records")])
-        material = Material(pictures, facts, sample_weights(facts, recipe.rare))
-        with tempfile.TemporaryDirectory() as meeting:
-            work = (recipe, folder, material, Path(meeting), start)
-            if recipe.workers > 1:
-                torch.multiprocessing.spawn(train, args=work, nprocs=recipe.workers)
-            else:
-                train(0, *work)
+        past = json.loads((folder / "report.json").read_text())
+        recipe, earlier = past["recipe"], past["went_on_from"]
+    elif start:
+        past = json.loads((start / "report.json").read_text())
+        earlier = {key: past[key] for key in ("recipe", "minutes", "pictures_seen", "went_on_from")}
+    if not report_only:
+        train(Recipe(**recipe), folder, start)
     print(json.dumps(report(recipe, folder, real, earlier), indent=2))
 
 

@@ -12,7 +12,7 @@ from clipreid_lib.embedded import captions
 
 
 def caption_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """CLIP's symmetric loss where a picture may have several true sentences and a sentence several pictures.
+    """Compute CLIP's symmetric loss where a picture may have several true sentences and a sentence several pictures.
 
     Each true pair competes with the false ones of its row (and of its column), never with other true ones;
     with exactly one true entry per row and column this is CLIP's own cross-entropy. 0 is perfect.
@@ -33,30 +33,24 @@ def caption_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     return cast(torch.Tensor, total) / 2
 
 
-def learning_rate(progress: float, peak: float, warm_up: float) -> float:
-    """Learning rate at a share ``progress`` in [0, 1] of the schedule: linear rise, cosine to 1 %.
-
-    Args:
-        progress: share of the schedule, in [0, 1].
-        peak: rate after the rise.
-        warm_up: share of the schedule that the rise takes.
-    """
+def schedule_rate(progress: float, peak: float, warm_up: float) -> float:
+    """Give the learning rate at a share of the schedule in [0, 1]: linear rise to ``peak``, cosine to 1 % of it."""
     if progress < warm_up:
         return peak * max(progress, 1e-3) / warm_up
     fraction = min(1.0, (progress - warm_up) / (1 - warm_up))
     return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * fraction)))
 
 
-def spoiled_share(progress: float) -> float:
-    """Share of spoiled pictures: few at first, so that thumbs are found, 0.9 from a quarter on."""
+def share_spoiled(progress: float) -> float:
+    """Give the share of spoiled pictures: few at first, so that thumbs are found, 0.9 from a quarter on."""
     return min(0.9, 0.3 + 2.4 * progress)
 
 
-def sample_weights(facts: np.ndarray, rare: float) -> np.ndarray:
-    """Chance of each picture to be drawn: rare skin classes, polish and rings are shown more often.
+def weigh_samples(facts: np.ndarray, rare: float) -> np.ndarray:
+    """Give the chance of each picture to be drawn: rare skin classes, polish and rings are shown more often.
 
     Args:
-        facts: (N, 7) as :func:`captions.facts_of` gives them.
+        facts: (N, 7) as :func:`captions.read_facts` gives them.
         rare: 0 draws all pictures alike, 1 all values of each of the three facts.
 
     Returns:
@@ -88,25 +82,22 @@ def learn_to_read(backbone: Backbone, facts: np.ndarray, steps: int, seed: int) 
     rng = np.random.default_rng([seed, 1])
     values = sum(len(options) for options in captions.FACTS.values())
     orthogonal, _ = np.linalg.qr(rng.standard_normal((backbone.clip.visual.output_dim, values)))
-    codes: dict[tuple[int, int], np.ndarray] = {}
-    used = 0
-    for fact, options in enumerate(captions.FACTS.values()):
-        for value in range(len(options)):
-            opposite = len(options) == 2 and value == 1
-            codes[fact, value] = -codes[fact, 0] if opposite else orthogonal[:, used]
-            used += not opposite
+    unused, codes = iter(orthogonal.T), []  # of each fact, one code per value
+    for options in captions.FACTS.values():
+        first = next(unused)
+        codes.append([first, -first] if len(options) == 2 else [first, *(next(unused) for _ in options[1:])])
     tower = [p for name, p in backbone.clip.named_parameters() if not name.startswith(("visual", "logit"))]
     optimiser, losses = torch.optim.AdamW(tower, lr=2e-3, weight_decay=0.0), []
     for step in range(steps):
         about = facts[rng.integers(len(facts), size=32)]
         sentences, stated = captions.write_captions(about, rng)
-        sums = [sum(codes[fact, said[fact]] for fact in np.flatnonzero(said >= 0).tolist()) for said in stated]
+        sums = [sum(codes[fact][said[fact]] for fact in np.flatnonzero(said >= 0)) for said in stated]
         aims = F.normalize(torch.tensor(np.stack(sums), dtype=torch.float32), dim=1)
         loss = (1 - (F.normalize(backbone.encode_texts(sentences), dim=1) * aims).sum(1)).mean()
         optimiser.zero_grad()
         loss.backward()
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step / steps, 2e-3, 0.1)
+            group["lr"] = schedule_rate(step / steps, 2e-3, 0.1)
         optimiser.step()
         losses.append(loss.item())
     return losses
@@ -115,8 +106,4 @@ def learn_to_read(backbone: Backbone, facts: np.ndarray, steps: int, seed: int) 
 @torch.no_grad()
 def centre(backbone: Backbone, images: torch.Tensor) -> None:
     """Start with image features that differ: take their mean over (B, 3, S, S) images off the last bias."""
-    features, visual = backbone.image_features(images), backbone.clip.visual
-    if backbone.is_vit:
-        visual.ln_post.bias -= features.f.mean(0)
-    else:
-        visual.attnpool.c_proj.bias -= features.f_proj.mean(0)
+    backbone.clip.visual.attnpool.c_proj.bias -= backbone.image_features(images).f_proj.mean(0)

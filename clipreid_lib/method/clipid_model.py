@@ -9,16 +9,16 @@ from clipreid_lib.clip.backbone import Backbone, ImageFeatures
 
 
 @dataclass(frozen=True)
-class Identified:
+class ModelOutput:
     """What one batch gives: the features, and identity logits of the two heads, each (B, identities)."""
 
     features: ImageFeatures
     logits: torch.Tensor
     logits_proj: torch.Tensor
 
-    def exact(self) -> "Identified":
+    def to_float32(self) -> "ModelOutput":
         """Return the same in float32, for the losses."""
-        return Identified(self.features.exact(), self.logits.float(), self.logits_proj.float())
+        return ModelOutput(self.features.to_float32(), self.logits.float(), self.logits_proj.float())
 
 
 class BNNeck(nn.Module):
@@ -56,10 +56,10 @@ class ClipidModel(nn.Module):
         self.head = BNNeck(features.f.shape[1], identities)
         self.head_proj = BNNeck(features.f_proj.shape[1], identities)
 
-    def forward(self, images: torch.Tensor, side: torch.Tensor | None = None) -> Identified:
+    def forward(self, images: torch.Tensor, side: torch.Tensor | None = None) -> ModelOutput:
         """Run normalised images (B, 3, H, W), with their rows of side information (B,), through encoder and heads."""
         features = self.backbone.image_features(images, side)
-        return Identified(features, self.head(features.f), self.head_proj(features.f_proj))
+        return ModelOutput(features, self.head(features.f), self.head_proj(features.f_proj))
 
     def train(self, mode: bool = True) -> "ClipidModel":
         """Switch image encoder and heads; the frozen text tower always stays in evaluation mode."""

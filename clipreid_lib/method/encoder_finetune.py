@@ -114,7 +114,7 @@ def finetune(
             seen = augment(normalise(pixels[batch], *clip.normalisation))  # (B, 3, H, W)
             out = model(seen, None if sides is None else sides[batch])
         # In half precision, cosines times CLIP's scale would be rounded to quarters.
-        return weigh_terms(terms, out.exact(), targets[batch])
+        return weigh_terms(terms, out.to_float32(), targets[batch])
 
     groups = model.parameter_groups(settings.lr, settings.head_lr, settings.bias_factor)
     for loss in learning:

@@ -5,9 +5,9 @@ from torch import nn
 
 from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.clip.sentences import SLOT, Sentences
-from clipreid_lib.method.clipid_model import Identified
+from clipreid_lib.method.clipid_model import ModelOutput
 from clipreid_lib.method.contrastive_loss import supervised_contrastive
-from clipreid_lib.method.prompt_bank import scaled_pair
+from clipreid_lib.method.prompt_bank import scale_pair
 
 
 class Inversion(nn.Module):
@@ -58,7 +58,7 @@ class InversionLoss(nn.Module):
     """Contrast, in both directions, between each image and the sentence that :class:`Inversion` makes of it.
 
     Args:
-        logits: ``cosine`` or ``dot``, as :func:`~clipreid_lib.method.prompt_bank.scaled_pair` takes them.
+        logits: ``cosine`` or ``dot``, as :func:`~clipreid_lib.method.prompt_bank.scale_pair` takes them.
     """
 
     def __init__(self, logits: str = "cosine") -> None:
@@ -71,12 +71,12 @@ class InversionLoss(nn.Module):
         self.reader = Inversion(clip).to(clip.device)
         self._clip = [clip]  # in a list, so that the backbone's own parameters do not count as this loss's
 
-    def forward(self, out: Identified, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(self, out: ModelOutput, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return ``image_to_text`` and ``text_to_image`` of a batch, (B,) rows of the label map."""
         (clip,) = self._clip
         with torch.random.fork_rng(devices=[]):  # its dropout must not change the crops that follow
             text = self.reader.text_features(clip, out.features.f_proj)  # (B, embed_dim)
-        images, texts = scaled_pair(out.features.f_proj, text, self.logits, clip.logit_scale)
+        images, texts = scale_pair(out.features.f_proj, text, self.logits, clip.logit_scale)
         return {
             "image_to_text": supervised_contrastive(images, texts, rows, rows),
             "text_to_image": supervised_contrastive(texts, images, rows, rows),

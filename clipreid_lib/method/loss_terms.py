@@ -7,13 +7,13 @@ from typing import cast
 import torch
 from torch.nn import functional
 
-from clipreid_lib.method.clipid_model import Identified
+from clipreid_lib.method.clipid_model import ModelOutput
 from clipreid_lib.method.prompt_bank import text_logits
 from clipreid_lib.method.triplet_loss import batch_hard_triplet
 
 # A loss takes what the model made of a batch and (B,) rows of the label map. It returns a scalar, or several by name.
 # One that is a torch module learns along with the encoder.
-Loss = Callable[[Identified, torch.Tensor], torch.Tensor | dict[str, torch.Tensor]]
+Loss = Callable[[ModelOutput, torch.Tensor], torch.Tensor | dict[str, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class IdentityLoss:
 
     smoothing: float = 0.1
 
-    def __call__(self, out: Identified, rows: torch.Tensor) -> torch.Tensor:
+    def __call__(self, out: ModelOutput, rows: torch.Tensor) -> torch.Tensor:
         """Return the scalar loss."""
         return _add(cross_entropy(each, rows, self.smoothing) for each in (out.logits, out.logits_proj))
 
@@ -49,7 +49,7 @@ class TripletLoss:
 
     margin: float = 0.3
 
-    def __call__(self, out: Identified, rows: torch.Tensor) -> torch.Tensor:
+    def __call__(self, out: ModelOutput, rows: torch.Tensor) -> torch.Tensor:
         """Return the scalar loss."""
         three = (out.features.f_last, out.features.f, out.features.f_proj)
         return _add(batch_hard_triplet(each, rows, self.margin) for each in three)
@@ -71,13 +71,13 @@ class AnchorLoss:
     logits: str = "cosine"
     smoothing: float = 0.1
 
-    def __call__(self, out: Identified, rows: torch.Tensor) -> torch.Tensor:
+    def __call__(self, out: ModelOutput, rows: torch.Tensor) -> torch.Tensor:
         """Return the scalar loss."""
         likeness = text_logits(out.features.f_proj, self.anchors, self.logits, self.scale)  # (B, identities)
         return cross_entropy(likeness, rows, self.smoothing)
 
 
-def weigh_terms(terms: dict[str, Term], out: Identified, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+def weigh_terms(terms: dict[str, Term], out: ModelOutput, rows: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return every term's weighted loss by name.
 
     Args:

@@ -74,7 +74,7 @@ class PromptBank(nn.Module):
         return self.sentences.texts
 
     @property
-    def written(self) -> list[str]:
+    def readable_texts(self) -> list[str]:
         """The sentences for people to read, with ``[X]1 [X]2 ...`` in those places."""
         places = range(1, self.sentences.slots + 1)
         slots, names = (" ".join(each) for each in ([SLOT for _ in places], [f"[X]{place}" for place in places]))
@@ -85,7 +85,7 @@ class PromptBank(nn.Module):
         """How many identities the sentences can tell apart: all if each learns, else as many as differ in words."""
         return len(self.identities) if self.form == "learned" else len(set(self.texts))
 
-    def learnt(self, rows: torch.Tensor) -> torch.Tensor | None:
+    def learned_tokens(self, rows: torch.Tensor) -> torch.Tensor | None:
         """Return some identities' learnt tokens, (B, M, text_width); None for ``fixed``."""
         if self.form == "fixed":
             return None
@@ -98,7 +98,7 @@ class PromptBank(nn.Module):
             backbone: the one the bank was made for.
             rows: (B,) of the identities, as in the label map.
         """
-        return self.sentences.features(backbone, self.learnt(rows), rows)
+        return self.sentences.features(backbone, self.learned_tokens(rows), rows)
 
     @torch.no_grad()
     def anchors(self, backbone: Backbone) -> torch.Tensor:
@@ -120,11 +120,11 @@ def text_logits(image: torch.Tensor, text: torch.Tensor, how: str, scale: float)
     Returns:
         (B, T).
     """
-    image, text = scaled_pair(image, text, how, scale)
+    image, text = scale_pair(image, text, how, scale)
     return image @ text.T
 
 
-def scaled_pair(image: torch.Tensor, text: torch.Tensor, how: str, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+def scale_pair(image: torch.Tensor, text: torch.Tensor, how: str, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Return both sides such that their plain dot product is what :func:`text_logits` describes.
 
     Args:

@@ -14,7 +14,7 @@ from clipreid_lib.clip.encode import encode
 from clipreid_lib.method import schedules
 from clipreid_lib.method.contrastive_loss import info_nce, supervised_contrastive
 from clipreid_lib.method.labels import Labels, map_labels
-from clipreid_lib.method.prompt_bank import PromptBank, scaled_pair, text_logits
+from clipreid_lib.method.prompt_bank import PromptBank, scale_pair, text_logits
 from clipreid_lib.method.training_loop import Keep, Loop
 
 WEIGHT_DECAY = 1e-4  # Adam's L2 term, in CLIP-ReID's both families
@@ -95,7 +95,7 @@ def learn_prompts(
     def losses(batch: torch.Tensor) -> dict[str, torch.Tensor]:
         distinct, place = rows[batch].unique(return_inverse=True)
         text = bank.text_features(clip, distinct.to(clip.device))[place.to(clip.device)]  # (B, embed_dim)
-        ours, theirs = scaled_pair(image[batch.to(clip.device)], text, settings.logits, scale)
+        ours, theirs = scale_pair(image[batch.to(clip.device)], text, settings.logits, scale)
         ids = rows[batch].to(clip.device)  # (B,)
         if settings.loss == "infonce":
             return {"image_to_text": info_nce(ours, theirs, ids), "text_to_image": info_nce(theirs, ours, ids)}

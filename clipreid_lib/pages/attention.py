@@ -41,7 +41,7 @@ class Heat:
     legend: str
 
 
-def heat(
+def map_heat(
     clip: Backbone,
     query: torch.Tensor,
     match: torch.Tensor,
@@ -62,17 +62,17 @@ def heat(
 
     Raises:
         ValueError: queries and matches differ in number, or one has side information and the other not.
-        UserError: as :func:`attention_rollout`.
+        UserError: as :func:`roll_out_attention`.
     """
     if query.shape != match.shape or (query_side is None) != (match_side is None):
         raise ValueError(f"each query needs one match: given {tuple(query.shape)} and {tuple(match.shape)}")
-    images = prepared(clip, torch.cat([query, match]))
+    images = prepare(clip, torch.cat([query, match]))
     side = None if query_side is None or match_side is None else torch.cat([query_side, match_side])
-    with torch.no_grad(), evaluating(clip):
-        embeddings = clip.image_features(images, side).exact().embedding  # (2B, D)
+    with torch.no_grad(), evaluate_only(clip):
+        embeddings = clip.image_features(images, side).to_float32().embedding  # (2B, D)
     ours, theirs = embeddings.chunk(2)
     if clip.is_vit:
-        maps, method, legend = attention_rollout(clip, images, side), "attention rollout", ROLLOUT
+        maps, method, legend = roll_out_attention(clip, images, side), "attention rollout", ROLLOUT
     else:
         maps, method, legend = grad_cam(clip, images, torch.cat([theirs, ours])), "Grad-CAM", GRAD_CAM
     cosine = functional.cosine_similarity(ours, theirs).cpu()
@@ -94,12 +94,11 @@ GRAD_CAM = (
 )
 
 
-def attention_rollout(clip: Backbone, images: torch.Tensor, side: torch.Tensor | None = None) -> torch.Tensor:
+def roll_out_attention(clip: Backbone, images: torch.Tensor, side: torch.Tensor | None = None) -> torch.Tensor:
     """Follow the attention of a ViT from the class token back to the patches (Abnar & Zuidema 2020, arXiv 2005.00928).
 
-    The class token after the last block is CLIP-ReID's ``f``, and ``f_proj`` is made of nothing else. Rollout knows
-    neither values nor MLPs nor what the embedding is compared with: it says from where information can have come.
-    Plain patches may score high because ViTs use some of them as scratch space (Darcet et al. 2023, arXiv 2309.16588).
+    Rollout knows neither values nor MLPs nor what the embedding is compared with: it says from where information can
+    have come. Plain patches may score high because ViTs use some of them as scratch space (arXiv 2309.16588).
 
     Args:
         clip: with a ViT.
@@ -112,13 +111,13 @@ def attention_rollout(clip: Backbone, images: torch.Tensor, side: torch.Tensor |
     Raises:
         UserError: the tower is no ViT, or its blocks hide their attention.
     """
-    with torch.no_grad(), evaluating(clip), attention_seen(clip) as attention:
+    with torch.no_grad(), evaluate_only(clip), watch_attention(clip) as attention:
         clip.image_features(images, side)
     grid = tower_shapes.grid_of(clip.clip.visual, (images.shape[-2], images.shape[-1]))
-    return rollout(attention).unflatten(1, grid).cpu()
+    return multiply_layers(attention).unflatten(1, grid).cpu()
 
 
-def rollout(attention: Sequence[torch.Tensor]) -> torch.Tensor:
+def multiply_layers(attention: Sequence[torch.Tensor]) -> torch.Tensor:
     """Multiply attention through the layers, half of each layer's flow passing by on the skip connection.
 
     Args:
@@ -137,7 +136,7 @@ def rollout(attention: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def attention_seen(clip: Backbone) -> Iterator[list[torch.Tensor]]:
+def watch_attention(clip: Backbone) -> Iterator[list[torch.Tensor]]:
     """Collect every layer's attention while the tower runs inside this context; its features stay what they are.
 
     Yields:
@@ -171,14 +170,13 @@ def grad_cam(clip: Backbone, images: torch.Tensor, towards: torch.Tensor) -> tor
     """Map where a ResNet's last layer speaks for a likeness: gradient times response in layer 4, summed over channels.
 
     The score explained is the cosine of the image's embedding (``f`` and ``f_proj`` side by side) to a fixed one.
-    Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391) averages each channel's gradient over the places. Of a cosine
-    that misleads, for two reasons. A cosine ignores an embedding's length, so parts that add to it and parts that take
-    from it cancel, all the more the closer it is to 1, and what is left points at whatever the two images do not share.
-    And the attention pool weighs places differently, which averaging wipes out. So the embedding's length is held fixed
-    (as Stylianou et al. 2019, arXiv 1901.00536, do) and every place keeps its own gradient (HiResCAM, Draelos & Carin
-    2020, arXiv 2011.08891): the map is each place's share of the cosine, to first order. With the embedded CLIP on 60
-    demo pairs, maps and what covering each ninth of the query took from the cosine had a mean rank correlation of 0.63;
-    as published, of the plain cosine, -0.19.
+    Grad-CAM (arXiv 1610.02391) averages each channel's gradient over the places. Of a cosine that misleads, for two
+    reasons. A cosine ignores an embedding's length, so parts that add to it and parts that take from it cancel, all the
+    more the closer it is to 1. And the attention pool weighs places differently, which averaging wipes out. So the
+    embedding's length is held fixed (as arXiv 1901.00536 does) and every place keeps its own gradient (HiResCAM, arXiv
+    2011.08891): the map is each place's share of the cosine, to first order. With the embedded CLIP on 60 demo pairs,
+    maps and what covering each ninth of the query took from the cosine had a mean rank correlation of 0.63; as
+    published, of the plain cosine, -0.19.
 
     Args:
         clip: with a ResNet; its parameters may be frozen.
@@ -202,8 +200,8 @@ def grad_cam(clip: Backbone, images: torch.Tensor, towards: torch.Tensor) -> tor
 
     hook = clip.clip.visual.layer4.register_forward_hook(cut)
     try:
-        with torch.enable_grad(), evaluating(clip):
-            ours = clip.image_features(images).exact().embedding  # (B, D)
+        with torch.enable_grad(), evaluate_only(clip):
+            ours = clip.image_features(images).to_float32().embedding  # (B, D)
             theirs = functional.normalize(towards.detach(), dim=1)
             length = ours.norm(dim=1, keepdim=True)  # (B, 1)
             score = (ours / length.detach() * theirs).sum()  # images do not mix
@@ -215,7 +213,7 @@ def grad_cam(clip: Backbone, images: torch.Tensor, towards: torch.Tensor) -> tor
     return torch.where(highest > ROUNDING, maps / highest.clamp(min=ROUNDING), 0.0).cpu()
 
 
-def centres(clip: Backbone, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def find_centres(clip: Backbone, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Tell where the places of a grid lie in the image.
 
     Args:
@@ -238,13 +236,13 @@ def centres(clip: Backbone, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarr
     return down, across
 
 
-def prepared(clip: Backbone, pixels: torch.Tensor) -> torch.Tensor:
+def prepare(clip: Backbone, pixels: torch.Tensor) -> torch.Tensor:
     """Return uint8 pixels (B, 3, H, W) as the tower wants them: normalised, on its device."""
     return normalise(pixels.to(clip.device), *clip.normalisation)
 
 
 @contextlib.contextmanager
-def evaluating(clip: Backbone) -> Iterator[None]:
+def evaluate_only(clip: Backbone) -> Iterator[None]:
     """Put a backbone into evaluation mode for a while; modules that were training go on training after."""
     training = [module for module in clip.modules() if module.training]
     clip.eval()

@@ -3,6 +3,7 @@
 import importlib.util
 import io
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -65,41 +66,40 @@ def _can_click() -> bool:
     return kernel is not None and bool(kernel.get_parent("shell").get("content", {}).get("allow_stdin"))
 
 
+@dataclass
 class Browser:
-    """Controls and the picture they choose.
+    """Controls and the picture they choose; what it is made of is :func:`browse`'s.
 
     Attributes:
         controls: the widgets by what they decide.
+        buttons: to step forth and back.
         box: all of them, laid out, with the picture below.
     """
 
-    def __init__(
-        self,
-        named: dict[str, Ranking],
-        encoder: Encoder,
-        photographs: Photographs,
-        images: pd.DataFrame,
-        before: Encoder,
-        seed: int,
-        top: int,
-    ) -> None:
-        """Build the controls and draw the first picture; arguments as for :func:`browse`."""
+    named: dict[str, Ranking]
+    encoder: Encoder
+    photographs: Photographs
+    images: pd.DataFrame
+    before: Encoder
+    seed: int
+    top: int
+
+    def __post_init__(self) -> None:
+        """Build the controls and draw the first picture."""
         import ipywidgets as widgets  # here: optional
 
-        self.named, self.encoder, self.photographs = named, encoder, photographs
-        self.images, self.before = images, before
-        *_, self.ranking = named.values()
-        self.ways = self._list_ways(seed)
+        *_, self.ranking = self.named.values()
+        self.ways = self._list_ways()
         self.start = 0  # place in the chosen order of the first query in the picture
         largest = min(MOST, len(self.ranking.gallery))
-        stages = [*reversed(named), *([EVERY_STAGE] if len(named) > 1 else [])]
+        stages = [*reversed(self.named), *([EVERY_STAGE] if len(self.named) > 1 else [])]
         pictures = [("the gallery", 0), *((f"where it looks, rank {rank}", rank) for rank in range(1, largest + 1))]
         look = {"style": {"description_width": "70px"}, "layout": widgets.Layout(width="300px")}
         typed = {"continuous_update": False, **look}
         self.controls = {
             "choice": widgets.Dropdown(description="queries", options=list(self.ways), **look),
             "stage": widgets.Dropdown(description="stage", options=stages, **look),
-            "k": widgets.IntSlider(description="k", value=min(top, largest), min=1, max=largest, **look),
+            "k": widgets.IntSlider(description="k", value=min(self.top, largest), min=1, max=largest, **look),
             "name": widgets.Text(description="by name", placeholder="a file's name", **typed),
             "sentence": widgets.Text(description="in words", placeholder="a left hand with a ring", **typed),
             "look": widgets.Dropdown(description="picture", options=pictures, **look),
@@ -134,14 +134,14 @@ class Browser:
     def _rows(self) -> int:
         return 1 if self.controls["look"].value or self.controls["stage"].value == EVERY_STAGE else ROWS
 
-    def _list_ways(self, seed: int) -> dict[str, Callable[[Ranking], np.ndarray]]:
+    def _list_ways(self) -> dict[str, Callable[[Ranking], np.ndarray]]:
         """Return the ways to choose queries, by what the list says."""
         count = len(self.ranking.query)
         begin, first = next(iter(self.named.items()))
         ways: dict[str, Callable[[Ranking], np.ndarray]] = {
             "hardest first": lambda ranking: ranking.hardest(count),
             "easiest first": lambda ranking: ranking.hardest(count)[::-1],
-            "at random": lambda ranking: choices.choose_random(ranking, count, seed),
+            "at random": lambda ranking: choices.choose_random(ranking, count, self.seed),
             "wrong at rank-1": lambda ranking: choices.choose_wrong(ranking, count),
         }
         if first is not self.ranking:

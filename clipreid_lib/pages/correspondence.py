@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from clipreid_lib.clip import tower_shapes
 from clipreid_lib.clip.backbone import Backbone
-from clipreid_lib.pages.attention import evaluating, prepared
+from clipreid_lib.pages.attention import evaluate_only, prepare
 
 COLUMNS = ["query_row", "query_column", "match_row", "match_column", "cosine"]
 LEGEND = (
@@ -23,7 +23,7 @@ LEGEND = (
 
 
 @torch.no_grad()
-def features_at_places(clip: Backbone, pixels: torch.Tensor, side: torch.Tensor | None = None) -> torch.Tensor:
+def map_features(clip: Backbone, pixels: torch.Tensor, side: torch.Tensor | None = None) -> torch.Tensor:
     """Return what the tower knows of each place of its images.
 
     Args:
@@ -39,8 +39,8 @@ def features_at_places(clip: Backbone, pixels: torch.Tensor, side: torch.Tensor 
     layer = visual.transformer.resblocks[-1] if clip.is_vit else visual.layer3
     hook = layer.register_forward_hook(lambda _, given, out: kept.append(out))
     try:
-        with evaluating(clip):
-            clip.image_features(prepared(clip, pixels), side)
+        with evaluate_only(clip):
+            clip.image_features(prepare(clip, pixels), side)
     finally:
         hook.remove()
     (maps,) = kept
@@ -50,7 +50,7 @@ def features_at_places(clip: Backbone, pixels: torch.Tensor, side: torch.Tensor 
     return maps.float().cpu()
 
 
-def alike_places(
+def find_alike(
     query: torch.Tensor,
     match: torch.Tensor,
     query_heat: torch.Tensor | None = None,
@@ -79,7 +79,7 @@ def alike_places(
     there, back = cosine.argmax(dim=1), cosine.argmax(dim=0)
     here = torch.arange(len(there))
     keep = back[there] == here
-    keep &= _warm(query_heat, query)[here] & _warm(match_heat, match)[there]
+    keep &= _find_warm(query_heat, query)[here] & _find_warm(match_heat, match)[there]
     here, there = here[keep], there[keep]
     value = cosine[here, there]
     best = value.argsort(descending=True, stable=True)[: max(n, 0)]
@@ -87,13 +87,13 @@ def alike_places(
     return pd.DataFrame(dict(zip(COLUMNS, [each.numpy() for each in (*places, value[best])], strict=True)))
 
 
-def legend(clip: Backbone, grid: tuple[int, int]) -> str:
+def write_legend(clip: Backbone, grid: tuple[int, int]) -> str:
     """Say what numbered lines between such places show, and what they do not."""
     what = "the last block's patch tokens" if clip.is_vit else "layer 3"
     return LEGEND.format(what=what, rows=grid[0], columns=grid[1])
 
 
-def _warm(heat: torch.Tensor | None, maps: torch.Tensor) -> torch.Tensor:
+def _find_warm(heat: torch.Tensor | None, maps: torch.Tensor) -> torch.Tensor:
     """Tell which places (gh * gw,) lie above the median of a heat map brought to their grid."""
     grid = tuple(maps.shape[1:])
     if heat is None or heat.max() == heat.min():

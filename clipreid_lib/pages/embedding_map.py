@@ -46,7 +46,7 @@ def lay_out(embeddings: Embeddings, method: str) -> np.ndarray:
 
 
 def choose_columns(images: pd.DataFrame) -> list[str]:
-    """Return what a map of these images is worth colouring by: person, aspect, and the first attribute that varies."""
+    """Choose what a map of these images is worth colouring by: person, aspect, and the first attribute that varies."""
     others = [name for name in ("aspect", "skin_color", "gender", "session", "camera") if name in images]
     varying = [name for name in others if images[name].nunique() > 1]
     return ["identity", *varying[: 2 if "aspect" in varying else 1]]
@@ -90,11 +90,11 @@ def draw_anchors(panels: dict[str, torch.Tensor], identities: list, anchors: tor
         plane = PCA(2, random_state=0).fit(np.concatenate(centred))  # spanned by both, so that neither is flattened
         dots, stars = map(plane.transform, centred)
         colours = _scatter(place, dots, np.array([str(name) for name in identities]))
-        shown = np.array([str(name) in colours for name in names])
+        coloured = np.array([str(name) in colours for name in names])
         look = {"marker": "*", "s": 110, "linewidths": 0.7}
-        place.scatter(*stars[~shown].T, color="0.9", edgecolors="0.6", zorder=2, **look)
-        own = [colours[str(name)] for name, there in zip(names, shown, strict=True) if there]
-        place.scatter(*stars[shown].T, color=own, edgecolors="black", zorder=3, **look)
+        place.scatter(*stars[~coloured].T, color="0.9", edgecolors="0.6", zorder=2, **look)
+        own = [colours[str(name)] for name in np.array(names)[coloured]]
+        place.scatter(*stars[coloured].T, color=own, edgecolors="black", zorder=3, **look)
         place.set_title(title)
     return figure
 
@@ -102,8 +102,8 @@ def draw_anchors(panels: dict[str, torch.Tensor], identities: list, anchors: tor
 def _scatter(axes: plt.Axes, points: np.ndarray, values: np.ndarray) -> dict[str, tuple]:
     """Draw points in grey, and at most ten evenly spaced values in colours of their own; return those."""
     there = sorted(set(values), key=lambda text: (len(text), text))
-    shown = [there[i] for i in np.unique(np.linspace(0, len(there) - 1, FEW).astype(int))]
-    colours = dict(zip(shown, sns.color_palette("colorblind", FEW), strict=False))
+    few = [there[i] for i in np.unique(np.linspace(0, len(there) - 1, FEW).astype(int))]
+    colours = dict(zip(few, sns.color_palette("colorblind", FEW), strict=False))
     axes.scatter(points[:, 0], points[:, 1], s=8, color="0.85", linewidths=0)
     for value, colour in colours.items():
         mine = points[values == value]

@@ -1,7 +1,9 @@
 """Sheets of photographs, a row of tiles each: what queries retrieved, what a sentence found, who is in a data set.
 
 Photographs are shown as they were taken, upright and not squashed, and not as the model gets them. A file that cannot
-be opened becomes a tile that says so. Colour is never the only sign: right and wrong also carry a tick or a cross.
+be opened becomes a tile that says so. Colour is never the only sign: right and wrong also carry a tick or a cross. In
+all functions, ``root`` is the folder that the tables' paths are relative to, and ``top`` how many photographs a row has
+at most, beside the query.
 """
 
 from collections.abc import Sequence
@@ -10,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from clipreid_lib.pages import choices
 from clipreid_lib.pages.ranking import Ranking, name_aspect, name_person
 from clipreid_lib.pages.style import INK, MISSED, RIGHT, WRONG, font
-from clipreid_lib.pages.thumbnails import FRAME, LINE, draw_tile, fit
+from clipreid_lib.pages.thumbnails import FRAME, LINE, draw_captions, draw_frame, fit, open_small
 
 TILE, GAP = 256, 20  # px in print: longest side of a photograph, and the space around things
 
@@ -25,7 +27,7 @@ class Tile:
     """One photograph of a row: its file, captions below it, its frame's colour, a tick or a cross, and air before."""
 
     path: Path
-    captions: Sequence[str]
+    captions: list[str]
     colour: str = INK
     tick: bool | None = None
     air: int = 0  # px
@@ -38,15 +40,14 @@ def draw_rows(rows: Sequence[tuple[str, list[Tile]]], title: str = "") -> Image.
         rows: what stands above each row, nothing where it is empty; and its tiles.
         title: a line above all.
     """
-    step, above, bold = TILE + 2 * FRAME + GAP, 80 if title else 0, font(26, bold=True)
+    side, above, bold = TILE + 2 * FRAME, 80 if title else 0, font(26, bold=True)
     heads = [60 if text else GAP for text, _ in rows]
     lines = [max(len(tile.captions) for tile in tiles) for _, tiles in rows]
-    tops = above + np.cumsum([0] + [h + TILE + 2 * FRAME + LINE * n + 28 for h, n in zip(heads, lines, strict=True)])
-    width = 4 * GAP + step * max(3 if title else 1, *(len(tiles) for _, tiles in rows))
+    tops = above + np.cumsum([0] + [head + side + LINE * n + 28 for head, n in zip(heads, lines, strict=True)])
+    width = 4 * GAP + (side + GAP) * max(3 if title else 1, *(len(tiles) for _, tiles in rows))
     canvas = Image.new("RGB", (width, int(tops[-1])), "white")
     draw = ImageDraw.Draw(canvas)
-    if title:
-        draw.text((GAP, GAP), fit(title, font(36, bold=True), width - 2 * GAP), INK, font(36, bold=True))
+    draw.text((GAP, GAP), fit(title, font(36, bold=True), width - 2 * GAP), INK, font(36, bold=True))
     for y, head, (text, tiles) in zip(tops[:-1].tolist(), heads, rows, strict=True):
         if text:
             draw.line((GAP, y, width - GAP, y), fill="#cccccc", width=2)
@@ -54,22 +55,21 @@ def draw_rows(rows: Sequence[tuple[str, list[Tile]]], title: str = "") -> Image.
         x = GAP
         for tile in tiles:
             x += tile.air
-            draw_tile(canvas, (x, y + head), tile.path, TILE, tile.colour, tile.captions, tile.tick)
-            x += step
+            image = open_small(tile.path, TILE)
+            if not isinstance(image, str):
+                image = ImageOps.contain(image, (TILE, TILE))  # enlarges where the file itself is smaller
+            draw_frame(canvas, (x, y + head), image, (TILE, TILE), tile.colour, tile.tick)
+            draw_captions(canvas, (x, y + head + side + 8), tile.captions, side)
+            x += side + GAP
     return canvas
 
 
 def draw_queries(
     ranking: Ranking, root: str | Path, queries: Sequence[int] | np.ndarray, *, top: int = 8, title: str = ""
 ) -> Image.Image:
-    """Draw chosen queries: one row each, the query at the left, then what it retrieved.
+    """Draw the queries at some positions: one row each, the query at the left, then what it retrieved.
 
-    Args:
-        ranking: the draw to show; a column ``asks`` of its query table says what asks, where that is no query.
-        root: folder that the tables' paths are relative to.
-        queries: query positions, in the order to draw them.
-        top: gallery images per row; at most the gallery's size is drawn.
-        title: a line above the rows.
+    A column ``asks`` of the ranking's query table says what asks, where that is no query.
 
     Raises:
         ValueError: no query, a position outside the query table, or top below 1.
@@ -97,14 +97,10 @@ def draw_queries(
 
 
 def draw_stages(named: dict[str, Ranking], root: str | Path, query: int, *, top: int = 8, why: str = "") -> Image.Image:
-    """Draw one query under several embeddings, one row each.
+    """Draw the query at one position under several embeddings, one row each.
 
-    Args:
-        named: rankings of the same queries, by what is written above the row, such as the stage.
-        root: folder that the tables' paths are relative to.
-        query: its position, the same in all of them.
-        top: gallery images per row.
-        why: what to say of the query before every name.
+    Rankings of the same queries are given by what is written above their row, such as the stage; ``why`` is said
+    before every name.
 
     Raises:
         ValueError: as :func:`draw_queries`, or the rankings are of other queries.
@@ -118,10 +114,7 @@ def draw_stages(named: dict[str, Ranking], root: str | Path, query: int, *, top:
 def draw_moved(named: dict[str, Ranking], root: str | Path, top: int = 8) -> Image.Image:
     """Draw the query that gained most from the first ranking to the last, and the one that lost most.
 
-    Args:
-        named: rankings of the same queries by stage; with one alone, or where nothing moved, the hardest is drawn.
-        root: folder that the tables' paths are relative to.
-        top: gallery images per row.
+    With one ranking alone, or where nothing moved, the hardest query is drawn.
     """
     first, *_, last = [*named.values(), *named.values()]
     gain = last.average_precision() - first.average_precision()
@@ -131,13 +124,7 @@ def draw_moved(named: dict[str, Ranking], root: str | Path, top: int = 8) -> Ima
 
 
 def draw_found(table: pd.DataFrame, root: str | Path, title: str) -> Image.Image:
-    """Draw images found by a sentence side by side.
-
-    Args:
-        table: rows of an image table with ``score``, from :func:`clipreid_lib.pages.retrieval.ask`.
-        root: folder that its paths are relative to.
-        title: a line above.
-    """
+    """Draw images side by side that :func:`clipreid_lib.pages.retrieval.ask` found, with their ``score``."""
     tiles = [
         Tile(Path(root) / row["path"], [f"{row['score']:.3f}", name_person(row), name_aspect(row["aspect"])])
         for _, row in table.iterrows()
@@ -148,11 +135,7 @@ def draw_found(table: pd.DataFrame, root: str | Path, title: str) -> Image.Image
 def draw_people(images: pd.DataFrame, root: str | Path, people: int = 6, top: int = 9) -> Image.Image:
     """Draw the first images of the first people of a table, a row per person, in the order they were taken.
 
-    Args:
-        images: rows with ``path``, ``identity`` and ``session``.
-        root: folder the paths are relative to.
-        people: rows at most.
-        top: images per row at most.
+    The table has columns ``path``, ``identity`` and ``session``.
     """
     rows = []
     for person, mine in [*images.groupby("identity")][:people]:

@@ -1,7 +1,6 @@
 """Ranked galleries as one self-contained web page: every query of a draw, to filter, sort, search and step through."""
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +45,18 @@ def write(
     top, most = ranking.clamp(top), ranking.clamp(max(top, MOST))
     if not len(ranking.query):
         raise ValueError("a page needs at least one query")
-    data: dict[str, Any] = {
-        "title": title,
-        "facts": [[str(k), str(v)] for k, v in (facts or {}).items()],
-        "top": top,
-        "most": most,
-    }
-    data |= _contents(ranking, most)
-    data |= _previews(dict.fromkeys(entry["path"] for entry in data["queries"] + data["gallery"]), Path(root))
+    told = [[str(name), str(text)] for name, text in (facts or {}).items()]
+    data: dict[str, Any] = {"title": title, "facts": told, "top": top, "most": most, **_list_contents(ranking, most)}
+    images, absent = {}, {}  # path to JPEG in base64, path to why there is none
+    for path in dict.fromkeys(entry["path"] for entry in data["queries"] + data["gallery"]):
+        image = open_small(Path(root) / path, THUMB)
+        if isinstance(image, str):
+            absent[path] = image
+        else:
+            images[path] = encode_jpeg(image)
     # The block sits inside a script element. Without these three signs nothing in it can end that element or
     # open a comment; the reader's JSON parser turns the escapes back into the same text.
-    block = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    block = json.dumps(data | {"images": images, "absent": absent}, separators=(",", ":"), allow_nan=False)
     for sign in "<>&":
         block = block.replace(sign, f"\\u{ord(sign):04x}")
     template = Path(__file__).with_name("gallery_page.html").read_text(encoding="utf-8")
@@ -64,7 +64,7 @@ def write(
     return Path(target)
 
 
-def _contents(ranking: Ranking, most: int) -> dict[str, list]:
+def _list_contents(ranking: Ranking, most: int) -> dict[str, list]:
     """Return what the page tells of a ranking, small enough for thousands of queries.
 
     Returns:
@@ -75,49 +75,25 @@ def _contents(ranking: Ranking, most: int) -> dict[str, list]:
         queries can be chosen by, as (name, values), and ``groups`` of a query the places of its own values.
     """
     precision, first = ranking.average_precision(), ranking.first_hit()
-    groups = _groups(ranking)
-    # gallery position -> its place in the page's own table; note -> its place
-    shown: dict[int, int] = {}
+    words = choices.list_groups(ranking)
+    groups = [(name_attribute(column), sorted(set(values))) for column, values in words.items()]
+    places: dict[int, int] = {}  # gallery position -> its place in the page's own table
     notes, queries = {"": 0}, []
     for q in ranking.hardest(len(ranking.query)):
         found, late = ranking.row(q, most)
-        query: dict[str, Any] = _entry(ranking.query.iloc[q]) | {
-            "ap": round(float(precision[q]), 6),
-            "first": int(first[q]),
-        }
-        query |= {"late": len(late)} | ({"rank": late[0].rank} if late else {})
-        query["groups"] = [places[q] for _, _, places in groups]
+        query: dict[str, Any] = _describe(ranking.query.iloc[q])
+        query |= {"ap": round(float(precision[q]), 6), "first": int(first[q]), "late": len(late)}
+        query |= {"rank": late[0].rank} if late else {}
+        query["groups"] = [known.index(each[q]) for (_, known), each in zip(groups, words.values(), strict=True)]
         query["tiles"] = []
-        for tile in found + late[:1]:
-            place, note = shown.setdefault(tile.position, len(shown)), notes.setdefault(tile.note, len(notes))
-            query["tiles"] += [place, round(1000 * tile.score), 2 * note + tile.right]
+        for each in found + late[:1]:
+            place, note = places.setdefault(each.position, len(places)), notes.setdefault(each.note, len(notes))
+            query["tiles"] += [place, round(1000 * each.score), 2 * note + each.right]
         queries.append(query)
-    gallery = [_entry(ranking.gallery.iloc[position]) for position in shown]
-    named = [[name, values] for name, values, _ in groups]
-    return {"queries": queries, "gallery": gallery, "notes": list(notes), "groups": named}
+    gallery = [_describe(ranking.gallery.iloc[position]) for position in places]
+    return {"queries": queries, "gallery": gallery, "notes": list(notes), "groups": [list(each) for each in groups]}
 
 
-def _groups(ranking: Ranking) -> list[tuple[str, list[str], list[int]]]:
-    """Return (name, values in words, the place of each query's value among them) of what queries can be chosen by."""
-    found = []
-    for column, words in choices.list_groups(ranking).items():
-        values = sorted(set(words))
-        found.append((name_attribute(column), values, [values.index(word) for word in words]))
-    return found
-
-
-def _entry(row: pd.Series) -> dict[str, str]:
+def _describe(row: pd.Series) -> dict[str, str]:
     entry = {"path": str(row["path"]), "identity": str(row["identity"]), "aspect": name_aspect(row["aspect"])}
     return entry | ({"name": row["name"]} if has_name(row) else {})
-
-
-def _previews(paths: Iterable[str], root: Path) -> dict[str, dict[str, str]]:
-    """Return ``images``, path to JPEG in base64, and ``absent``, path to why an image cannot be shown."""
-    images, absent = {}, {}
-    for path in paths:
-        image = open_small(root / path, THUMB)
-        if isinstance(image, str):
-            absent[path] = image
-        else:
-            images[path] = encode_jpeg(image)
-    return {"images": images, "absent": absent}

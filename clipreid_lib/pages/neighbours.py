@@ -1,4 +1,7 @@
-"""Neighbours among the training images: what a stage has learned, before any test image is looked at."""
+"""Neighbours among the training images: what a stage has learned, before any test image is looked at.
+
+In all functions ``train`` are the training rows of a manifest, and a ranking is None where nobody can be asked for.
+"""
 
 from pathlib import Path
 
@@ -23,10 +26,6 @@ ASK = 2000  # training images that ask for their neighbours; each ranks all othe
 def rank_training_images(train: pd.DataFrame, encoder: Encoder) -> Ranking | None:
     """Rank other training images for training images whose person has several, by cosine similarity.
 
-    Args:
-        train: the training rows of a manifest.
-        encoder: before or after training.
-
     Returns:
         At most ``ASK`` queries against all training images, each without itself; None where nobody has two images.
     """
@@ -43,11 +42,6 @@ def rank_training_images(train: pd.DataFrame, encoder: Encoder) -> Ranking | Non
 
 def rank_for_anchors(train: pd.DataFrame, encoder: Encoder, bank: PromptBank) -> Ranking:
     """Rank, for every identity's text anchor, all training images; the first image of the identity stands for it.
-
-    Args:
-        train: the training rows of a manifest.
-        encoder: whose text encoder reads the prompts.
-        bank: learned prompts.
 
     Returns:
         (identities, training images) cosines as a ranking, one query per identity in the order of the label map.
@@ -68,12 +62,7 @@ def count_nearest(ranking: Ranking | None) -> str:
 
 
 def choose_changed(before: Ranking | None, after: Ranking | None, number: int = 3) -> list[int]:
-    """Choose the queries whose average precision rose most, then those whose fell most.
-
-    Args:
-        before: ranking before training; None where nobody can be asked for.
-        after: of the same queries after training.
-        number: queries of each kind, at most.
+    """Choose at most ``number`` queries whose average precision rose most, then as many whose fell most.
 
     Returns:
         Query positions; the hardest where nothing moved, none without rankings.
@@ -84,14 +73,7 @@ def choose_changed(before: Ranking | None, after: Ranking | None, number: int = 
 
 
 def draw_neighbours(ranking: Ranking | None, root: Path, queries: list[int], title: str) -> Image.Image:
-    """Draw some queries' six nearest neighbours; a line of text where there is nothing to draw.
-
-    Args:
-        ranking: from one of the functions above; None where nobody can be asked for.
-        root: folder that the tables' paths are relative to.
-        queries: query positions, in the order to draw them.
-        title: a line above.
-    """
+    """Draw some queries' six nearest neighbours below a title; a line of text where nobody can be asked for."""
     if ranking is not None:
         return gallery.draw_queries(ranking, root, queries, top=6, title=title)
     canvas = Image.new("RGB", (1400, 80), "white")
@@ -103,7 +85,7 @@ def draw_anchor_map(train: pd.DataFrame, before: Encoder, after: Encoder, bank: 
     """Draw text anchors among the training images before training and, where that changed the encoder, after.
 
     Args:
-        train: the training rows of a manifest.
+        train: training rows.
         before: the encoder as it was pretrained; fine-tuning leaves its text side alone.
         after: the same as the run left it.
         bank: learned prompts; None, for variants without anchors, draws a sentence.
@@ -137,7 +119,7 @@ def name_nearest_words(bank: PromptBank, clip: Backbone, people: int = 5, top: i
     if bank.form == "fixed":
         return pd.DataFrame({"sentence": [bank.texts[row] for row in chosen]}, [bank.identities[row] for row in chosen])
     rows = torch.tensor(chosen[:1] if bank.form == "shared" else chosen, device=bank.codes.device)
-    learnt = bank.learnt(rows)
+    learnt = bank.learned_tokens(rows)
     assert learnt is not None  # only ``fixed`` learns none
     # In CLIP's vocabulary a piece that ends a word decodes to text with a space behind it.
     vocabulary = clip.text.token_embedding.weight

@@ -7,6 +7,7 @@ by ``attention`` and ``correspondence``.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -21,7 +22,7 @@ from clipreid_lib.pages import attention, correspondence
 from clipreid_lib.pages.attention import Heat
 from clipreid_lib.pages.ranking import Ranking, Result, name_aspect, name_person
 from clipreid_lib.pages.style import INK, RIGHT, WRONG, font
-from clipreid_lib.pages.thumbnails import FRAME, LINE, draw_frame, explain_missing, fit, wrap
+from clipreid_lib.pages.thumbnails import FRAME, LINE, draw_captions, draw_frame, explain_missing, fit, wrap
 
 WIDEST, TALLEST = 384, 576  # px in print: limits of a photograph
 GAP, BETWEEN, HEAD = 20, 88, 64  # around things, between the photographs that lines join, and above each row
@@ -37,7 +38,7 @@ class Maps:
 
     Attributes:
         heat: maps of what it looks at.
-        alike: pairs of alike places, from :func:`clipreid_lib.pages.correspondence.alike_places`.
+        alike: pairs of alike places, from :func:`clipreid_lib.pages.correspondence.find_alike`.
         grid: (rows, columns) of those places.
     """
 
@@ -118,9 +119,9 @@ def look(clip: Backbone, photographs: Photographs, ranking: Ranking, query: int,
     if not isinstance(mine, str) and not isinstance(theirs, str):
         sides = [clip.side_rows(table) for table in tables]
         batch = [mine[None], theirs[None]]  # (1, 3, H, W) each
-        heat = attention.heat(clip, *batch, *sides)
-        places = [correspondence.features_at_places(clip, *each)[0] for each in zip(batch, sides, strict=True)]
-        alike = correspondence.alike_places(places[0], places[1], heat.query[0], heat.match[0])
+        heat = attention.map_heat(clip, *batch, *sides)
+        places = [correspondence.map_features(clip, *each)[0] for each in zip(batch, sides, strict=True)]
+        alike = correspondence.find_alike(places[0], places[1], heat.query[0], heat.match[0])
         maps = Maps(heat, alike, (places[0].shape[1], places[0].shape[2]))
     return Look(tables[0].iloc[0], tables[1].iloc[0], result, (mine, theirs), maps)
 
@@ -150,30 +151,20 @@ def draw_looks(clip: Backbone, looks: Sequence[Look]) -> Image.Image:
     draw = ImageDraw.Draw(canvas)
     for y in tops:
         draw.line((GAP, y, total - GAP, y), fill="#cccccc", width=2)
-    heated: Sequence[Image.Image | str]
-    joined: Sequence[Image.Image | str]
     for each, both, y in zip(looks, captions, tops, strict=False):
         corners = [(x, y + HEAD) for x in lefts]
         corners[-1] = (lefts[-1], y + HEAD + DROP)
-        photographs = [_draw_photograph(pixels, size) for pixels in each.pixels]
-        missing = next((image for image in photographs if isinstance(image, str)), "")
-        titles = ["the photographs, as the model gets them", "", ""]
-        heated, joined = [f"no map: {missing}"] * 2, [f"no lines: {missing}"] * 2
-        if each.maps:
-            heated, joined = _draw_heat(clip, each.maps.heat, photographs), photographs
-            titles[1:] = _write_titles(each.maps)
-        frames, ticks = [INK, RIGHT if each.result.right else WRONG] * 3, [None, each.result.right, *4 * [None]]
-        images = [*photographs, *heated, *joined]
-        for corner, image, frame, tick in zip(corners, images, frames, ticks, strict=True):
-            draw_frame(canvas, corner, image, size, frame, tick)
+        frames, ticks = (INK, RIGHT if each.result.right else WRONG), (None, each.result.right)
+        for number, (title, images) in enumerate(_draw_panels(clip, each, size)):
+            places, span = corners[2 * number : 2 * number + 2], BETWEEN if number == 2 else GAP
+            draw.text((places[0][0], y + 16), fit(title, bold, 2 * wide + span), INK, bold)
+            for corner, image, frame, tick in zip(places, images, frames, ticks, strict=True):
+                draw_frame(canvas, corner, image, size, frame, None if number else tick)
         for corner, lines in zip(corners, both, strict=False):
-            for number, line in enumerate(lines):
-                draw.text((corner[0], corner[1] + high + 8 + number * LINE), fit(line, face, wide), INK, face)
+            draw_captions(canvas, (corner[0], corner[1] + high + 8), lines, wide)
         if each.maps:
             _draw_bar(canvas, (corners[2][0], y + HEAD + high + 8), 2 * wide + GAP, each.maps.heat)
             _draw_lines(draw, corners[4:], size, clip, each.maps)
-        for title, corner, span in zip(titles, corners[::2], (GAP, GAP, BETWEEN), strict=True):
-            draw.text((corner[0], y + 16), fit(title, bold, 2 * wide + span), INK, bold)
     for number, line in enumerate(legend):
         draw.text((2 * GAP, tops[-1] + GAP + number * LINE), line, INK, face)
     return canvas
@@ -187,7 +178,7 @@ def overlay(
     Args:
         photograph: of any size, RGB.
         heat: (gh, gw).
-        centres: where its places lie, from :func:`clipreid_lib.pages.attention.centres`.
+        centres: where its places lie, from :func:`clipreid_lib.pages.attention.find_centres`.
         ends: the value without colour, and that of the strongest.
     """
     width, height = photograph.size
@@ -221,12 +212,6 @@ def _write_captions(each: Look) -> tuple[list[str], list[str]]:
     )
 
 
-def _draw_photograph(pixels: torch.Tensor | str, size: tuple[int, int]) -> Image.Image | str:
-    if isinstance(pixels, str):
-        return pixels
-    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).resize(size, Image.Resampling.BICUBIC)
-
-
 def _scale_heat(heat: Heat) -> tuple[np.ndarray, np.ndarray, tuple[float, float], tuple[str, str]]:
     """Return both maps in the unit they are drawn in, the two ends of the colours, and what stands below those."""
     query, match = (each[0].numpy() for each in (heat.query, heat.match))
@@ -237,18 +222,25 @@ def _scale_heat(heat: Heat) -> tuple[np.ndarray, np.ndarray, tuple[float, float]
     return query, match, (low, high), (f"{low:.1f}", f"{high:.1f} times an even share")
 
 
-def _draw_heat(clip: Backbone, heat: Heat, photographs: Sequence) -> list[Image.Image]:
-    query, match, ends, _ = _scale_heat(heat)
-    where = attention.centres(clip, (query.shape[0], query.shape[1]))
-    return [overlay(image, each, where, ends) for image, each in zip(photographs, (query, match), strict=True)]
-
-
-def _write_titles(maps: Maps) -> list[str]:
-    heat, cosines = maps.heat, maps.alike["cosine"]
+def _draw_panels(clip: Backbone, each: Look, size: tuple[int, int]) -> list[tuple[str, list[Any]]]:
+    """Return photographs, heat over them, and photographs to draw lines on: each a title and two pictures, or words."""
+    photographs: list[Any] = [
+        pixels
+        if isinstance(pixels, str)
+        else Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0))).resize(size, Image.Resampling.BICUBIC)
+        for pixels in each.pixels
+    ]
+    first = ("the photographs, as the model gets them", photographs)
+    if each.maps is None:
+        missing = next(image for image in photographs if isinstance(image, str))
+        return [first, ("", [f"no map: {missing}"] * 2), ("", [f"no lines: {missing}"] * 2)]
+    heat, cosines = each.maps.heat, each.maps.alike["cosine"]
+    *maps, ends, _ = _scale_heat(heat)
+    where = attention.find_centres(clip, maps[0].shape)
+    heated = [overlay(image, one, where, ends) for image, one in zip(photographs, maps, strict=True)]
     method = f"Grad-CAM of their cosine, {float(heat.cosine[0]):.3f}" if heat.method == "Grad-CAM" else heat.method
-    if cosines.empty:
-        return [method, "alike places: none found"]
-    return [method, f"alike places: {len(cosines)}, cosine {cosines.iloc[0]:.2f} to {cosines.iloc[-1]:.2f}"]
+    found = f"{len(cosines)}, cosine {cosines.iloc[0]:.2f} to {cosines.iloc[-1]:.2f}" if len(cosines) else "none found"
+    return [first, (method, heated), (f"alike places: {found}", photographs)]
 
 
 def _draw_bar(canvas: Image.Image, corner: tuple[int, int], width: int, heat: Heat) -> None:
@@ -263,7 +255,7 @@ def _draw_bar(canvas: Image.Image, corner: tuple[int, int], width: int, heat: He
 def _draw_lines(
     draw: ImageDraw.ImageDraw, corners: Sequence[tuple[int, int]], size: tuple[int, int], clip: Backbone, maps: Maps
 ) -> None:
-    down, across = attention.centres(clip, maps.grid)
+    down, across = attention.find_centres(clip, maps.grid)
     lines = []
     for places in maps.alike[correspondence.COLUMNS[:4]].to_numpy().reshape(-1, 2, 2):  # (row, column) of either end
         both = zip(corners, places, strict=True)
@@ -296,7 +288,7 @@ def _write_legend(clip: Backbone, looks: Sequence[Look]) -> list[str]:
     whole = [(each.maps, each.result.score) for each in looks if each.maps]
     if not whole:
         return ["No map and no lines: a photograph is missing or cannot be read."]
-    legend = [whole[0][0].heat.legend, correspondence.legend(clip, whole[0][0].grid)]
+    legend = [whole[0][0].heat.legend, correspondence.write_legend(clip, whole[0][0].grid)]
     if any(abs(float(maps.heat.cosine[0]) - score) > 0.005 for maps, score in whole):  # more than the store rounds
         legend.append("The scores are those of another embedding than the image's, which maps and lines are about.")
     return legend

@@ -29,7 +29,7 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True, eq=False)  # eq=False: tables have no single truth value to compare by
 class Ranking:
-    """One draw's result, as the metrics saw it.
+    """One draw's result.
 
     Attributes:
         query: (Q rows) columns ``path`` (relative to the data root), ``identity`` (the label compared) and
@@ -56,16 +56,14 @@ class Ranking:
             raise ValueError(f"similarity has shape {self.similarity.shape}, the tables ask for {expected}")
         if np.isnan(self.similarity).any() or np.isposinf(self.similarity).any():
             raise ValueError("similarity holds values that are not finite")
-        ids = (table["identity"].to_numpy() for table in (self.query, self.gallery))
-        matched = (np.equal.outer(*ids) & (self.similarity > -np.inf)).any(axis=1)
-        unmatched = np.flatnonzero(~matched)
-        if len(unmatched):
-            path = self.query["path"].iloc[unmatched[0]]
+        matched = (np.equal.outer(*self._labels) & (self.similarity > -np.inf)).any(axis=1)
+        if not matched.all():
+            path = self.query["path"].iloc[int(matched.argmin())]
             raise ValueError(f"query {path} has no true match in the gallery, so it has no rank")
 
     def order(self, q: int) -> np.ndarray:
         """Return gallery positions (G,), best first; on equal scores wrong ones first, then by position."""
-        return metrics.ranking(self.similarity[q], self._right(q))
+        return metrics.ranking(self.similarity[q], self._find_right(q))
 
     def first_hit(self) -> np.ndarray:
         """Return the 1-based rank of each query's best-ranked true match, (Q,)."""
@@ -85,19 +83,14 @@ class Ranking:
         return everyone[np.unique(np.linspace(0, len(everyone) - 1, n).round().astype(int))]
 
     def row(self, q: int, top: int) -> tuple[list[Result], list[Result]]:
-        """Return query q's first ``top`` tiles, and the true matches that rank beyond them, best first.
-
-        Args:
-            q: query position.
-            top: tiles in the first list, at most.
-        """
-        order, right = self.order(q), self._right(q)
-        tiles = [
-            Result(int(g), rank, float(self.similarity[q, g]), bool(right[g]), self._note(q, g))
-            for rank, g in enumerate(order, 1)
+        """Return query q's first ``top`` results, and the true matches that rank beyond them, best first."""
+        right = self._find_right(q)
+        results = [
+            Result(int(g), rank, float(self.similarity[q, g]), bool(right[g]), self._write_note(q, g))
+            for rank, g in enumerate(self.order(q), 1)
             if (rank <= top or right[g]) and self.similarity[q, g] > -np.inf
         ]
-        return tiles[:top], tiles[top:]
+        return results[:top], results[top:]
 
     def clamp(self, top: int) -> int:
         """Return how many gallery images a row can show: ``top``, at most the gallery's size.
@@ -110,20 +103,23 @@ class Ranking:
         return min(top, len(self.gallery))
 
     @cached_property
+    def _labels(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.query["identity"].to_numpy(), self.gallery["identity"].to_numpy()
+
+    @cached_property
     def _scores(self) -> metrics.RetrievalScores:
-        query, gallery = (table["identity"].to_numpy() for table in (self.query, self.gallery))
-        return metrics.score_similarity(self.similarity, query, gallery)
+        return metrics.score_similarity(self.similarity, *self._labels)
 
     @cached_property
     def _records(self) -> tuple[list[dict], list[dict]]:
         # A page asks for thousands of rows one by one, at which pandas is slow.
         return self.query.to_dict("records"), self.gallery.to_dict("records")
 
-    def _right(self, q: int) -> np.ndarray:
-        same = self.gallery["identity"].to_numpy() == self.query["identity"].iloc[q]  # (G,)
-        return same & (self.similarity[q] > -np.inf)
+    def _find_right(self, q: int) -> np.ndarray:
+        asked, known = self._labels
+        return (known == asked[q]) & (self.similarity[q] > -np.inf)  # (G,)
 
-    def _note(self, q: int, g: int) -> str:
+    def _write_note(self, q: int, g: int) -> str:
         query, image = self._records[0][q], self._records[1][g]
         if image.get("role") != "distractor":
             return ""

@@ -6,7 +6,7 @@ from pathlib import Path
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import write_text
 from clipreid_lib.pages import report_run, report_runs
-from clipreid_lib.params.run_folder import run_folders
+from clipreid_lib.params.run_folder import list_run_folders
 from clipreid_lib.params.schema import project_path
 from clipreid_lib.scores.finished_run import FinishedRun
 
@@ -32,7 +32,7 @@ def write(folders: list[str], outputs: str | None = None) -> Iterator[str]:
         place = around.pop() if outputs is None and len(around) == 1 else place
     else:
         runs = []
-        for folder in run_folders(place):
+        for folder in list_run_folders(place):
             try:
                 runs.append(FinishedRun.open(folder))
             except UserError as error:

@@ -1,4 +1,4 @@
-"""Pictures of a report: a run's figures made small enough to embed, and scores of several runs as dots."""
+"""Pictures of a report: a run's figures made small enough to embed, and others drawn for the page."""
 
 import base64
 import io
@@ -7,8 +7,6 @@ from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
-import numpy as np
-import pandas as pd
 from PIL import Image
 
 from clipreid_lib.base.errors import UserError
@@ -63,21 +61,3 @@ def draw(make: Callable[..., plt.Figure], caption: str, *values: object) -> Figu
         plt.close(figure)
     width, height = Image.open(memory).size
     return Figure(_encode_png(memory), width, height, caption, width > HALF * DPI)
-
-
-def draw_dots(table: pd.DataFrame, score: str, label: str) -> plt.Figure:
-    """Draw a score of several runs as dots with their 95 % intervals.
-
-    Args:
-        table: one row per run, indexed by its name; shares in [0, 1] with ``<score>_low`` and ``<score>_high``.
-        score: column to draw.
-        label: what to call it.
-    """
-    figure, axes = plt.subplots(figsize=(style.HALF[0], 1.1 + 0.3 * len(table)))
-    values, low, high = table[[score, f"{score}_low", f"{score}_high"]].to_numpy(float).T * 100
-    bars = np.nan_to_num(np.maximum([values - low, high - values], 0))  # one person has no interval
-    axes.errorbar(values, range(len(table)), xerr=bars, fmt="o", color="C0", capsize=3)
-    axes.grid(False, axis="y")
-    axes.set(xlabel=f"{label}, per cent", ylim=(len(table) - 0.5, -0.5))
-    axes.set_yticks(range(len(table)), [style.plain(str(name)) for name in table.index])
-    return figure

@@ -9,7 +9,7 @@ import pandas as pd
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.pages import repeat_command, report_origin, score_figures
 from clipreid_lib.pages.report_blocks import Facts, Figures, Folded, Link, Table, Words, link_to, render
-from clipreid_lib.pages.report_figures import draw, draw_dots, embed
+from clipreid_lib.pages.report_figures import draw, embed
 from clipreid_lib.pages.report_run import make_section
 from clipreid_lib.pages.report_scores import show_published
 from clipreid_lib.params.schema import Params
@@ -53,7 +53,6 @@ def lay_out(runs: Runs, folder: Path, outputs: Path) -> str:
         make_section("What they share and differ in", _show_params, runs),
         make_section("Beside published numbers", show_published, *runs),
         make_section("Across aspects and data sets", _show_across, outputs),
-        make_section("Pages of the runs", _show_links, runs, folder),
         make_section("Provenance", _show_provenance, runs),
         make_section("How to repeat it", _show_repeat, runs),
     ]
@@ -102,10 +101,6 @@ def _group_tests(runs: Runs) -> dict[str, Runs]:
     return found
 
 
-def _name_test(run: FinishedRun) -> str:
-    return f"{run.params.dataset} {run.params.aspect}, protocol {run.params.protocol}"
-
-
 def _read_queries(group: Runs, names: dict[str, str]) -> tuple[dict[str, FinishedRun], list]:
     """Return those runs whose answers can be read, by name, and a block for each of the others."""
     whole, lost = {}, []
@@ -138,18 +133,18 @@ def _show_leaderboard(runs: Runs, folder: Path) -> list:
         for run, scores in found:
             values = [format_score(scores, score).replace(" [", "\n[") for score in columns]
             counts = [str(scores.get(name, "–")) for name in ("queries", "gallery")]
-            rows.append([_link(run, "report.html", names[run.name], folder), *values, *counts])
+            page, gallery = _link(run, "report.html", folder, names[run.name]), _link(run, "gallery.html", folder)
+            rows.append([page or names[run.name], *values, *counts, gallery or "–"])
         own = ", their own" if any(run.params.protocol == protocol for run, _ in found) else ""
-        head = ["run", *columns.values(), "queries", "gallery"]
+        head = ["run", *columns.values(), "queries", "gallery", "rankings"]
         blocks.append(Table(head, rows, f"{dataset} {aspect}, protocol {protocol}{own}"))
     return blocks
 
 
-def _link(run: FinishedRun, file: str, text: str, folder: Path) -> str | Link:
-    """Link to a file of a run; only its name where the run lies elsewhere, for a path would name the machine."""
+def _link(run: FinishedRun, file: str, folder: Path, text: str = "every query") -> Link | None:
+    """Link to a file of a run; None where it is not there, or elsewhere: its path would name the machine."""
     target = run.folder / file
-    beside = target.is_relative_to(folder.parent)
-    return link_to(target, folder, text) if beside and target.is_file() else text
+    return link_to(target, folder, text) if target.is_relative_to(folder.parent) and target.is_file() else None
 
 
 def _show_averages(runs: Runs) -> list:
@@ -169,7 +164,7 @@ def _show_figures(runs: Runs) -> list:
     figures, blocks = [], []
     for score, label in (("rank1", "Rank-1"), ("map", "mAP")):
         caption = f"{label} of each run under its own protocol, with 95 % intervals over people."
-        figures.append(draw(draw_dots, caption, table, score, label))
+        figures.append(draw(score_figures.draw_intervals, caption, table, score, label))
     for group in _group_tests(runs).values():
         whole, lost = _read_queries(group, names)
         blocks += lost
@@ -202,7 +197,9 @@ def _show_pairs(runs: Runs) -> list:
             found = comparison.compare(whole[mine].queries, others)
             tables.append(found.rename(index=lambda over, mine=mine: f"{mine} {over}"))
         alone = "" if every else f"; so many runs that each is compared with {names[0]} alone"
-        blocks.append(Table.of(pd.concat(tables), _name_test(group[0]) + alone))
+        first = group[0].params
+        caption = f"{first.dataset} {first.aspect}, protocol {first.protocol}{alone}"
+        blocks.append(Table.of(pd.concat(tables), caption))
     return blocks if len(blocks) > 1 else [Words("No two of them answered the same questions.")]
 
 
@@ -241,14 +238,6 @@ def _show_across(outputs: Path) -> list:
         if path.is_file()
     ]
     return blocks + ([Figures(figures)] if figures else [])
-
-
-def _show_links(runs: Runs, folder: Path) -> list:
-    rows = []
-    for run in runs:
-        links = [_link(run, file, file, folder) for file in ("report.html", "gallery.html")]
-        rows.append([run.name, *(link if isinstance(link, Link) else "not here" for link in links)])
-    return [Table(["run", "report", "every query's gallery"], rows)]
 
 
 def _show_provenance(runs: Runs) -> list:

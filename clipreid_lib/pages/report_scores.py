@@ -1,5 +1,7 @@
 """What a run's report shows of its results: scores, curves, pictures, failures, subgroups, published numbers."""
 
+from pathlib import Path
+
 import numpy as np
 
 from clipreid_lib.base.errors import UserError
@@ -7,6 +9,7 @@ from clipreid_lib.data.photographs import on_all_cores
 from clipreid_lib.pages import training_figures
 from clipreid_lib.pages.report_blocks import Facts, Figure, Figures, Folded, Link, Table, Words
 from clipreid_lib.pages.report_figures import draw, embed
+from clipreid_lib.params.read import read_yaml
 from clipreid_lib.scores import leaderboard, published
 from clipreid_lib.scores.finished_run import FinishedRun, read_table
 from clipreid_lib.scores.score_names import DEFINITIONS, SHOWN, format_score, format_share, name_rates
@@ -23,32 +26,6 @@ COUNTS = {
     "impostor_pairs": "impostor pairs",
 }
 LOGS = {"prompts": "Stage 2a, learning the sentences", "encoder": "Training the image encoder"}
-FIGURES = {
-    "cmc": "CMC: the share of queries that have found their person by each rank, under the run's own protocol. The "
-    "band is one standard deviation over draws.",
-    "score_distributions": "Cosine similarity of genuine and impostor pairs, each as a density of its own. The less "
-    "they overlap, the better one threshold could tell them apart.",
-    "roc_det": "ROC (left) and DET (right, on normal-deviate axes) under every protocol; dots mark the EER. A curve "
-    "ends where no impostor pair is left to be wrong about.",
-    "embedding_map": "Everybody tested, in all aspects, by the run's embedding, laid out by PCA, which keeps large "
-    "distances, and by t-SNE, which keeps neighbours and nothing else: how far apart groups lie says nothing there.",
-    "hardest": "The hardest queries of draw 0: query at the left, then its gallery by similarity. A blue tick is the "
-    "right person, a vermillion cross another; grey is the true match where it ranks beyond the row's end.",
-    "spread": "Six queries of draw 0 from the hardest to the easiest; failures alone would mislead.",
-    "before_and_after": "The query that gained most between the pretrained encoder and this run, and the one that "
-    "lost most; of a run that trains no image encoder, the hardest query alone.",
-    "looked_at": "A query and the image it ranked first, the hardest and the easiest: where they are looked at, and "
-    "which of their places are alike. The lines below the picture say how it was made and what it cannot show.",
-    "anchor_map": "Training images (dots) and their people's text anchors (stars) before fine-tuning and, where the "
-    "image encoder was trained, after, laid out by PCA, images and texts centred apart.",
-    "asked_in_words": "Test images nearest to a sentence, by the encoder as it was pretrained.",
-    "anchor_similarity": "Cosine similarity between the training people's text anchors: the redder, the harder to tell "
-    "apart.",
-    "anchors": "An image of a training person, then the training images nearest to that person's text anchor.",
-    "neighbours_before": "Training images and their nearest neighbours before training.",
-    "neighbours_after": "The same images' neighbours after training. These were trained on: it says that the encoder "
-    "learned, not that it knows strangers.",
-}
 EXPECTED = "cmc roc_det score_distributions subgroups embedding_map hardest spread before_and_after looked_at".split()
 WRONG = "wrong at rank-1"
 CAVEAT = (
@@ -117,15 +94,16 @@ def show_curves(run: FinishedRun) -> list:
 
 def show_figures(run: FinishedRun) -> list:
     """Return the figures that the notebooks drew, each with what it is."""
+    captions = read_yaml(Path(__file__).with_name("figure_captions.yaml"))
     there = {path.stem: path for path in sorted((run.folder / "figures").glob("*.png"))}
     if run.params.variant != "clipid":
         there.pop("anchor_map", None)  # it says in words that there are no anchors
-    names = [name for name in FIGURES if name in there]
-    names += [name for name in there if name not in FIGURES and name != "subgroups" and not name.endswith("curves")]
+    names = [name for name in captions if name in there]
+    names += [name for name in there if name not in captions and name != "subgroups" and not name.endswith("curves")]
 
     def take(name: str) -> Figure | str:
         try:
-            return embed(there[name], FIGURES.get(name, f"{name.replace('_', ' ')}, by the run."))
+            return embed(there[name], captions.get(name, f"{name.replace('_', ' ')}, by the run."))
         except UserError as error:
             return str(error)
 

@@ -99,27 +99,38 @@ def draw_roc_and_det(named: dict[str, Verification]) -> plt.Figure:
     return figure
 
 
-def draw_subgroups(table: pd.DataFrame, score: str = "rank1", label: str = "rank-1") -> plt.Figure:
-    """Draw one score of every subgroup in per cent with its interval; small groups have their count alone.
+def draw_intervals(table: pd.DataFrame, score: str, label: str, lacking: str = "") -> plt.Figure:
+    """Draw a score of each row in per cent as a dot with its 95 % interval over people.
+
+    Args:
+        table: indexed by what is written beside a dot; shares in [0, 1] with ``<score>_low`` and ``<score>_high``.
+        score: column to draw.
+        label: what to call it.
+        lacking: what is written in place of a dot that there is no score for.
+    """
+    figure, axes = plt.subplots(figsize=(WIDE[0] if lacking else HALF[0], 0.8 + 0.3 * len(table)))
+    values, low, high = 100 * table[[f"{score}{end}" for end in ENDS]].to_numpy(float).T
+    bars = np.nan_to_num(np.maximum([values - low, high - values], 0))  # one person has no interval
+    axes.errorbar(values, range(len(table)), xerr=bars, fmt="o", color="C0", capsize=3)
+    for place in np.flatnonzero(np.isnan(values)):
+        axes.text(1, float(place), lacking, va="center", color="0.4", fontsize="small")
+    axes.grid(False, axis="y")
+    axes.set(xlabel=f"{label}, per cent", ylim=(len(table) - 0.5, -0.5))
+    axes.set_yticks(range(len(table)), [plain(str(name)) for name in table.index])
+    return figure
+
+
+def draw_subgroups(table: pd.DataFrame) -> plt.Figure:
+    """Draw rank-1 of every subgroup in per cent with its interval; small groups have their count alone.
 
     Args:
         table: from :func:`clipreid_lib.scores.subgroups.by_attribute`, shares in [0, 1].
-        score: its column, which has ``_low`` and ``_high`` beside it.
-        label: what to call it.
     """
-    figure, axes = plt.subplots(figsize=(WIDE[0], 0.8 + 0.26 * len(table)))
-    axes.grid(False, axis="y")
-    names = []
-    for place, ((attribute, group), row) in enumerate(table.iterrows()):
-        people = int(row["identities"])
-        names.append(plain(f"{attribute}: {group} ({people} people)"))
-        if np.isnan(row[score]):
-            axes.text(1, place, f"fewer than {FEWEST} people: no rate", va="center", color="0.4", fontsize="small")
-            continue
-        value, low, high = (100 * row[f"{score}{end}"] for end in ENDS)
-        axes.errorbar(value, place, xerr=np.maximum([[value - low], [high - value]], 0), fmt="o", color="C0", capsize=3)
-    axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel=f"{label}, per cent, with 95 % interval over people", xlim=(0, 102), ylim=(len(names) - 0.5, -0.5))
+    people = table["identities"].astype(int)
+    names = [f"{attribute}: {group} ({count} people)" for (attribute, group), count in people.items()]
+    label, lacking = "rank-1, with 95 % interval over people", f"fewer than {FEWEST} people: no rate"
+    figure = draw_intervals(table.set_axis(names), "rank1", label, lacking)
+    figure.axes[0].set_xlim(0, 102)
     return figure
 
 

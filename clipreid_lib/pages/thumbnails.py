@@ -1,11 +1,10 @@
-"""Small pictures: open an image reduced, encode it for a web page, draw it as a framed tile with captions."""
+"""Small pictures: open an image reduced, encode it for a web page, frame it, and fit text below it."""
 
 import base64
 import io
-from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from clipreid_lib.base.errors import UnreadableImage
 from clipreid_lib.data.photographs import open_rgb
@@ -15,15 +14,7 @@ FRAME, LINE = 8, 32  # px in print: a tile's coloured frame, one line of caption
 
 
 def open_small(path: str | Path, side: int) -> Image.Image | str:
-    """Open an image as RGB, its longest side at most ``side`` px, or say in two words why it cannot be.
-
-    Args:
-        path: the file.
-        side: in px.
-
-    Returns:
-        The image in its own shape, or the words.
-    """
+    """Open an image as RGB in its own shape, its longest side at most ``side`` px, or say in two words why not."""
     try:
         small = open_rgb(path, side)  # upright, as the model sees it
     except UnreadableImage:
@@ -68,39 +59,6 @@ def wrap(text: str, face: ImageFont.FreeTypeFont, width: float) -> list[str]:
     return lines
 
 
-def draw_tile(
-    canvas: Image.Image,
-    corner: tuple[int, int],
-    path: str | Path,
-    side: int,
-    colour: str,
-    captions: Sequence[str],
-    tick: bool | None = None,
-) -> None:
-    """Draw one tile on canvas: a framed image, captions below it and, unless tick is None, a tick or a cross.
-
-    It shows the photograph as it was taken, upright and not squashed; :mod:`~clipreid_lib.pages.overlays` show it as
-    the model gets it.
-
-    Args:
-        canvas: drawn on in place.
-        corner: left and top of the frame in px.
-        path: the image; one that cannot be opened leaves a pale tile that says so.
-        side: longest side of the image in px; the frame adds ``2 * FRAME``.
-        colour: of the frame and of the mark.
-        captions: one line each, cut to the tile's width.
-        tick: True draws a tick, False a cross.
-    """
-    (x, y), face, outer = corner, font(24), side + 2 * FRAME
-    image = open_small(path, side)
-    if not isinstance(image, str):
-        image = ImageOps.contain(image, (side, side))  # enlarges where the file itself is smaller
-    draw_frame(canvas, corner, image, (side, side), colour, tick)
-    draw = ImageDraw.Draw(canvas)
-    for number, text in enumerate(captions):
-        draw.text((x, y + outer + 8 + number * LINE), fit(text, face, outer), INK, face)
-
-
 def draw_frame(
     canvas: Image.Image,
     corner: tuple[int, int],
@@ -132,3 +90,10 @@ def draw_frame(
         strokes = [[(12, 24), (20, 32), (36, 12)]] if tick else [[(14, 14), (32, 32)], [(32, 14), (14, 32)]]
         for stroke in strokes:
             draw.line([(x + dx, y + dy) for dx, dy in stroke], fill="white", width=6, joint="curve")
+
+
+def draw_captions(canvas: Image.Image, corner: tuple[int, int], captions: list[str], width: int) -> None:
+    """Write lines below one another, each cut to ``width`` px, from a corner (left, top) on."""
+    draw, face = ImageDraw.Draw(canvas), font(24)
+    for number, text in enumerate(captions):
+        draw.text((corner[0], corner[1] + number * LINE), fit(text, face, width), INK, face)

@@ -6,12 +6,12 @@ from clipreid_lib.params.read import read_yaml
 from clipreid_lib.params.schema import Params, validated
 
 
-def run_folders(outputs: Path) -> list[Path]:
+def list_run_folders(outputs: Path) -> list[Path]:
     """Return the folders of all runs in an outputs folder, by name."""
     return sorted(path.parent for path in (outputs / "runs").glob("*/params.yaml"))
 
 
-def params_of(folder: Path) -> Params:
+def read_params(folder: Path) -> Params:
     """Return the params of the run, or the survey, that lives in a folder.
 
     Raises:
@@ -20,7 +20,7 @@ def params_of(folder: Path) -> Params:
     return validated(read_yaml(folder / "params.yaml"), str(folder / "params.yaml"))
 
 
-def inside(params: Params, folder: Path, place: str) -> Path:
+def place_inside(params: Params, folder: Path, place: str) -> Path:
     """Return a folder of params (``output_dir``, ``save_dir``): inside the run's, unless it is absolute.
 
     Args:

@@ -46,19 +46,15 @@ class Target:
 
 
 def open_runs(folders: list[str], outputs: Path) -> list[Run]:
-    """Open trained runs by their folders, or every evaluated run of protocol ``common`` in an outputs folder.
-
-    Args:
-        folders: of runs; where there are none, the outputs folder is searched.
-        outputs: folder that holds ``runs/``.
+    """Open trained runs by their folders; without any, every evaluated run of protocol ``common`` among the outputs.
 
     Raises:
         UserError: a folder is no run's, or none is found.
     """
-    given = [Path(folder) for folder in folders] or sorted(p.parent for p in (outputs / "runs").glob("*/metrics.json"))
-    runs = [Run.at(folder) for folder in given]
-    if not folders:
-        runs = [run for run in runs if run.params.protocol == "common"]
+    if folders:
+        return [Run.at(Path(folder)) for folder in folders]
+    runs = [Run.at(path.parent) for path in sorted((outputs / "runs").glob("*/metrics.json"))]
+    runs = [run for run in runs if run.params.protocol == "common"]
     if not runs:
         raise UserError(
             f"{outputs / 'runs'}: no evaluated run of protocol common; make some with --set protocol=common"
@@ -76,18 +72,19 @@ def list_targets(runs: list[Run], on: list[str]) -> list[Target]:
     Raises:
         UserError: a data set is misspelt, cannot be read, or has too few people.
     """
+    tables: dict[tuple[str, Path], pd.DataFrame] = {(run.params.dataset, run.data_root): run.table for run in runs}
     wanted: list[tuple[str, Path, str]] = [(run.params.dataset, run.data_root, run.params.aspect) for run in runs]
     for text in on:
         name, equals, place = text.partition("=")
         name, _, aspect = name.partition(":")
         if not equals or name not in ASPECTS:
             raise UserError(f"--on {text}: write NAME=FOLDER or NAME:ASPECT=FOLDER; names: {', '.join(ASPECTS)}")
-        table = _read_table(runs, name, project_path(place))
-        there = [aspect] if aspect else sorted(table["aspect"].unique())
-        wanted += [(name, project_path(place), each) for each in there]
+        key = name, project_path(place)
+        tables[key] = tables[key] if key in tables else datasets.load_images(*key)
+        wanted += [(*key, each) for each in ([aspect] if aspect else sorted(tables[key]["aspect"].unique()))]
     params, found = runs[0].params, []
     for dataset, root, aspect in dict.fromkeys(wanted):
-        table = _read_table(runs, dataset, root)
+        table = tables[dataset, root]
         manifest = protocols.build(
             table, "common", aspect, seed=params.draw_seed, validation="none", draws=params.draws
         )
@@ -141,15 +138,12 @@ def arrange(table: pd.DataFrame, score: str = "rank1") -> pd.DataFrame:
     Returns:
         One row per way of training, one column per target; NaN where nothing was tested.
     """
+    # Whatever the runs differ in names a row; only seeds are averaged.
     varying = [key for key in ("experiment", "model", "stage") if table.groupby("variant")[key].nunique().max() > 1]
-    trained = table["dataset"] + " " + table["aspect"] + ", " + table["variant"]
-    for key in varying:  # whatever the runs differ in names a row; only seeds are averaged
-        trained = trained + ", " + table[key]
-    named = table.assign(trained=trained)
-    named["tested"] = table["tested_dataset"] + " " + table["tested_aspect"]
-    rows, columns = named["trained"].unique(), named["tested"].unique()
-    means = named.groupby(["trained", "tested"])[score].mean() * 100
-    return means.unstack().reindex(index=rows, columns=columns)
+    trained = (table["dataset"] + " " + table["aspect"]).str.cat(table[["variant", *varying]], sep=", ")
+    tested = table["tested_dataset"] + " " + table["tested_aspect"]
+    means = 100 * table[score].groupby([trained.rename("trained"), tested.rename("tested")], sort=False).mean()
+    return means.unstack().reindex(index=trained.unique(), columns=tested.unique())
 
 
 def report(folders: list[str], on: list[str], outputs: Path) -> str:
@@ -169,23 +163,15 @@ def report(folders: list[str], on: list[str], outputs: Path) -> str:
     if table["left_out"].ne("").all():
         return f"{outputs / 'across.csv'}: nothing could be tested; {table['left_out'].iloc[0]}"
     style.use()
-    said = []
+    lines = []
     for score, label in (("rank1", "rank-1"), ("map", "mAP")):
         matrix = arrange(table, score)
         style.keep(score_figures.draw_matrix(matrix, f"{label}, per cent"), outputs / f"across_{score}.png")
-        said.append(f"{label}, per cent; rows trained on, columns tested on\n\n{matrix.round(1).to_string()}")
-    left_out = table[table["left_out"] != ""]
-    for _, one in left_out.iterrows():
-        pair = f"{one['dataset']} {one['aspect']} on {one['tested_dataset']} {one['tested_aspect']}"
-        said.append(f"left out: {pair}: {one['left_out']}")
-    return "\n\n".join([*said, f"every number: {outputs / 'across.csv'}; heat maps beside it"])
-
-
-def _read_table(runs: list[Run], dataset: str, root: Path) -> pd.DataFrame:
-    for run in runs:
-        if (run.params.dataset, run.data_root) == (dataset, root):
-            return run.table
-    return datasets.load_images(dataset, root)
+        lines.append(f"{label}, per cent; rows trained on, columns tested on\n\n{matrix.round(1).to_string()}")
+    for _, row in table[table["left_out"] != ""].iterrows():
+        pair = f"{row['dataset']} {row['aspect']} on {row['tested_dataset']} {row['tested_aspect']}"
+        lines.append(f"left out: {pair}: {row['left_out']}")
+    return "\n\n".join([*lines, f"every number: {outputs / 'across.csv'}; heat maps beside it"])
 
 
 def _find_leaked(run: Run, aim: Target) -> set:

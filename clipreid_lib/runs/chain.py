@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import replacing
+from clipreid_lib.params.run_folder import list_run_folders
 from clipreid_lib.params.schema import ROOT, project_path
 from clipreid_lib.runs import records
 from clipreid_lib.runs.execute import FAILED
@@ -169,7 +170,7 @@ class Chain:
     def _copy_from_other(self, name: str) -> str:
         """Copy a training notebook's results from a run that has them already; return its name, or nothing."""
         run = self.run
-        for folder in records.run_folders(run.folder.parent.parent) if name in records.FIGURES else ():
+        for folder in list_run_folders(run.folder.parent.parent) if name in records.FIGURES else ():
             with contextlib.suppress(UserError, OSError):  # of another version, or gone meanwhile
                 record = records.read(folder, name) or {}
                 if not self._is_in(folder, name) or record.get("manifest_sha") != run.manifest.sha:

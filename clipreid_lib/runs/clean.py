@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from clipreid_lib.base.errors import UserError
+from clipreid_lib.params.run_folder import list_run_folders
 from clipreid_lib.runs import records
 
 WRITTEN = ("runs", "data", "features", "reports")  # folders of outputs that the library writes into
@@ -32,7 +33,7 @@ def clean(outputs: Path, really: bool) -> None:
 
 def leftovers(outputs: Path) -> dict[str, list[Path]]:
     """Return what may go, by what it is; raises as :func:`clean`."""
-    runs = records.run_folders(outputs)
+    runs = list_run_folders(outputs)
     if not runs:
         raise UserError(f"{outputs / 'runs'}: holds no run; give the outputs folder of some")
     for folder in (*runs, *(outputs / "data").glob("*")):

@@ -11,6 +11,7 @@ from clipreid_lib.data import audit, datasets, protocols
 from clipreid_lib.data.image_store import STORE, ImageStore
 from clipreid_lib.data.inspection import inspect
 from clipreid_lib.data.photographs import Photographs, on_all_cores
+from clipreid_lib.embedded.demo_hands import draw_demo
 from clipreid_lib.params.image_sizes import pair, spell
 from clipreid_lib.params.schema import BURST_GAP, project_path, validated
 
@@ -134,10 +135,9 @@ def prepare(
 
 
 def _root(dataset: str, root: str | Path | None, outputs: str = "outputs") -> Path:
-    if root is not None:
-        return project_path(str(root))
-    aspect = (datasets.summary(dataset).aspects or ("hand",))[0]
-    return datasets.locate(validated({"dataset": dataset, "aspect": aspect, "outputs_root": outputs}))
+    if root is None and dataset == "demo":
+        return draw_demo(validated({"dataset": "demo", "aspect": "dorsal_r"}), project_path(outputs))
+    return project_path(str(root or f"data/{dataset}"))
 
 
 def _check_space(folder: Path, images: int, size: int) -> None:

@@ -1,6 +1,7 @@
 """`clipreid plan`: the notebooks that are left, and those whose results will be copied from another run."""
 
 from clipreid_lib.base.errors import counted
+from clipreid_lib.params.run_folder import list_run_folders
 from clipreid_lib.params.schema import SURVEY, Params, project_path
 from clipreid_lib.runs import records
 from clipreid_lib.runs.notebook_keys import notebook_key
@@ -12,7 +13,7 @@ def planned(runs: list[Params]) -> list[Row]:
     """Read every run's records; nothing is started and nothing written."""
     makers: dict[str, str] = {}  # the key of a notebook to the run that has executed it, or will
     for outputs in {project_path(run.outputs_root) for run in runs}:
-        for folder in records.run_folders(outputs):
+        for folder in list_run_folders(outputs):
             for record in filter(None, (records.read(folder, name) for name in records.FIGURES)):
                 makers.setdefault(record.get("key", ""), folder.name)
     rows = []

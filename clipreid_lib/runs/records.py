@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from clipreid_lib.base.files import read_json, write_json
-from clipreid_lib.params.run_folder import inside, params_of, run_folders  # noqa: F401  runs/ reads them from here
+from clipreid_lib.params.run_folder import place_inside
 from clipreid_lib.params.schema import ENCODER, EVALUATION, PROMPTS, RETRIEVAL, ROOT, Params
 from clipreid_lib.runs.notebook_keys import notebook_key
 
@@ -39,7 +39,7 @@ def products(params: Params, folder: Path, notebook: str) -> list[Path]:
     found = []
     for name in PRODUCTS.get(notebook, ()):
         place, _, file = name.rpartition("/")
-        found.append((inside(params, folder, getattr(params, place)) if place else folder) / file)
+        found.append((place_inside(params, folder, getattr(params, place)) if place else folder) / file)
     return found
 
 

@@ -25,7 +25,9 @@ from clipreid_lib.data import datasets, protocols
 from clipreid_lib.data.image_store import STORE
 from clipreid_lib.data.manifest import Manifest
 from clipreid_lib.data.photographs import Photographs
+from clipreid_lib.embedded.demo_hands import draw_demo
 from clipreid_lib.params.read import read_yaml
+from clipreid_lib.params.run_folder import place_inside, read_params
 from clipreid_lib.params.schema import EVALUATION, RETRIEVAL, ROOT, Params, project_path
 from clipreid_lib.runs import records
 from clipreid_lib.runs.machine import choose_device, provenance
@@ -80,17 +82,17 @@ class Run:
         """
         if not (folder / "params.yaml").is_file():
             raise UserError(f"{folder}: is no run's folder (it holds no params.yaml); give one of outputs/runs/")
-        return cls(records.params_of(folder), folder.resolve())
+        return cls(read_params(folder), folder.resolve())
 
     @property
     def logs(self) -> Path:
         """Folder of training logs, ``output_dir``."""
-        return records.inside(self.params, self.folder, self.params.output_dir)
+        return place_inside(self.params, self.folder, self.params.output_dir)
 
     @property
     def models(self) -> Path:
         """Folder of checkpoints, ``save_dir``."""
-        return records.inside(self.params, self.folder, self.params.save_dir)
+        return place_inside(self.params, self.folder, self.params.save_dir)
 
     @property
     def prompts(self) -> Path:
@@ -102,7 +104,8 @@ class Run:
     @cached_property
     def data_root(self) -> Path:
         """Folder of the data set; the demo hands are drawn into it on first use."""
-        return datasets.locate(self.params)
+        demo, outputs = self.params.dataset == "demo", project_path(self.params.outputs_root)
+        return draw_demo(self.params, outputs) if demo else self.params.data_folder
 
     @property
     def photographs(self) -> Photographs:

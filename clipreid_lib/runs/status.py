@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 from clipreid_lib.base.errors import UserError, counted
+from clipreid_lib.params.run_folder import list_run_folders, read_params
 from clipreid_lib.runs import records, slurm
 
 ORDER = ("failed", "killed", "running", "started", "waiting", "done", "unreadable")  # what needs a person comes first
@@ -15,14 +16,14 @@ def states(outputs: Path) -> list[tuple[str, str, str, str]]:
     Raises:
         UserError: the folder holds no run.
     """
-    folders = records.run_folders(outputs)
+    folders = list_run_folders(outputs)
     if not folders:
         raise UserError(f"{outputs / 'runs'}: holds no run; `clipreid run params/demo.yaml` makes some")
     queued = slurm.queue_states(folders)
     rows = []
     for folder in folders:
         try:
-            params = records.params_of(folder)
+            params = read_params(folder)
             state, notebook, more = records.state(params, folder)
             if state == "waiting":  # perhaps for notebook 01, which it shares
                 shared = records.at_work(outputs / "data" / params.data_id)

@@ -88,9 +88,3 @@ def pixel_floor(table: pd.DataFrame, photographs: Photographs) -> Embeddings:
     pixels = torch.from_numpy(photographs.load(distinct, 32)).float()  # (N, 3, 32, 32)
     grey = (pixels * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(dim=1).flatten(1)  # ITU-R 601
     return Embeddings(distinct["path"].tolist(), functional.normalize(grey - grey.mean(dim=1, keepdim=True)))
-
-
-def summary(embeddings: dict[str, Embeddings]) -> pd.DataFrame:
-    """Say of each embedding how many images it has and how wide it is."""
-    sizes = {name: each.values.shape for name, each in embeddings.items()}
-    return pd.DataFrame.from_dict(sizes, orient="index", columns=["images", "numbers each"])

@@ -15,7 +15,7 @@ import pandas as pd
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import read_json
 from clipreid_lib.data.manifest import Manifest
-from clipreid_lib.params.run_folder import inside, params_of
+from clipreid_lib.params.run_folder import place_inside, read_params
 from clipreid_lib.params.schema import Params
 from clipreid_lib.scores.score_names import FLOOR, SHOWN, format_share
 
@@ -42,9 +42,10 @@ class FinishedRun:
         """
         if not (folder / "params.yaml").is_file():
             raise UserError(f"{folder}: is no run's folder (it holds no params.yaml); give one of outputs/runs/")
-        params, metrics = params_of(folder), read_metrics(folder) or {}
-        own = metrics.get("protocols", {}).get(params.protocol)
-        if not isinstance(own, dict) or not {"rank1", "map", "compared_sha"} <= set(own):
+        params, metrics = read_params(folder), read_metrics(folder) or {}
+        protocols = metrics.get("protocols") or {}
+        whole = all(isinstance(scores, dict) for scores in protocols.values())
+        if not whole or not {"rank1", "map", "compared_sha"} <= set(protocols.get(params.protocol, ())):
             how = "is damaged or of an older version" if (folder / "metrics.json").exists() else "is not there"
             raise UserError(f"{folder}: has no scores to report (metrics.json {how}); run notebook 04 with its params")
         return cls(folder.resolve(), params, metrics)
@@ -78,7 +79,7 @@ class FinishedRun:
     @property
     def logs(self) -> list[Path]:
         """The training logs, in the order of the stages."""
-        found = inside(self.params, self.folder, self.params.output_dir).glob("*.csv")
+        found = place_inside(self.params, self.folder, self.params.output_dir).glob("*.csv")
         return sorted(found, key=lambda path: (path.stem != "prompts", path.stem))
 
     @cached_property
@@ -108,9 +109,9 @@ class FinishedRun:
     @property
     def cmc(self) -> np.ndarray:
         """CMC curve of each draw under the run's own protocol, (draws, gallery), from :attr:`queries`."""
-        ranks = np.arange(1, self.own.get("gallery", 1) + 1)
+        size = self.own.get("gallery", 1) + 1
         draws = self.queries[self.queries["first_hit"] > 0].groupby("draw")["first_hit"]
-        return np.stack([(hits.to_numpy()[:, None] <= ranks).mean(axis=0) for _, hits in draws])
+        return np.stack([np.bincount(hits, minlength=size)[1:size].cumsum() / len(hits) for _, hits in draws])
 
     @property
     def groups(self) -> pd.DataFrame:

@@ -1,17 +1,22 @@
-"""Retrieval metrics: CMC, mAP (both definitions) and mINP, by counting instead of sorting.
+"""Retrieval metrics: CMC, mAP (both definitions) and mINP, by counting.
 
-A match's rank is one more than the number of gallery images that stand before it, so ranks are counted against the
-few matches' similarities, and the gallery is never put in order.
+A match's rank is one more than the number of gallery images that stand before it. The similarities of the matches come
+first. Then each block of similarities is sorted, as bare numbers, and tells how many of them reach each match. Counts
+of blocks add up, so no block holds a whole row, and no list of positions is ever sorted.
 
 **Ties** count against the model: of equally similar images the wrong ones come first. The order of the gallery
-therefore never matters, and a constant feature scores the worst a ranking can.
+therefore never matters, and a constant feature scores the worst a ranking can. Equal features are always tied, as
+:mod:`~clipreid_lib.scores.similarity` proves.
 
 **Queries without a match** in their gallery take no part in any mean; their number is reported. (MBA-Net's protocols
 have none; its code would count them as misses.)
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,12 +25,9 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.scores import similarity as similar
 from clipreid_lib.scores.score_names import RANKS
 
-MEMORY = 1 << 28  # bytes of similarities at a time: with a million gallery images, 64 queries share one reading of them
-ROWS = 256  # queries at a time at most; smaller blocks stay in the processor's cache until they are counted
-SORT_ABOVE = 16  # matches per query from which one sort is cheaper than so many counts (measured at 10,000 images)
-
-
-Exact = Callable[[np.ndarray, np.ndarray], np.ndarray]  # queries and gallery columns to their similarity, in float64
+MEMORY = 1 << 28  # bytes of similarities at a time: full blocks on 20 threads
+ROWS, COLUMNS = 512, 2048  # of a block: large enough for a product at full speed, small enough for the cache (measured)
+FEW = 64  # queries whose matches are multiplied together, as each meets the others' too; or that take a whole row each
 
 
 @dataclass(frozen=True)
@@ -89,20 +91,20 @@ def score_retrieval(
 ) -> RetrievalScores:
     """Score query features against gallery features by cosine similarity.
 
-    The answer is that of ranking by :func:`~clipreid_lib.scores.similarity.cosine_similarity`. The product is made in
-    float32, and wherever its rounding could change a rank, those pairs are multiplied again in float64.
+    The answer is that of ranking by :func:`~clipreid_lib.scores.similarity.cosine_similarity`, for both count the
+    same numbers. The queries are held in float64, the gallery is read block by block.
 
     Args:
         query: (Q, D) tensor or array.
         query_ids: (Q,) identities, numbers or text.
-        gallery: (G, D) tensor or array; float32 is not copied.
+        gallery: (G, D) tensor or array; float32 and float64 are not copied as a whole.
         gallery_ids: (G,) identities; distractors carry identities no query has. A gallery of one identity alone is
             answered with a perfect score, for nothing can be confused.
         query_cameras: (Q,) cameras; with ``gallery_cameras``, a query's own person seen by its own camera is left
             out of its gallery, as Market-1501 asks (Zheng et al. 2015).
         gallery_cameras: (G,) cameras.
         ranks: where to read the CMC off; may lie beyond the gallery's end.
-        memory: bytes the block of similarities may take at a time, beyond one row of the gallery's length.
+        memory: bytes that blocks of similarities may take at a time, beyond one row of 2,048 on each thread.
 
     Returns:
         CMC, mAP and mINP over the queries that have a match, and the values of every query.
@@ -113,19 +115,30 @@ def score_retrieval(
     """
     query, gallery = similar.checked(query, "query"), similar.checked(gallery, "gallery")
     similar.same_width(query, gallery)
-    counted = _Counting(len(query), len(gallery), query_ids, gallery_ids, query_cameras, gallery_cameras, ranks)
-    # Rounding errors of a float32 product grow with the square root of the width (measured: a tenth of this).
-    unsure = 5e-7 + 1e-7 * query.shape[1] ** 0.5
-    rows = int(np.clip(memory // (4 * len(gallery)), 1, ROWS))
+    sizes, threads = (len(query), len(gallery)), torch.get_num_threads()
+    rows = int(np.clip(memory // (12 * COLUMNS * threads), 1, ROWS))  # 12 bytes each: in float64, then in float32
+    blocks = _blocks(sizes, (query_ids, gallery_ids), (query_cameras, gallery_cameras), ranks, rows)
 
-    def exact(asked: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        left = query[asked] / similar.lengths(query[asked])[:, None]
-        parts = (gallery[columns[start : start + 8192]] for start in range(0, len(columns), 8192))
-        return np.hstack([similar.exact_product(left, part / similar.lengths(part)[:, None]) for part in parts])
+    def begin(block: _Block) -> torch.Tensor:
+        mine, pairs = similar.whole_numbers(query[block.queries]), np.empty(block.columns.shape, np.float32)
+        for start in range(0, len(mine), FEW):
+            part = slice(start, start + FEW)
+            shown, place = np.unique(block.columns[part], return_inverse=True)
+            alike = similar.steps(mine[part], similar.whole_numbers(gallery[shown]))
+            pairs[part] = np.take_along_axis(alike, place.reshape(pairs[part].shape), axis=1)
+        block.begin(pairs)
+        return mine  # (R, D)
 
-    for start, block in similar.fast_product(query, gallery, rows):
-        counted.add(start, block, unsure, exact)
-    return counted.scores()
+    asked = _in_threads(begin, blocks)
+
+    def count(part: np.ndarray) -> None:
+        shown = similar.whole_numbers(part)  # (C, D)
+        for block, mine in zip(blocks, asked, strict=True):
+            block.count(similar.steps(mine, shown))
+
+    each = -(-len(gallery) // (COLUMNS * threads))  # parts of the gallery for every thread
+    _in_threads(count, np.array_split(gallery, each * threads))
+    return _scores(blocks, sizes, ranks)
 
 
 def score_similarity(
@@ -147,132 +160,124 @@ def score_similarity(
     similarity = np.asarray(similarity)
     if similarity.ndim != 2 or np.isnan(similarity).any():
         raise UserError("similarity: must be a (query, gallery) table of numbers without NaN")
-    counted = _Counting(len(similarity), similarity.shape[1], query_ids, gallery_ids, None, None, ranks)
-    for start in range(0, len(similarity), ROWS):
-        counted.add(start, similarity[start : start + ROWS].copy())
-    return counted.scores()
+    similarity = similarity if similarity.dtype in (np.float32, np.float64) else similarity.astype(np.float64)
+    blocks = _blocks(similarity.shape, (query_ids, gallery_ids), (None, None), ranks, FEW)
+
+    def count(block: _Block) -> None:
+        block.begin(similarity[block.queries[:, None], block.columns])
+        block.count(similarity[block.queries])
+
+    _in_threads(count, blocks)
+    return _scores(blocks, similarity.shape, ranks)
 
 
-class _Counting:
-    """Ranks of matches, gathered block of queries by block of queries."""
-
-    def __init__(
-        self,
-        queries: int,
-        size: int,
-        query_ids: Iterable,
-        gallery_ids: Iterable,
-        query_cameras: Iterable | None,
-        gallery_cameras: Iterable | None,
-        ranks: Sequence[int],
-    ) -> None:
-        if (query_cameras is None) != (gallery_cameras is None):
-            raise UserError("cameras: give them for query and gallery both, or for neither")
-        if not len(ranks) or min(ranks) < 1:
-            raise UserError(f"ranks: {tuple(ranks)}; give at least one, each 1 or more")
-        self.ranks, self.size = ranks, size
-        asked, shown = _codes(query_ids, gallery_ids, (queries, size), "ids")
-        self.cameras = None
-        if query_cameras is not None and gallery_cameras is not None:
-            self.cameras = _codes(query_cameras, gallery_cameras, (queries, size), "cameras")
-        self.order = np.argsort(shown, kind="stable")  # gallery positions, identity by identity
-        self.left = np.searchsorted(shown[self.order], asked)
-        self.number = np.searchsorted(shown[self.order], asked, side="right") - self.left
-        self.relevant, self.first, self.last = (np.zeros(queries, int) for _ in range(3))
-        self.precision, self.trapezoid = np.zeros(queries), np.zeros(queries)
-
-    def add(self, start: int, block: np.ndarray, unsure: float = 0.0, exact: Exact | None = None) -> None:
-        """Count one block: (rows, G) similarities of the queries from ``start`` on. The block is used up."""
-        number = self.number[start : start + len(block)]
-        row = np.repeat(np.arange(len(block)), number)  # (P,) all pairs of one identity, query by query
-        within = np.arange(len(row)) - np.repeat(np.cumsum(number) - number, number)
-        column = self.order[np.repeat(self.left[start : start + len(block)], number) + within]
-        score = block[row, column].copy()
-        keep = score > -np.inf
-        if self.cameras:
-            keep &= self.cameras[0][start + row] != self.cameras[1][column]
-        block[row, column] = -np.inf  # what remains is wrong
-        row, column, score = row[keep], column[keep], score[keep]
-        ends = np.searchsorted(row, np.arange(len(block) + 1))
-        wrong, doubtful = np.zeros(len(row), int), []
-        for r in np.unique(row):
-            mine = slice(ends[r], ends[r + 1])
-            reach = score[mine] if not unsure else np.concatenate([score[mine] - unsure, score[mine] + unsure])
-            counts = _not_below(block[r], reach)
-            wrong[mine] = counts[: len(counts) // 2] if unsure else counts
-            if unsure and (counts[: len(counts) // 2] != counts[len(counts) // 2 :]).any():
-                doubtful.append(r)
-        if doubtful:
-            assert exact is not None  # who is unsure says how to look again
-            self._look_again(start, block, np.array(doubtful), ends, column, score, wrong, unsure, exact)
-        self._rank(start, row, wrong)
-
-    def _look_again(
-        self,
-        start: int,
-        block: np.ndarray,
-        doubtful: np.ndarray,
-        ends: np.ndarray,
-        column: np.ndarray,
-        score: np.ndarray,
-        wrong: np.ndarray,
-        unsure: float,
-        exact: Exact,
-    ) -> None:
-        mine = {r: slice(ends[r], ends[r + 1]) for r in doubtful}
-        near = [column[part] for part in mine.values()]
-        for r, part in mine.items():
-            matches = np.append(np.sort(score[part]), np.inf)
-            next_match = matches[np.searchsorted(matches, block[r] - unsure)]  # (G,) the first not far below
-            near.append(np.flatnonzero(next_match <= block[r] + unsure))
-        columns = np.unique(np.concatenate(near))
-        again = exact(start + doubtful, columns)  # (doubtful, columns)
-        old = block[doubtful[:, None], columns]
-        block[doubtful[:, None], columns] = np.where(old == -np.inf, old, again)
-        for line, (r, part) in zip(again, mine.items(), strict=True):
-            wrong[part] = _not_below(block[r], line[np.searchsorted(columns, column[part])])
-
-    def _rank(self, start: int, row: np.ndarray, wrong: np.ndarray) -> None:
-        wrong = wrong[np.lexsort((wrong, row))]  # row is in order already
-        number = np.bincount(row)
-        before = np.arange(len(row)) - np.repeat(np.cumsum(number) - number, number)  # matches before this one
-        rank = wrong + before + 1
-        just_before = np.divide(before, rank - 1, out=np.ones(len(rank)), where=rank > 1)
-        at = (before + 1) / rank
-        asked = slice(start, start + len(number))
-        self.relevant[asked] = number
-        self.precision[asked] = np.bincount(row, at)
-        self.trapezoid[asked] = np.bincount(row, (at + just_before) / 2)
-        self.last[start + row] = rank  # the last one written is the last match's
-        self.first[start + row[::-1]] = rank[::-1]
-
-    def scores(self) -> RetrievalScores:
-        matched = self.relevant > 0
-        if not matched.any():
-            raise UserError("no query identity is in the gallery; nothing can be scored")
-        relevant = np.where(matched, self.relevant, np.nan)
-        precision, trapezoid = self.precision / relevant, self.trapezoid / relevant
-        penalty = relevant / np.maximum(self.last, 1)
-        cmc = np.bincount(self.first[matched] - 1, minlength=self.size).cumsum() / matched.sum()
-        return RetrievalScores(
-            cmc=cmc,
-            at={int(k): float(cmc[min(k, self.size) - 1]) for k in self.ranks},
-            map=float(precision[matched].mean()),
-            map_trapezoid=float(trapezoid[matched].mean()),
-            minp=float(penalty[matched].mean()),
-            average_precision=precision,
-            average_precision_trapezoid=trapezoid,
-            inverse_penalty=penalty,
-            first_hit=self.first,
-            unmatched=int((~matched).sum()),
-        )
+def _in_threads(task: Callable, items: Iterable) -> list:
+    """Do a task for every item, on as many threads as torch has: each works alone, so that none waits for another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(task, items))
+    finally:
+        torch.set_num_threads(threads)
 
 
-def _not_below(line: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Count the values of (G,) that reach each threshold; a wrong image as similar as the match stands before it."""
-    if len(thresholds) > SORT_ABOVE:
-        return len(line) - np.searchsorted(np.sort(line), thresholds)
-    return np.array([np.count_nonzero(line >= threshold) for threshold in thresholds])
+@dataclass
+class _Block:
+    """Some queries and their pairs: the gallery images of a query's identity, M at most.
+
+    Attributes:
+        queries: (R,) positions.
+        columns: (R, M) gallery positions of the pairs.
+        paired: (R, M) False where a query has fewer pairs than M, so that what stands there is none.
+        matches: (R, M) the pairs that the protocol counts.
+    """
+
+    queries: np.ndarray
+    columns: np.ndarray
+    paired: np.ndarray
+    matches: np.ndarray
+    lock: Lock = field(default_factory=Lock)
+
+    def begin(self, similarity: np.ndarray) -> None:
+        """Take the (R, M) similarities of the pairs: whatever reaches a match's stands before it."""
+        self.matches &= similarity > -np.inf
+        self.reach = torch.from_numpy(np.where(self.paired, similarity, np.inf))
+        self.before = np.zeros(similarity.shape, int)  # (R, M) wrong images before each match
+        self.count(np.where(self.paired, similarity, -np.inf), sign=-1)  # the pairs themselves are not wrong
+
+    def count(self, similarity: np.ndarray, sign: int = 1) -> None:
+        """Count the images of (R, C) similarities before each match, a row's matches at once. The rows get sorted."""
+        similarity.sort(axis=1)
+        below = torch.searchsorted(torch.from_numpy(similarity), self.reach).numpy()
+        with self.lock:
+            self.before += sign * (similarity.shape[1] - below)
+
+
+def _blocks(
+    sizes: tuple[int, int], ids: tuple[Iterable, Iterable], cameras: tuple[Any, Any], ranks: Sequence[int], rows: int
+) -> list[_Block]:
+    """Pair queries with gallery images, ``rows`` queries of neighbouring identities at a time, without unmatched ones.
+
+    Args:
+        sizes: of query and gallery.
+        ids: of query and gallery.
+        cameras: likewise, or None and None.
+        ranks: where the CMC will be read off.
+        rows: queries per block at most.
+    """
+    if (cameras[0] is None) != (cameras[1] is None):
+        raise UserError("cameras: give them for query and gallery both, or for neither")
+    if not len(ranks) or min(ranks) < 1:
+        raise UserError(f"ranks: {tuple(ranks)}; give at least one, each 1 or more")
+    asked, shown = _codes(*ids, sizes, "ids")
+    seen = None if cameras[0] is None else _codes(*cameras, sizes, "cameras")
+    order = np.argsort(shown, kind="stable")  # gallery positions, identity by identity
+    left, right = (np.searchsorted(shown[order], asked, side) for side in ("left", "right"))
+    queries = np.argsort(asked, kind="stable")
+    queries = queries[left[queries] < right[queries]]
+    blocks = []
+    for mine in (queries[start : start + rows] for start in range(0, len(queries), rows)):
+        number = (right - left)[mine, None]  # (R, 1)
+        within = np.arange(number.max())
+        columns, paired = order[left[mine, None] + np.minimum(within, number - 1)], within < number  # (R, M)
+        other = paired if seen is None else seen[0][mine, None] != seen[1][columns]
+        blocks.append(_Block(mine, columns, paired, paired & other))
+    return blocks
+
+
+def _scores(blocks: list[_Block], sizes: tuple[int, int], ranks: Sequence[int]) -> RetrievalScores:
+    """Read the scores off the wrong images before every match."""
+    first = np.zeros(sizes[0], int)
+    precision, trapezoid, penalty = (np.full(sizes[0], np.nan) for _ in range(3))
+    for block in blocks:
+        has = block.matches.any(axis=1)
+        matches, mine = block.matches[has], block.queries[has]
+        number, hits = matches.sum(axis=1), np.arange(matches.shape[1])  # hits: matches before each match
+        there = hits < number[:, None]
+        wrong = np.sort(np.where(matches, block.before[has], sizes[1]), axis=1)  # best match first, no match last
+        at = (hits + 1) / (wrong + hits + 1)
+        just_before = np.divide(hits, wrong + hits, out=np.ones(at.shape), where=wrong + hits > 0)
+        for values, shares in ((precision, at), (trapezoid, (at + just_before) / 2)):
+            values[mine] = np.where(there, shares, 0).cumsum(axis=1)[:, -1] / number
+        penalty[mine] = at[np.arange(len(mine)), number - 1]
+        first[mine] = wrong[:, 0] + 1
+    matched = first > 0
+    if not matched.any():
+        raise UserError("no query identity is in the gallery; nothing can be scored")
+    cmc = np.bincount(first[matched] - 1, minlength=sizes[1]).cumsum() / matched.sum()
+    return RetrievalScores(
+        cmc=cmc,
+        at={int(k): float(cmc[min(k, sizes[1]) - 1]) for k in ranks},
+        map=float(precision[matched].mean()),
+        map_trapezoid=float(trapezoid[matched].mean()),
+        minp=float(penalty[matched].mean()),
+        average_precision=precision,
+        average_precision_trapezoid=trapezoid,
+        inverse_penalty=penalty,
+        first_hit=first,
+        unmatched=int((~matched).sum()),
+    )
 
 
 def _codes(query: Iterable, gallery: Iterable, sizes: tuple[int, int], what: str) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from clipreid_lib.base.errors import counted
 from clipreid_lib.scores.score_names import name_method
 
 ONE_MATCH = ("own", "mba")  # protocols in which the two definitions can be converted
-SAME = ["dataset", "aspect", "protocol"]
+SAME, COUNTS = ["dataset", "aspect", "protocol"], ["queries", "gallery"]
 
 
 def load() -> pd.DataFrame:
@@ -36,77 +36,49 @@ def set_beside(rows: pd.DataFrame) -> pd.DataFrame | None:
         ``flip`` (whether mirrored images' features were added), ``source``, ``note``. None, which a notebook does not
         show, where nothing fits: :func:`explain` says why.
     """
-    printed = load()
-    found = [_find_comparable(printed, row) for _, row in rows.iterrows()]
-    fitting = pd.concat([printed[:0], *found]).drop_duplicates()
-    if fitting.empty:
+    ours = rows.astype(dict.fromkeys(COUNTS, float)).dropna(subset=COUNTS)
+    printed = load().merge(ours[[*SAME, *COUNTS]].drop_duplicates(), on=[*SAME, *COUNTS])
+    if printed.empty:
         return None
-    theirs = pd.DataFrame([_convert(row) for _, row in fitting.iterrows()])
-    ours = rows[[len(each) > 0 for each in found]]
+    ours = ours.merge(printed[[*SAME, *COUNTS]].drop_duplicates(), on=[*SAME, *COUNTS])
     names = [name_method(*each) for each in ours[["variant", "stage"]].to_numpy()]
     mine = pd.DataFrame(
         {
             "method": "ours: " + ours["model"] + " " + names,
             "protocol": ours["protocol"],
-            "rank-1": 100 * ours["rank1"],
-            "mAP": 100 * ours["map"],
+            **{name: 100 * ours[score] for name, score in (("rank-1", "rank1"), ("mAP", "map"))},
             "mAP (trapezoid)": 100 * ours["map_trapezoid"],
-            "converted": "",
-            "trained on": "",
-            "flip": "no",
-            "source": "here",
-            "note": "",
+            **{"converted": "", "trained_on": "", "flip": "no", "source": "here", "note": ""},
         }
     )
-    table = pd.concat([mine, theirs], ignore_index=True).sort_values("rank-1", ascending=False, kind="stable")
-    return table.round(2).reset_index(drop=True)
+    is_trapezoid, one_match = printed["map_definition"] == "trapezoid", printed["protocol"].isin(ONE_MATCH)
+    standard = (2 * printed["map"] - printed["rank1"]).where(one_match)
+    trapezoid = ((printed["map"] + printed["rank1"]) / 2).where(one_match)
+    theirs = printed.rename(columns={"rank1": "rank-1"}).assign(
+        **{"mAP": printed["map"].where(~is_trapezoid, standard)},
+        **{"mAP (trapezoid)": printed["map"].where(is_trapezoid, trapezoid)},
+        converted=np.where(one_match, np.where(is_trapezoid, "mAP", "mAP (trapezoid)"), ""),
+    )
+    table = pd.concat([mine, theirs[list(mine)]], ignore_index=True)
+    table = table.sort_values("rank-1", ascending=False, kind="stable", ignore_index=True)
+    return table.rename(columns={"trained_on": "trained on"}).round(2)
 
 
 def explain(rows: pd.DataFrame) -> str:
-    """Say what stands beside our rows, or why nothing does."""
+    """Say what stands beside our rows, or why nothing does, a line for each."""
     printed, lines = load(), []
     for _, row in rows.iterrows():
         where = f"{row['dataset']} {row['aspect']} under {row['protocol']}"
         same = printed[(printed[SAME] == row[SAME]).all(axis=1)]
-        fitting = _find_comparable(printed, row)
-        if len(fitting):
-            lines.append(f"{where}: {counted(len(fitting), 'published result')}.")
+        fitting = int((same[COUNTS] == row[COUNTS].astype(float)).all(axis=1).sum())
+        if fitting:
+            lines.append(f"{where}: {counted(fitting, 'published result')}.")
         elif len(same):
-            counts = same[["queries", "gallery"]].iloc[0]
+            theirs = same[COUNTS].iloc[0]
             lines.append(
-                f"{where}: nothing beside it, for the published results have {counts['queries']:.0f} queries and "
-                f"{counts['gallery']:.0f} gallery images, here are {row['queries']} and {row['gallery']}."
+                f"{where}: nothing beside it, for the published results have {theirs['queries']:.0f} queries and "
+                f"{theirs['gallery']:.0f} gallery images, here are {row['queries']} and {row['gallery']}."
             )
         else:
             lines.append(f"{where}: no published result known.")
     return "\n".join(lines)
-
-
-def _find_comparable(printed: pd.DataFrame, row: pd.Series) -> pd.DataFrame:
-    same = (printed[SAME] == row[SAME]).all(axis=1)
-    for count in ("queries", "gallery"):
-        same &= printed[count] == row[count]
-    return printed[same]
-
-
-def _convert(row: pd.Series) -> dict:
-    standard, trapezoid, made = row["map"], np.nan, ""
-    if row["map_definition"] == "trapezoid":
-        standard, trapezoid = np.nan, row["map"]
-    if row["protocol"] in ONE_MATCH:
-        if np.isnan(standard):
-            standard, made = 2 * trapezoid - row["rank1"], "mAP"
-        else:
-            trapezoid, made = (standard + row["rank1"]) / 2, "mAP (trapezoid)"
-    return {
-        "method": row["method"],
-        "protocol": row["protocol"],
-        "rank-1": row["rank1"],
-        "mAP": standard,
-        "mAP (trapezoid)": trapezoid,
-        "converted": made,
-        "trained on": row["trained_on"],
-        "flip": row["flip"],
-        "source": row["source"],
-        "note": row["note"],
-    }

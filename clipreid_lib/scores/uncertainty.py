@@ -32,8 +32,8 @@ class Difference:
     p: float
 
 
-def interval(values: ArrayLike, identities: ArrayLike, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of a share or score in [0, 1] averaged over queries, by percentile bootstrap over identities.
+def interval(values: ArrayLike, people: ArrayLike, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of a share or score in [0, 1] averaged over queries, by percentile bootstrap over people.
 
     Where all people score 1 (or all 0) a bootstrap would claim certainty; there the exact binomial bound stands, with
     one trial per person (Clopper and Pearson 1934). Near 1, and with few people, percentile intervals are too narrow:
@@ -41,13 +41,13 @@ def interval(values: ArrayLike, identities: ArrayLike, seed: int = 0) -> tuple[f
 
     Args:
         values: (N,) one number per query; NaN takes no part.
-        identities: (N,) whose query it is.
+        people: (N,) whose query it is.
         seed: of the resampling.
 
     Returns:
         Lower and upper end; NaN twice with fewer than two people.
     """
-    sums, counts = _by_person(values, identities)
+    sums, counts = _sum_by_person(values, people)
     bound = 0.025 ** (1 / max(1, len(sums)))
     if len(sums) > 1 and (sums == counts).all():
         return bound, 1.0
@@ -73,7 +73,7 @@ def _bootstrap(sums: np.ndarray, counts: np.ndarray, seed: int) -> tuple[float, 
     return float(found.low), float(found.high)
 
 
-def compare(one: ArrayLike, other: ArrayLike, identities: ArrayLike, seed: int = 0) -> Difference:
+def compare(one: ArrayLike, other: ArrayLike, people: ArrayLike, seed: int = 0) -> Difference:
     """Compare two methods query by query.
 
     The p-value is that of a sign-flip permutation test on each person's summed difference (scipy): a person's queries
@@ -82,14 +82,14 @@ def compare(one: ArrayLike, other: ArrayLike, identities: ArrayLike, seed: int =
     Args:
         one: (N,) a score per query, for example average precision.
         other: (N,) the other method's, of the same queries in the same order.
-        identities: (N,) whose queries they are.
+        people: (N,) whose queries they are.
         seed: of the resampling.
 
     Returns:
         Mean difference, other minus one, its 95 % interval and p-value.
     """
     difference = np.asarray(other, float) - np.asarray(one, float)
-    sums, counts = _by_person(difference, identities)
+    sums, counts = _sum_by_person(difference, people)
     low, high = _bootstrap(sums, counts, seed)
     p = 1.0
     if len(sums) > 1 and sums.any():
@@ -105,8 +105,8 @@ def compare(one: ArrayLike, other: ArrayLike, identities: ArrayLike, seed: int =
     return Difference(float(sums.sum() / max(1, counts.sum())), low, high, float(p))
 
 
-def _by_person(values: ArrayLike, identities: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    people = pd.Series(np.asarray(values, float)).groupby(np.asarray(identities))
-    table = people.agg(["sum", "count"])
+def _sum_by_person(values: ArrayLike, people: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    grouped = pd.Series(np.asarray(values, float)).groupby(np.asarray(people))
+    table = grouped.agg(["sum", "count"])
     table = table[table["count"] > 0]
     return table["sum"].to_numpy(), table["count"].to_numpy()

@@ -1,13 +1,12 @@
-"""Pictures for the pretraining of the embedded CLIP: drawn once, then spoiled anew at every step.
+"""Pictures for the pretraining: drawn once, then spoiled anew at every step.
 
 The network is shown synthetic people only but has to say something about photographs, so the spoiling is
 wide: framing, light, colour, backdrop, sleeves, focus, noise, compression, things in the way.
 """
 
 import io
-import os
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -17,34 +16,34 @@ from PIL import Image
 
 from clipreid_lib.embedded import synthetic_hands
 
-STORED = 112  # side in pixels of the stored squares: a little above the network's 96, room for zooming in
+STORED = 112  # side in pixels of the drawn squares: a little above the network's 96, room for zooming in
 
 
-def render(people: int, shots: int, seed: int, folder: Path | None = None) -> tuple[np.ndarray, pd.DataFrame]:
-    """Draw every person's four hands, or load the drawings of an earlier call.
+def draw_people(people: int, shots: int, seed: int) -> tuple[torch.Tensor, pd.DataFrame]:
+    """Draw every person's four hands.
 
     Args:
         people: number of people; the same numbers under another seed are other people.
         shots: pictures of each of the four aspects, every one in a session of its own.
         seed: of people, shots and difficulty.
-        folder: where drawings are kept for the next call; the generator's version is part of the key.
 
     Returns:
-        uint8 pictures (N, STORED, STORED, 3), the whole frame squashed to a square, and their HandInfo rows.
+        uint8 pictures (N, 3, STORED, STORED), the whole frame squashed to a square, and their HandInfo rows.
     """
-    name = f"hands_{people}_{shots}_{seed}_v{synthetic_hands.GENERATOR}"
-    stem = None if folder is None else Path(folder) / name
-    if stem is not None and stem.with_suffix(".csv").exists():
-        return np.load(stem.with_suffix(".npy"), mmap_mode="r"), pd.read_csv(stem.with_suffix(".csv"))
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        drawn = list(pool.map(_draw_person, [(number, shots, seed) for number in range(people)], chunksize=8))
-    pictures = np.concatenate([pictures for pictures, _ in drawn])
-    rows = pd.DataFrame([row for _, rows in drawn for row in rows])
-    if stem is not None:
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        np.save(stem.with_suffix(".npy"), pictures)
-        rows.to_csv(stem.with_suffix(".csv"), index=False)  # last: its presence says that both are whole
-    return pictures, rows
+    count = people * shots * len(synthetic_hands.ASPECTS)
+    drawn = synthetic_hands.map_people(partial(_draw_person, shots, seed), people, count)
+    pictures, rows = zip(*(shot for person in drawn for shot in person), strict=True)
+    return to_tensor(pictures), pd.DataFrame(rows)
+
+
+def _draw_person(shots: int, seed: int, number: int) -> list[tuple[np.ndarray, dict]]:
+    rng, person, drawn = np.random.default_rng([seed, number]), synthetic_hands.make_person(number, seed), []
+    for aspect in synthetic_hands.ASPECTS:
+        for session in range(shots):
+            difficulty = float(rng.uniform(0.6, 1.8))
+            picture, row = synthetic_hands.draw(person, aspect, session, 0, difficulty=difficulty, seed=seed)
+            drawn.append((squash(picture, STORED), row))
+    return drawn
 
 
 def squash(picture: np.ndarray, size: int) -> np.ndarray:
@@ -52,35 +51,12 @@ def squash(picture: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC))
 
 
-def to_tensor(pictures: np.ndarray) -> torch.Tensor:
-    """Turn pictures (N, H, W, 3) into a tensor (N, 3, H, W), both uint8."""
-    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2)
+def to_tensor(pictures: Sequence[np.ndarray]) -> torch.Tensor:
+    """Turn N pictures (H, W, 3) into a tensor (N, 3, H, W), both uint8."""
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
 
-def _draw_person(task: tuple[int, int, int]) -> tuple[np.ndarray, list[dict]]:
-    number, shots, seed = task
-    rng = np.random.default_rng([seed, number])
-    person = synthetic_hands.make_person(number, seed)
-    pictures, rows = [], []
-    for aspect in synthetic_hands.ASPECTS:
-        for session in range(shots):
-            picture, row = synthetic_hands.draw(
-                person,
-                aspect,
-                session,
-                0,
-                difficulty=float(rng.uniform(0.6, 1.8)),
-                size=(160, 120),
-                seed=seed,
-            )
-            pictures.append(squash(picture, STORED))
-            rows.append(row)
-    return np.stack(pictures), rows
-
-
-def spoil(
-    pictures: torch.Tensor, size: int, rng: torch.Generator, share: float = 1.0
-) -> tuple[torch.Tensor, torch.Tensor]:
+def spoil(pictures: torch.Tensor, size: int, rng: torch.Generator, share: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Give the pictures of a batch each its own framing, light and faults, and mirror half of them.
 
     Args:
@@ -103,6 +79,26 @@ def spoil(
     return images, mirrored
 
 
+class _Draw:
+    """Random numbers from ``rng``, one per picture, shaped (count, 1, 1, 1) to combine with a batch."""
+
+    def __init__(self, count: int, rng: torch.Generator) -> None:
+        self.count, self.rng = count, rng
+
+    def uniform(self, low: float, high: float) -> torch.Tensor:
+        return low + (high - low) * torch.rand(self.count, 1, 1, 1, generator=self.rng)
+
+    def normal(self, deviation: float) -> torch.Tensor:
+        return deviation * torch.randn(self.count, 1, 1, 1, generator=self.rng)
+
+    def chance(self, p: float) -> torch.Tensor:
+        return self.uniform(0, 1) < p
+
+    def colour(self) -> torch.Tensor:
+        """Draw one RGB colour per picture, (count, 3, 1, 1)."""
+        return torch.rand(self.count, 3, 1, 1, generator=self.rng)
+
+
 def _spoil_chunk(x: torch.Tensor, mirrored: torch.Tensor, size: int, rng: torch.Generator) -> torch.Tensor:
     count = len(x)
 
@@ -110,11 +106,11 @@ def _spoil_chunk(x: torch.Tensor, mirrored: torch.Tensor, size: int, rng: torch.
         return torch.nonzero(torch.rand(count, generator=rng) < p).flatten()
 
     if len(few := some(0.6)):
-        x[few] = _other_surroundings(x[few], rng)
+        x[few] = _change_surroundings(x[few], rng)
 
     # Framing. Photographs show hands from half to all of the frame; a hand reaches in from the lower edge,
     # so the border's continuation outwards (padding_mode) is a plausible forearm and backdrop.
-    draw = Draw(count, rng)
+    draw = _Draw(count, rng)
     angle = draw.normal(0.16).flatten()  # radians
     zoom = torch.exp(draw.uniform(-0.12, 0.45)).flatten()  # > 1 shows the hand smaller
     stretch = torch.exp(draw.normal(0.06)).flatten()
@@ -137,49 +133,25 @@ def _spoil_chunk(x: torch.Tensor, mirrored: torch.Tensor, size: int, rng: torch.
     gain = torch.exp(cast.view(-1, 3, 1, 1) + strength * draw.normal(0.2))
     x = (x * (contrast * gain) + 0.6 * (1 - contrast) * gain).clamp_(0, 1)
     if len(few := some(0.4)):
-        x[few] = x[few] ** torch.exp(Draw(len(few), rng).normal(0.25))
+        x[few] = x[few] ** torch.exp(_Draw(len(few), rng).normal(0.25))
     if len(few := some(0.35)):
-        x[few] = _blurred(x[few], Draw(len(few), rng).uniform(0.3, 1.4).flatten())
+        x[few] = _blur(x[few], _Draw(len(few), rng).uniform(0.3, 1.4).flatten())
     if len(few := some(0.1)):
         coarse = F.interpolate(x[few], size=size * 5 // 8, mode="bilinear", antialias=True)
         x[few] = F.interpolate(coarse, size=size)
     if len(few := some(0.5)):
-        amount = Draw(len(few), rng).uniform(0, 1) ** 2 * 0.08
+        amount = _Draw(len(few), rng).uniform(0, 1) ** 2 * 0.08
         x[few] = (x[few] + torch.randn(x[few].shape, generator=rng) * amount).clamp_(0, 1)
     if len(few := some(0.15)):
-        x[few] = _compressed(x[few], rng)
+        x[few] = _compress(x[few], rng)
     if len(few := some(0.3)):
-        x[few] = _partly_hidden(x[few], rng)
+        x[few] = _hide_part(x[few], rng)
     return x
 
 
-class Draw:
-    """Random numbers, one per picture, shaped (count, 1, 1, 1) to combine with a batch."""
-
-    def __init__(self, count: int, rng: torch.Generator) -> None:
-        """Draw for ``count`` pictures from ``rng``."""
-        self.count, self.rng = count, rng
-
-    def uniform(self, low: float, high: float) -> torch.Tensor:
-        """Return one number in [low, high) per picture."""
-        return low + (high - low) * torch.rand(self.count, 1, 1, 1, generator=self.rng)
-
-    def normal(self, deviation: float) -> torch.Tensor:
-        """Return one centred normal number per picture."""
-        return deviation * torch.randn(self.count, 1, 1, 1, generator=self.rng)
-
-    def chance(self, p: float) -> torch.Tensor:
-        """Return True with probability ``p`` per picture."""
-        return self.uniform(0, 1) < p
-
-    def colour(self) -> torch.Tensor:
-        """Return one RGB colour per picture, (count, 3, 1, 1)."""
-        return torch.rand(self.count, 3, 1, 1, generator=self.rng)
-
-
-def _other_surroundings(x: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+def _change_surroundings(x: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     """Put another backdrop behind the hand, and sometimes a sleeve over the wrist."""
-    draw = Draw(len(x), rng)
+    draw = _Draw(len(x), rng)
     edge = torch.cat([x[:, :, 0], x[:, :, :60, 0], x[:, :, :60, -1]], dim=2)  # the hand enters from below
     backdrop = edge.median(dim=2).values[:, :, None, None]
     hand = torch.sigmoid(((x - backdrop).abs().sum(1, keepdim=True) - 0.25) * 25)  # (B, 1, H, W), soft
@@ -196,8 +168,8 @@ def _other_surroundings(x: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     return x + sleeve * (cloth - x)
 
 
-def _blurred(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """Gaussian blur of a batch, each picture (3, H, W) with its own ``sigma`` (B,) in pixels."""
+def _blur(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """Blur each picture (3, H, W) of a batch by a Gaussian of its own ``sigma`` (B,), in pixels."""
     taps = torch.arange(-3, 4, dtype=x.dtype)
     kernel = torch.exp(-0.5 * (taps / sigma[:, None]) ** 2)
     kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(3, dim=0)  # one per channel, (3B, 7)
@@ -206,7 +178,7 @@ def _blurred(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     return F.conv2d(flat, kernel.view(-1, 1, 7, 1), groups=len(kernel)).view_as(x)
 
 
-def _compressed(x: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+def _compress(x: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     """Send the pictures through JPEG at a quality of 20 to 80."""
     for picture in x:
         quality = int(torch.randint(20, 81, (1,), generator=rng))
@@ -216,9 +188,9 @@ def _compressed(x: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     return x
 
 
-def _partly_hidden(x: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+def _hide_part(x: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     """Cover each picture by a plain rectangle of up to a tenth of its area."""
-    draw = Draw(len(x), rng)
+    draw = _Draw(len(x), rng)
     down = torch.linspace(0, 1, x.shape[2]).view(1, 1, -1, 1)
     across = torch.linspace(0, 1, x.shape[3]).view(1, 1, 1, -1)
     rows = (down - draw.uniform(0, 1)).abs() < draw.uniform(0.04, 0.16)
