@@ -151,19 +151,59 @@ def test_changed_data_is_described_anew_where_a_run_is_to_come(two, executed):
     assert len([name for _, name in executed if name.startswith("01")]) == 2 and kept.read_bytes() == before
 
 
-def test_a_notebook_may_print_that_something_failed(two, tmp_path, monkeypatch):
-    place = tmp_path / "project" / "notebooks"
-    place.mkdir(parents=True)
-    cells = [{"cell_type": "code", "source": "print('failed: two of 9 images')", "id": "a"}]
-    for cell in cells:
-        cell |= {"metadata": {}, "outputs": [], "execution_count": None}
-    kernel = {"kernelspec": {"name": "python3", "display_name": "x", "language": "python"}}
-    write_json(place / f"{SCORES}.ipynb", {"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5})
-    monkeypatch.setattr(chain, "ROOT", tmp_path / "project")
-    run = Run.open(two[0])
-    failure = chain.Chain(run, (SCORES,)).do()
+@pytest.fixture
+def execute(two, tmp_path, monkeypatch):
+    """Execute a notebook of one cell in the place of notebook 04; return the failure, and the run's folder."""
+
+    def make(source: str):
+        place = tmp_path / "project" / "notebooks"
+        place.mkdir(parents=True)
+        cell = {
+            "cell_type": "code",
+            "source": source,
+            "id": "a",
+            "metadata": {},
+            "outputs": [],
+            "execution_count": None,
+        }
+        kernel = {"kernelspec": {"name": "python3", "display_name": "x", "language": "python"}}
+        notebook = {"cells": [cell], "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
+        write_json(place / f"{SCORES}.ipynb", notebook)
+        monkeypatch.setattr(chain, "ROOT", tmp_path / "project")
+        run = Run.open(two[0])
+        return chain.Chain(run, (SCORES,)).do(), run.folder
+
+    return make
+
+
+def test_a_notebook_may_print_that_something_failed(execute):
+    failure, folder = execute("print('failed: two of 9 images')")
     assert failure.message == "ended without its record; was the kernel killed (memory)?"
-    assert "failed: two of 9 images" in (run.folder / "log.txt").read_text()
+    assert "failed: two of 9 images" in (folder / "log.txt").read_text()
+
+
+def test_the_epochs_of_a_training_are_one_output_and_are_printed_as_they_end(execute, capsys, monkeypatch):
+    monkeypatch.setattr(chain, "QUIET", 0.0)
+    said = (
+        "import time\nfor n in range(9):\n    print(f'stage 1: epoch {n}/9  loss 1.0', flush=True)\n    time.sleep(0.3)"
+    )
+    _, folder = execute(said)
+    (_, cell) = read_json(folder / "notebooks" / f"{SCORES}.ipynb")["cells"]  # the first holds the parameters
+    (output,) = cell["outputs"]
+    assert "".join(output["text"]).count(": epoch ") == 9
+    assert (folder / "log.txt").read_text().count(": epoch ") == 9
+    printed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if ": epoch " in line]
+    assert len(printed) == 9 and printed[0] < printed[-1]  # the time: not all at the end
+
+
+def test_the_traceback_of_a_failed_cell_is_in_the_log_and_with_debug_on_the_terminal(execute, capsys, monkeypatch):
+    monkeypatch.setenv("CLIPREID_DEBUG", "1")
+    failure, folder = execute("print('half a line', end='')\nodd = 1 / 0")
+    assert failure.message == "ZeroDivisionError: division by zero (cell 2)"
+    log, err = (folder / "log.txt").read_text(), capsys.readouterr().err
+    for told in (log, err):
+        assert "Traceback (most recent call last)" in told and "odd = 1 / 0" in told and "\x1b" not in told
+    assert log.startswith("half a line")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ A process of its own keeps papermill's change of folder, its kernel and its memo
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import sys
@@ -35,6 +36,7 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_leave_with_runner, daemon=True).start()
     threading.Thread(target=_beat, args=(Path(folder),), daemon=True).start()
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # or it names every parameter that the notebook does not
     config = Config()
     if sys.platform != "win32":  # pipes instead of TCP ports: parallel kernels cannot take each other's
         config.KernelManager.transport = "ipc"
