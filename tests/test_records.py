@@ -4,15 +4,15 @@ import os
 import time
 
 import pytest
+import small_runs
 import torch
 from small_runs import TINY, finish
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import read_json, write_json
-from clipreid_lib.method import prompt_learning
 from clipreid_lib.params import schema
 from clipreid_lib.params.schema import NOT_IN_ID, NOTEBOOKS, Params
-from clipreid_lib.runs import records, stages
+from clipreid_lib.runs import records
 from clipreid_lib.runs.chain import Chain
 from clipreid_lib.runs.notebook_keys import AFTER_PROMPTS, notebook_key
 from clipreid_lib.runs.run import Run
@@ -244,7 +244,7 @@ def learned():
 
     def learn(run) -> dict[str, torch.Tensor]:
         torch.manual_seed(len(str(run.params)))  # whatever was drawn before must not matter
-        bank, _ = prompt_learning.learn_prompts(run, stages.load_backbone(run))
+        _, bank, _ = small_runs.learn(run)
         return bank.state_dict()
 
     return learn
