@@ -195,7 +195,7 @@ def test_an_unforeseen_exception_costs_one_run_alone(tmp_path, monkeypatch, caps
     monkeypatch.setattr(chain.Chain, "_execute", execute)
     batch = local.Local(runs)
     failed = batch.do()
-    assert {failure.message for failure in failed.values()} == {"ValueError: odd things"} and len(failed) == 2
+    assert set(failed.values()) == {"04_evaluation FAILED: ValueError: odd things"} and len(failed) == 2
     err = capsys.readouterr().err
     assert err == ""
     for run in runs:
@@ -203,7 +203,7 @@ def test_an_unforeseen_exception_costs_one_run_alone(tmp_path, monkeypatch, caps
         assert "Traceback" in log and 'raise ValueError("odd\\nthings")' in log
     local.print_summary(batch, failed, 1.0)
     names = ", ".join(run.run_id for run in runs)
-    assert capsys.readouterr().out.endswith(f"  04_evaluation: ValueError: odd things ({names})\n")  # told once
+    assert capsys.readouterr().out.endswith(f"  04_evaluation FAILED: ValueError: odd things ({names})\n")  # told once
     monkeypatch.setenv("CLIPREID_DEBUG", "1")
     local.Local(runs).do()
     assert capsys.readouterr().err.count("Traceback") == 2

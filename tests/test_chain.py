@@ -111,7 +111,7 @@ def test_scores_of_an_encoder_that_is_no_more_leave_the_leaderboard(two, execute
     assert len(refresh_leaderboard(outputs)) == 1
     monkeypatch.setattr(chain.Chain, "_execute", out_of_memory)
     failure = chain.Chain(run, run.params.notebooks, force=frozenset({ENCODER}), asked=2e9).do()
-    assert failure == chain.Failure(ENCODER, "out of memory")
+    assert failure == f"{ENCODER} FAILED: out of memory"
     assert read_metrics(run.folder) is None and len(refresh_leaderboard(outputs)) == 0
     assert records.is_done(run.params, run.folder, PROMPTS)  # what stands before the forced notebook stays
     assert read_json(run.folder / "metrics.before.json")["compared_sha"] == "x"  # and nothing is lost
@@ -128,14 +128,15 @@ def test_scores_stay_where_the_data_to_do_them_again_is_gone(two, executed, hand
     shutil.rmtree(root)
     again = Run.open(run.params)
     failure = chain.Chain(again, again.params.notebooks, force=frozenset({SCORES})).do()
-    assert failure.notebook == SCORES and "is not a folder" in failure.message
+    assert failure.startswith(f"{SCORES} FAILED: ") and "is not a folder" in failure
     assert read_metrics(run.folder) == scored and again.is_done(SCORES)
 
 
 def test_what_stands_on_a_forced_notebook_is_forced_with_it(two):
     run = Run.open(two[0])
-    forced = chain.Chain(run, run.params.notebooks, force=frozenset({ENCODER}))
-    assert forced.force == frozenset(run.params.notebooks[1:])
+    finish(run.params, run.folder, *run.params.notebooks)
+    forced = chain.Chain(run, run.params.notebooks, force=frozenset({ENCODER}), asked=2e9)
+    assert [forced._is_in(run.folder, name) for name in forced.names] == [True, False, False, False]
 
 
 def test_changed_data_is_described_anew_where_a_run_is_to_come(two, executed):
@@ -178,7 +179,7 @@ def execute(two, tmp_path, monkeypatch):
 
 def test_a_notebook_may_print_that_something_failed(execute):
     failure, folder = execute("print('failed: two of 9 images')")
-    assert failure.message == "ended without its record; was the kernel killed (memory)?"
+    assert failure == f"{SCORES} FAILED: ended without its record; was the kernel killed (memory)?"
     assert "failed: two of 9 images" in (folder / "log.txt").read_text()
 
 
@@ -199,7 +200,7 @@ def test_the_epochs_of_a_training_are_one_output_and_are_printed_as_they_end(exe
 def test_the_traceback_of_a_failed_cell_is_in_the_log_and_with_debug_on_the_terminal(execute, capsys, monkeypatch):
     monkeypatch.setenv("CLIPREID_DEBUG", "1")
     failure, folder = execute("print('half a line', end='')\nodd = 1 / 0")
-    assert failure.message == "ZeroDivisionError: division by zero (cell 2)"
+    assert failure == f"{SCORES} FAILED: ZeroDivisionError: division by zero (cell 2)"
     log, err = (folder / "log.txt").read_text(), capsys.readouterr().err
     for told in (log, err):
         assert "Traceback (most recent call last)" in told and "odd = 1 / 0" in told and "\x1b" not in told

@@ -57,7 +57,8 @@ def test_mistakes_about_data_are_one_line_too(capsys, hands, tmp_path):
         given = [part for override in overrides for part in ("--set", override)]
         assert main([*arguments, *given]) == 1
         out, err = capsys.readouterr()
-        assert message in out and out.count("FAILED") == 1 and "starts" not in out  # no kernel was started
+        assert message in out and out.count("FAILED") == 2  # when it happens, and at the end
+        assert "starts" not in out  # no kernel was started
         assert err.count("\n") == 1
 
 

@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import replacing
@@ -40,13 +39,6 @@ class Busy(Exception):
     """The next notebook runs elsewhere; call :meth:`Chain.do` again later."""
 
 
-class Failure(NamedTuple):
-    """The notebook that a run failed in, and the message."""
-
-    notebook: str
-    message: str
-
-
 @dataclass(eq=False)  # two chains are never the same, even if all their fields are
 class Chain:
     """A run (or a data set's folder, for notebook 01) and how its notebooks are executed."""
@@ -62,16 +54,11 @@ class Chain:
     _waits: str = ""  # the notebook that runs elsewhere
     _child: subprocess.Popen | None = None
 
-    def __post_init__(self) -> None:
-        """Force the later notebooks, too."""
-        first = next((place for place, name in enumerate(self.names) if name in self.force), len(self.names))
-        self.force = frozenset(self.names[first:])
-
-    def do(self) -> Failure | None:
+    def do(self) -> str | None:
         """Do every notebook that is not finished.
 
         Returns:
-            The first failure; the notebooks after it are not begun.
+            Which notebook failed, and why; those after it are not begun. None where none failed.
 
         Raises:
             Stopped: the runner was told to end.
@@ -92,7 +79,7 @@ class Chain:
                 self._log_traceback(traceback.format_exc())
             with contextlib.suppress(UserError, OSError):  # on a full disk the message is still printed
                 records.end(self.run.folder, name, message)
-            return Failure(name, message)
+            return f"{name} FAILED: {message}"
         if not self._began:
             self.say("nothing to do, it is done")
         return None
@@ -142,7 +129,8 @@ class Chain:
         record = records.read(folder, name)
         if record is None or record.get("key") != notebook_key(self.run.params, name):
             return False
-        return name not in self.force or datetime.fromisoformat(record["finished"]).timestamp() >= self.asked
+        forced = self.force.intersection(self.names[: self.names.index(name) + 1])
+        return not forced or datetime.fromisoformat(record["finished"]).timestamp() >= self.asked
 
     @contextlib.contextmanager
     def _locks(self, name: str) -> Iterator[tuple[int, ...]]:
@@ -201,11 +189,8 @@ class Chain:
         for left in (*run.models.glob(".*.safetensors"), *run.models.glob(".*.pt")):
             left.unlink(missing_ok=True)  # a kill in mid-write leaves them, and they are large
         notebook, params = str(ROOT / "notebooks" / f"{name}.ipynb"), json.dumps(run.params.changed())
-        environment = {
-            "OMP_WAIT_POLICY": "PASSIVE",
-            "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's python3 kernel, whatever the user installed
-            "PYTHONUNBUFFERED": "1",
-        }
+        environment = {"OMP_WAIT_POLICY": "PASSIVE"}
+        environment["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's python3 kernel, whatever the user installed
         records.begin(run.folder, name)
         with open(run.folder / "log.txt", "ab", buffering=0) as log:
             self._child = child = subprocess.Popen(
