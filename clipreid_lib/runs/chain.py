@@ -49,7 +49,6 @@ class Chain:
     force: frozenset[str] = frozenset()  # notebooks to do again although they are finished; later ones follow
     asked: float = field(default_factory=time.time)  # for force, seconds since 1970; what finishes later is not redone
     stopped: threading.Event = field(default_factory=threading.Event)  # set when the runner is told to end
-    worked: bool = False  # whether a notebook was executed
     _began: bool = False  # whether there was anything to do
     _waits: str = ""  # the notebook that runs elsewhere
     _child: subprocess.Popen | None = None
@@ -115,7 +114,7 @@ class Chain:
             if other := self._copy_from_other(name):
                 self.say(f"{name} copied from {other}, which has the same parameters up to there")
                 return True
-            began, self.worked = time.perf_counter(), True
+            began = time.perf_counter()
             self.say(f"{name} starts")
             self._execute(name, locks)
             if not records.is_done(run.params, run.folder, name):

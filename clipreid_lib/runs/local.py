@@ -26,8 +26,8 @@ class Local:
     runs: list[Params]
     jobs: int = 1  # how many at once
     force: frozenset[str] = frozenset()  # notebooks to do again although they are finished
+    worked: bool = False  # whether anything was to do
     _asked: float = field(default_factory=time.time)
-    _chains: list[Chain] = field(default_factory=list)
     _stopped: threading.Event = field(default_factory=threading.Event)
 
     def do(self) -> dict[str, str]:
@@ -44,6 +44,7 @@ class Local:
         for line in plan.edited(self.runs):
             print(line, flush=True)
         left = {run.params.data_id for run in runs if not run.done}
+        self.worked = bool(left or self.force)
         for name, survey in surveys.items():
             if name in left or not survey.is_done(SURVEY):
                 with contextlib.suppress(UserError):  # the survey's notebook will say it, and stop no other
@@ -53,18 +54,13 @@ class Local:
         failed = {run.folder.name: broken[data] for run in runs if (data := run.params.data_id) in broken}
         return failed | self._side_by_side({run: run.params.notebooks for run in runs if run.folder.name not in failed})
 
-    @property
-    def worked(self) -> bool:
-        """Whether any notebook was executed."""
-        return any(chain.worked for chain in self._chains)
-
     def _side_by_side(self, todo: dict[Run, tuple[str, ...]]) -> dict[str, str]:
         """Do the notebooks of runs, ``jobs`` at once; one that would have to wait for another lets others go first."""
         failed: dict[str, str] = {}
-        waiting = collections.deque(
+        chains = [
             Chain(run, names, force=self.force, asked=self._asked, stopped=self._stopped) for run, names in todo.items()
-        )
-        self._chains.extend(waiting)
+        ]
+        waiting = collections.deque(chains)
 
         def work(slot: dict[str, str]) -> None:
             while waiting and not self._stopped.is_set():
@@ -91,7 +87,7 @@ class Local:
                 list(pool.map(work, self._slots()))
             except BaseException:
                 self._stopped.set()  # before the pool waits for its threads
-                for chain in self._chains:
+                for chain in chains:
                     chain.stop()
                 raise
         return failed
