@@ -86,7 +86,7 @@ def test_open_set_leaves_every_person_out_once_per_draw(manifest):
 def test_subgroups_count_people_and_keep_silent_below_ten(manifest):
     scores = evaluate(knowing(manifest, 1.5), manifest)
     compared = pairs(knowing(manifest, 1.5), manifest)
-    found = subgroups.by_attribute(scores, compared, manifest)
+    found = subgroups.score_groups(scores, compared, manifest)
     test = manifest.test
     for gender in test["gender"].unique():
         row = found.loc[("gender", gender)]
@@ -101,7 +101,7 @@ def test_subgroups_count_people_and_keep_silent_below_ten(manifest):
     assert (shown.loc[found["rank1"].isna(), "rank-1"] == "").all() and shown.columns[-2:].tolist() == ["FPR", "FNR"]
     assert found.loc["images of the person"].index.tolist() == ["up to 5"] and "skin colour" in found.index
     bare = manifest.images.drop(columns=["gender", "age", "skin_color", "nail_polish", "irregularities"])
-    assert len(subgroups.by_attribute(scores, compared, type(manifest)(bare))) == 1
+    assert len(subgroups.score_groups(scores, compared, type(manifest)(bare))) == 1
     hardest = subgroups.find_hardest(scores.per_query, 3)
     lowest = scores.per_query.groupby("identity")["average_precision"].mean().sort_values().head(3)
     assert hardest["mAP"].tolist() == pytest.approx((100 * lowest).round(1).tolist())

@@ -17,8 +17,8 @@ def findings(root, **overrides) -> dict[str, audit.Finding]:
     seen = inspection.inspect(table, root)
     manifest = protocols.build(table, "own", "dorsal_r", validation="none")
     summary = datasets.summary("demo")
-    found = audit.of_images(table, seen, summary, **overrides)
-    return {each.about: each for each in found + audit.of_protocol(manifest, "dorsal_r", table, seen, summary)}
+    found = audit.judge_images(table, seen, summary, **overrides)
+    return {each.about: each for each in found + audit.judge_protocol(manifest, "dorsal_r", table, seen, summary)}
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_sound_hands_have_nothing_wrong(copy):
     root, _ = copy
     found = findings(root)
     assert not any(each.wrong for each in found.values())
-    assert audit.Report(list(found.values())).lines[-1] == "OK"
+    assert audit.Findings(list(found.values())).lines[-1] == "OK"
 
 
 def test_every_kind_of_broken_file_is_told_by_name(copy):
@@ -52,7 +52,7 @@ def test_every_kind_of_broken_file_is_told_by_name(copy):
     assert "1 image not of 160x120 pixels: 1 of 80x60" in wrong["size"]
     assert files[2].name in wrong["blank"] and files[3].name in wrong["blank"]
     assert "1 image stored more than once" in wrong["copies"] and files[4].name in wrong["copies"]
-    assert audit.Report(list(found.values())).lines[-1] == "NOT OK: 5 things to put right"
+    assert audit.Findings(list(found.values())).lines[-1] == "NOT OK: 5 things to put right"
     assert not findings(root, allow_missing=True)["missing"].wrong
 
 
@@ -75,43 +75,43 @@ def test_near_pairs_agree_with_counting_bits():
     seen = pd.DataFrame(
         {"path": [str(i) for i in range(40)], "problem": "", "fingerprint": [m.tobytes() for m in marks]}
     )
-    pairs = inspection.near_pairs(seen[:20], seen[20:])
+    pairs = inspection.find_pairs(seen[:20], seen[20:])
     plain = {(str(i), str(j)): int(np.unpackbits(marks[i] ^ marks[j]).sum()) for i in range(20) for j in range(20, 40)}
     assert {(row.left, row.right): row.bits for row in pairs.itertuples()} == {
         pair: bits for pair, bits in plain.items() if bits <= inspection.NEAR
     }
     assert len(pairs) >= 20 and pairs["bits"].is_monotonic_increasing
-    assert inspection.near_pairs(seen[:0], seen).empty
+    assert inspection.find_pairs(seen[:0], seen).empty
 
 
 @pytest.fixture(scope="module")
 def metadata(real_hands):
-    table = contract.checked(eleven_k.read_metadata(real_hands, burst_gap=10), real_hands)
+    table = contract.check_table(eleven_k.read_metadata(real_hands, burst_gap=10), real_hands)
     table.attrs["dataset"] = "11k"
     return table
 
 
 def test_the_real_metadata_has_the_published_counts_and_own_other_hands(metadata):
-    assert audit.counts(metadata, eleven_k.SUMMARY).eval("found == expected").all()
+    assert audit.count_images(metadata, eleven_k.SUMMARY).eval("found == expected").all()
     manifest = protocols.build(metadata, "mba", "dorsal_r", validation="published")
-    numbers = audit.protocol_counts(manifest, "dorsal_r", eleven_k.SUMMARY)
+    numbers = audit.count_parts(manifest, "dorsal_r", eleven_k.SUMMARY)
     known = numbers.dropna()
     assert len(known) == 5 and (known["images"] == known["published images"]).all()
     assert (known["people"] == known["published people"]).all()
     unseen = pd.DataFrame({"path": metadata["path"], "problem": "not opened", "fingerprint": b""})
     found = {
-        each.about: each.text for each in audit.of_protocol(manifest, "dorsal_r", metadata, unseen, eleven_k.SUMMARY)
+        each.about: each.text for each in audit.judge_protocol(manifest, "dorsal_r", metadata, unseen, eleven_k.SUMMARY)
     }
     assert "56 of 71 test people have their own other hand" in found["mirrored hands"]
     assert "71 have some other view" in found["mirrored hands"]
     assert "protocol" not in found
     fewer = protocols.build(metadata.drop(index=metadata.index[5]), "mba", "dorsal_r", validation="published")
-    found = audit.of_protocol(fewer, "dorsal_r", metadata, unseen, eleven_k.SUMMARY)
+    found = audit.judge_protocol(fewer, "dorsal_r", metadata, unseen, eleven_k.SUMMARY)
     assert "differ from the published counts" in found[0].text and found[0].wrong
-    found = audit.of_protocol(fewer, "dorsal_r", metadata[1:], unseen, eleven_k.SUMMARY)
+    found = audit.judge_protocol(fewer, "dorsal_r", metadata[1:], unseen, eleven_k.SUMMARY)
     assert found[0].about != "protocol"  # a partial download cannot have them
     other = protocols.build(metadata, "mba", "dorsal_r", validation="identity_disjoint")
-    assert audit.of_protocol(other, "dorsal_r", metadata, unseen, eleven_k.SUMMARY)[0].about != "protocol"
+    assert audit.judge_protocol(other, "dorsal_r", metadata, unseen, eleven_k.SUMMARY)[0].about != "protocol"
 
 
 def test_the_real_piece_is_audited_as_the_partial_download_it_is(real_hands, capsys):

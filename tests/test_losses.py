@@ -44,7 +44,7 @@ def test_supervised_contrastive_at_its_edges():
     assert stranger.item() == 0
     with pytest.raises(ValueError, match="share a width"):
         supervised_contrastive(torch.randn(2, 3), torch.randn(2, 4), torch.zeros(2), torch.zeros(2))
-    with pytest.raises(ValueError, match="one identity per row"):
+    with pytest.raises(ValueError, match="one label per row"):
         supervised_contrastive(torch.randn(2, 3), torch.randn(2, 3), torch.zeros(3), torch.zeros(2))
 
 

@@ -18,20 +18,22 @@ def sets():
 
 
 def test_average_precision_agrees_with_scikit_learn(sets):
-    query, query_ids, gallery, gallery_ids = sets
+    query, query_labels, gallery, gallery_labels = sets
     scores = score_retrieval(*sets)
     similarity = cosine_similarity(query, gallery)
-    expected = [average_precision_score(gallery_ids == i, row) for i, row in zip(query_ids, similarity, strict=True)]
+    expected = [
+        average_precision_score(gallery_labels == i, row) for i, row in zip(query_labels, similarity, strict=True)
+    ]
     np.testing.assert_allclose(scores.average_precision, expected, atol=1e-12)
     assert scores.map == pytest.approx(np.mean(expected))
 
 
 def test_rank1_and_map_agree_with_pytorch_metric_learning(sets):
-    query, query_ids, gallery, gallery_ids = (torch.as_tensor(part) for part in sets)
+    query, query_labels, gallery, gallery_labels = (torch.as_tensor(part) for part in sets)
     calculator = AccuracyCalculator(
         include=("precision_at_1", "mean_average_precision"), k=None, knn_func=CustomKNN(CosineSimilarity())
     )
-    expected = calculator.get_accuracy(query.float(), query_ids, gallery.float(), gallery_ids)
+    expected = calculator.get_accuracy(query.float(), query_labels, gallery.float(), gallery_labels)
     scores = score_retrieval(*sets)
     assert scores.rank(1) == pytest.approx(expected["precision_at_1"])
     assert scores.map == pytest.approx(expected["mean_average_precision"], abs=1e-6)
@@ -49,21 +51,21 @@ def test_by_hand():
 
 
 def test_ties_count_against_the_model_whatever_the_order():
-    gallery_ids = np.array([1, 2, 3, 4, 5])
+    gallery_labels = np.array([1, 2, 3, 4, 5])
     for order in ([0, 1, 2, 3, 4], [4, 3, 2, 1, 0]):
-        scores = score_retrieval(np.ones((5, 3)), gallery_ids, np.ones((5, 3)), gallery_ids[order])
+        scores = score_retrieval(np.ones((5, 3)), gallery_labels, np.ones((5, 3)), gallery_labels[order])
         assert scores.rank(1) == 0 and scores.map == pytest.approx(1 / 5)  # a constant feature knows nobody
 
 
 def test_gallery_order_labels_and_scale_never_matter(sets):
-    query, query_ids, gallery, gallery_ids = sets
+    query, query_labels, gallery, gallery_labels = sets
     base = score_retrieval(*sets)
     order = np.random.RandomState(1).permutation(len(gallery))
     renamed = np.random.RandomState(2).permutation(100)
     for other in (
-        (query, query_ids, gallery[order], gallery_ids[order]),
-        (query, renamed[query_ids], gallery, renamed[gallery_ids]),
-        (query * 5, query_ids, gallery * 0.25, gallery_ids),
+        (query, query_labels, gallery[order], gallery_labels[order]),
+        (query, renamed[query_labels], gallery, renamed[gallery_labels]),
+        (query * 5, query_labels, gallery * 0.25, gallery_labels),
     ):
         scores = score_retrieval(*other)
         np.testing.assert_allclose(scores.average_precision, base.average_precision, atol=1e-9)
@@ -71,12 +73,14 @@ def test_gallery_order_labels_and_scale_never_matter(sets):
 
 
 def test_a_distractor_never_helps_and_a_perfect_embedding_scores_one(sets):
-    query, query_ids, gallery, gallery_ids = sets
+    query, query_labels, gallery, gallery_labels = sets
     base = score_retrieval(*sets)
-    more = score_retrieval(query, query_ids, np.vstack([gallery, query[:3]]), np.append(gallery_ids, [50, 51, 52]))
+    more = score_retrieval(
+        query, query_labels, np.vstack([gallery, query[:3]]), np.append(gallery_labels, [50, 51, 52])
+    )
     assert more.map < base.map and (more.average_precision <= base.average_precision + 1e-12).all()
     perfect = np.eye(9)
-    scores = score_retrieval(perfect[query_ids], query_ids, perfect[gallery_ids], gallery_ids)
+    scores = score_retrieval(perfect[query_labels], query_labels, perfect[gallery_labels], gallery_labels)
     assert scores.map == scores.minp == scores.rank(1) == 1
 
 
@@ -84,7 +88,7 @@ def test_queries_without_a_match_are_counted_apart():
     scores = score_retrieval(np.eye(2), [1, 99], np.eye(2), [1, 2])
     assert scores.unmatched == 1 and scores.map == 1 and scores.first_hit.tolist() == [1, 0]
     assert np.isnan(scores.average_precision[1])
-    with pytest.raises(UserError, match="no query identity is in the gallery"):
+    with pytest.raises(UserError, match="no query label is in the gallery"):
         score_retrieval(np.eye(2), [8, 9], np.eye(2), [1, 2])
 
 

@@ -34,12 +34,12 @@ def same(one, other, atol=1e-12):
     )
 
 
-def by_sorting(query, query_ids, gallery, gallery_ids):
+def by_sorting(query, query_labels, gallery, gallery_labels):
     """Rank every row by its similarities, wrong ones first in a tie, and read the definitions off the order."""
     precisions, trapezoids, firsts, penalties = [], [], [], []
-    for row, identity in zip(cosine_similarity(query, gallery).tolist(), query_ids.tolist(), strict=True):
-        order = sorted(range(len(row)), key=lambda g: (-row[g], gallery_ids[g] == identity))
-        ranks = [rank for rank, g in enumerate(order, 1) if gallery_ids[g] == identity]
+    for row, identity in zip(cosine_similarity(query, gallery).tolist(), query_labels.tolist(), strict=True):
+        order = sorted(range(len(row)), key=lambda g: (-row[g], gallery_labels[g] == identity))
+        ranks = [rank for rank, g in enumerate(order, 1) if gallery_labels[g] == identity]
         if not ranks:
             precisions.append(np.nan), trapezoids.append(np.nan), firsts.append(0), penalties.append(np.nan)
             continue
@@ -66,29 +66,29 @@ def test_counting_equals_sorting(case):
 @settings(max_examples=100, deadline=None)
 @given(sets(), st.randoms(use_true_random=False))
 def test_gallery_order_and_names_never_matter(case, random):
-    query, query_ids, gallery, gallery_ids = case
+    query, query_labels, gallery, gallery_labels = case
     base = score_retrieval(*case)
     order = random.sample(range(len(gallery)), len(gallery))
     names = np.array(["zoe", "ann", "ben", "eva", "max"])
-    same(base, score_retrieval(query, query_ids, gallery[order], gallery_ids[order]))
-    same(base, score_retrieval(query, names[query_ids], gallery, names[gallery_ids]))
+    same(base, score_retrieval(query, query_labels, gallery[order], gallery_labels[order]))
+    same(base, score_retrieval(query, names[query_labels], gallery, names[gallery_labels]))
 
 
 @settings(max_examples=100, deadline=None)
 @given(sets(), st.floats(1e-3, 1e3))
 def test_scale_never_matters(case, scale):
-    query, query_ids, gallery, gallery_ids = (part.astype(float) if part.ndim == 2 else part for part in case)
+    query, query_labels, gallery, gallery_labels = (part.astype(float) if part.ndim == 2 else part for part in case)
     factors = np.geomspace(1, scale, len(gallery))[:, None]
-    same(score_retrieval(*case), score_retrieval(query * scale, query_ids, gallery * factors, gallery_ids))
+    same(score_retrieval(*case), score_retrieval(query * scale, query_labels, gallery * factors, gallery_labels))
 
 
 @settings(max_examples=100, deadline=None)
 @given(sets(), arrays.arrays(np.float32, 4, elements=VALUES))
 def test_a_distractor_never_raises_a_score(case, stranger):
-    query, query_ids, gallery, gallery_ids = case
+    query, query_labels, gallery, gallery_labels = case
     base = score_retrieval(*case)
     more = score_retrieval(
-        query, query_ids, np.vstack([gallery, stranger[: query.shape[1]]]), np.append(gallery_ids, 99)
+        query, query_labels, np.vstack([gallery, stranger[: query.shape[1]]]), np.append(gallery_labels, 99)
     )
     found = ~np.isnan(base.average_precision)
     assert (more.average_precision[found] <= base.average_precision[found] + 1e-12).all()
@@ -212,22 +212,22 @@ def test_cameras_take_out_matches_of_the_same_camera_alone():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"query_ids": ["1", "2"]}, "query ids are text, gallery ids are numbers"),
-        ({"gallery_ids": np.array([1, "2"], dtype=object)}, "gallery ids: holds text and numbers"),
-        ({"gallery_ids": [1.0, np.nan]}, "gallery ids: .*missing"),
-        ({"query_ids": [1]}, "1 query and 2 gallery ids for 2 query and 2 gallery images"),
+        ({"query_labels": ["1", "2"]}, "query ids are text, gallery ids are numbers"),
+        ({"gallery_labels": np.array([1, "2"], dtype=object)}, "gallery ids: holds text and numbers"),
+        ({"gallery_labels": [1.0, np.nan]}, "gallery ids: .*missing"),
+        ({"query_labels": [1]}, "1 query and 2 gallery ids for 2 query and 2 gallery images"),
         ({"ranks": (0, 1)}, r"ranks: \(0, 1\); give at least one, each 1 or more"),
         ({"ranks": ()}, "ranks: "),
         ({"query": np.zeros((0, 2))}, r"query features: shape \(0, 2\)"),
-        ({"gallery": np.zeros((0, 2)), "gallery_ids": []}, r"gallery features: shape \(0, 2\)"),
+        ({"gallery": np.zeros((0, 2)), "gallery_labels": []}, r"gallery features: shape \(0, 2\)"),
         ({"gallery": np.array([[1, 2], [np.inf, 1]])}, "gallery features: row 1 holds a value that is not finite"),
         ({"query": np.array([[1, 1e30], [1, 1]])}, "query features: row 0 .*beyond 1e.15"),
         ({"query": [["a", "b"]]}, "query features: are not an array of numbers"),
     ],
 )
 def test_mistakes_are_named(change, message):
-    asked = {"query": np.eye(2), "query_ids": [1, 2], "gallery": np.eye(2), "gallery_ids": [1, 2]} | change
-    four = [asked.pop(name) for name in ("query", "query_ids", "gallery", "gallery_ids")]
+    asked = {"query": np.eye(2), "query_labels": [1, 2], "gallery": np.eye(2), "gallery_labels": [1, 2]} | change
+    four = [asked.pop(name) for name in ("query", "query_labels", "gallery", "gallery_labels")]
     with pytest.raises(UserError, match=message):
         score_retrieval(*four, **asked)
 

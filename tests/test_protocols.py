@@ -15,7 +15,7 @@ def table(hands) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def metadata(real_hands) -> pd.DataFrame:
     """All 11,076 rows of the real HandInfo.csv, for whose counts no image is needed."""
-    table = contract.checked(eleven_k.read_metadata(real_hands, burst_gap=10), real_hands)
+    table = contract.check_table(eleven_k.read_metadata(real_hands, burst_gap=10), real_hands)
     table.attrs["dataset"] = "11k"
     return table
 
@@ -170,7 +170,7 @@ def test_manifests_that_do_not_belong_are_refused(table, tmp_path):
     manifest = protocols.build(table, "own", "dorsal_r")
     twice = Manifest(pd.concat([manifest.images, manifest.images.tail(1)], ignore_index=True))
     with pytest.raises(UserError, match="stands twice"):
-        twice.checked()
+        twice.check()
     manifest.save(kept)
     fewer = table[table["path"] != manifest.images["path"].iloc[0]]
     with pytest.raises(UserError, match=f"{manifest.images['path'].iloc[0]} is not in the data set"):

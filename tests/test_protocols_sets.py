@@ -243,7 +243,7 @@ def test_given_is_refused_where_no_split_is_brought(hands, hd, tmp_path):
 
 
 def read_real(root: Path, burst_gap: int) -> pd.DataFrame:
-    table = contract.checked(eleven_k.read_metadata(root, burst_gap), root)
+    table = contract.check_table(eleven_k.read_metadata(root, burst_gap), root)
     table.attrs["dataset"] = "11k"
     return table
 
@@ -459,7 +459,7 @@ def test_a_manifest_keeps_its_rules_whatever_the_table(protocol, table, seed, va
     assert (manifest is None) == (again is None)
     if manifest is None:
         return
-    assert manifest.checked() is manifest
+    assert manifest.check() is manifest
     pd.testing.assert_frame_equal(by_path(manifest), by_path(again))
     assert not trained_and_tested([manifest])
     for part in ("test", "validation") if manifest.validates_people else ("test",):

@@ -69,13 +69,13 @@ def load(
             torch.manual_seed(0)  # so that `random` is the same untrained network in every notebook of a run
             clip = open_clip.create_model(name, pretrained=None if pretrained == "random" else pretrained)
         tokenizer = open_clip.get_tokenizer(name, **tokenizer_options)
-    except Exception as error:  # open_clip raises whatever its loaders raise: all of it means "these weights won't do"
+    except Exception as error:  # open_clip raises whatever its loaders raise; the traceback stays with what is raised
         reason = " ".join(str(error).split()).split(". ")[0][:200]
         raise UserError(
             f"pretrained: {pretrained!r} cannot be loaded into {model} ({reason}); "
             "give an open_clip tag, or a safetensors or state-dict file of this very model (OpenAI's weights go with "
             "an alias such as vitb16, or with a name that ends in -quickgelu)"
-        ) from None
+        ) from error
     backbone = Backbone(clip, tokenizer, model, pretrained)
     tower_shapes.adapt(clip.visual, model, image_size, patch_stride, last_stride)
     if not tower_shapes.is_vit(clip.visual):

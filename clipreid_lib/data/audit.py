@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from clipreid_lib.data.contract import Summary
-from clipreid_lib.data.inspection import NEAR, near_pairs
+from clipreid_lib.data.inspection import NEAR, find_pairs
 from clipreid_lib.data.manifest import Manifest
 
 PARTS = ("train", "validation", "test", "query", "gallery")
@@ -28,8 +28,8 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Report:
-    """What an audit found, ready to print."""
+class Findings:
+    """All that an audit found, ready to print."""
 
     findings: list[Finding]
 
@@ -42,12 +42,12 @@ class Report:
     def lines(self) -> list[str]:
         """One line per finding, what is wrong first and a verdict last."""
         ordered = sorted(self.findings, key=lambda finding: not finding.wrong)
-        told = [f"{'WRONG' if finding.wrong else 'note '}  {finding.about}: {finding.text}" for finding in ordered]
+        lines = [f"{'WRONG' if finding.wrong else 'note '}  {finding.about}: {finding.text}" for finding in ordered]
         verdict = f"NOT OK: {self.wrong} thing{'s' * (self.wrong != 1)} to put right" if self.wrong else "OK"
-        return [*told, verdict]
+        return [*lines, verdict]
 
 
-def counts(table: pd.DataFrame, summary: Summary) -> pd.DataFrame:
+def count_images(table: pd.DataFrame, summary: Summary) -> pd.DataFrame:
     """Return how many images and people there are, beside how many the complete set has.
 
     Args:
@@ -68,7 +68,7 @@ def counts(table: pd.DataFrame, summary: Summary) -> pd.DataFrame:
     return pd.DataFrame({"found": found, "expected": expected}).astype("Int64")
 
 
-def protocol_counts(manifest: Manifest, aspect: str, summary: Summary) -> pd.DataFrame:
+def count_parts(manifest: Manifest, aspect: str, summary: Summary) -> pd.DataFrame:
     """Return images and people of each part, beside the published numbers where there are any.
 
     Args:
@@ -89,13 +89,15 @@ def protocol_counts(manifest: Manifest, aspect: str, summary: Summary) -> pd.Dat
     return pd.DataFrame.from_dict(rows, orient="index").astype("Int64")
 
 
-def shown(numbers: pd.DataFrame) -> pd.DataFrame:
+def format_counts(numbers: pd.DataFrame) -> pd.DataFrame:
     """Return a table of counts ready to print: thousands marked, nothing where nothing is known."""
     known = numbers.dropna(axis="columns", how="all")
     return known.map(lambda number: "" if pd.isna(number) else f"{number:,}")
 
 
-def of_images(table: pd.DataFrame, seen: pd.DataFrame, summary: Summary, allow_missing: bool = False) -> list[Finding]:
+def judge_images(
+    table: pd.DataFrame, seen: pd.DataFrame, summary: Summary, allow_missing: bool = False
+) -> list[Finding]:
     """Judge a data set's files.
 
     Args:
@@ -108,14 +110,14 @@ def of_images(table: pd.DataFrame, seen: pd.DataFrame, summary: Summary, allow_m
     missing, named = table.attrs.get("missing", 0), table.attrs.get("named", len(table))
     if missing:
         found.append(Finding("missing", f"{missing:,} of {named:,} images are absent", not allow_missing))
-    differ = counts(table, summary).dropna().query("found != expected")
+    differ = count_images(table, summary).dropna().query("found != expected")
     if len(differ):
         text = ", ".join(f"{name} {row['found']:,} of {row['expected']:,}" for name, row in differ.iterrows())
         found.append(Finding("counts", f"the set is not complete: {text}", not allow_missing))
     broken = seen[seen["problem"] != ""]
     if len(broken):
-        text = _some(f"{row.path} ({row.problem})" for row in broken.itertuples())
-        found.append(Finding("unreadable", f"{_images(len(broken))} cannot be read: {text}", True))
+        text = _list_some(f"{row.path} ({row.problem})" for row in broken.itertuples())
+        found.append(Finding("unreadable", f"{_say_images(len(broken))} cannot be read: {text}", True))
     good = seen[seen["problem"] == ""]
     if summary.size:
         wide, high = summary.size
@@ -123,19 +125,19 @@ def of_images(table: pd.DataFrame, seen: pd.DataFrame, summary: Summary, allow_m
         if len(odd):
             sizes = odd.value_counts(["width", "height"]).head(3)
             text = ", ".join(f"{number:,} of {w}x{h}" for (w, h), number in sizes.items())
-            found.append(Finding("size", f"{_images(len(odd))} not of {wide}x{high} pixels: {text}", True))
+            found.append(Finding("size", f"{_say_images(len(odd))} not of {wide}x{high} pixels: {text}", True))
     blank = good[good["contrast"] < 0.01]  # of a grey level's full range: a lens cap, an empty scan
     if len(blank):
-        found.append(Finding("blank", f"{_images(len(blank))} of one colour: {_some(blank['path'])}", True))
+        found.append(Finding("blank", f"{_say_images(len(blank))} of one colour: {_list_some(blank['path'])}", True))
     copies = [group["path"].tolist() for _, group in good.groupby("sha256") if len(group) > 1]
     if copies:
         extra = sum(map(len, copies)) - len(copies)
-        text = _some(" = ".join(group) for group in copies)
-        found.append(Finding("copies", f"{_images(extra)} stored more than once, byte for byte: {text}", True))
+        text = _list_some(" = ".join(group) for group in copies)
+        found.append(Finding("copies", f"{_say_images(extra)} stored more than once, byte for byte: {text}", True))
     return found
 
 
-def of_protocol(
+def judge_protocol(
     manifest: Manifest, aspect: str, table: pd.DataFrame, seen: pd.DataFrame, summary: Summary
 ) -> list[Finding]:
     """Judge what a protocol makes of a data set's images; each finding begins with the aspect.
@@ -152,7 +154,7 @@ def of_protocol(
     def add(about: str, text: str, wrong: bool = False) -> None:
         found.append(Finding(about, f"{aspect}: {text}", wrong))
 
-    published = protocol_counts(manifest, aspect, summary).dropna()
+    published = count_parts(manifest, aspect, summary).dropna()
     if manifest.validation.empty or manifest.validates_people:  # training then differs from the papers' by intent
         published = published.drop(["train", "validation"], errors="ignore")
     differ = published[
@@ -169,9 +171,9 @@ def of_protocol(
     images = manifest.images
     role = seen["path"].map(images.set_index("path")["role"])
     learned, tested = seen[role.isin(["train", "validation"])], seen[role.isin(["test", "distractor", "unpaired"])]
-    near = near_pairs(learned, tested)
+    near = find_pairs(learned, tested)
     if len(near):
-        text = _some(f"{row.left} ~ {row.right} ({row.bits} bits)" for row in near.itertuples())
+        text = _list_some(f"{row.left} ~ {row.right} ({row.bits} bits)" for row in near.itertuples())
         add(
             "near-duplicates",
             f"{len(near):,} pairs of a training and a test image look alike (at most {NEAR} of 256 bits): {text}",
@@ -179,12 +181,12 @@ def of_protocol(
         )
     unpaired = images[images["role"] == "unpaired"]
     if len(unpaired):
-        text = _some(str(identity) for identity in unpaired["identity"])
-        add("one image", f"{_people(len(unpaired), 'test')} with a single image, who take no part: {text}")
+        text = _list_some(str(identity) for identity in unpaired["identity"])
+        add("one image", f"{_say_people(len(unpaired), 'test')} with a single image, who take no part: {text}")
     lone = manifest.train["identity"].value_counts()
     if (lone == 1).any():
-        text = _some(str(identity) for identity in sorted(lone.index[lone == 1]))
-        add("one image", f"{_people(int((lone == 1).sum()), 'training')} with a single image to train on: {text}")
+        text = _list_some(str(identity) for identity in sorted(lone.index[lone == 1]))
+        add("one image", f"{_say_people(int((lone == 1).sum()), 'training')} with a single image to train on: {text}")
     people, distractors = set(manifest.test["subject"]), images[images["role"] == "distractor"]
     mirrored = {"r": "l", "l": "r"}.get(aspect[-1:]) if aspect[-2:-1] == "_" else None
     other_hand = people & set(distractors.loc[distractors["aspect"] == f"{aspect[:-1]}{mirrored}", "subject"])
@@ -197,7 +199,7 @@ def of_protocol(
         )
     both = sorted(set(distractors["subject"]) & set(manifest.train["subject"]))
     if both:
-        text = f"of the training people, {_some(map(str, both))} are distractors in another aspect"
+        text = f"of the training people, {_list_some(map(str, both))} are distractors in another aspect"
         add("train and test", text)
     query, gallery = manifest.draw(0)
     if query["session"].notna().all() and manifest.protocol != "given":
@@ -209,14 +211,14 @@ def of_protocol(
     return found
 
 
-def _images(number: int) -> str:
+def _say_images(number: int) -> str:
     return f"{number:,} image{'s' * (number != 1)}"
 
 
-def _people(number: int, part: str) -> str:
+def _say_people(number: int, part: str) -> str:
     return f"{number:,} {part} {'people' if number != 1 else 'person'}"
 
 
-def _some(items: Iterable[str], most: int = 3) -> str:
+def _list_some(items: Iterable[str], most: int = 3) -> str:
     items = list(items)
     return ", ".join(items[:most]) + (f" and {len(items) - most:,} more" if len(items) > most else "")

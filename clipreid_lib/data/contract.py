@@ -4,7 +4,7 @@ The table has one row per image, sorted by path. Its columns are the contract th
 
 ==================  =======  ==========================================================================
 ``path``            str      image file, relative to the data root, with forward slashes; unique
-``identity``        int      the person's number
+``identity``        int      the person's number (in a :class:`~clipreid_lib.data.manifest.Manifest`: the label)
 ``aspect``          str      which view of the hand, for example ``dorsal_r``
 ``session``         Int64    capture burst, a number of its own within (identity, aspect); null where unknown
 ``camera``          int      0 where the data set has one camera
@@ -23,10 +23,6 @@ and whichever of these the data set brings:
 ``split``           str      the data set's own parts: ``train``, ``query``, ``gallery``, ``distractor``
                              (for galleries alone, matches nobody) or ``junk`` (takes no part); else empty
 ==================  =======  ==========================================================================
-
-In an image table ``identity`` is the person; in a manifest it is the label compared (for the distractors of protocol
-``mba`` one of their own per person and aspect or folder, for all other images the person), and ``subject`` stays the
-person.
 
 ``table.attrs`` holds ``dataset`` (its name), ``named`` and ``missing`` (how many images the metadata names, and
 how many of them the disk lacks), and ``aspect`` where only that one was asked for.
@@ -76,8 +72,8 @@ class Summary:
     published: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)
 
 
-def checked(table: pd.DataFrame, source: Path) -> pd.DataFrame:
-    """Return a reader's table in the contract's types and order.
+def check_table(table: pd.DataFrame, source: Path) -> pd.DataFrame:
+    """Check a reader's table and return it in the contract's types and order.
 
     Args:
         table: with the required columns and any others; text cells as the source wrote them.
@@ -132,48 +128,45 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
-def whole_numbers(column: pd.Series, name: str, source: Path, nullable: bool = False) -> pd.Series:
-    """Turn a text column into whole numbers.
+def refuse_rows(wrong: pd.Series, column: pd.Series, name: str, source: Path, rule: str) -> None:
+    """Refuse a file whose text column breaks a rule in some row.
 
     Args:
+        wrong: (rows,) bool, where it does.
         column: (rows,) text.
-        name: the column's, for messages.
-        source: file it was read from, for messages.
-        nullable: whether an empty cell is allowed; it becomes null.
-
-    Returns:
-        (rows,) Int64.
+        name: the column's, for the message.
+        source: file it was read from.
+        rule: what is allowed, in words.
 
     Raises:
-        UserError: naming the first row that holds something else.
+        UserError: naming the first such row.
+    """
+    if wrong.any():
+        row = wrong.idxmax()
+        raise UserError(f"{source}: row {row + 2}: {name} is {column[row]!r}; {rule}")
+
+
+def parse_whole_numbers(column: pd.Series, name: str, source: Path, nullable: bool = False) -> pd.Series:
+    """Turn a text column into whole numbers, (rows,) Int64; an empty cell becomes null where that is allowed.
+
+    Raises:
+        UserError: as :func:`refuse_rows`, whose arguments it takes.
     """
     text = column.astype(str).str.strip()
     wrong = ~text.str.fullmatch(r"-?[0-9]{1,15}") & ~(nullable & (text == ""))
-    if wrong.any():
-        row = wrong.idxmax()
-        raise UserError(f"{source}: row {row + 2}: {name} is {column[row]!r}; it must be a whole number")
+    refuse_rows(wrong, column, name, source, "it must be a whole number")
     return pd.to_numeric(text.where(text != "", None)).astype("Int64")
 
 
-def flags(column: pd.Series, name: str, source: Path) -> pd.Series:
-    """Turn a text column of 0 and 1 (or true and false) into booleans; an empty cell is false.
-
-    Args:
-        column: (rows,) text.
-        name: the column's, for messages.
-        source: file it was read from, for messages.
-
-    Returns:
-        (rows,) bool.
+def parse_flags(column: pd.Series, name: str, source: Path) -> pd.Series:
+    """Turn a text column of 0 and 1 (or true and false) into booleans, (rows,); an empty cell is false.
 
     Raises:
-        UserError: naming the first row that holds something else.
+        UserError: as :func:`refuse_rows`, whose arguments it takes.
     """
     known = {"": False, "0": False, "1": True, "false": False, "true": True}
     values = column.astype(str).str.strip().str.lower().map(known)
-    if values.isna().any():
-        row = values.isna().idxmax()
-        raise UserError(f"{source}: row {row + 2}: {name} is {column[row]!r}; it must be 0 or 1")
+    refuse_rows(values.isna(), column, name, source, "it must be 0 or 1")
     return values.astype(bool)
 
 

@@ -61,7 +61,7 @@ def load_images(
         table = eleven_k.read(root, allow_missing, burst_gap)
     else:
         table = MODULES[dataset].read(root, allow_missing)
-    table = contract.checked(table, root)
+    table = contract.check_table(table, root)
     table.attrs = {"named": len(table), "missing": 0, **table.attrs, "dataset": dataset}
     if aspect is not None:
         there = sorted(table["aspect"].unique())

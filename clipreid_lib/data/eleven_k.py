@@ -5,7 +5,15 @@ from pathlib import Path
 import pandas as pd
 
 from clipreid_lib.base.errors import UserError
-from clipreid_lib.data.contract import FLAGS, Summary, drop_absent, flags, read_csv, whole_numbers
+from clipreid_lib.data.contract import (
+    FLAGS,
+    Summary,
+    drop_absent,
+    parse_flags,
+    parse_whole_numbers,
+    read_csv,
+    refuse_rows,
+)
 
 SUMMARY = Summary(
     title="11k Hands: 11,076 photographs of the hands of 190 subjects, both sides of both hands",
@@ -61,10 +69,10 @@ def read(root: Path, allow_missing: bool, burst_gap: int) -> pd.DataFrame:
     Args:
         root: folder with ``HandInfo.csv`` and ``Hands/``.
         allow_missing: leave out rows whose image file is absent.
-        burst_gap: see :func:`sessions`.
+        burst_gap: see :func:`find_sessions`.
 
     Returns:
-        The contract's columns, in any order; :func:`clipreid_lib.data.contract.checked` sorts rows and sets types.
+        The contract's columns, in any order; :func:`clipreid_lib.data.contract.check_table` sorts rows and sets types.
 
     Raises:
         UserError: the CSV is missing or broken, or image files are absent and that was not allowed.
@@ -78,7 +86,7 @@ def read_metadata(root: Path, burst_gap: int) -> pd.DataFrame:
 
     Args:
         root: folder with ``HandInfo.csv``.
-        burst_gap: see :func:`sessions`.
+        burst_gap: see :func:`find_sessions`.
 
     Raises:
         UserError: the CSV is missing or broken.
@@ -90,26 +98,23 @@ def read_metadata(root: Path, burst_gap: int) -> pd.DataFrame:
         raise UserError(f"{source}: lacks the column {absent[0]!r}; it must have {', '.join(COLUMNS)}")
     table = raw[list(COLUMNS)].rename(columns=COLUMNS)
 
-    table["identity"] = _identities(table["identity"], source)
-    unknown = table.loc[~table["aspect"].isin(list(ASPECTS)), "aspect"]
-    if len(unknown):
-        raise UserError(
-            f"{source}: row {unknown.index[0] + 2}: aspectOfHand is {unknown.iloc[0]!r}; allowed: {', '.join(ASPECTS)}"
-        )
+    table["identity"] = _parse_ids(table["identity"], source)
+    unknown = ~table["aspect"].isin(list(ASPECTS))
+    refuse_rows(unknown, table["aspect"], "aspectOfHand", source, f"allowed: {', '.join(ASPECTS)}")
     table["aspect"] = table["aspect"].map(ASPECTS)
-    table["age"] = whole_numbers(table["age"], "age", source)
+    table["age"] = parse_whole_numbers(table["age"], "age", source)
     for name in FLAGS:
-        table[name] = flags(table[name], name, source)
+        table[name] = parse_flags(table[name], name, source)
     strange = table["path"][table["path"].str.contains(r"[/\\]|^\.|^$", regex=True)]
     if len(strange):
         raise UserError(f"{source}: imageName {strange.iloc[0]!r} must be a plain file name inside Hands/")
-    table["session"] = sessions(table, burst_gap)
+    table["session"] = find_sessions(table, burst_gap)
     table["camera"] = 0
     table["path"] = "Hands/" + table["path"]
     return table
 
 
-def sessions(table: pd.DataFrame, burst_gap: int) -> pd.Series:
+def find_sessions(table: pd.DataFrame, burst_gap: int) -> pd.Series:
     """Cut each hand's images into capture bursts, by their file numbers alone.
 
     The photographs carry running numbers and no time. Within one hand (identity, aspect) a burst is a run of
@@ -132,7 +137,7 @@ def sessions(table: pd.DataFrame, burst_gap: int) -> pd.Series:
     return (hands.diff() > burst_gap).groupby([frame["identity"], frame["aspect"]]).cumsum().astype(int)
 
 
-def _identities(ids: pd.Series, source: Path) -> pd.Series:
+def _parse_ids(ids: pd.Series, source: Path) -> pd.Series:
     # One row of the original reads "1200000 " and is person 1200000. Any other pair of ids that differ by
     # white space alone could be two people, so it is refused.
     raw = ids.where(ids != "1200000 ", "1200000")

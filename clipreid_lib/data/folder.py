@@ -15,11 +15,12 @@ from clipreid_lib.data.contract import (
     Summary,
     check_paths,
     drop_absent,
-    flags,
     image_files,
     is_number,
+    parse_flags,
+    parse_whole_numbers,
     read_csv,
-    whole_numbers,
+    refuse_rows,
 )
 
 SUMMARY = Summary(
@@ -45,28 +46,28 @@ def read(root: Path, allow_missing: bool) -> pd.DataFrame:
         allow_missing: leave out images that a CSV names and the disk lacks.
 
     Returns:
-        The contract's columns, in any order; :func:`clipreid_lib.data.contract.checked` sorts rows and sets types.
+        The contract's columns, in any order; :func:`clipreid_lib.data.contract.check_table` sorts rows and sets types.
 
     Raises:
         UserError: nothing to read, or something that cannot be understood, named.
     """
-    top = _listed(root)
+    top = _list_folder(root)
     tables = [path for path in top if path.suffix.lower() == ".csv"]
     if len(tables) > 1:
         raise UserError(f"{root}: holds {len(tables)} CSV files ({tables[0].name}, {tables[1].name}); keep one")
     if tables:
-        return _from_csv(tables[0], allow_missing)
-    return _from_folders(root, top)
+        return _read_table(tables[0], allow_missing)
+    return _read_folders(root, top)
 
 
-def _listed(folder: Path) -> list[Path]:
+def _list_folder(folder: Path) -> list[Path]:
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise UserError(f"{folder}: cannot be listed ({error.strerror})") from None
 
 
-def _from_folders(root: Path, top: list[Path]) -> pd.DataFrame:
+def _read_folders(root: Path, top: list[Path]) -> pd.DataFrame:
     stray = [path for path in top if path.suffix.lower() in SUFFIXES and path.is_file()]
     if stray:
         raise UserError(f"{stray[0]}: lies in no person's folder; it must be PERSON/IMAGE or PERSON/ASPECT/IMAGE")
@@ -86,10 +87,10 @@ def _from_folders(root: Path, top: list[Path]) -> pd.DataFrame:
     if not rows:
         raise UserError(f"{root}: holds neither a CSV nor a person's folder; {SUMMARY.where}")
     table = pd.DataFrame(rows, columns=["path", "name", "aspect"])
-    return table.assign(identity=_numbered(table["name"], root), session=pd.NA, camera=0)
+    return table.assign(identity=_number_people(table["name"], root), session=pd.NA, camera=0)
 
 
-def _from_csv(source: Path, allow_missing: bool) -> pd.DataFrame:
+def _read_table(source: Path, allow_missing: bool) -> pd.DataFrame:
     raw = read_csv(source, SUMMARY.where)
     for name in ("path", "identity"):
         if name not in raw:
@@ -110,43 +111,32 @@ def _from_csv(source: Path, allow_missing: bool) -> pd.DataFrame:
         raise UserError(f"{source}: row {empty.idxmax() + 2}: identity is empty")
     if "name" not in raw and not table["identity"].str.fullmatch(r"[0-9]{1,15}").all():
         table["name"] = table["identity"]
-    table["identity"] = _numbered(table["identity"], source)
+    table["identity"] = _number_people(table["identity"], source)
     table["aspect"] = raw["aspect"].str.strip().replace("", ASPECT) if "aspect" in raw else ASPECT
     for name, absent in (("session", pd.NA), ("camera", 0)):
-        table[name] = whole_numbers(raw[name], name, source, nullable=True) if name in raw else absent
+        table[name] = parse_whole_numbers(raw[name], name, source, nullable=True) if name in raw else absent
     table["camera"] = table["camera"].fillna(0)
     if "age" in raw:
-        table["age"] = whole_numbers(raw["age"], "age", source, nullable=True)
+        table["age"] = parse_whole_numbers(raw["age"], "age", source, nullable=True)
     for name in FLAGS:
         if name in raw:
-            table[name] = flags(raw[name], name, source)
+            table[name] = parse_flags(raw[name], name, source)
     if "split" in raw:
         odd = ~raw["split"].isin(SPLITS)
-        if odd.any():
-            row = odd.idxmax()
-            raise UserError(
-                f"{source}: row {row + 2}: split is {raw['split'][row]!r}; allowed: {', '.join(SPLITS[1:])}"
-            )
+        refuse_rows(odd, raw["split"], "split", source, f"allowed: {', '.join(SPLITS[1:])}")
     return drop_absent(table, source.parent, allow_missing, source.name)
 
 
-def _numbered(names: pd.Series, source: Path) -> pd.Series:
+def _number_people(names: pd.Series, source: Path) -> pd.Series:
     """Return a whole number per person: the names themselves where all are numbers, else their place in order."""
     distinct = sorted(names.unique())
-    for before, name in _pairs_alike(distinct):
-        raise UserError(f"{source}: {before!r} and {name!r} would be one person; write each person's name one way")
+    seen: dict[str, str] = {}
+    for name in distinct:  # "7" and "07", "ann" and "Ann ": people are told apart by what they are called
+        key = str(int(name)) if is_number(name.strip()) else name.strip().casefold()
+        if key in seen:
+            message = f"{seen[key]!r} and {name!r} would be one person; write each person's name one way"
+            raise UserError(f"{source}: {message}")
+        seen[key] = name
     if all(map(is_number, distinct)):
         return names.astype(int)
     return names.map({name: number for number, name in enumerate(distinct, 1)})
-
-
-def _pairs_alike(names: list[str]) -> list[tuple[str, str]]:
-    # "7" and "07", "ann" and "Ann ": people are told apart by what they are called, so these must not differ.
-    seen: dict[str, str] = {}
-    pairs = []
-    for name in names:
-        key = str(int(name)) if is_number(name.strip()) else name.strip().casefold()
-        if key in seen:
-            pairs.append((seen[key], name))
-        seen[key] = name
-    return pairs

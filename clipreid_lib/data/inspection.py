@@ -44,7 +44,7 @@ def inspect(table: pd.DataFrame, root: str | Path) -> pd.DataFrame:
     return found
 
 
-def near_pairs(left: pd.DataFrame, right: pd.DataFrame, most: int = NEAR) -> pd.DataFrame:
+def find_pairs(left: pd.DataFrame, right: pd.DataFrame, most: int = NEAR) -> pd.DataFrame:
     """Find the pairs of images, one of each inspection, that look alike.
 
     Args:

@@ -1,9 +1,4 @@
-"""Manifests: the table that says, image by image, who trains, who is tested, and what each draw compares.
-
-In an image table ``identity`` is the person; in a manifest it is the label compared (for the distractors of protocol
-``mba`` one of their own per person and aspect or folder, for all other images the person), and ``subject`` stays the
-person.
-"""
+"""Manifests: the table that says, image by image, who trains, who is tested, and what each draw compares."""
 
 import hashlib
 from dataclasses import dataclass
@@ -33,7 +28,8 @@ class Manifest:
     ``protocol``   the protocol's name, the same in every row
     ``role``       ``train``, ``validation``, ``test``; ``distractor`` (in galleries, matches nobody);
                    ``unpaired`` (of a test person who cannot be query and gallery both) and ``junk`` take no part
-    ``identity``   the label compared; distractors of other aspects and folders carry labels of their own
+    ``identity``   the label compared: the person's number, or for the distractors of protocol ``mba`` a number of
+                   their own per person and aspect or folder, so that they match nobody
     ``subject``    the person, whatever the label: the image table's ``identity``
     ``draw_<i>``   ``gallery``, ``query`` or empty, for each draw
     =============  ========================================================================================
@@ -149,7 +145,7 @@ class Manifest:
                 images[name] = images[name] == "True"
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{path}: cannot be read as a manifest ({' '.join(str(error).split())})") from None
-        manifest = cls(images).checked(str(path))
+        manifest = cls(images).check(str(path))
         return manifest if table is None else manifest.fits(table, str(path))
 
     def fits(self, table: pd.DataFrame, name: str = "manifest") -> "Manifest":
@@ -173,7 +169,7 @@ class Manifest:
                 raise UserError(f"{name}: image {_first(self.images, wrong)} {what}")
         return self
 
-    def checked(self, name: str = "manifest") -> "Manifest":
+    def check(self, name: str = "manifest") -> "Manifest":
         """Return self after checking its rules.
 
         Raises:

@@ -35,7 +35,7 @@ def read(root: Path, allow_missing: bool) -> pd.DataFrame:
         allow_missing: go without a folder's images where it is empty.
 
     Returns:
-        The contract's columns, in any order; :func:`clipreid_lib.data.contract.checked` sorts rows and sets types.
+        The contract's columns, in any order; :func:`clipreid_lib.data.contract.check_table` sorts rows and sets types.
 
     Raises:
         UserError: a folder is missing or empty, or a file is named otherwise.

@@ -1,8 +1,8 @@
 """Protocols: who trains, who is tested, and which test image is gallery or query in each draw.
 
-A protocol turns the image table into a :class:`~clipreid_lib.data.manifest.Manifest`. Every random choice hangs on a
-SHA-256 of (seed, what is chosen, image path or person), so it is the same on every platform, in every file order and
-with every library version, and two protocols with one seed choose the same gallery image for a person.
+A protocol turns the image table into a :class:`~clipreid_lib.data.manifest.Manifest`. Choices depend only on the seed,
+the purpose, and the image path or person (by a SHA-256). So they are the same on every platform, in every file order
+and with every library version, and two protocols with one seed choose the same gallery image for a person.
 
 ``own``            half of the aspect's people train, the others are tested: those up to MBA-Net's thresholds (11k,
                    hd), a random half (folder, whose people may be sorted by something), or the lower half of the
@@ -111,7 +111,7 @@ def build(
     images.insert(0, "dataset", dataset)
     images.insert(1, "protocol", protocol)
     images.attrs.clear()  # attrs would not survive the CSV, so nothing may come to rely on them
-    return Manifest(images).checked()
+    return Manifest(images).check()
 
 
 def _one_shot(table: pd.DataFrame, protocol: str, aspect: str, dataset: str, seed: int) -> pd.DataFrame:
@@ -201,10 +201,10 @@ def _one_draw(images: pd.DataFrame, name: str, protocol: str) -> np.ndarray:
         drawn[(images["role"] == "distractor") & (images["split"] == "distractor")] = "gallery"  # all of them
     whole = images["role"].isin(["test", "validation"])  # distractors are drawn for the gallery alone
     trained = set(images.loc[images["role"] == "train", "identity"])
-    for (role, identity), hand in images.groupby(["role", "identity"]):
+    for (role, label), hand in images.groupby(["role", "identity"]):
         if role not in ("test", "validation", "distractor") or (drawn[hand.index] != "").any():
             continue
-        if role == "validation" and identity in trained:  # published: held out of training, not drawn
+        if role == "validation" and label in trained:  # published: held out of training, not drawn
             continue
         chosen = _chosen(hand, name)
         if whole[chosen] and protocol == "cross_session":

@@ -6,8 +6,8 @@ import torch
 def supervised_contrastive(
     anchors: torch.Tensor,
     contrasts: torch.Tensor,
-    anchor_ids: torch.Tensor,
-    contrast_ids: torch.Tensor,
+    anchor_labels: torch.Tensor,
+    contrast_labels: torch.Tensor,
     temperature: float = 1.0,
 ) -> torch.Tensor:
     """Pull each anchor towards the contrasts of its own identity, away from all others.
@@ -20,8 +20,8 @@ def supervised_contrastive(
     Args:
         anchors: (A, D).
         contrasts: (C, D).
-        anchor_ids: (A,) integer identities.
-        contrast_ids: (C,) integer identities.
+        anchor_labels: (A,) integer labels.
+        contrast_labels: (C,) integer labels.
         temperature: divides the dot products.
 
     Returns:
@@ -32,10 +32,10 @@ def supervised_contrastive(
     """
     if anchors.ndim != 2 or contrasts.ndim != 2 or anchors.shape[1] != contrasts.shape[1]:
         raise ValueError(f"anchors {tuple(anchors.shape)} and contrasts {tuple(contrasts.shape)} must share a width")
-    if anchor_ids.shape != anchors.shape[:1] or contrast_ids.shape != contrasts.shape[:1]:
-        raise ValueError("one identity per row is needed on both sides")
+    if anchor_labels.shape != anchors.shape[:1] or contrast_labels.shape != contrasts.shape[:1]:
+        raise ValueError("one label per row is needed on both sides")
     log_share = (anchors @ contrasts.T / temperature).log_softmax(dim=1)  # (A, C)
-    same = (anchor_ids[:, None] == contrast_ids[None, :]).to(log_share.dtype)  # (A, C)
+    same = (anchor_labels[:, None] == contrast_labels[None, :]).to(log_share.dtype)  # (A, C)
     positives = same.sum(dim=1)  # (A,)
     per_anchor = (log_share * same).sum(dim=1) / positives.clamp(min=1)  # 0 for an anchor without positives
     return -per_anchor.sum() / (positives > 0).sum().clamp(min=1)

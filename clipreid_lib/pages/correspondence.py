@@ -83,7 +83,7 @@ def find_alike(
     here, there = here[keep], there[keep]
     value = cosine[here, there]
     best = value.argsort(descending=True, stable=True)[: max(n, 0)]
-    places = [*_row_and_column(here[best], query), *_row_and_column(there[best], match)]
+    places = [*_split_place(here[best], query), *_split_place(there[best], match)]
     return pd.DataFrame(dict(zip(COLUMNS, [each.numpy() for each in (*places, value[best])], strict=True)))
 
 
@@ -103,6 +103,6 @@ def _find_warm(heat: torch.Tensor | None, maps: torch.Tensor) -> torch.Tensor:
     return (heat > heat.median()).flatten()
 
 
-def _row_and_column(place: torch.Tensor, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _split_place(place: torch.Tensor, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     width = maps.shape[2]
     return place // width, place % width

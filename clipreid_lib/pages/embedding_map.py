@@ -10,7 +10,7 @@ from sklearn.manifold import TSNE
 from torch.nn import functional
 
 from clipreid_lib.base.errors import UserError
-from clipreid_lib.pages.style import plain
+from clipreid_lib.pages.style import escape
 from clipreid_lib.scores.features import Embeddings
 from clipreid_lib.scores.score_names import name_attribute
 
@@ -107,7 +107,7 @@ def _scatter(axes: plt.Axes, points: np.ndarray, values: np.ndarray) -> dict[str
     axes.scatter(points[:, 0], points[:, 1], s=8, color="0.85", linewidths=0)
     for value, colour in colours.items():
         mine = points[values == value]
-        axes.scatter(mine[:, 0], mine[:, 1], s=16, color=colour, linewidths=0, label=plain(value))
+        axes.scatter(mine[:, 0], mine[:, 1], s=16, color=colour, linewidths=0, label=escape(value))
     axes.set(xticks=[], yticks=[])
     axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5), markerscale=1.5)
     return colours

@@ -12,10 +12,13 @@ from urllib.parse import quote
 
 import jinja2
 import pandas as pd
+import yaml
 from markupsafe import Markup
 
 from clipreid_lib.params.schema import ROOT
 
+WORDS = yaml.safe_load(Path(__file__).with_name("report_words.yaml").read_text(encoding="utf-8"))
+TEXTS, FIGURES = WORDS["texts"], WORDS["figures"]
 PICTURE = re.compile(r"(data:[^\"']*)")
 
 

@@ -6,7 +6,7 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import file_sha
 from clipreid_lib.data import datasets
 from clipreid_lib.pages import model_card, repeat_command, report_notebooks
-from clipreid_lib.pages.report_blocks import Command, Facts, Figures, Folded, Link, Table, Words, link_to
+from clipreid_lib.pages.report_blocks import TEXTS, Command, Facts, Figures, Folded, Link, Table, Words, link_to
 from clipreid_lib.pages.report_figures import embed
 from clipreid_lib.params.schema import Params
 from clipreid_lib.scores.finished_run import FinishedRun
@@ -81,11 +81,11 @@ def list_provenance(run: FinishedRun) -> dict[str, str]:
     facts = began | {key: metrics[key] for key in ("git", "python", "system", "versions") if key in metrics}
     seconds = metrics.get("seconds") or {}
     done = {p.stem: run.read_record(f"done/{p.name}").get("finished") for p in (run.folder / "done").glob("*.json")}
-    versions = facts.get("versions")
+    versions = facts["versions"] if isinstance(facts.get("versions"), dict) else {}
     lines = {
         "code": f"git {facts.get('git', 'unknown')}",
         "Python": facts.get("python"),
-        "libraries": ", ".join(f"{name} {version}" for name, version in (versions or {}).items()),
+        "libraries": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "machine": f"{facts.get('system', 'unknown system')}, {facts.get('cores', '?')} cores, "
         f"threads {facts.get('threads', '?')}, device {metrics.get('device', 'unknown')}",
         "started": _write_moment(began.get("started")),
@@ -142,14 +142,9 @@ def show_command(command: str, names: list[str]) -> list:
     """
     blocks: list = [Command(command)]
     if repeat_command.ELSEWHERE in command:
-        said = f"{repeat_command.ELSEWHERE} stands for a place outside the project, on the machine that ran this."
-        blocks.append(Words(said))
+        blocks.append(Words(TEXTS["command with a place"]))
     elif repeat_command.list_runs(command) != sorted(names):
-        said = (
-            "With the code and files that are here now this command makes a run of another id: a default or a "
-            "weights file has changed since. The git version under Provenance is the one to repeat it with."
-        )
-        blocks.append(Words(said, missing=True))
+        blocks.append(Words(TEXTS["command of another run"], missing=True))
     return blocks
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.pages import repeat_command, report_origin, score_figures
-from clipreid_lib.pages.report_blocks import Facts, Figures, Folded, Link, Table, Words, link_to, render
+from clipreid_lib.pages.report_blocks import TEXTS, Facts, Figures, Folded, Link, Table, Words, link_to, render
 from clipreid_lib.pages.report_figures import draw, embed
 from clipreid_lib.pages.report_run import make_section
 from clipreid_lib.pages.report_scores import show_published
@@ -21,7 +21,7 @@ LADDER = ("frozen", "tip_adapter", "classifier", "clipid_no_text", "clipid", "in
 PAIRS = 28  # comparisons of one test that are all made; of more runs, each is compared with the lowest rung alone
 CURVES = 8  # in one CMC figure, so that colours stay apart
 ACROSS: dict[str, type] = dict.fromkeys(
-    "dataset aspect model variant stage tested_dataset tested_aspect left_out".split(), str
+    "dataset aspect model variant stage seed tested_dataset tested_aspect left_out".split(), str
 )
 ACROSS |= {f"{score}{end}": float for score in ("rank1", "map") for end in ("", "_std", "_low", "_high")}
 Runs = list[FinishedRun]
@@ -120,13 +120,7 @@ def _show_leaderboard(runs: Runs, folder: Path) -> list:
         for protocol, scores in run.protocols.items():
             test = run.params.dataset, run.params.aspect, protocol, scores.get("compared_sha")
             tests.setdefault(test, []).append((run, scores))
-    blocks: list = [
-        Words(
-            "One table per test; rows of one table answered the same questions. Per cent, mean ± deviation over draws "
-            "[95 % interval over people]. None is set in bold: which is best by more than chance is for the paired "
-            "comparisons to say. The order is the ladder's."
-        )
-    ]
+    blocks: list = [Words(TEXTS["leaderboard"])]
     columns = {score: SHOWN.get(score, "EER") for score in ("rank1", "rank5", "map", "map_trapezoid", "minp", "eer")}
     for (dataset, aspect, protocol, _), found in tests.items():
         rows = []
@@ -148,10 +142,6 @@ def _link(run: FinishedRun, file: str, folder: Path, text: str = "every query") 
 
 
 def _show_averages(runs: Runs) -> list:
-    older = [run.name for run in runs if not run.metrics.get("pixels")]
-    if older:
-        said = f"Not to be averaged: the scores of {', '.join(older)} lack the pixel floor."
-        return [Words(said, missing=True)]
     table, note = leaderboard.summarise(runs)
     for key in set(table.index.names) & set(repeat_command.PLACES):
         table = table.rename(index=lambda value, key=key: repeat_command.hide_place(key, value), level=key)
@@ -179,12 +169,7 @@ def _show_figures(runs: Runs) -> list:
 
 
 def _show_pairs(runs: Runs) -> list:
-    blocks: list = [
-        Words(
-            "Differences in points on the same queries, with 95 % intervals and p-values (sign-flip test) that "
-            "resample people. The p-values are not corrected for how many comparisons stand here."
-        )
-    ]
+    blocks: list = [Words(TEXTS["pairs"])]
     for group in _group_tests(runs).values():
         whole, _ = _read_queries(group, _name_runs(runs))
         names = list(whole)
@@ -229,8 +214,7 @@ def _show_across(outputs: Path) -> list:
         why = row["left_out"] or ""
         values = ["" if why else format_score(row, score).replace(" [", "\n[") for score in ("rank1", "map")]
         rows.append([trained, f"{row['tested_dataset']} {row['tested_aspect']}", *values, why])
-    caption = "By the image embedding under protocol common; every run that was measured, also those not on this page."
-    blocks: list = [Table(["trained on", "tested on", "rank-1", "mAP", "left out"], rows, caption)]
+    blocks: list = [Table(["trained on", "tested on", "rank-1", "mAP", "left out"], rows, TEXTS["across"])]
     pictures = {score: outputs / f"across_{score}.png" for score in ("rank1", "map")}
     figures = [
         embed(path, f"{SHOWN[score]}, per cent: rows trained on, columns tested on.")

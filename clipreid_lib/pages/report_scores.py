@@ -1,15 +1,12 @@
 """What a run's report shows of its results: scores, curves, pictures, failures, subgroups, published numbers."""
 
-from pathlib import Path
-
 import numpy as np
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.data.photographs import on_all_cores
 from clipreid_lib.pages import training_figures
-from clipreid_lib.pages.report_blocks import Facts, Figure, Figures, Folded, Link, Table, Words
+from clipreid_lib.pages.report_blocks import FIGURES, TEXTS, Facts, Figure, Figures, Folded, Link, Table, Words
 from clipreid_lib.pages.report_figures import draw, embed
-from clipreid_lib.params.read import read_yaml
 from clipreid_lib.scores import leaderboard, published
 from clipreid_lib.scores.finished_run import FinishedRun, read_table
 from clipreid_lib.scores.score_names import DEFINITIONS, SHOWN, format_score, format_share, name_rates
@@ -28,13 +25,6 @@ COUNTS = {
 LOGS = {"prompts": "Stage 2a, learning the sentences", "encoder": "Training the image encoder"}
 EXPECTED = "cmc roc_det score_distributions subgroups embedding_map hardest spread before_and_after looked_at".split()
 WRONG = "wrong at rank-1"
-CAVEAT = (
-    "What such a table can and cannot support: it can show that a difference is large enough to look into, where two "
-    "intervals lie far apart. It cannot show why: groups differ in more than their name, and the labels are someone's "
-    "reading of a photograph. With a handful of people per group most real differences go unseen; overlapping "
-    "intervals are no proof of fairness; of a dozen groups one will differ by chance; and nothing carries over to "
-    f"other cameras or populations. Groups of fewer than {FEWEST} people have a count and no rate."
-)
 
 
 def show_scores(run: FinishedRun) -> list:
@@ -43,30 +33,19 @@ def show_scores(run: FinishedRun) -> list:
     keys = dict.fromkeys(key for scores in run.protocols.values() for key in scores)
     labels = {key: label for key, label in (COUNTS | SHOWN | {"eer": "EER"}).items() if key in keys} | name_rates(keys)
     rows = [[label, *(_write(scores, key) for scores in run.protocols.values())] for key, label in labels.items()]
-    caption = (
-        "Per cent: mean ± standard deviation over draws, and below it the 95 % interval over people in brackets. "
-        "TPR has no interval; what cannot be measured says why."
-    )
-    blocks: list = [Table(["", f"{names[0]} (the run's own)", *names[1:]], rows, caption)]
+    blocks: list = [Table(["", f"{names[0]} (the run's own)", *names[1:]], rows, TEXTS["scores"])]
     if metrics.get("left_out"):
         blocks.append(Facts({f"{name}: left out": str(why) for name, why in metrics["left_out"].items()}))
     if metrics.get("closed_set"):
         rows = [[how, format_share(share)] for how, share in metrics["closed_set"].items()]
-        caption = "Closed set, per cent: held-out images of training people given to the right person."
-        blocks.append(Table(["by", "right"], rows, caption))
+        blocks.append(Table(["by", "right"], rows, TEXTS["closed set"]))
     definitions = metrics.get("definitions") or DEFINITIONS
     return [*blocks, Folded("Definitions", [Facts({str(name): str(text) for name, text in definitions.items()})])]
 
 
 def show_rows(run: FinishedRun) -> list:
     """Return the scores of the run's other embeddings, and of its own compared in other ways."""
-    blocks: list = [
-        Words(
-            "The first row is the run's own. The others are other embeddings of the same images (stage 0: the encoder "
-            "before training), or the own embedding compared in another way (re-ranked: by k-reciprocal neighbours, "
-            "with the other queries' help; expanded: by alpha query expansion). Per cent, mean ± deviation over draws."
-        )
-    ]
+    blocks: list = [Words(TEXTS["rows"])]
     for number, (protocol, scores) in enumerate(run.protocols.items()):
         rows = [[name, *(_write(row, score) for score in SHOWN)] for name, row in scores.get("rows", {}).items()]
         table = Table(["", *SHOWN.values()], rows, f"Under protocol {protocol}.")
@@ -94,16 +73,15 @@ def show_curves(run: FinishedRun) -> list:
 
 def show_figures(run: FinishedRun) -> list:
     """Return the figures that the notebooks drew, each with what it is."""
-    captions = read_yaml(Path(__file__).with_name("figure_captions.yaml"))
     there = {path.stem: path for path in sorted((run.folder / "figures").glob("*.png"))}
     if run.params.variant != "clipid":
         there.pop("anchor_map", None)  # it says in words that there are no anchors
-    names = [name for name in captions if name in there]
-    names += [name for name in there if name not in captions and name != "subgroups" and not name.endswith("curves")]
+    names = [name for name in FIGURES if name in there]
+    names += [name for name in there if name not in FIGURES and name != "subgroups" and not name.endswith("curves")]
 
     def take(name: str) -> Figure | str:
         try:
-            return embed(there[name], captions.get(name, f"{name.replace('_', ' ')}, by the run."))
+            return embed(there[name], FIGURES.get(name, f"{name.replace('_', ' ')}, by the run."))
         except UserError as error:
             return str(error)
 
@@ -154,11 +132,8 @@ def show_failures(run: FinishedRun) -> list:
 
 def show_subgroups(run: FinishedRun) -> list:
     """Return the scores of subgroups, and what such a table cannot support."""
-    caption = (
-        "Per cent [95 % interval over people]. FPR and FNR, the false positive and false negative rate, are the "
-        "group's at the threshold of everybody's EER."
-    )
-    blocks: list = [Words(CAVEAT), Table.of(format_groups(run.groups), caption)]
+    caveat = Words(TEXTS["subgroups"].format(fewest=FEWEST))
+    blocks: list = [caveat, Table.of(format_groups(run.groups), TEXTS["rates of subgroups"])]
     picture = run.folder / "figures" / "subgroups.png"
     if picture.is_file():
         blocks.append(Figures([embed(picture, "The same rank-1, drawn: groups whose bars overlap may well be equal.")]))

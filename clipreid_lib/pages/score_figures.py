@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from scipy import stats
 
-from clipreid_lib.pages.style import HALF, WIDE, plain
+from clipreid_lib.pages.style import HALF, WIDE, escape
 from clipreid_lib.scores.subgroups import ENDS, FEWEST
 from clipreid_lib.scores.verification import Pairs, Verification
 
@@ -116,7 +116,7 @@ def draw_intervals(table: pd.DataFrame, score: str, label: str, lacking: str = "
         axes.text(1, float(place), lacking, va="center", color="0.4", fontsize="small")
     axes.grid(False, axis="y")
     axes.set(xlabel=f"{label}, per cent", ylim=(len(table) - 0.5, -0.5))
-    axes.set_yticks(range(len(table)), [plain(str(name)) for name in table.index])
+    axes.set_yticks(range(len(table)), [escape(str(name)) for name in table.index])
     return figure
 
 
@@ -124,7 +124,7 @@ def draw_subgroups(table: pd.DataFrame) -> plt.Figure:
     """Draw rank-1 of every subgroup in per cent with its interval; small groups have their count alone.
 
     Args:
-        table: from :func:`clipreid_lib.scores.subgroups.by_attribute`, shares in [0, 1].
+        table: from :func:`clipreid_lib.scores.subgroups.score_groups`, shares in [0, 1].
     """
     people = table["identities"].astype(int)
     names = [f"{attribute}: {group} ({count} people)" for (attribute, group), count in people.items()]
@@ -142,7 +142,7 @@ def draw_matrix(table: pd.DataFrame, label: str) -> plt.Figure:
         label: what the numbers are.
     """
     figure, axes = plt.subplots(figsize=(2.6 + 1.1 * table.shape[1], 1.4 + 0.5 * len(table)))
-    table = table.rename(index=plain, columns=plain)
+    table = table.rename(index=escape, columns=escape)
     sns.heatmap(table, annot=True, fmt=".1f", vmin=0, vmax=100, cmap="crest", ax=axes, cbar_kws={"label": label})
     axes.set(xlabel="tested on", ylabel="trained on")
     axes.tick_params(axis="y", rotation=0)

@@ -25,7 +25,7 @@ def use() -> None:
     plt.rcParams.update({"figure.dpi": 110, "savefig.dpi": PRINT, "pdf.fonttype": 42, "figure.autolayout": True})
 
 
-def plain(text: str) -> str:
+def escape(text: str) -> str:
     """Write a name from a data set so that matplotlib does not read a dollar sign as mathematics."""
     return text.replace("$", r"\$")
 

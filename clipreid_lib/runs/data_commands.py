@@ -47,9 +47,9 @@ def check(
         if given not in allowed:  # told before thousands of images are opened
             raise UserError(f"{key} {given}: unknown; allowed: {', '.join(filter(None, allowed))}")
     print(f"{summary.title}\nlicence: {summary.licence}\ncite: {summary.citation}\nread from: {root}\n")
-    print(audit.shown(audit.counts(table, summary)).to_string())
+    print(audit.format_counts(audit.count_images(table, summary)).to_string())
     seen = inspect(table, root)
-    found = audit.of_images(table, seen, summary, allow_missing)
+    found = audit.judge_images(table, seen, summary, allow_missing)
     validation = "published" if summary.published and protocol == summary.protocol != "given" else "none"
     built = 0
     for each in [aspect] if aspect else there:
@@ -63,13 +63,13 @@ def check(
             continue
         built += 1
         print(f"\n{each} under {protocol}, draw 0")
-        print(audit.shown(audit.protocol_counts(manifest, each, summary)).to_string())
-        found += audit.of_protocol(manifest, each, table, seen, summary)
+        print(audit.format_counts(audit.count_parts(manifest, each, summary)).to_string())
+        found += audit.judge_protocol(manifest, each, table, seen, summary)
     if not built:
         found.append(audit.Finding("protocol", f"{protocol} can be applied to no aspect there is", wrong=True))
-    report = audit.Report(found)
-    print("", *report.lines, sep="\n")
-    return int(report.wrong > 0)
+    findings = audit.Findings(found)
+    print("", *findings.lines, sep="\n")
+    return int(findings.wrong > 0)
 
 
 def prepare(

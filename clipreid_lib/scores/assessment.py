@@ -51,8 +51,8 @@ class Assessment:
 
     @cached_property
     def groups(self) -> pd.DataFrame:
-        """Score subgroups of the test people; see :func:`clipreid_lib.scores.subgroups.by_attribute`."""
-        return subgroups.by_attribute(self.own, self.pairs, self.manifest)
+        """Score subgroups of the test people; see :func:`clipreid_lib.scores.subgroups.score_groups`."""
+        return subgroups.score_groups(self.own, self.pairs, self.manifest)
 
     @cached_property
     def numbers(self) -> dict:

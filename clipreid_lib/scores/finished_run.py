@@ -115,7 +115,7 @@ class FinishedRun:
 
     @property
     def groups(self) -> pd.DataFrame:
-        """Scores of subgroups, as :func:`clipreid_lib.scores.subgroups.by_attribute` made them.
+        """Scores of subgroups, as :func:`clipreid_lib.scores.subgroups.score_groups` made them.
 
         Raises:
             UserError: ``subgroups.csv`` is not there or damaged.

@@ -13,6 +13,7 @@ COLUMNS = (
     "rank1 rank1_std rank1_low rank1_high rank5 rank5_std rank10 map map_std map_low map_high map_trapezoid minp "
     "eer eer_low eer_high checkpoint_sha manifest_sha run"
 ).split()
+SUMMARISED = ("rank1", "rank5", "map")
 
 
 def list_rows(*runs: dict) -> pd.DataFrame:
@@ -44,7 +45,9 @@ def summarise(runs: list[FinishedRun]) -> tuple[pd.DataFrame, str]:
     """
     if not runs:
         return pd.DataFrame(), ""
-    metrics = pd.DataFrame([run.metrics for run in runs])
+    scores = [f"{score}{end}" for score in SUMMARISED for end in ("", "_std")]
+    metrics = pd.DataFrame([dict.fromkeys((*scores, "pixels", "manifest_sha")) | run.metrics for run in runs])
+    metrics[scores] = metrics[scores].astype(float)  # NaN where a run of an older version lacks one
     settings = pd.DataFrame([run.params.model_dump() for run in runs])
     one_stage = settings["mode"] != "full"  # say so: after prompt_learn the image encoder is still the frozen one
     settings.loc[one_stage, "variant"] += ", " + settings.loc[one_stage, "mode"]
@@ -54,8 +57,8 @@ def summarise(runs: list[FinishedRun]) -> tuple[pd.DataFrame, str]:
     rows = {}
     for name, group in metrics.groupby([settings[key] for key in keys], sort=False, dropna=False):
         row = {}
-        for score in ("rank1", "rank5", "map"):
-            row[SHOWN[score]] = format_share(group[score].mean(), group[f"{score}_std"].astype(float).mean())
+        for score in SUMMARISED:
+            row[SHOWN[score]] = format_share(group[score].mean(), group[f"{score}_std"].mean())
             if len(group) > 1:
                 row[SHOWN[score]] += f" ({format_share(group[score].std(ddof=1))})"
         rows[name if varying else name[0]] = row
@@ -63,8 +66,8 @@ def summarise(runs: list[FinishedRun]) -> tuple[pd.DataFrame, str]:
     table.index.names = keys if varying else [None]
     seeds = "; in brackets the deviation over seeds" if settings["seed"].nunique() > 1 else ""
     notes = [f"Per cent, mean ± standard deviation over draws{seeds}."]
-    for _, run in metrics.drop_duplicates("manifest_sha").iterrows():
-        floor = ", ".join(f"{SHOWN[score]} {format_share(run['pixels'][score])}" for score in ("rank1", "rank5", "map"))
+    for _, run in metrics.dropna(subset=["pixels"]).drop_duplicates("manifest_sha").iterrows():
+        floor = ", ".join(f"{SHOWN[score]} {format_share(run['pixels'][score])}" for score in SUMMARISED)
         where = f"{run['dataset']} {run['aspect']} ({run['protocol']})"
         notes.append(f"Floor, {FLOOR.replace(' ', ' grey ')} on {where}: {floor}.")
     return table, "\n".join(notes)

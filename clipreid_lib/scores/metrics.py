@@ -70,7 +70,7 @@ def ranking(similarity: np.ndarray, match: np.ndarray) -> np.ndarray:
 
     Args:
         similarity: (Q, G).
-        match: (Q, G) whether query and gallery image show one identity.
+        match: (Q, G) whether query and gallery image have one label.
 
     Returns:
         (Q, G) gallery positions.
@@ -80,9 +80,9 @@ def ranking(similarity: np.ndarray, match: np.ndarray) -> np.ndarray:
 
 def score_retrieval(
     query: similar.Features,
-    query_ids: Iterable,
+    query_labels: Iterable,
     gallery: similar.Features,
-    gallery_ids: Iterable,
+    gallery_labels: Iterable,
     *,
     query_cameras: Iterable | None = None,
     gallery_cameras: Iterable | None = None,
@@ -96,9 +96,9 @@ def score_retrieval(
 
     Args:
         query: (Q, D) tensor or array.
-        query_ids: (Q,) identities, numbers or text.
+        query_labels: (Q,) labels compared, numbers or text.
         gallery: (G, D) tensor or array; float32 and float64 are not copied as a whole.
-        gallery_ids: (G,) identities; distractors carry identities no query has. A gallery of one identity alone is
+        gallery_labels: (G,) labels; distractors carry labels no query has. A gallery of one label alone is
             answered with a perfect score, for nothing can be confused.
         query_cameras: (Q,) cameras; with ``gallery_cameras``, a query's own person seen by its own camera is left
             out of its gallery, as Market-1501 asks (Zheng et al. 2015).
@@ -117,7 +117,7 @@ def score_retrieval(
     similar.same_width(query, gallery)
     sizes, threads = (len(query), len(gallery)), torch.get_num_threads()
     rows = int(np.clip(memory // (12 * COLUMNS * threads), 1, ROWS))  # 12 bytes each: in float64, then in float32
-    blocks = _blocks(sizes, (query_ids, gallery_ids), (query_cameras, gallery_cameras), ranks, rows)
+    blocks = _blocks(sizes, (query_labels, gallery_labels), (query_cameras, gallery_cameras), ranks, rows)
 
     def begin(block: _Block) -> torch.Tensor:
         mine, pairs = similar.whole_numbers(query[block.queries]), np.empty(block.columns.shape, np.float32)
@@ -142,7 +142,7 @@ def score_retrieval(
 
 
 def score_similarity(
-    similarity: np.ndarray, query_ids: Iterable, gallery_ids: Iterable, ranks: Sequence[int] = RANKS
+    similarity: np.ndarray, query_labels: Iterable, gallery_labels: Iterable, ranks: Sequence[int] = RANKS
 ) -> RetrievalScores:
     """Score a (Q, G) similarity matrix as it stands; larger means more alike. See :func:`score_retrieval`.
 
@@ -150,8 +150,8 @@ def score_similarity(
 
     Args:
         similarity: (Q, G); not changed.
-        query_ids: (Q,) identities, numbers or text.
-        gallery_ids: (G,) identities.
+        query_labels: (Q,) labels compared, numbers or text.
+        gallery_labels: (G,) labels.
         ranks: where to read the CMC off.
 
     Raises:
@@ -161,7 +161,7 @@ def score_similarity(
     if similarity.ndim != 2 or np.isnan(similarity).any():
         raise UserError("similarity: must be a (query, gallery) table of numbers without NaN")
     similarity = similarity if similarity.dtype in (np.float32, np.float64) else similarity.astype(np.float64)
-    blocks = _blocks(similarity.shape, (query_ids, gallery_ids), (None, None), ranks, FEW)
+    blocks = _blocks(similarity.shape, (query_labels, gallery_labels), (None, None), ranks, FEW)
 
     def count(block: _Block) -> None:
         block.begin(similarity[block.queries[:, None], block.columns])
@@ -184,7 +184,7 @@ def _in_threads(task: Callable, items: Iterable) -> list:
 
 @dataclass
 class _Block:
-    """Some queries and their pairs: the gallery images of a query's identity, M at most.
+    """Some queries and their pairs: the gallery images of a query's label, M at most.
 
     Attributes:
         queries: (R,) positions.
@@ -217,7 +217,7 @@ class _Block:
 def _blocks(
     sizes: tuple[int, int], ids: tuple[Iterable, Iterable], cameras: tuple[Any, Any], ranks: Sequence[int], rows: int
 ) -> list[_Block]:
-    """Pair queries with gallery images, ``rows`` queries of neighbouring identities at a time, without unmatched ones.
+    """Pair queries with gallery images, ``rows`` queries of neighbouring labels at a time, without unmatched ones.
 
     Args:
         sizes: of query and gallery.
@@ -232,7 +232,7 @@ def _blocks(
         raise UserError(f"ranks: {tuple(ranks)}; give at least one, each 1 or more")
     asked, shown = _codes(*ids, sizes, "ids")
     seen = None if cameras[0] is None else _codes(*cameras, sizes, "cameras")
-    order = np.argsort(shown, kind="stable")  # gallery positions, identity by identity
+    order = np.argsort(shown, kind="stable")  # gallery positions, label by label
     left, right = (np.searchsorted(shown[order], asked, side) for side in ("left", "right"))
     queries = np.argsort(asked, kind="stable")
     queries = queries[left[queries] < right[queries]]
@@ -264,7 +264,7 @@ def _scores(blocks: list[_Block], sizes: tuple[int, int], ranks: Sequence[int]) 
         first[mine] = wrong[:, 0] + 1
     matched = first > 0
     if not matched.any():
-        raise UserError("no query identity is in the gallery; nothing can be scored")
+        raise UserError("no query label is in the gallery; nothing can be scored")
     cmc = np.bincount(first[matched] - 1, minlength=sizes[1]).cumsum() / matched.sum()
     return RetrievalScores(
         cmc=cmc,

@@ -36,7 +36,7 @@ def set_beside(rows: pd.DataFrame) -> pd.DataFrame | None:
         ``flip`` (whether mirrored images' features were added), ``source``, ``note``. None, which a notebook does not
         show, where nothing fits: :func:`explain` says why.
     """
-    ours = rows.astype(dict.fromkeys(COUNTS, float)).dropna(subset=COUNTS)
+    ours = rows.astype(dict.fromkeys(SAME, str) | dict.fromkeys(COUNTS, float)).dropna(subset=COUNTS)
     printed = load().merge(ours[[*SAME, *COUNTS]].drop_duplicates(), on=[*SAME, *COUNTS])
     if printed.empty:
         return None

@@ -63,14 +63,14 @@ def format_share(
             resampled then.
         sign: ``+`` writes a sign before positive numbers too.
     """
-    if _lacks(share):
+    if share is None or math.isnan(share):
         return ""
-    text = f"{100 * share:{sign}.1f}"  # type: ignore[operator]
-    if not _lacks(deviation):
-        text += f" ± {100 * deviation:.1f}"  # type: ignore[operator]
+    text = f"{100 * share:{sign}.1f}"
+    if deviation is not None and not math.isnan(deviation):
+        text += f" ± {100 * deviation:.1f}"
     if ends:
-        low, high = ends
-        text += " [one person]" if _lacks(low) else f" [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"  # type: ignore[operator]
+        low, high = (math.nan if end is None else 100 * end for end in ends)
+        text += " [one person]" if math.isnan(low) else f" [{low:{sign}.1f}, {high:{sign}.1f}]"
     return text
 
 
@@ -86,7 +86,3 @@ def format_score(scores: dict, score: str) -> str:
         return found
     ends = [scores[f"{score}_low"], scores.get(f"{score}_high")] if f"{score}_low" in scores else []
     return format_share(found, scores.get(f"{score}_std"), ends) or "–"
-
-
-def _lacks(number: float | None) -> bool:
-    return number is None or math.isnan(number)

@@ -129,8 +129,8 @@ def steps(query: torch.Tensor, gallery: torch.Tensor) -> np.ndarray:
 
 def without_same_camera(
     similarity: np.ndarray,
-    query_ids: ArrayLike,
-    gallery_ids: ArrayLike,
+    query_labels: ArrayLike,
+    gallery_labels: ArrayLike,
     query_cameras: ArrayLike,
     gallery_cameras: ArrayLike,
 ) -> np.ndarray:
@@ -140,14 +140,14 @@ def without_same_camera(
 
     Args:
         similarity: (Q, G).
-        query_ids: (Q,) identities.
-        gallery_ids: (G,) identities.
+        query_labels: (Q,) labels.
+        gallery_labels: (G,) labels.
         query_cameras: (Q,) cameras.
         gallery_cameras: (G,) cameras.
 
     Returns:
         (Q, G), a copy.
     """
-    same_person = np.asarray(query_ids)[:, None] == np.asarray(gallery_ids)[None, :]
+    same_person = np.asarray(query_labels)[:, None] == np.asarray(gallery_labels)[None, :]
     same_camera = np.asarray(query_cameras)[:, None] == np.asarray(gallery_cameras)[None, :]
     return np.where(same_person & same_camera, -np.inf, similarity)

@@ -17,7 +17,7 @@ ORDER = {name: place for bands in (AGES, NUMBERS) for place, (_, _, name) in enu
 ENDS = ("", "_low", "_high")  # a score and its interval
 
 
-def attributes(manifest: Manifest) -> pd.DataFrame:
+def list_attributes(manifest: Manifest) -> pd.DataFrame:
     """Return what is known of every test image, ready to group by.
 
     Returns:
@@ -30,16 +30,16 @@ def attributes(manifest: Manifest) -> pd.DataFrame:
         if column in test:
             known[column] = test[column].astype(str).replace("", UNKNOWN)
     if "age" in test:
-        known["age"] = _banded(test["age"], AGES)
+        known["age"] = _band(test["age"], AGES)
     for column in ("nail_polish", "irregularities"):
         if column in test:
             known[column] = test[column].map({True: "yes", False: "no"})
     number = test.groupby("identity")["aspect"].transform("size")
-    known["images of the person"] = _banded(number, NUMBERS)
+    known["images of the person"] = _band(number, NUMBERS)
     return pd.DataFrame(known, index=test.index).rename(columns=name_attribute)
 
 
-def by_attribute(scores: Evaluation, pairs: Pairs, manifest: Manifest, seed: int = 0) -> pd.DataFrame:
+def score_groups(scores: Evaluation, pairs: Pairs, manifest: Manifest, seed: int = 0) -> pd.DataFrame:
     """Score every group of queries.
 
     Rank-1 and mAP are of the group's queries against the whole gallery; EER is of the pairs with an image of the group
@@ -57,7 +57,7 @@ def by_attribute(scores: Evaluation, pairs: Pairs, manifest: Manifest, seed: int
         biometrics has for them, at the threshold of everybody's EER), shares in [0, 1]; NaN where a group has fewer
         than 10 identities.
     """
-    known, rows = attributes(manifest), {}
+    known, rows = list_attributes(manifest), {}
     queries = scores.per_query.assign(rank1=scores.of("rank1"))
     threshold = verification.verify(pairs).eer_threshold if pairs.both else np.nan
     for attribute in known:
@@ -83,7 +83,7 @@ def by_attribute(scores: Evaluation, pairs: Pairs, manifest: Manifest, seed: int
 
 
 def format_groups(table: pd.DataFrame) -> pd.DataFrame:
-    """Write :func:`by_attribute`'s shares in per cent with their intervals; empty where a group has no rate."""
+    """Write :func:`score_groups`'s shares in per cent with their intervals; empty where a group has no rate."""
     written = table[["identities", "queries"]].copy()
     for score, name in (("rank1", "rank-1"), ("map", "mAP"), ("eer", "EER")):
         columns = table[[f"{score}{end}" for end in ENDS]].to_numpy(float)
@@ -113,7 +113,7 @@ def find_hardest(queries: pd.DataFrame, number: int = 10) -> pd.DataFrame:
     return people.assign(**{name: (100 * people[name]).round(1) for name in ("mAP", "rank-1")})
 
 
-def _banded(numbers: pd.Series, bands: tuple[tuple[int, int, str], ...]) -> pd.Series:
+def _band(numbers: pd.Series, bands: tuple[tuple[int, int, str], ...]) -> pd.Series:
     values = pd.to_numeric(numbers, errors="coerce").astype(float)
     named = pd.Series(UNKNOWN, numbers.index, dtype=object)
     for low, high, name in bands:

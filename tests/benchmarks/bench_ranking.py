@@ -71,17 +71,17 @@ WORKLOADS = [
 MILLION = Workload("a million", 1_000, 1_000_000, 256, 250_000, 1)
 
 
-def product(query, query_ids, gallery, gallery_ids) -> torch.Tensor:
+def product(query, query_labels, gallery, gallery_labels) -> torch.Tensor:
     """Multiply in float32, which is the least that a ranking needs."""
     return query @ gallery.T
 
 
-def sorted_rows(query, query_ids, gallery, gallery_ids, query_cameras=None, gallery_cameras=None) -> list[float]:
+def sorted_rows(query, query_labels, gallery, gallery_labels, query_cameras=None, gallery_cameras=None) -> list[float]:
     """Do what re-ID code usually does: normalise, multiply, argsort every row, then a loop over queries."""
     normalise = torch.nn.functional.normalize
     similarity = (normalise(query, dim=1) @ normalise(gallery, dim=1).T).numpy()
     order = np.argsort(-similarity, axis=1)
-    hits = gallery_ids[order] == query_ids[:, None]
+    hits = gallery_labels[order] == query_labels[:, None]
     first, precision = [], []
     for q, row in enumerate(hits):
         if query_cameras is not None:
