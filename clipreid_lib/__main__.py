@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from functools import partial
 from typing import NoReturn
 
@@ -21,6 +22,29 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise the complaint."""
         raise UserError(f"{message}; `{self.prog} --help` lists the options")
+
+
+def _notebook(text: str) -> str:
+    found = [name for name in NOTEBOOKS if name == text or name.startswith(f"{text}_")]
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text} is none of {', '.join(NOTEBOOKS)}")
+    return found[0]
+
+
+def _count(text: str, least: int = 1) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text}: give at least {least}")
+    return int(text)
+
+
+SLURM: dict[str, tuple[Callable[[str], object], str]] = {  # options of that backend alone
+    "partition": (str, "default: the cluster's"),
+    "time": (partial(_count, least=2), "minutes, at least 2; a run that needs more is requeued and goes on"),
+    "gpus": (partial(_count, least=0), "per job"),
+    "memory": (_count, "gigabytes per job"),
+    "cpus": (_count, "cores per job"),
+    "max_running": (_count, "jobs at once"),
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,48 +63,31 @@ def parser() -> argparse.ArgumentParser:
     )
     for verb in (plan, run):
         verb.add_argument("files", nargs="+", metavar="FILE", help="params files, for example params/demo.yaml")
-        verb.add_argument(
-            "--set", action="append", default=[], metavar="KEY=VALUE", help="override one key; [a,b] makes a list"
-        )
+        override = "override one key; [a,b] makes a list"
+        verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=override)
         verb.add_argument("--jobs", type=_count, default=1, metavar="N", help="runs at once (default 1)")
         verb.add_argument("--yes", action="store_true", help="a grid of more than 100 combinations is meant")
-    run.add_argument(
-        "--force",
-        action="append",
-        default=[],
-        type=_notebook,
-        metavar="NOTEBOOK",
-        help="do this one (its number will do) and the run's later ones again although they are finished",
-    )
+    again = "do this one (its number will do) and the run's later ones again although they are finished"
+    run.add_argument("--force", action="append", default=[], type=_notebook, metavar="NOTEBOOK", help=again)
     run.add_argument("--backend", choices=("local", "slurm"), default="local", help="where (default: this machine)")
     cluster = run.add_argument_group("--backend slurm", "What each job asks for. One array, a job per run.")
-    for option, kind, what in (
-        ("partition", str, "default: the cluster's"),
-        ("time", partial(_count, least=2), "minutes, at least 2; a run that needs more is requeued and goes on"),
-        ("gpus", partial(_count, least=0), "per job"),
-        ("memory", _count, "gigabytes per job"),
-        ("cpus", _count, "cores per job"),
-        ("max-running", _count, "jobs at once"),
-    ):
-        cluster.add_argument(f"--{option}", type=kind, metavar="NAME" if kind is str else "N", help=what)
+    for option, (kind, what) in SLURM.items():
+        name = f"--{option.replace('_', '-')}"
+        cluster.add_argument(name, type=kind, metavar="NAME" if kind is str else "N", help=what)
     status = add("status", help="say how far every run is; from another terminal or machine, at any time")
     clean = add("clean", help="list what can be made again, and delete it with --yes; results stay")
     clean.add_argument("--yes", action="store_true", help="delete")
-    for verb in (status, clean):
-        verb.add_argument("--outputs", default="outputs", metavar="FOLDER", help="outputs_root of the runs")
     across = add(
         "across",
         help="test what was trained on one aspect or data set on every other one",
         description="Test every run on the aspects and data sets of all of them, under protocol common, and write "
         "across.csv and heat maps into the outputs folder.",
     )
-    across.add_argument(
-        "runs", nargs="*", metavar="RUN", help="run folders (default: every evaluated run of protocol common)"
-    )
-    across.add_argument(
-        "--on", action="append", default=[], metavar="NAME=FOLDER", help="one more data set to test on; NAME:ASPECT too"
-    )
-    across.add_argument("--outputs", default="outputs", metavar="FOLDER", help="outputs_root of the runs")
+    across.add_argument("runs", nargs="*", metavar="RUN", help="default: every evaluated run of protocol common")
+    more = "one more data set to test on; NAME:ASPECT too"
+    across.add_argument("--on", action="append", default=[], metavar="NAME=FOLDER", help=more)
+    for verb in (status, clean, across):
+        verb.add_argument("--outputs", default="outputs", metavar="FOLDER", help="outputs_root of the runs")
     report = add(
         "report",
         help="write what runs found as pages that need no network",
@@ -88,11 +95,7 @@ def parser() -> argparse.ArgumentParser:
         "folder: scores with intervals, figures, failures, model card, provenance and the command that repeats them.",
     )
     report.add_argument("runs", nargs="*", metavar="RUN", help="run folders (default: every evaluated run)")
-    report.add_argument(
-        "--outputs",
-        metavar="FOLDER",
-        help="outputs_root of the runs (default: the one they lie in, or outputs)",
-    )
+    report.add_argument("--outputs", metavar="FOLDER", help="default: the one the runs lie in, or outputs")
     data = add("data", help="check a data set, or decode its images ahead of training")
     jobs = data.add_subparsers(dest="job", required=True)
     check = jobs.add_parser(
@@ -113,40 +116,18 @@ def parser() -> argparse.ArgumentParser:
         description="Fill the image store under the outputs folder. It is keyed by the content of each file, so it "
         "may be stopped and started again, and a changed image is decoded anew.",
     )
+    sizes = "a square's side or HEIGHTxWIDTH such as 256x128 (default 224 32: OpenAI's CLIP, and the pixel floor)"
     prepare.add_argument(
-        *("--size", "--sizes"),
-        dest="sizes",
-        nargs="+",
-        default=["224", "32"],  # what CLIP's ViT-B and RN50 read, and what the pixel floor reads
-        metavar="PIXELS",
-        help="sizes to keep, a square's side or HEIGHTxWIDTH such as 256x128 (default 224 32: OpenAI's CLIP, and "
-        "the pixel floor)",
+        "--size", "--sizes", dest="sizes", nargs="+", default=["224", "32"], metavar="PIXELS", help=sizes
     )
-    prepare.add_argument(
-        "--resize",
-        choices=("squash", "crop"),
-        default="squash",
-        help="as in the params of the runs to come: the whole picture (the default), or its centre",
-    )
+    resize = "as in the params of the runs to come: the whole picture (the default), or its centre"
+    prepare.add_argument("--resize", choices=("squash", "crop"), default="squash", help=resize)
     prepare.add_argument("--outputs", default="outputs", metavar="FOLDER", help="outputs_root of the runs to come")
     for job in (check, prepare):
         job.add_argument("--dataset", required=True, metavar="NAME", help=", ".join(ASPECTS))
         job.add_argument("--root", metavar="FOLDER", help="from the project's folder, as data_root: default data/NAME")
         job.add_argument("--allow-missing", action="store_true", help="a partial download is no fault")
     return top
-
-
-def _notebook(text: str) -> str:
-    found = [name for name in NOTEBOOKS if name == text or name.startswith(f"{text}_")]
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text} is none of {', '.join(NOTEBOOKS)}")
-    return found[0]
-
-
-def _count(text: str, least: int = 1) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text}: give at least {least}")
-    return int(text)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -156,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser().parse_args(arguments, given)
         if getattr(given, "debug", False):
             os.environ["CLIPREID_DEBUG"] = "1"  # for child processes, too
-        return VERBS[given.verb](given)
+        return _do(given)
     except UserError as error:
         print(f"clipreid: {error}", file=sys.stderr)
         return 2
@@ -176,17 +157,43 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
+def _do(given: argparse.Namespace) -> int:
+    match given.verb:  # each imports what it needs, so that help stays quick
+        case "run":
+            return _run(given)
+        case "plan":
+            from clipreid_lib.runs import plan
+
+            plan.print_plan(_runs(given))
+        case "status":
+            from clipreid_lib.runs import status
+
+            status.print_status(project_path(given.outputs))
+        case "clean":
+            from clipreid_lib.runs import clean
+
+            clean.clean(project_path(given.outputs), given.yes)
+        case "across":
+            from clipreid_lib.runs import across
+
+            print(across.report(given.runs, given.on, project_path(given.outputs)))
+        case "report":
+            from clipreid_lib.pages import report
+
+            for line in report.write(given.runs, given.outputs):
+                print(line, flush=True)
+        case "data":
+            from clipreid_lib.runs import data_commands
+
+            values = {key: value for key, value in vars(given).items() if key not in ("verb", "job", "debug")}
+            return getattr(data_commands, given.job)(**values)
+    return 0
+
+
 def _runs(given: argparse.Namespace) -> list[Params]:
     runs = read.expand(*read.compose(given.files, given.set), many=given.yes)
     preflight.check(runs)
     return runs
-
-
-def _plan(given: argparse.Namespace) -> int:
-    from clipreid_lib.runs import plan
-
-    plan.print_plan(_runs(given))
-    return 0
 
 
 def _run(given: argparse.Namespace) -> int:
@@ -217,48 +224,6 @@ def _run(given: argparse.Namespace) -> int:
         return 1
     return 0
 
-
-def _status(given: argparse.Namespace) -> int:
-    from clipreid_lib.runs import status
-
-    status.print_status(project_path(given.outputs))
-    return 0
-
-
-def _clean(given: argparse.Namespace) -> int:
-    from clipreid_lib.runs import clean
-
-    clean.clean(project_path(given.outputs), given.yes)
-    return 0
-
-
-def _across(given: argparse.Namespace) -> int:
-    from clipreid_lib.runs import across  # here, so that help stays quick
-
-    print(across.report(given.runs, given.on, project_path(given.outputs)))
-    return 0
-
-
-def _report(given: argparse.Namespace) -> int:
-    from clipreid_lib.pages import report  # here, so that help stays quick
-
-    for line in report.write(given.runs, given.outputs):
-        print(line, flush=True)
-    return 0
-
-
-def _data(given: argparse.Namespace) -> int:
-    from clipreid_lib.runs import data_commands  # here, so that help stays quick
-
-    values = {key: value for key, value in vars(given).items() if key not in ("verb", "job", "debug")}
-    return getattr(data_commands, given.job)(**values)
-
-
-SLURM = ("partition", "time", "gpus", "memory", "cpus", "max_running")  # options of that backend alone
-VERBS = {
-    **{"plan": _plan, "run": _run, "status": _status, "report": _report},
-    **{"across": _across, "clean": _clean, "data": _data},
-}
 
 if __name__ == "__main__":
     sys.exit(main())

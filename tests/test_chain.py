@@ -45,6 +45,10 @@ def two(tmp_path):
     return [schema.validated(values | {"encoder_lr": rate}) for rate in (1e-4, 2e-4)]
 
 
+def out_of_memory(*_):
+    raise UserError("out of memory")
+
+
 def notebooks(begun, run) -> list[str]:
     return [name[:2] for folder, name in begun if folder == run.run_id]
 
@@ -82,7 +86,7 @@ def test_a_run_that_would_wait_lets_others_go_first(two, executed, capsys):
         time.sleep(1.0)
     working.join(60)
     assert {"03", "04", "05"} <= set(notebooks(executed, first)) & set(notebooks(executed, second))
-    assert capsys.readouterr().out.count("is at work elsewhere; waiting for it") == 2  # said once per run
+    assert capsys.readouterr().out.count("is running elsewhere; waiting for it") == 2  # said once per run
 
 
 def test_two_notebooks_of_one_run_are_never_at_work_at_once(two, executed):
@@ -91,7 +95,7 @@ def test_two_notebooks_of_one_run_are_never_at_work_at_once(two, executed):
     locks.mkdir()
     with open(locks / f"{run.folder.name}.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # as a runner elsewhere that fine-tunes this run's encoder
-        forced = chain.Chain(run, (PROMPTS,), print, print, force=frozenset({PROMPTS}), patient=False)
+        forced = chain.Chain(run, (PROMPTS,), force=frozenset({PROMPTS}))
         with pytest.raises(chain.Busy):
             forced.do()
         assert executed == []
@@ -100,14 +104,14 @@ def test_two_notebooks_of_one_run_are_never_at_work_at_once(two, executed):
 
 def test_scores_of_an_encoder_that_is_no_more_leave_the_leaderboard(two, executed, monkeypatch):
     run = Run.open(two[0])
-    assert chain.Chain(run, run.params.notebooks, print, print).do() is None
+    assert chain.Chain(run, run.params.notebooks).do() is None
     write_json(run.folder / "metrics.json", {"protocols": {"own": {"rank1": 0.5}}, "compared_sha": "x"})
     run.finish(SCORES)
     outputs = run.folder.parent.parent
     assert len(refresh_leaderboard(outputs)) == 1
-    monkeypatch.setattr(chain.Chain, "_execute", lambda *_: "out of memory")
-    failure = chain.Chain(run, run.params.notebooks, print, print, force=frozenset({ENCODER}), asked=2e9).do()
-    assert failure == chain.Failure(ENCODER, "out of memory")
+    monkeypatch.setattr(chain.Chain, "_execute", out_of_memory)
+    failure = chain.Chain(run, run.params.notebooks, force=frozenset({ENCODER}), asked=2e9).do()
+    assert failure == f"{ENCODER} FAILED: out of memory"
     assert read_metrics(run.folder) is None and len(refresh_leaderboard(outputs)) == 0
     assert records.is_done(run.params, run.folder, PROMPTS)  # what stands before the forced notebook stays
     assert read_json(run.folder / "metrics.before.json")["compared_sha"] == "x"  # and nothing is lost
@@ -117,21 +121,22 @@ def test_scores_stay_where_the_data_to_do_them_again_is_gone(two, executed, hand
     root = shutil.copytree(hands, tmp_path / "hands")
     values = {"dataset": "11k", "data_root": str(root), "protocol": "common", "variant": "frozen", "draws": 2}
     run = Run.open(schema.validated(values | {"outputs_root": str(tmp_path)}))
-    assert chain.Chain(run, run.params.notebooks, print, print).do() is None
+    assert chain.Chain(run, run.params.notebooks).do() is None
     scored = {"protocols": {}, "compared_sha": "x", "manifest_sha": run.manifest.sha}
     write_json(run.folder / "metrics.json", scored)
     run.finish(SCORES)
     shutil.rmtree(root)
     again = Run.open(run.params)
-    failure = chain.Chain(again, again.params.notebooks, print, print, force=frozenset({SCORES})).do()
-    assert failure.notebook == SCORES and "is not a folder" in failure.message
+    failure = chain.Chain(again, again.params.notebooks, force=frozenset({SCORES})).do()
+    assert failure.startswith(f"{SCORES} FAILED: ") and "is not a folder" in failure
     assert read_metrics(run.folder) == scored and again.is_done(SCORES)
 
 
 def test_what_stands_on_a_forced_notebook_is_forced_with_it(two):
     run = Run.open(two[0])
-    forced = chain.Chain(run, run.params.notebooks, print, print, force=frozenset({ENCODER}))
-    assert forced.force == frozenset(run.params.notebooks[1:])
+    finish(run.params, run.folder, *run.params.notebooks)
+    forced = chain.Chain(run, run.params.notebooks, force=frozenset({ENCODER}), asked=2e9)
+    assert [forced._is_in(run.folder, name) for name in forced.names] == [True, False, False, False]
 
 
 def test_changed_data_is_described_anew_where_a_run_is_to_come(two, executed):
@@ -147,19 +152,59 @@ def test_changed_data_is_described_anew_where_a_run_is_to_come(two, executed):
     assert len([name for _, name in executed if name.startswith("01")]) == 2 and kept.read_bytes() == before
 
 
-def test_a_notebook_may_print_that_something_failed(two, tmp_path, monkeypatch):
-    place = tmp_path / "project" / "notebooks"
-    place.mkdir(parents=True)
-    cells = [{"cell_type": "code", "source": "print('failed: two of 9 images')", "id": "a"}]
-    for cell in cells:
-        cell |= {"metadata": {}, "outputs": [], "execution_count": None}
-    kernel = {"kernelspec": {"name": "python3", "display_name": "x", "language": "python"}}
-    write_json(place / f"{SCORES}.ipynb", {"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5})
-    monkeypatch.setattr(chain, "ROOT", tmp_path / "project")
-    run = Run.open(two[0])
-    failure = chain.Chain(run, (SCORES,), print, print).do()
-    assert failure.message == "ended without its record; was the kernel killed (memory)?"
-    assert "failed: two of 9 images" in (run.folder / "log.txt").read_text()
+@pytest.fixture
+def execute(two, tmp_path, monkeypatch):
+    """Execute a notebook of one cell in the place of notebook 04; return the failure, and the run's folder."""
+
+    def make(source: str):
+        place = tmp_path / "project" / "notebooks"
+        place.mkdir(parents=True)
+        cell = {
+            "cell_type": "code",
+            "source": source,
+            "id": "a",
+            "metadata": {},
+            "outputs": [],
+            "execution_count": None,
+        }
+        kernel = {"kernelspec": {"name": "python3", "display_name": "x", "language": "python"}}
+        notebook = {"cells": [cell], "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
+        write_json(place / f"{SCORES}.ipynb", notebook)
+        monkeypatch.setattr(chain, "ROOT", tmp_path / "project")
+        run = Run.open(two[0])
+        return chain.Chain(run, (SCORES,)).do(), run.folder
+
+    return make
+
+
+def test_a_notebook_may_print_that_something_failed(execute):
+    failure, folder = execute("print('failed: two of 9 images')")
+    assert failure == f"{SCORES} FAILED: ended without its record; was the kernel killed (memory)?"
+    assert "failed: two of 9 images" in (folder / "log.txt").read_text()
+
+
+def test_the_epochs_of_a_training_are_one_output_and_are_printed_as_they_end(execute, capsys, monkeypatch):
+    monkeypatch.setattr(chain, "QUIET", 0.0)
+    said = (
+        "import time\nfor n in range(9):\n    print(f'stage 1: epoch {n}/9  loss 1.0', flush=True)\n    time.sleep(0.3)"
+    )
+    _, folder = execute(said)
+    (_, cell) = read_json(folder / "notebooks" / f"{SCORES}.ipynb")["cells"]  # the first holds the parameters
+    (output,) = cell["outputs"]
+    assert "".join(output["text"]).count(": epoch ") == 9
+    assert (folder / "log.txt").read_text().count(": epoch ") == 9
+    printed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if ": epoch " in line]
+    assert len(printed) == 9 and printed[0] < printed[-1]  # the time: not all at the end
+
+
+def test_the_traceback_of_a_failed_cell_is_in_the_log_and_with_debug_on_the_terminal(execute, capsys, monkeypatch):
+    monkeypatch.setenv("CLIPREID_DEBUG", "1")
+    failure, folder = execute("print('half a line', end='')\nodd = 1 / 0")
+    assert failure == f"{SCORES} FAILED: ZeroDivisionError: division by zero (cell 2)"
+    log, err = (folder / "log.txt").read_text(), capsys.readouterr().err
+    for told in (log, err):
+        assert "Traceback (most recent call last)" in told and "odd = 1 / 0" in told and "\x1b" not in told
+    assert log.startswith("half a line")
 
 
 @pytest.mark.parametrize(

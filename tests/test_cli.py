@@ -12,6 +12,7 @@ from clipreid_lib.data import datasets
 from clipreid_lib.data import photographs as images
 from clipreid_lib.params import schema
 from clipreid_lib.params.schema import ROOT
+from clipreid_lib.runs import status
 from clipreid_lib.runs.machine import provenance
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores import leaderboard
@@ -27,7 +28,7 @@ BASE = str(ROOT / "params" / "base.yaml")
         (["--set", "encoder_lr=fast"], "--set encoder_lr=fast: encoder_lr: "),
         (["--set", "aspect=[]"], "the list is empty"),
         (["--set", "aspect=thumb"], "allowed: dorsal_r, dorsal_l, palmar_r, palmar_l"),
-        (["--jobs", "0"], "--jobs 0: give at least 1"),
+        (["--jobs", "0"], "--jobs: 0: give at least 1"),
     ],
 )
 def test_mistakes_cost_one_line_and_status_2(capsys, arguments, message):
@@ -56,7 +57,8 @@ def test_mistakes_about_data_are_one_line_too(capsys, hands, tmp_path):
         given = [part for override in overrides for part in ("--set", override)]
         assert main([*arguments, *given]) == 1
         out, err = capsys.readouterr()
-        assert message in out and out.count("FAILED") == 1 and "starts" not in out  # no kernel was started
+        assert message in out and out.count("FAILED") == 2  # when it happens, and at the end
+        assert "starts" not in out  # no kernel was started
         assert err.count("\n") == 1
 
 
@@ -89,6 +91,21 @@ def test_changed_data_never_mixes_with_a_finished_run(open_run, hands, tmp_path)
     again = Run.open_data(run.params)
     again.manifest  # noqa: B018  a survey is drawn anew instead
     assert not again.is_done("01_data_exploration")
+
+
+@pytest.mark.parametrize("where", [["--debug", "status"], ["status", "--debug"]])
+def test_a_fault_of_ours_is_one_line_and_with_debug_a_traceback(capsys, monkeypatch, where):
+    def broken(outputs):
+        raise ValueError("odd\nthings")
+
+    monkeypatch.setattr(status, "print_status", broken)
+    monkeypatch.delenv("CLIPREID_DEBUG", raising=False)
+    assert main(["status"]) == 1
+    told = capsys.readouterr().err
+    assert told == "clipreid: a fault of this program (ValueError: odd things); --debug shows the traceback\n"
+    monkeypatch.setenv("CLIPREID_DEBUG", "")  # so that what main sets is undone after the test
+    assert main(where) == 1
+    assert 'raise ValueError("odd\\nthings")' in capsys.readouterr().err
 
 
 def test_a_machine_without_git_is_no_obstacle(monkeypatch):

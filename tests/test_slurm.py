@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 from slurm_cluster import ask
 from small_runs import TINY
 
+from clipreid_lib.__main__ import main
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.params import read, schema
 from clipreid_lib.runs import slurm
@@ -66,7 +67,7 @@ def undisturbed(outputs: Path, **more) -> list[Run]:
 
     def train_and_test(run: Run) -> None:
         names = ("03_encoder_finetune", "04_evaluation")
-        failure = Chain(run, names, print, print, {"OMP_NUM_THREADS": str(SMALL.cpus)}).do()
+        failure = Chain(run, names, {"OMP_NUM_THREADS": str(SMALL.cpus)}).do()
         assert failure is None, failure
 
     runs[0].data_root  # noqa: B018  draws the demo hands once for both
@@ -163,13 +164,16 @@ def test_without_slurm_it_says_so(tmp_path, monkeypatch):
     assert slurm.queue_states([tmp_path]) == {}
 
 
-def test_what_no_cluster_grants_is_refused():
-    for wrong, told in (
-        ({"time": 1}, "--time 1: .*2 minutes"),
-        ({"max_running": 0}, "--max-running 0: give at least 1"),
+def test_what_no_cluster_grants_is_refused(capsys):
+    for option, value, least in (
+        ("--time", "1", 2),
+        ("--max-running", "0", 1),
+        ("--gpus", "-1", 0),
+        ("--cpus", "x", 1),
     ):
-        with pytest.raises(UserError, match=told):
-            slurm.Settings(**wrong)
+        assert main(["run", "demo.yaml", "--backend", "slurm", f"{option}={value}"]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith(f"clipreid: argument {option}: {value}: give at least {least}") and err.count("\n") == 1
 
 
 def test_asking_the_queue_is_light():

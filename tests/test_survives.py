@@ -333,7 +333,7 @@ def test_cut_short_after_the_end_and_the_clock_set_back(reference, tmp_path):
     for path in (folder / "manifest.csv", folder / "done" / f"{GALLERY}.json"):
         cut(path)
     mine = schema.validated(read_yaml(folder / "params.yaml"))
-    assert records.state(mine, folder) == ("killed", GALLERY, "no sign of life since the clock was set back")
+    assert records.state(mine, folder) == ("killed", GALLERY, "no sign of life for more than 60 s")
     stored = sorted((place.outputs / "features").glob("*.safetensors"))
     for path in stored:
         cut(path)
@@ -365,7 +365,7 @@ def test_params_edited_between_runs_make_another_run(reference, tmp_path):
     place.settings["encoder_lr"] = 1e30  # shares the prompts, and ends in its first epoch
     status, out, err = place.run()
     assert status == 1 and "lower the learning rate" in out and no_traceback(out, err)
-    assert place.started == [ENCODER] and f"{PROMPTS} is {first.name}'s" in out
+    assert place.started == [ENCODER] and f"{PROMPTS} copied from {first.name}" in out
     assert len(list(first.parent.iterdir())) == 2 and stamps() == before
     place.settings = dict(SETTINGS)
     assert place.run_well() == [] and stamps() == before

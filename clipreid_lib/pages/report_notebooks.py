@@ -43,7 +43,9 @@ def export(notebook: Path, hidden: Sequence[Path] = ()) -> Path:
         nbformat.validate(content)
     except (OSError, ValueError, KeyError, AttributeError, nbformat.ValidationError) as error:  # no or half a notebook
         raise UserError(f"notebooks/{notebook.name} cannot be read ({' '.join(str(error).split())[:120]})") from None
-    settings = Config({"NbConvertBase": {"display_data_priority": PRIORITY}})
+    settings = Config(
+        {"NbConvertBase": {"display_data_priority": PRIORITY}, "CoalesceStreamsPreprocessor": {"enabled": True}}
+    )
     exporter = HTMLExporter(
         config=settings, template_name="basic", exclude_input=True, exclude_output_prompt=True, embed_images=True
     )

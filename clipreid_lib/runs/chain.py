@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import replacing
+from clipreid_lib.params.run_folder import list_run_folders
 from clipreid_lib.params.schema import ROOT, project_path
 from clipreid_lib.runs import records
 from clipreid_lib.runs.execute import FAILED
@@ -39,48 +39,25 @@ class Busy(Exception):
     """The next notebook runs elsewhere; call :meth:`Chain.do` again later."""
 
 
-class Failure(NamedTuple):
-    """The notebook that a run failed in, and the message."""
-
-    notebook: str
-    message: str
-
-
 @dataclass(eq=False)  # two chains are never the same, even if all their fields are
 class Chain:
-    """A run, or a data set's folder for notebook 01, and how its notebooks are executed.
-
-    Attributes:
-        run: the run.
-        names: its notebooks in order.
-        environment: environment variables of the child processes, added to this process's own.
-        force: notebooks to do again although they are finished; the later ones of ``names`` follow.
-        asked: when ``force`` was asked for, in seconds since 1970; what has finished since is not done once more.
-        stopped: set when the runner is told to end.
-        worked: whether any notebook was executed.
-    """
+    """A run (or a data set's folder, for notebook 01) and how its notebooks are executed."""
 
     run: Run
-    names: tuple[str, ...]
-    environment: dict[str, str] = field(default_factory=dict)
-    force: frozenset[str] = frozenset()
-    asked: float = field(default_factory=time.time)
-    stopped: threading.Event = field(default_factory=threading.Event)
-    worked: bool = False
+    names: tuple[str, ...]  # its notebooks in order
+    environment: dict[str, str] = field(default_factory=dict)  # of the child processes, added to this process's own
+    force: frozenset[str] = frozenset()  # notebooks to do again although they are finished; later ones follow
+    asked: float = field(default_factory=time.time)  # for force, seconds since 1970; what finishes later is not redone
+    stopped: threading.Event = field(default_factory=threading.Event)  # set when the runner is told to end
     _began: bool = False  # whether there was anything to do
     _waits: str = ""  # the notebook that runs elsewhere
     _child: subprocess.Popen | None = None
 
-    def __post_init__(self) -> None:
-        """Force the later notebooks, too."""
-        first = next((place for place, name in enumerate(self.names) if name in self.force), len(self.names))
-        self.force = frozenset(self.names[first:])
-
-    def do(self) -> Failure | None:
+    def do(self) -> str | None:
         """Do every notebook that is not finished.
 
         Returns:
-            The first failure; the notebooks after it are not begun.
+            Which notebook failed, and why; those after it are not begun. None where none failed.
 
         Raises:
             Stopped: the runner was told to end.
@@ -94,15 +71,14 @@ class Chain:
                 raise
             except UserError as error:
                 message = str(error)
-            except OSError as error:  # a full disk must not stop the other runs
-                message = f"{error.filename or self.run.folder}: {error.strerror}"
-                self._log_traceback(traceback.format_exc())
-            except Exception as error:  # a fault of ours must not stop the other runs either
+            except Exception as error:  # a full disk or a fault of ours: neither may stop the other runs
                 message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                if isinstance(error, OSError):
+                    message = f"{error.filename or self.run.folder}: {error.strerror}"
                 self._log_traceback(traceback.format_exc())
             with contextlib.suppress(UserError, OSError):  # on a full disk the message is still printed
                 records.end(self.run.folder, name, message)
-            return Failure(name, message)
+            return f"{name} FAILED: {message}"
         if not self._began:
             self.say("nothing to do, it is done")
         return None
@@ -127,10 +103,10 @@ class Chain:
     def _notebook(self, name: str, here_and_later: tuple[str, ...]) -> bool:
         """Do one notebook under its locks; return whether there was anything to do."""
         run = self.run
-        if self._settled(name):  # asked without the locks first, which a read-only disk could not hold
+        if self._is_in(run.folder, name):  # asked without the locks first, which a read-only disk could not hold
             return False
         with self._locks(name) as locks:
-            if self._settled(name):  # by another runner in between
+            if self._is_in(run.folder, name):  # by another runner in between
                 return False
             run.require_data(name)
             for later in here_and_later:  # they read what this one writes
@@ -138,7 +114,7 @@ class Chain:
             if other := self._copy_from_other(name):
                 self.say(f"{name} copied from {other}, which has the same parameters up to there")
                 return True
-            began, self.worked = time.perf_counter(), True
+            began = time.perf_counter()
             self.say(f"{name} starts")
             self._execute(name, locks)
             if not records.is_done(run.params, run.folder, name):
@@ -147,16 +123,13 @@ class Chain:
             self.say(f"{name} done in {time.perf_counter() - began:.0f} s")
             return True
 
-    def _settled(self, name: str) -> bool:
-        """Whether a notebook is finished and not to be done again."""
-        return records.is_done(self.run.params, self.run.folder, name) and self._fresh(name, self.run.folder)
-
-    def _fresh(self, name: str, folder: Path) -> bool:
-        """Whether a notebook is not forced, or has finished since it was."""
-        if name not in self.force:
-            return True
+    def _is_in(self, folder: Path, name: str) -> bool:
+        """Whether a run's folder holds this notebook's results, since it was forced where it is forced."""
         record = records.read(folder, name)
-        return record is not None and datetime.fromisoformat(record["finished"]).timestamp() >= self.asked
+        if record is None or record.get("key") != notebook_key(self.run.params, name):
+            return False
+        forced = self.force.intersection(self.names[: self.names.index(name) + 1])
+        return not forced or datetime.fromisoformat(record["finished"]).timestamp() >= self.asked
 
     @contextlib.contextmanager
     def _locks(self, name: str) -> Iterator[tuple[int, ...]]:
@@ -183,15 +156,13 @@ class Chain:
 
     def _copy_from_other(self, name: str) -> str:
         """Copy a training notebook's results from a run that has them already; return its name, or nothing."""
-        run, key = self.run, notebook_key(self.run.params, name)
-        if name not in records.FIGURES:
-            return ""
-        for folder in records.finished(run.folder.parent.parent, name).get(key, []):
+        run = self.run
+        for folder in list_run_folders(run.folder.parent.parent) if name in records.FIGURES else ():
             with contextlib.suppress(UserError, OSError):  # of another version, or gone meanwhile
-                other, record = Run.at(folder), records.read(folder, name)
-                if not record or record.get("manifest_sha") != run.manifest.sha or not self._fresh(name, folder):
+                record = records.read(folder, name) or {}
+                if not self._is_in(folder, name) or record.get("manifest_sha") != run.manifest.sha:
                     continue
-                theirs, mine = (records.products(each.params, each.folder, name) for each in (other, run))
+                theirs, mine = (records.products(each.params, each.folder, name) for each in (Run.at(folder), run))
                 beside = [Path("figures", figure) for figure in records.FIGURES[name]]
                 beside.append(Path("notebooks", f"{name}.ipynb"))
                 pairs = [*zip(theirs, mine, strict=True), *((folder / each, run.folder / each) for each in beside)]
@@ -216,23 +187,18 @@ class Chain:
         output.parent.mkdir(parents=True, exist_ok=True)
         for left in (*run.models.glob(".*.safetensors"), *run.models.glob(".*.pt")):
             left.unlink(missing_ok=True)  # a kill in mid-write leaves them, and they are large
-        params, parent = json.dumps(run.params.changed()), str(os.getpid())
-        arguments = [ROOT / "notebooks" / f"{name}.ipynb", output, params, run.folder, parent]
-        environment = {
-            "OMP_WAIT_POLICY": "PASSIVE",
-            "JUPYTER_PREFER_ENV_PATH": "1",  # this environment's python3 kernel, whatever the user installed
-            "PYTHONUNBUFFERED": "1",
-        }
+        notebook, params = str(ROOT / "notebooks" / f"{name}.ipynb"), json.dumps(run.params.changed())
+        environment = {"OMP_WAIT_POLICY": "PASSIVE"}
+        environment["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's python3 kernel, whatever the user installed
         records.begin(run.folder, name)
         with open(run.folder / "log.txt", "ab", buffering=0) as log:
             self._child = child = subprocess.Popen(
-                [sys.executable, "-m", "clipreid_lib.runs.execute", *arguments],
+                [sys.executable, "-m", "clipreid_lib.runs.execute", notebook, str(output), params, str(run.folder)],
                 cwd=output.parent,  # notebooks find the project by the library, never by the folder they run in
                 env=os.environ | environment | self.environment,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # which closes when this process ends, however it ends; the child then ends, too
                 stdout=subprocess.PIPE,
                 stderr=log,
-                text=True,
                 encoding="utf-8",
                 errors="replace",
                 start_new_session=True,  # a Ctrl-C at the terminal reaches the runner alone, which then ends the child

@@ -5,6 +5,7 @@ A process of its own keeps papermill's change of folder, its kernel and its memo
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import sys
@@ -23,7 +24,7 @@ OURS = {UserError.__name__, *(error.__name__ for error in UserError.__subclasses
 
 
 def main(arguments: list[str]) -> int:
-    """Run ``notebook output params folder runner``; print what the notebook prints, and one line if it fails."""
+    """Run ``notebook output params folder``; print what the notebook prints, and one line if it fails."""
     # jsonschema would compile this one's grammars, for a second and nothing
     sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]  # which Python takes for: not installed
     import papermill
@@ -31,11 +32,11 @@ def main(arguments: list[str]) -> int:
     from papermill.exceptions import PapermillExecutionError, strip_color
     from traitlets.config import Config
 
-    notebook, output, params, folder, runner = arguments
+    notebook, output, params, folder = arguments
     signal.signal(signal.SIGTERM, _leave)
-    # Told by the runner, which may be gone before this process can ask; Windows puts a launcher in between.
-    parent = os.getppid() if sys.platform == "win32" else int(runner)
-    threading.Thread(target=_live_with_parent, args=(parent, Path(folder)), daemon=True).start()
+    threading.Thread(target=_leave_with_runner, daemon=True).start()
+    threading.Thread(target=_beat, args=(Path(folder),), daemon=True).start()
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # or it names every parameter that the notebook does not
     config = Config()
     if sys.platform != "win32":  # pipes instead of TCP ports: parallel kernels cannot take each other's
         config.KernelManager.transport = "ipc"
@@ -74,16 +75,17 @@ def _leave(*_: object) -> None:
     os._exit(1)
 
 
-def _live_with_parent(parent: int, folder: Path) -> None:
+def _leave_with_runner() -> None:
     # A runner that is killed cannot stop its children, and training on without it would collide with the next run.
-    beaten = time.monotonic()
-    while os.getppid() == parent:
-        time.sleep(0.5)
-        if time.monotonic() - beaten > records.BEAT:
-            with contextlib.suppress(OSError):
-                records.beat(folder)
-            beaten = time.monotonic()
+    sys.stdin.read()  # returns when the runner is gone
     _leave()
+
+
+def _beat(folder: Path) -> None:
+    while True:
+        time.sleep(records.BEAT)
+        with contextlib.suppress(OSError):
+            records.beat(folder)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from clipreid_lib.base.errors import UserError, counted
 from clipreid_lib.params.schema import SURVEY, Params, project_path
 from clipreid_lib.runs import plan
-from clipreid_lib.runs.chain import PAUSE, Busy, Chain, Failure, Stopped
+from clipreid_lib.runs.chain import PAUSE, Busy, Chain, Stopped
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores import leaderboard, published
 from clipreid_lib.scores.finished_run import find_runs
@@ -21,22 +21,16 @@ from clipreid_lib.scores.finished_run import find_runs
 
 @dataclass
 class Local:
-    """A list of runs and the chains that do them.
-
-    Attributes:
-        runs: to do; those that are finished cost nothing.
-        jobs: how many at once.
-        force: notebooks to do again although they are finished.
-    """
+    """A list of runs and the chains that do them."""
 
     runs: list[Params]
-    jobs: int = 1
-    force: frozenset[str] = frozenset()
+    jobs: int = 1  # how many at once
+    force: frozenset[str] = frozenset()  # notebooks to do again although they are finished
+    worked: bool = False  # whether anything was to do
     _asked: float = field(default_factory=time.time)
-    _chains: list[Chain] = field(default_factory=list)
     _stopped: threading.Event = field(default_factory=threading.Event)
 
-    def do(self) -> dict[str, Failure]:
+    def do(self) -> dict[str, str]:
         """Do everything that is not finished: notebook 01 once per data set, then each run's own notebooks.
 
         Returns:
@@ -50,6 +44,7 @@ class Local:
         for line in plan.edited(self.runs):
             print(line, flush=True)
         left = {run.params.data_id for run in runs if not run.done}
+        self.worked = bool(left or self.force)
         for name, survey in surveys.items():
             if name in left or not survey.is_done(SURVEY):
                 with contextlib.suppress(UserError):  # the survey's notebook will say it, and stop no other
@@ -59,18 +54,13 @@ class Local:
         failed = {run.folder.name: broken[data] for run in runs if (data := run.params.data_id) in broken}
         return failed | self._side_by_side({run: run.params.notebooks for run in runs if run.folder.name not in failed})
 
-    @property
-    def worked(self) -> bool:
-        """Whether any notebook was executed."""
-        return any(chain.worked for chain in self._chains)
-
-    def _side_by_side(self, todo: dict[Run, tuple[str, ...]]) -> dict[str, Failure]:
+    def _side_by_side(self, todo: dict[Run, tuple[str, ...]]) -> dict[str, str]:
         """Do the notebooks of runs, ``jobs`` at once; one that would have to wait for another lets others go first."""
-        failed: dict[str, Failure] = {}
-        waiting = collections.deque(
+        failed: dict[str, str] = {}
+        chains = [
             Chain(run, names, force=self.force, asked=self._asked, stopped=self._stopped) for run, names in todo.items()
-        )
-        self._chains.extend(waiting)
+        ]
+        waiting = collections.deque(chains)
 
         def work(slot: dict[str, str]) -> None:
             while waiting and not self._stopped.is_set():
@@ -90,14 +80,14 @@ class Local:
                     continue
                 if failure:
                     failed[chain.run.folder.name] = failure
-                    chain.say(f"{failure.notebook} FAILED: {failure.message}")
+                    chain.say(failure)
 
         with ThreadPoolExecutor(self.jobs) as pool:
             try:
                 list(pool.map(work, self._slots()))
             except BaseException:
                 self._stopped.set()  # before the pool waits for its threads
-                for chain in self._chains:
+                for chain in chains:
                     chain.stop()
                 raise
         return failed
@@ -105,20 +95,15 @@ class Local:
     def _slots(self) -> list[dict[str, str]]:
         """Return one set of environment variables per job: its share of the cores, and an accelerator of its own."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        there = accelerators()
-        slots = []
-        for job in range(self.jobs):
-            slot = {"OMP_NUM_THREADS": str(max(1, cores // self.jobs))}  # or they fight for the same cores
-            if len(there) > 1 and self.jobs > 1:
-                slot["CUDA_VISIBLE_DEVICES"] = there[job % len(there)]
-            slots.append(slot)
-        return slots
+        slot, there = {"OMP_NUM_THREADS": str(max(1, cores // self.jobs))}, accelerators()
+        if len(there) < 2 or self.jobs == 1:
+            return [slot] * self.jobs
+        return [slot | {"CUDA_VISIBLE_DEVICES": there[job % len(there)]} for job in range(self.jobs)]
 
 
 def accelerators() -> list[str]:
     """Return the names of the NVIDIA devices this process may use, without loading torch."""
-    told = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if told is not None:
+    if (told := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [name for name in told.split(",") if name.strip()]
     if shutil.which("nvidia-smi") is None:
         return []
@@ -126,14 +111,8 @@ def accelerators() -> list[str]:
     return [str(number) for number, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU")]
 
 
-def print_summary(batch: Local, failed: dict[str, Failure], seconds: float) -> None:
-    """Print scores, published numbers beside them and addresses; write the leaderboard and, after work, the reports.
-
-    Args:
-        batch: that was done.
-        failed: what :meth:`Local.do` returned.
-        seconds: it took.
-    """
+def print_summary(batch: Local, failed: dict[str, str], seconds: float) -> None:
+    """Print what a batch found and what failed; write the leaderboard and, after work, the reports."""
     runs = [Run.open(params) for params in batch.runs]
     evaluated = find_runs([run.folder for run in runs])
     table, note = leaderboard.summarise(evaluated)
@@ -159,16 +138,14 @@ def print_summary(batch: Local, failed: dict[str, Failure], seconds: float) -> N
                 print(f"  {address}", flush=True)
         except UserError as error:  # a full disk: the runs stand, and `clipreid report` makes their pages later
             print(f"  not written: {error}")
-    _list("failed (the log of each run is its log.txt):", _failures(runs, failed))
-
-
-def _failures(runs: list[Run], failed: dict[str, Failure]) -> list[str]:
-    """Return one line per message, naming all runs that failed with it; RUN stands for the folder of each."""
-    alike = collections.defaultdict(list)
+    alike = collections.defaultdict(list)  # one fault may stop many runs: told once, with RUN for each one's folder
     for run in runs:
         if failure := failed.get(run.folder.name):
-            alike[failure.notebook, failure.message.replace(str(run.folder), "RUN")].append(run.folder.name)
-    return [f"{notebook}: {message} ({', '.join(names)})" for (notebook, message), names in alike.items()]
+            alike[failure.replace(str(run.folder), "RUN")].append(run.folder.name)
+    _list(
+        "failures, with tracebacks in each run's log.txt:",
+        [f"{why} ({', '.join(names)})" for why, names in alike.items()],
+    )
 
 
 def _list(title: str, lines: list[str]) -> None:

@@ -1,6 +1,7 @@
-"""What a batch would do: the notebooks that are left, and those whose results are copied from another run."""
+"""`clipreid plan`: the notebooks that are left, and those whose results will be copied from another run."""
 
 from clipreid_lib.base.errors import counted
+from clipreid_lib.params.run_folder import list_run_folders
 from clipreid_lib.params.schema import SURVEY, Params, project_path
 from clipreid_lib.runs import records
 from clipreid_lib.runs.notebook_keys import notebook_key
@@ -10,20 +11,20 @@ Row = tuple[str, tuple[str, ...], dict[str, str]]  # run, notebooks to execute, 
 
 def planned(runs: list[Params]) -> list[Row]:
     """Read every run's records; nothing is started and nothing written."""
-    makers: dict[tuple[str, str], str] = {}  # outputs folder and key of a shared notebook to the run that executes it
-    for outputs in {run.outputs_root for run in runs}:
-        for name in records.FIGURES:
-            for key, folders in records.finished(project_path(outputs), name).items():
-                makers[outputs, key] = folders[0].name
+    makers: dict[str, str] = {}  # the key of a notebook to the run that has executed it, or will
+    for outputs in {project_path(run.outputs_root) for run in runs}:
+        for folder in list_run_folders(outputs):
+            for record in filter(None, (records.read(folder, name) for name in records.FIGURES)):
+                makers.setdefault(record.get("key", ""), folder.name)
     rows = []
     for run in runs:
         done = [records.is_done(run.resolved(), run.folder, name) for name in run.notebooks]
         left = run.notebooks[done.index(False) :] if False in done else ()
-        keys = {name: (run.outputs_root, notebook_key(run, name)) for name in left if name in records.FIGURES}
-        shared = {
-            name: maker for name, key in keys.items() if (maker := makers.setdefault(key, run.run_id)) != run.run_id
+        sources = {
+            name: makers.setdefault(notebook_key(run, name), run.run_id) for name in left if name in records.FIGURES
         }
-        rows.append((run.run_id, tuple(name for name in left if name not in shared), shared))
+        copied = {name: source for name, source in sources.items() if source != run.run_id}
+        rows.append((run.run_id, tuple(name for name in left if name not in copied), copied))
     return rows
 
 
@@ -31,17 +32,19 @@ def print_plan(runs: list[Params]) -> None:
     """Print a line per data set that notebook 01 has not described and per run, and the counts."""
     data = {run.data_id: run for run in runs if not records.is_done(run.data_only(), run.survey_folder, SURVEY)}
     each = planned(runs)
-    rows = [*((name, (SURVEY,), {}) for name in data), *each]
+    rows: list[Row] = [*((name, (SURVEY,), {}) for name in data), *each]
     wide = max(len(name) for name, *_ in rows)
-    for run_id, todo, shared in rows:
+    for run_id, todo, copied in rows:
         said = ", ".join(name.split("_")[0] for name in todo) or "done"
-        copied = "".join(f"; {name.split('_')[0]} copied from {maker}" for name, maker in shared.items())
-        print(f"{run_id:<{wide}}  {said}{copied}")
-    for line in edited(runs):
-        print(line)
-    done = sum(not todo and not shared for _, todo, shared in each)
-    left, copies = sum(len(todo) for _, todo, _ in rows), sum(len(shared) for *_, shared in rows)
-    print(f"\n{counted(len(runs), 'run')}, {done} done; {counted(left, 'notebook')} to execute, {copies} to copy")
+        print(
+            f"{run_id:<{wide}}  {said}",
+            *(f"{name[:2]} copied from {source}" for name, source in copied.items()),
+            sep="; ",
+        )
+    print(*edited(runs), sep="\n")
+    done = sum(not todo and not copied for _, todo, copied in each)
+    left, to_copy = sum(len(todo) for _, todo, _ in rows), sum(len(copied) for *_, copied in rows)
+    print(f"{counted(len(runs), 'run')}, {done} done; {counted(left, 'notebook')} to execute, {to_copy} to copy")
 
 
 def edited(runs: list[Params]) -> list[str]:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from clipreid_lib.base.files import read_json, write_json
-from clipreid_lib.params.run_folder import list_run_folders, place_inside
+from clipreid_lib.params.run_folder import place_inside
 from clipreid_lib.params.schema import ENCODER, EVALUATION, PROMPTS, RETRIEVAL, ROOT, Params
 from clipreid_lib.runs.notebook_keys import notebook_key
 
@@ -82,15 +82,6 @@ def is_done(params: Params, folder: Path, notebook: str) -> bool:
     """Whether a notebook is finished: there is a record, its key is that of the params, and its files are whole."""
     record = read(folder, notebook)
     return record is not None and record.get("key") == notebook_key(params, notebook)
-
-
-def finished(outputs: Path, notebook: str) -> dict[str, list[Path]]:
-    """Return the folders of the runs that have finished a notebook, by its key."""
-    found: dict[str, list[Path]] = {}
-    for folder in list_run_folders(outputs):
-        if record := read(folder, notebook):
-            found.setdefault(record.get("key", ""), []).append(folder)
-    return found
 
 
 def edited(params: Params, folder: Path) -> list[str]:

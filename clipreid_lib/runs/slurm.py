@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ class Job:
             while not chain.stopped.is_set():
                 try:
                     if failure := chain.do():
-                        raise UserError(f"{run.folder.name}, {failure.notebook}: {failure.message}")
+                        raise UserError(f"{run.folder.name}: {failure}")
                     break
                 except Busy:
                     time.sleep(PAUSE)
@@ -85,16 +86,13 @@ class Job:
         return DelayedSubmission(dataclasses.replace(self))
 
     def _end(self, number: int, frame: FrameType | None) -> None:
-        # SLURM sends SIGTERM to a job that is cancelled, and to one that is preempted after some grace. The second still
-        # counts as running, or as being signalled, and SLURM does not requeue it if it ends in its grace.
+        # SLURM sends SIGTERM to a job that is cancelled, and to one that is preempted after some grace. The second
+        # still counts as running, or as being signalled, and SLURM does not requeue it if it ends in its grace.
         # All the job's processes are sent it, maybe twice: squeue inherits that it is ignored, and so outlives it.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
         job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]  # as squeue writes it
-        try:
-            state = _squeue([job]).get(job, "")
-        except (OSError, subprocess.SubprocessError) as error:
-            state = f"nothing ({error})"
+        state = _squeue([job]).get(job, "nothing")
         print(f"told to end; the queue says {state} of this job", flush=True)
         if state.startswith(("RUNNING", "SIGNALING")):
             signal.raise_signal(signal.SIGUSR2)  # submitit's: it calls checkpoint and requeues
@@ -108,11 +106,6 @@ class Job:
 
 def submit(runs: list[Params], settings: Settings, force: frozenset[str] = frozenset()) -> list[str]:
     """Send every run that is neither done nor in the queue as one array, and write down which job has which run.
-
-    Args:
-        runs: to do.
-        settings: what each job asks for.
-        force: notebooks to do again although they are finished.
 
     Returns:
         The ids of the jobs now sent, such as ``12_0``.
@@ -128,14 +121,11 @@ def submit(runs: list[Params], settings: Settings, force: frozenset[str] = froze
                 f"--backend slurm: {command} is not on this machine's PATH; run it on a login node, or use "
                 "--backend local"
             )
+    opened = [Run.open(params) for params in runs]
     folder = project_path(runs[0].outputs_root) / "slurm"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
+    folder.mkdir(exist_ok=True)
     with locked(folder / ".lock"):  # two submissions of the same grid at once: the second finds the first one's jobs
         left, asked = [], time.time()
-        opened = [Run.open(params) for params in runs]
         queue = queue_states(run.folder for run in opened)
         for run in opened:
             state = queue.get(run.folder.name, "")
@@ -153,23 +143,16 @@ def submit(runs: list[Params], settings: Settings, force: frozenset[str] = froze
 
 
 def queue_states(folders: Iterable[Path]) -> dict[str, str]:
-    """Ask SLURM's queue, in one call, what it says of each run's latest job.
-
-    Args:
-        folders: of the runs.
+    """Ask SLURM's queue, in one call, what it says of the latest job of each run.
 
     Returns:
-        By the run folder's name, for runs that were ever sent: ``RUNNING``, ``PENDING (Resources)``, and for some
-        minutes after its end ``COMPLETED``, ``FAILED (NonZeroExitCode)``, ``CANCELLED``, ...; then an empty text.
-        Nothing at all where there is no queue to ask.
+        By the folder's name, for runs that were ever sent: ``RUNNING``, ``PENDING (Resources)``, ``COMPLETED``, ...;
+        some minutes after the job's end an empty text. Nothing at all where there is no queue to ask.
     """
     jobs = {folder.name: job for folder in folders if (job := _job(folder))}
     if not jobs or shutil.which("squeue") is None:
         return {}
-    try:
-        found = _squeue(sorted({job.partition("_")[0] for job in jobs.values()}))
-    except (OSError, subprocess.SubprocessError):
-        return {}
+    found = _squeue(sorted({job.partition("_")[0] for job in jobs.values()}))
     return {name: found.get(job, "") for name, job in jobs.items()}
 
 
@@ -202,10 +185,12 @@ def _send(folder: Path, jobs: list[Job], settings: Settings) -> list[str]:
 def _squeue(jobs: list[str]) -> dict[str, str]:
     # squeue and not submitit's own watcher, which asks sacct: a cluster without accounting has none.
     command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r", f"--jobs={','.join(jobs)}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    if done.returncode and "Invalid job id" not in done.stderr:  # which it says of one that is long over
-        done.check_returncode()
-    rows = (line.split("|", 2) for line in done.stdout.splitlines() if line.count("|") >= 2)
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=30).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"squeue: {error}", file=sys.stderr)
+        return {}
+    rows = (line.split("|", 2) for line in said.splitlines() if line.count("|") >= 2)
     return {job: state if reason == "None" else f"{state} ({reason})" for job, state, reason in rows}
 
 
