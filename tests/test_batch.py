@@ -78,7 +78,7 @@ def test_a_plan_counts_what_is_left_and_what_is_copied(grid, capsys):
     _, runs = grid
     finished(runs[1], "02_prompt_learning", "03_encoder_finetune")
     finished(runs[0], *runs[0].notebooks)
-    rows = plan.planned([*runs, runs[1].model_copy(update={"encoder_lr": 1e-5})])
+    rows = plan.plan_runs([*runs, runs[1].model_copy(update={"encoder_lr": 1e-5})])
     assert [todo for _, todo, _ in rows[:3]] == [(), ("04_evaluation", "05_retrieval_visualisation"), runs[2].notebooks]
     assert rows[-1][2] == {"02_prompt_learning": runs[1].run_id}
     plan.print_plan(runs)
@@ -90,7 +90,7 @@ def test_a_plan_counts_what_is_left_and_what_is_copied(grid, capsys):
 def test_two_runs_that_learn_the_same_prompts_share_them_in_the_plan(tmp_path):
     values = {**TINY, "outputs_root": str(tmp_path), "variant": "clipid"}
     runs = [schema.validated(values | {"encoder_lr": lr}) for lr in (1e-4, 2e-4)]
-    first, second = plan.planned(runs)
+    first, second = plan.plan_runs(runs)
     assert first[2] == {} and second[2] == {"02_prompt_learning": first[0]}
 
 
@@ -218,8 +218,8 @@ def test_a_notebook_edited_since_it_was_done_is_told(grid):
     assert records.edited(run, folder) == []
     write_json(folder / "done" / "02_prompt_learning.json", record | {"code": "older"})
     assert records.edited(run, folder) == ["02_prompt_learning"]
-    assert plan.edited(runs) == [
-        f"{run.run_id}: 02_prompt_learning was edited after it was done; --force 02_prompt_learning does it again"
+    assert plan.list_edited(runs) == [
+        f"02_prompt_learning was edited after it was done in {run.run_id}; --force 02_prompt_learning does it again"
     ]
 
 

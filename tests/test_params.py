@@ -158,3 +158,12 @@ def test_a_notebooks_names_are_checked_too():
 def test_the_notebooks_defaults_are_one_of_the_demos_runs():
     demo = read.expand(*read.compose([schema.ROOT / "params" / "demo.yaml"]))
     assert read.from_namespace({}).run_id in {run.run_id for run in demo}
+
+
+def test_older_words_for_the_prompt_loss_are_read_and_runs_of_version_0_1_0_keep_their_names():
+    old = [schema.Params(prompt_loss=word) for word in ("cosine", "supcon", "infonce")]
+    said = [(each.prompt_loss, each.prompt_logits) for each in old]
+    assert said == [("supervised", "cosine"), ("supervised", "dot"), ("infonce", "cosine")]
+    assert len({each.run_id for each in [*old, schema.Params(prompt_loss="infonce", prompt_logits="dot")]}) == 4
+    # what version 0.1.0 called the demo's run; weights that are trained anew change it
+    assert schema.Params().run_id == "demo-embedded-dorsal_r-clipid-s0-57d025c4"

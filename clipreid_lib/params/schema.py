@@ -42,6 +42,8 @@ DATA_KEYS = {
     *("aspect", "protocol", "validation", "draws", "draw_seed"),
     *("demo_people", "demo_images", "demo_sessions", "demo_difficulty", "demo_seed", "outputs_root"),
 }
+# In version 0.1.0 one key said what prompt_loss and prompt_logits say now.
+OLDER_WORDS = {("supervised", "cosine"): "cosine", ("supervised", "dot"): "supcon", ("infonce", "cosine"): "infonce"}
 # How keys that must match a pattern are written.
 WRITTEN = {
     "experiment": "letters, digits and . _ + - make a name, such as pilot-1",
@@ -125,10 +127,9 @@ class Params(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _read_older_words(cls, values: dict) -> dict:
-        # Until version 0.1.0 one key named both, by words that did not tell them apart.
-        if values.get("prompt_loss") in ("cosine", "supcon"):
-            logits = "dot" if values["prompt_loss"] == "supcon" else "cosine"
-            return {**values, "prompt_loss": "supervised", "prompt_logits": values.get("prompt_logits", logits)}
+        for (loss, logits), word in OLDER_WORDS.items():
+            if values.get("prompt_loss") == word != loss:
+                return {**values, "prompt_loss": loss, "prompt_logits": values.get("prompt_logits", logits)}
         return values
 
     @model_validator(mode="before")
@@ -292,6 +293,8 @@ def digest(params: Params, keep: set[str], **more: str | None) -> str:
         **more: facts to hash with them.
     """
     kept = {key: value for key, value in params.model_dump().items() if key in keep} | more
+    if logits := kept.pop("prompt_logits", None):  # hashed as version 0.1.0 named both, so that its runs are found
+        kept["prompt_loss"] = OLDER_WORDS.get((kept["prompt_loss"], logits), f"{kept['prompt_loss']} {logits}")
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
 
 

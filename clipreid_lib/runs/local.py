@@ -41,7 +41,7 @@ class Local:
         """
         runs = [Run.open(params) for params in self.runs]
         surveys = {params.data_id: Run.open_data(params) for params in self.runs}
-        for line in plan.edited(self.runs):
+        for line in plan.list_edited(self.runs):
             print(line, flush=True)
         left = {run.params.data_id for run in runs if not run.done}
         self.worked = bool(left or self.force)

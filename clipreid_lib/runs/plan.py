@@ -9,7 +9,7 @@ from clipreid_lib.runs.notebook_keys import notebook_key
 Row = tuple[str, tuple[str, ...], dict[str, str]]  # run, notebooks to execute, notebook to the run it is copied from
 
 
-def planned(runs: list[Params]) -> list[Row]:
+def plan_runs(runs: list[Params]) -> list[Row]:
     """Read every run's records; nothing is started and nothing written."""
     makers: dict[str, str] = {}  # the key of a notebook to the run that has executed it, or will
     for outputs in {project_path(run.outputs_root) for run in runs}:
@@ -31,7 +31,7 @@ def planned(runs: list[Params]) -> list[Row]:
 def print_plan(runs: list[Params]) -> None:
     """Print a line per data set that notebook 01 has not described and per run, and the counts."""
     data = {run.data_id: run for run in runs if not records.is_done(run.data_only(), run.survey_folder, SURVEY)}
-    each = planned(runs)
+    each = plan_runs(runs)
     rows: list[Row] = [*((name, (SURVEY,), {}) for name in data), *each]
     wide = max(len(name) for name, *_ in rows)
     for run_id, todo, copied in rows:
@@ -41,16 +41,19 @@ def print_plan(runs: list[Params]) -> None:
             *(f"{name[:2]} copied from {source}" for name, source in copied.items()),
             sep="; ",
         )
-    print(*edited(runs), sep="\n")
+    print(*list_edited(runs), sep="\n")
     done = sum(not todo and not copied for _, todo, copied in each)
     left, to_copy = sum(len(todo) for _, todo, _ in rows), sum(len(copied) for *_, copied in rows)
     print(f"{counted(len(runs), 'run')}, {done} done; {counted(left, 'notebook')} to execute, {to_copy} to copy")
 
 
-def edited(runs: list[Params]) -> list[str]:
-    """Return a sentence for each finished notebook whose code was edited afterwards."""
+def list_edited(runs: list[Params]) -> list[str]:
+    """Return a sentence for each notebook whose code was edited after it was done, with the runs that it concerns."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        for name in records.edited(run.resolved(), run.folder):
+            found.setdefault(name, []).append(run.run_id)
     return [
-        f"{run.run_id}: {name} was edited after it was done; --force {name} does it again"
-        for run in runs
-        for name in records.edited(run.resolved(), run.folder)
+        f"{name} was edited after it was done in {', '.join(ids)}; --force {name} does it again"
+        for name, ids in sorted(found.items())
     ]
