@@ -20,14 +20,24 @@ REAL = Path(__file__).resolve().parents[2] / "shared" / "real_hands"
 
 
 # Fixtures that make a test one of these kinds, whatever it is marked by itself.
-BY_FIXTURE = {"ladder": "training", "chromium": "browser"}
+BY_FIXTURE = {
+    **{"ladder": "training", "reference": "training", "cluster": "training"},
+    **{"chromium": "browser", "demo": "slow", "execute": "slow"},
+}
+# The longest first, so that two workers end together. The files that use the ladder share a worker, and so the ladder.
+LONGEST = ("test_survives", "ladder", "test_slurm", "test_demo_numbers", "test_chain")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by the fixtures they use."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark tests by the fixtures they use, and group and sort them for `--dist loadgroup`."""
+    ladder = {item.path for item in items if "ladder" in item.fixturenames}
+    groups = {item: "ladder" if item.path in ladder else item.path.stem for item in items}
     for item in items:
-        for fixture in set(BY_FIXTURE) & set(getattr(item, "fixturenames", ())):
+        for fixture in set(BY_FIXTURE) & set(item.fixturenames):
             item.add_marker(BY_FIXTURE[fixture])
+        if config.pluginmanager.hasplugin("xdist"):
+            item.add_marker(pytest.mark.xdist_group(groups[item]))
+    items.sort(key=lambda item: LONGEST.index(groups[item]) if groups[item] in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")
@@ -52,15 +62,25 @@ def shared_outputs(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def open_run(shared_outputs):
+def drawn_hands(shared_outputs):
+    """Let an outputs folder of a test's own share the demo hands that are drawn once."""
+
+    def share(outputs: Path) -> None:
+        outputs.mkdir(parents=True, exist_ok=True)
+        (shared_outputs / "demo_hands").mkdir(exist_ok=True)
+        (outputs / "demo_hands").symlink_to(shared_outputs / "demo_hands")
+
+    return share
+
+
+@pytest.fixture
+def open_run(shared_outputs, drawn_hands):
     """Make a tiny run; keyword arguments override its params, ``fresh`` gives it outputs of its own."""
 
     def make(fresh: Path | None = None, **overrides) -> Run:
         values = {**TINY, "outputs_root": str(fresh or shared_outputs), **overrides}
         if fresh is not None and not (fresh / "demo_hands").exists():
-            fresh.mkdir(parents=True, exist_ok=True)
-            (shared_outputs / "demo_hands").mkdir(exist_ok=True)
-            (fresh / "demo_hands").symlink_to(shared_outputs / "demo_hands")
+            drawn_hands(fresh)
         return Run.open(schema.validated(values))
 
     return make

@@ -25,7 +25,7 @@ def table(tmp_path_factory):
     from clipreid_lib.embedded import synthetic_hands
 
     root = tmp_path_factory.mktemp("people") / "set"
-    synthetic_hands.write_dataset(root, people=30, images_per_aspect=3, sessions=2, seed=1)
+    synthetic_hands.write_dataset(root, people=30, images_per_aspect=3, sessions=2, seed=1, size=(32, 24))
     return load_images("11k", root)
 
 

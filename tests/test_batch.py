@@ -184,7 +184,8 @@ def test_notebook_01_speaks_for_the_runs_that_wait_for_it(grid, capsys):
     assert found[runs[0].run_id] == ("failed", "01_data_exploration") and found[runs[3].run_id][0] == "waiting"
 
 
-def test_an_unforeseen_exception_costs_one_run_alone(tmp_path, monkeypatch, capsys):
+def test_an_unforeseen_exception_costs_one_run_alone(tmp_path, drawn_hands, monkeypatch, capsys):
+    drawn_hands(tmp_path)
     runs = [schema.validated({**TINY, "variant": "frozen", "seed": s, "outputs_root": str(tmp_path)}) for s in (0, 1)]
 
     def execute(self, name, lock):

@@ -39,8 +39,9 @@ def executed(monkeypatch):
 
 
 @pytest.fixture
-def two(tmp_path):
+def two(tmp_path, drawn_hands):
     """Two runs that learn the same prompts, in an outputs folder of their own."""
+    drawn_hands(tmp_path)
     values = TINY | {"outputs_root": str(tmp_path), "variant": "clipid"}
     return [schema.validated(values | {"encoder_lr": rate}) for rate in (1e-4, 2e-4)]
 

@@ -130,7 +130,8 @@ def test_rows_are_averaged_over_seeds_and_nothing_else(tmp_path):
 
 
 def test_a_reader_who_leaves_early_gets_no_traceback(tmp_path):
-    plan = f"{sys.executable} -m clipreid_lib plan {BASE} --set 'seed={list(range(3000))}' --yes"
+    grid = f"--set 'seed={list(range(1000))}' --set experiment={'x' * 60} --yes"  # more than a pipe holds
+    plan = f"{sys.executable} -m clipreid_lib plan {BASE} {grid}"
     done = subprocess.run(["bash", "-c", f"{plan} | head -n 1"], capture_output=True, text=True, timeout=120)
     assert done.stdout.count("\n") == 1 and done.stderr == ""
 

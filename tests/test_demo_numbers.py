@@ -57,6 +57,7 @@ def test_the_frozen_row_and_the_pixel_floor(demo):
     assert shown == ["50.4", "87.3", "66.1", "25.9", "41.4", "34.9"]
 
 
+@pytest.mark.training
 def test_training_beats_frozen(demo):
     manifest, photographs = demo
     clip = backbone.load("embedded")

@@ -14,6 +14,9 @@ from papermill.inspection import inspect_notebook
 from small_runs import run
 
 from clipreid_lib.params import schema
+from clipreid_lib.params.read import read_yaml
+from clipreid_lib.runs.chain import Chain
+from clipreid_lib.runs.run import Run
 
 NOTEBOOKS = sorted((schema.ROOT / "notebooks").glob("*.ipynb"))
 NAMES = [path.stem for path in NOTEBOOKS]
@@ -133,36 +136,39 @@ def test_running_again_does_nothing(ladder):
 def test_prompts_of_one_run_serve_the_fine_tuning_of_another(ladder):
     place, _ = ladder
     (prompts,) = (place / "out" / "runs").glob("tiny-dorsal_r-clipid-*/saved_models/prompts.safetensors")
-    done = run(
-        place,
-        str(place / "mine.yaml"),
-        *(
-            "--set",
-            "variant=clipid",
-            "--set",
-            "mode=img_encoder_finetune",
-            "--set",
-            f"resume_prompt={prompts}",
-        ),
-        *("--set", "epochs=1", "--set", "experiment=second"),
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "03_encoder_finetune done" in done.stdout and "02_prompt_learning" not in done.stdout
+    given = {"variant": "clipid", "mode": "img_encoder_finetune", "resume_prompt": str(prompts), "epochs": 1}
+    second = Run.open(schema.validated(read_yaml(place / "mine.yaml") | given | {"experiment": "second"}))
+    assert "02_prompt_learning" not in second.params.notebooks
+    assert Chain(second, ("03_encoder_finetune",)).do() is None
+    assert second.is_done("03_encoder_finetune") and (second.models / "encoder.safetensors").exists()
 
 
-def test_a_failing_run_is_named_in_one_line_and_stops_no_other(ladder):
+@pytest.fixture(scope="module")
+def again(ladder):
+    """The ladder's frozen run again, without the record of its notebook 04, and before it a run that has to fail."""
     place, _ = ladder
-    done = run(
-        place,
-        str(place / "mine.yaml"),
-        *("--set", "variant=[frozen,classifier]", "--set", "experiment=fails", "--set", "encoder_lr=1.0e30"),
+    (folder,) = (place / "out" / "runs").glob("tiny-dorsal_r-frozen-*")
+    (folder / "done" / "04_evaluation.json").unlink()
+    grid = place / "grid.yaml"
+    grid.write_text(
+        "variant: [classifier, frozen]\nencoder_lr: [1.0e-4, 1.0e+30]\n"
+        "exclude:\n  - {variant: classifier, encoder_lr: 1.0e-4}\n  - {variant: frozen, encoder_lr: 1.0e+30}\n"
     )
+    return folder, run(place, str(place / "mine.yaml"), str(grid))
+
+
+def test_a_failing_run_is_named_in_one_line_and_stops_no_other(again):
+    folder, done = again
     assert done.returncode == 1
-    assert re.search(
-        r"fails-dorsal_r-classifier-\S+: 03_encoder_finetune FAILED: .*lower the learning rate", done.stdout
-    )
-    assert "fails-dorsal_r-frozen" in done.stdout and "05_retrieval_visualisation done" in done.stdout
-    assert done.stderr.count("\n") == 1 and "1 of 2 runs failed: fails-dorsal_r-classifier" in done.stderr
+    failed = r"tiny-dorsal_r-classifier-\S+: 03_encoder_finetune FAILED: .*lower the learning rate"
+    assert re.search(rf"{failed}.*{folder.name}: 05_retrieval_visualisation done", done.stdout, re.S)
+    assert done.stderr.count("\n") == 1 and "1 of 2 runs failed: tiny-dorsal_r-classifier" in done.stderr
+
+
+def test_a_deleted_record_has_its_notebook_and_all_later_ones_run_again(again):
+    folder, done = again
+    started = re.findall(r"(\S+): (\S+) starts", done.stdout)
+    assert [name for run, name in started if run == folder.name] == ["04_evaluation", "05_retrieval_visualisation"]
 
 
 @each
@@ -180,13 +186,3 @@ def test_plain_papermill_runs_each_notebook_from_any_folder_and_again_in_one_ker
     assert done.returncode == 0, done.stderr[-2000:]
     out = (tmp_path / "out.ipynb").read_text()
     assert "read again True" in out and "stderr" not in out  # no warnings either
-
-
-def test_a_deleted_record_has_its_notebook_and_all_later_ones_run_again(ladder):
-    place, _ = ladder
-    (folder,) = (place / "out" / "runs").glob("tiny-dorsal_r-frozen-*")
-    (folder / "done" / "04_evaluation.json").unlink()
-    again = run(place, str(place / "mine.yaml"))
-    assert again.returncode == 0
-    started = re.findall(r"(\S+): (\S+) starts", again.stdout)
-    assert started == [(folder.name, "04_evaluation"), (folder.name, "05_retrieval_visualisation")]

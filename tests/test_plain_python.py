@@ -5,11 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.training
 def test_the_script_of_the_readme_trains_and_ranks(tmp_path, hands):
     text = (ROOT / "clipreid_lib" / "README.md").read_text(encoding="utf-8")
     script = re.search(r"```python\n(# Stages 2a and 2b.*?)```", text, re.DOTALL).group(1)

@@ -190,6 +190,7 @@ def test_retrieval_score_on_a_hand_worked_case():
     assert unseen_people.score_one_shot(features[[0, 2, 2, 4, 4, 0]], np.array([0, 0, 1, 1, 2, 2])) < 0.5
 
 
+@pytest.mark.training
 def test_tiny_run_writes_every_promised_file(tmp_path, monkeypatch):
     for use in unseen_people.PEOPLE:
         monkeypatch.setitem(unseen_people.PEOPLE, use, 2)

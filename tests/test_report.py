@@ -24,6 +24,7 @@ from clipreid_lib.pages.report_blocks import Facts, Section, Table, Words, rende
 from clipreid_lib.params import read, schema
 
 EVIL = '<script>alert("1")</script>'
+LADDER = ("tiny-dorsal_r-frozen-", "tiny-dorsal_r-clipid-")
 SECTIONS = (
     "Scores;Other ways to compare;Data and protocol;Training;Pictures;Failures;Who it fails;Beside published numbers;"
     "Model card;Licences and citations;Provenance;Params;How to repeat it;Notebooks"
@@ -38,7 +39,7 @@ def first(ladder, tmp_path_factory) -> Path:
     outputs = tmp_path_factory.mktemp("ladder") / "out"
 
     def others(folder: str, names: list[str]) -> list[str]:
-        return [name for name in names if Path(folder).name == "runs" and not name.startswith("tiny-")]
+        return [name for name in names if Path(folder).name == "runs" and not name.startswith(LADDER)]
 
     shutil.copytree(place / "out", outputs, ignore=others)
     list(report.write([], str(outputs)))

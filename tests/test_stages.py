@@ -14,6 +14,8 @@ from clipreid_lib.method.clipid_model import ClipidModel
 from clipreid_lib.method.training_loop import Loop, number_format
 from clipreid_lib.runs import stages, training
 
+pytestmark = pytest.mark.training
+
 
 def moved(before: dict, after: dict) -> set[str]:
     return {name for name in before if not torch.equal(before[name], after[name])}

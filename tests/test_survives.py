@@ -186,29 +186,17 @@ def no_traceback(*said: str) -> bool:
 # ------------------------------------------------------------------------------------------------ kills
 
 
-# In every notebook the runner alone, the kernel and whole process groups by SIGKILL, some also by SIGTERM and Ctrl-C.
+# Every notebook is killed, and every way to die is tried: three of them in mid-training.
 # Last, what is cut in half after the kill, as one in mid-write on a lesser disk might leave it.
 KILLS = [
-    (SURVEY, "runner", None),
-    (SURVEY, "kernel", None),
     (SURVEY, "group", None),
     (PROMPTS, "newborn's runner", None),
-    (PROMPTS, "kernel", None),
     (PROMPTS, "SIGTERM", None),
-    (PROMPTS, "runner", None),
-    (PROMPTS, "group", None),
     (ENCODER, "runner", "saved_models/prompts.safetensors"),
     (ENCODER, "kernel", "saved_models/encoder.resume.pt"),
-    (ENCODER, "group", None),
-    (ENCODER, "SIGINT", None),
-    (ENCODER, "SIGTERM", "manifest.csv"),
-    (SCORES, "kernel", "saved_models/encoder.safetensors"),
-    (SCORES, "runner", "notebooks/03_encoder_finetune.ipynb"),
-    (SCORES, "group", None),
+    (ENCODER, "SIGINT", "manifest.csv"),
+    (SCORES, "group", "saved_models/encoder.safetensors"),
     (GALLERY, "runner", "metrics.json"),
-    (GALLERY, "kernel", None),
-    (GALLERY, "group", None),
-    (GALLERY, "SIGINT", None),
 ]
 # Which finished notebook has to be done again after that; in the others nothing finished is lost.
 LOST = {"prompts.safetensors": PROMPTS, "encoder.safetensors": ENCODER, "metrics.json": SCORES}

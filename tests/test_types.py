@@ -10,9 +10,9 @@ from clipreid_lib.params.schema import ROOT
 
 # What it must find wrong, or the check would be asleep: no hints, a wrong type, a value that may be None.
 WRONG = """
-from clipreid_lib.batch.chain import Chain
-from clipreid_lib.prompt_bank import PromptBank, text_logits
-from clipreid_lib.scoring.metrics import ranking
+from clipreid_lib.method.prompt_bank import PromptBank, text_logits
+from clipreid_lib.runs.chain import Chain
+from clipreid_lib.scores.metrics import ranking
 
 
 def unhinted(rows):
@@ -26,6 +26,7 @@ def mistaken(bank: PromptBank, chain: Chain) -> None:
 """
 
 
+@pytest.mark.slow
 def test_every_function_has_hints_and_they_agree(tmp_path):
     pytest.importorskip("mypy", reason="mypy comes with the test extra: pip install -e '.[test]'")
     wrong = tmp_path / "wrong.py"
