@@ -28,6 +28,7 @@ BY_FIXTURE = {
 LONGEST = ("test_survives", "ladder", "test_slurm", "test_demo_numbers", "test_chain")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark tests by the fixtures they use, and group and sort them for `--dist loadgroup`."""
     ladder = {item.path for item in items if "ladder" in item.fixturenames}
