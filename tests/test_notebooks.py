@@ -14,7 +14,7 @@ from papermill.inspection import inspect_notebook
 from small_runs import run
 
 from clipreid_lib.params import schema
-from clipreid_lib.params.read import read_yaml
+from clipreid_lib.params.read import from_namespace, read_yaml
 from clipreid_lib.runs.chain import Chain
 from clipreid_lib.runs.run import Run
 
@@ -27,6 +27,11 @@ def parameters_cell(notebook) -> str:
     cells = nbformat.read(notebook, as_version=4).cells
     (cell,) = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     return cell.source
+
+
+def code_of(notebook) -> str:
+    cells = nbformat.read(notebook, as_version=4).cells
+    return "\n".join(cell.source for cell in cells if cell.cell_type == "code")
 
 
 def test_there_are_five():
@@ -53,8 +58,7 @@ def test_no_outputs_and_the_plain_kernel(notebook):
 
 @each
 def test_it_defines_nothing_and_stays_thin(notebook):
-    content = nbformat.read(notebook, as_version=4)
-    code = "\n".join(cell.source for cell in content.cells if cell.cell_type == "code")
+    content, code = nbformat.read(notebook, as_version=4), code_of(notebook)
     defined = (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef, ast.Lambda)
     assert not [node for node in ast.walk(ast.parse(code)) if isinstance(node, defined)]
     assert len([line for line in code.splitlines() if line.strip()]) <= 80
@@ -75,8 +79,10 @@ def test_its_parameters_are_commented_literals_with_the_schemas_defaults(noteboo
     assert set(inspect_notebook(str(notebook))) == set(given)
 
 
-def test_the_four_notebooks_of_a_run_share_their_parameters():
+def test_the_four_notebooks_of_a_run_share_their_parameters_and_open_it_alike():
     assert len({parameters_cell(notebook) for notebook in NOTEBOOKS[1:]}) == 1
+    for notebook in NOTEBOOKS[1:]:
+        assert "run = Run.open(from_namespace(globals()))" in code_of(notebook).splitlines()
 
 
 def test_the_ladder_runs_and_prints_one_table(ladder):
@@ -109,6 +115,9 @@ def test_a_run_leaves_what_it_promises(ladder):
     for kind in (".ipynb", ".html"):
         assert sorted(p.stem for p in (folder / "notebooks").glob(f"*{kind}")) == NAMES[1:]
     assert sorted(p.stem for p in (folder / "done").iterdir()) == NAMES[1:]
+    executed = [*folder.glob("notebooks/*.ipynb"), *place.glob("out/data/*/notebooks/*.ipynb")]
+    assert sorted(path.stem for path in executed) == NAMES
+    assert not [path.stem for path in executed if "stderr" in path.read_text()]  # no warnings
     metrics = json.loads((folder / "metrics.json").read_text())
     draws = pd.read_csv(folder / "per_draw.csv")
     queries = pd.read_csv(folder / "per_query.csv")
@@ -171,8 +180,26 @@ def test_a_deleted_record_has_its_notebook_and_all_later_ones_run_again(again):
     assert [name for run, name in started if run == folder.name] == ["04_evaluation", "05_retrieval_visualisation"]
 
 
-@each
-def test_plain_papermill_runs_each_notebook_from_any_folder_and_again_in_one_kernel(ladder, tmp_path, notebook):
+# 01 and 05 as a person's papermill executes them, 02 to 04, which open a run as 05 does, in this process: a kernel's
+# start costs more than the cells.
+@pytest.mark.parametrize("notebook", NOTEBOOKS[1:4], ids=NAMES[1:4])
+def test_cells_leave_nothing_behind_that_passes_for_a_param(ladder, tmp_path, monkeypatch, notebook):
+    place, _ = ladder
+    files = ("params/base.yaml", place / "mine.yaml", "params/variants/clipid.yaml")
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        if cell.cell_type == "code":
+            exec(cell.source, namespace)
+        if "parameters" in cell.metadata.get("tags", ()):
+            for file in files:
+                namespace |= read_yaml(schema.ROOT / file)
+    assert from_namespace(namespace).run_id == namespace["run"].params.run_id
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("notebook", [NOTEBOOKS[0], NOTEBOOKS[-1]], ids=[NAMES[0], NAMES[-1]])
+def test_plain_papermill_runs_a_notebook_from_any_folder_and_again_in_one_kernel(ladder, tmp_path, notebook):
     place, _ = ladder
     content = nbformat.read(notebook, as_version=4)
     # A person changes a parameter and runs all cells again: nothing a cell leaves behind may pass for a param.
