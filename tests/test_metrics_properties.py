@@ -190,7 +190,7 @@ def test_memory_stays_bounded_and_threads_are_given_back(monkeypatch):
         seen.append(len(query) * len(gallery) * 12)
         return real(query, gallery)
 
-    monkeypatch.setattr(similarity, "steps", watched)
+    monkeypatch.setattr(similarity, "multiply_exactly", watched)
     random = np.random.default_rng(5).normal(size=(5000, 3))
     memory = 12 * metrics.COLUMNS * threads * 10  # ten queries on every thread
     score_retrieval(random[:64], np.arange(64), random, np.arange(5000), memory=memory)
