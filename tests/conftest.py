@@ -82,7 +82,7 @@ def open_run(shared_outputs, drawn_hands):
         values = {**TINY, "outputs_root": str(fresh or shared_outputs), **overrides}
         if fresh is not None and not (fresh / "demo_hands").exists():
             drawn_hands(fresh)
-        return Run.open(schema.validated(values))
+        return Run.open(schema.validate_params(values))
 
     return make
 

@@ -30,10 +30,10 @@ def run(place, *arguments) -> subprocess.CompletedProcess:
 def finish(params: Params, folder: Path, *notebooks: str, **facts) -> None:
     """Leave a run's folder as if these notebooks had been executed: with their files, and their records."""
     for name in notebooks:
-        for path in records.products(params, folder, name):
+        for path in records.list_products(params, folder, name):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("{}")
-        records.finish(params.resolved(), folder, name, facts)
+        records.write_record(params.resolved(), folder, name, facts)
 
 
 def learn(run, clip=None, **more):
@@ -50,7 +50,7 @@ def finetune(run, clip=None, **more):
     """Do stage 1 or 2b of a run as notebook 03 does; return backbone, model and log."""
     clip = clip or stages.load_backbone(run)
     data, terms = training.load_training_set(run, clip), training.loss_terms(run, clip)
-    kept = {"validate": training.validation(run, clip), "keep": training.keep_encoder(run, clip)} | more
+    kept = {"validate": training.make_validation(run, clip), "keep": training.keep_encoder(run, clip)} | more
     settings = training.encoder_settings(run)
     model, log = encoder_finetune.finetune(clip, data.images, data.labels, terms, settings, side=data.side, **kept)
     training.save_encoder(run, clip, model, terms)

@@ -107,8 +107,8 @@ def test_weights_and_models_that_do_not_fit_are_told(embedded, tmp_path):
 def test_relative_weights_files_start_at_the_projects_top_folder(embedded):
     shipped = recipes.SHIPPED / "embedded_clip.safetensors"
     relative = os.path.relpath(shipped, schema.ROOT)
-    assert schema.validated({"pretrained": relative}).weights == str(shipped)
-    assert schema.validated({"pretrained": "openai", "model": "vitb16"}).weights is None
+    assert schema.validate_params({"pretrained": relative}).weights == str(shipped)
+    assert schema.validate_params({"pretrained": "openai", "model": "vitb16"}).weights is None
 
 
 def test_aliases_are_models_open_clip_knows_with_openai_weights():

@@ -89,7 +89,7 @@ def test_a_plan_counts_what_is_left_and_what_is_copied(grid, capsys):
 
 def test_two_runs_that_learn_the_same_prompts_share_them_in_the_plan(tmp_path):
     values = {**TINY, "outputs_root": str(tmp_path), "variant": "clipid"}
-    runs = [schema.validated(values | {"encoder_lr": lr}) for lr in (1e-4, 2e-4)]
+    runs = [schema.validate_params(values | {"encoder_lr": lr}) for lr in (1e-4, 2e-4)]
     first, second = plan.plan_runs(runs)
     assert first[2] == {} and second[2] == {"02_prompt_learning": first[0]}
 
@@ -99,7 +99,7 @@ def test_status_reads_the_truth_from_the_folders(grid, capsys):
     done, failing, working, killed, begun = runs
     finished(done, *done.notebooks)
     records.begin(failing.folder, "03_encoder_finetune")
-    records.end(failing.folder, "03_encoder_finetune", "the loss is nan (cell 7)")
+    records.clear_running(failing.folder, "03_encoder_finetune", "the loss is nan (cell 7)")
     records.begin(working.folder, "02_prompt_learning")
     records.begin(killed.folder, "04_evaluation")
     old = time.time() - 600
@@ -140,7 +140,7 @@ def test_clean_deletes_what_can_be_made_again_and_only_when_told(grid, capsys, t
     _, (done, failing, killed, *_) = grid
     outputs = project_path(done.outputs_root)
     finished(done, *done.notebooks)
-    records.end(failing.folder, "03_encoder_finetune", "the loss is nan")
+    records.clear_running(failing.folder, "03_encoder_finetune", "the loss is nan")
     records.begin(killed.folder, "03_encoder_finetune")
     for name in ("features/x.safetensors", f"runs/{killed.run_id}/saved_models/encoder.resume.pt"):
         (outputs / name).parent.mkdir(parents=True, exist_ok=True)
@@ -166,8 +166,8 @@ def test_clean_deletes_what_can_be_made_again_and_only_when_told(grid, capsys, t
 
 def test_a_param_outside_the_id_is_kept_with_the_run_it_changed(tmp_path):
     values = {**TINY, "variant": "frozen", "outputs_root": str(tmp_path)}
-    first = Run.open(schema.validated(values))
-    second = Run.open(schema.validated(values | {"top_k": 3}))
+    first = Run.open(schema.validate_params(values))
+    second = Run.open(schema.validate_params(values | {"top_k": 3}))
     assert first.folder == second.folder and Run.at(first.folder).params.top_k == 3
     assert second.params.top_k == 3 and notebook_key(first.params, "04_evaluation") == notebook_key(
         second.params, "04_evaluation"
@@ -179,18 +179,20 @@ def test_notebook_01_speaks_for_the_runs_that_wait_for_it(grid, capsys):
     outputs = project_path(runs[0].outputs_root)
     survey = outputs / "data" / runs[0].data_id
     records.begin(survey, "01_data_exploration")
-    records.end(survey, "01_data_exploration", "no such folder")
+    records.clear_running(survey, "01_data_exploration", "no such folder")
     found = {name: (state, notebook) for name, state, notebook, _ in status.states(outputs)}
     assert found[runs[0].run_id] == ("failed", "01_data_exploration") and found[runs[3].run_id][0] == "waiting"
 
 
 def test_an_unforeseen_exception_costs_one_run_alone(tmp_path, drawn_hands, monkeypatch, capsys):
     drawn_hands(tmp_path)
-    runs = [schema.validated({**TINY, "variant": "frozen", "seed": s, "outputs_root": str(tmp_path)}) for s in (0, 1)]
+    runs = [
+        schema.validate_params({**TINY, "variant": "frozen", "seed": s, "outputs_root": str(tmp_path)}) for s in (0, 1)
+    ]
 
     def execute(self, name, lock):
         if name.startswith("01"):
-            return records.finish(self.run.params, self.run.folder, name, {})
+            return records.write_record(self.run.params, self.run.folder, name, {})
         raise ValueError("odd\nthings")
 
     monkeypatch.setattr(chain.Chain, "_execute", execute)
@@ -216,9 +218,9 @@ def test_a_notebook_edited_since_it_was_done_is_told(grid):
     run, folder = runs[1].resolved(), runs[1].folder
     finished(run, "02_prompt_learning")
     record = records.read(folder, "02_prompt_learning")
-    assert records.edited(run, folder) == []
+    assert records.list_edited(run, folder) == []
     write_json(folder / "done" / "02_prompt_learning.json", record | {"code": "older"})
-    assert records.edited(run, folder) == ["02_prompt_learning"]
+    assert records.list_edited(run, folder) == ["02_prompt_learning"]
     assert plan.list_edited(runs) == [
         f"02_prompt_learning was edited after it was done in {run.run_id}; --force 02_prompt_learning does it again"
     ]

@@ -43,7 +43,7 @@ def two(tmp_path, drawn_hands):
     """Two runs that learn the same prompts, in an outputs folder of their own."""
     drawn_hands(tmp_path)
     values = TINY | {"outputs_root": str(tmp_path), "variant": "clipid"}
-    return [schema.validated(values | {"encoder_lr": rate}) for rate in (1e-4, 2e-4)]
+    return [schema.validate_params(values | {"encoder_lr": rate}) for rate in (1e-4, 2e-4)]
 
 
 def out_of_memory(*_):
@@ -121,7 +121,7 @@ def test_scores_of_an_encoder_that_is_no_more_leave_the_leaderboard(two, execute
 def test_scores_stay_where_the_data_to_do_them_again_is_gone(two, executed, hands, tmp_path):
     root = shutil.copytree(hands, tmp_path / "hands")
     values = {"dataset": "11k", "data_root": str(root), "protocol": "common", "variant": "frozen", "draws": 2}
-    run = Run.open(schema.validated(values | {"outputs_root": str(tmp_path)}))
+    run = Run.open(schema.validate_params(values | {"outputs_root": str(tmp_path)}))
     assert chain.Chain(run, run.params.notebooks).do() is None
     scored = {"protocols": {}, "compared_sha": "x", "manifest_sha": run.manifest.sha}
     write_json(run.folder / "metrics.json", scored)
@@ -242,7 +242,7 @@ def test_a_finished_run_needs_no_data_any_more(tmp_path):
     from clipreid_lib.runs import preflight
 
     gone = tmp_path / "gone"
-    run = schema.validated(
+    run = schema.validate_params(
         {"dataset": "folder", "data_root": str(gone), "variant": "frozen", "outputs_root": str(tmp_path)}
     )
     with pytest.raises(UserError, match="gone is not a folder"):

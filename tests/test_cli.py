@@ -117,7 +117,7 @@ def test_rows_are_averaged_over_seeds_and_nothing_else(tmp_path):
     folders = []
     for number, (seed, lr, rank1) in enumerate([(0, 1e-3, 0.2), (1, 1e-3, 0.4), (0, 1e-4, 0.9)]):
         folder = tmp_path / str(number)
-        values = schema.validated({"seed": seed, "encoder_lr": lr}).resolved().model_dump()
+        values = schema.validate_params({"seed": seed, "encoder_lr": lr}).resolved().model_dump()
         write_yaml(folder / "params.yaml", values)
         scores = {f"{s}{end}": rank1 for s in ("rank1", "rank5", "map") for end in ("", "_std")}
         facts = {"manifest_sha": "x", "pixels": scores, "dataset": "demo", "aspect": "dorsal_r", "protocol": "own"}

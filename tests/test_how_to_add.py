@@ -96,7 +96,7 @@ from clipreid_lib.params import schema
 from clipreid_lib.runs.run import Run
 assert schema.ASPECTS == {{name: module.SUMMARY.aspects for name, module in datasets.MODULES.items()}}
 for protocol in ("own", "common", "cross_session"):
-    run = Run.open(schema.validated({data} | {{"protocol": protocol, "outputs_root": {str(tmp_path)!r}}}))
+    run = Run.open(schema.validate_params({data} | {{"protocol": protocol, "outputs_root": {str(tmp_path)!r}}}))
     print(protocol, len(run.manifest.train), len(run.manifest.test), run.manifest.test["session"].nunique())
     model_card.fill_card(run.params, {{"protocols": {{}}}}, {{}}, None)
 """
@@ -136,10 +136,10 @@ from clipreid_lib.method.encoder_finetune import finetune
 from clipreid_lib.method.loss_terms import IdentityLoss, Term
 from clipreid_lib.method.mean_loss import pull_to_mean
 from clipreid_lib.pages import model_card, report_runs
-from clipreid_lib.params.schema import validated
+from clipreid_lib.params.schema import validate_params
 from clipreid_lib.runs import stages, training
 from clipreid_lib.runs.run import Run
-run = Run.open(validated({values}))
+run = Run.open(validate_params({values}))
 def train(terms):
     clip = stages.load_backbone(run)
     data = training.load_training_set(run, clip)

@@ -118,12 +118,12 @@ def test_augmentation_keeps_a_size_that_is_not_square():
 
 def test_sizes_are_spelt_one_way_and_read_in_several():
     for size in (224, "224", "224x224", (224, 224), [224, 224]):
-        assert image_sizes.pair(size) == (224, 224)
-    assert image_sizes.pair("256x128") == (256, 128)
+        assert image_sizes.parse_size(size) == (224, 224)
+    assert image_sizes.parse_size("256x128") == (256, 128)
     assert image_sizes.spell((256, 128)) == "256x128" and image_sizes.spell((224, 224)) == "224"
     for size in ("", "256*128", "0", 0, "256x0", "1x2x3", (1, 2, 3), None, 2.5):
         with pytest.raises(UserError, match=r"^image_size: .* is no size; give a side .*\(224\) or HEIGHTxWIDTH"):
-            image_sizes.pair(size)
+            image_sizes.parse_size(size)
 
 
 def test_normalise_is_the_checkpoints_arithmetic():

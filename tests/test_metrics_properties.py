@@ -140,7 +140,7 @@ def test_equal_features_get_equal_scores_wherever_they_stand(width, size, querie
 @pytest.mark.parametrize("kind", ["normal", "ones", "one"])
 def test_the_product_is_exact_whatever_its_order(width, kind):
     """Python's whole numbers know no rounding; a feature that is all in one number has the largest products."""
-    from clipreid_lib.scores.similarity import FINE, STEPS, steps, whole_numbers
+    from clipreid_lib.scores.similarity import FINE, STEPS, multiply_exactly, whole_numbers
 
     random = np.random.default_rng(width)
     features = {"normal": random.normal(size=(9, width)), "ones": np.ones((9, width)), "one": np.eye(9, width)}[kind]
@@ -150,7 +150,7 @@ def test_the_product_is_exact_whatever_its_order(width, kind):
     exact = [[sum(a * b for a, b in zip(one, other, strict=True)) for other in numbers] for one in numbers]
     assert (whole @ whole.T).tolist() == exact and max(map(max, exact)) < 2**53
     expected = [[min(round(value * STEPS / FINE**2), STEPS) for value in row] for row in exact]
-    assert steps(whole, whole).tolist() == expected
+    assert multiply_exactly(whole, whole).tolist() == expected
 
 
 @pytest.mark.parametrize("kind", ["normal", "ones"])
@@ -184,13 +184,13 @@ def test_blocks_and_threads_change_nothing(monkeypatch):
 def test_memory_stays_bounded_and_threads_are_given_back(monkeypatch):
     from clipreid_lib.scores import similarity
 
-    real, seen, threads = similarity.steps, [], torch.get_num_threads()
+    real, seen, threads = similarity.multiply_exactly, [], torch.get_num_threads()
 
     def watched(query, gallery):
         seen.append(len(query) * len(gallery) * 12)
         return real(query, gallery)
 
-    monkeypatch.setattr(similarity, "steps", watched)
+    monkeypatch.setattr(similarity, "multiply_exactly", watched)
     random = np.random.default_rng(5).normal(size=(5000, 3))
     memory = 12 * metrics.COLUMNS * threads * 10  # ten queries on every thread
     score_retrieval(random[:64], np.arange(64), random, np.arange(5000), memory=memory)

@@ -146,7 +146,7 @@ def test_prompts_of_one_run_serve_the_fine_tuning_of_another(ladder):
     place, _ = ladder
     (prompts,) = (place / "out" / "runs").glob("tiny-dorsal_r-clipid-*/saved_models/prompts.safetensors")
     given = {"variant": "clipid", "mode": "img_encoder_finetune", "resume_prompt": str(prompts), "epochs": 1}
-    second = Run.open(schema.validated(read_yaml(place / "mine.yaml") | given | {"experiment": "second"}))
+    second = Run.open(schema.validate_params(read_yaml(place / "mine.yaml") | given | {"experiment": "second"}))
     assert "02_prompt_learning" not in second.params.notebooks
     assert Chain(second, ("03_encoder_finetune",)).do() is None
     assert second.is_done("03_encoder_finetune") and (second.models / "encoder.safetensors").exists()

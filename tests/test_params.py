@@ -78,14 +78,14 @@ def test_every_params_file_composes_with_base(file):
 )
 def test_mistakes_are_told_in_one_line_that_names_file_and_key(values, message):
     with pytest.raises(UserError, match=message) as error:
-        schema.validated(values, "mine.yaml")
+        schema.validate_params(values, "mine.yaml")
     assert str(error.value).startswith("mine.yaml: ")
     assert "\n" not in str(error.value)
 
 
 def test_numbers_without_a_dot_count_as_numbers():
     assert yaml.safe_load("lr: 1e-4") == {"lr": "1e-4"}  # the trap: YAML 1.1 reads a word
-    assert schema.validated({"encoder_lr": "1e-4"}).encoder_lr == 1e-4
+    assert schema.validate_params({"encoder_lr": "1e-4"}).encoder_lr == 1e-4
 
 
 def test_lists_expand_into_their_product_and_each_file_answers_for_its_keys(tmp_path):
@@ -116,36 +116,36 @@ def test_a_file_that_is_no_mapping_is_told(tmp_path, text, message):
 
 
 def test_the_run_id_follows_what_changes_numbers_and_nothing_else(tmp_path):
-    base = schema.validated({})
+    base = schema.validate_params({})
     for same in ({"device": "cpu"}, {"outputs_root": "elsewhere"}, {"data_root": "there"}, {"top_k": 3}):
-        assert schema.validated(same).run_id == base.run_id
+        assert schema.validate_params(same).run_id == base.run_id
     for other in ({"seed": 1}, {"encoder_lr": 2e-3}, {"prompt_dim": 16}, {"draw_seed": 1}):
-        assert schema.validated(other).run_id != base.run_id
+        assert schema.validate_params(other).run_id != base.run_id
     assert base.resolved().run_id == base.run_id
     weights = tmp_path / "weights.pt"
     ids = []
     for content in (b"one", b"two"):
         weights.write_bytes(content)
-        ids.append(schema.validated({"pretrained": str(weights)}).run_id)
+        ids.append(schema.validate_params({"pretrained": str(weights)}).run_id)
     assert len({*ids, base.run_id}) == 3  # other weights are another run, whatever the file is called
     assert base.resolved().resolved() == base.resolved()
 
 
 def test_a_notebook_is_told_the_fewest_keys_that_make_the_run():
-    assert schema.validated({}).changed() == {}
+    assert schema.validate_params({}).changed() == {}
     given = {"variant": "frozen", "seed": 3, "encoder_lr": 2e-3}
-    run = schema.validated(given | {"encoder_epochs": recipes.recipe_of("embedded").encoder_epochs}).resolved()
+    run = schema.validate_params(given | {"encoder_epochs": recipes.recipe_of("embedded").encoder_epochs}).resolved()
     assert run.changed() == given
-    users = schema.validated(yaml.safe_load(USERS_OWN))
+    users = schema.validate_params(yaml.safe_load(USERS_OWN))
     assert read.from_namespace(users.changed()) == users.resolved()
     assert "prompt_epochs" not in users.changed()
 
 
 def test_runs_on_the_same_data_share_its_description():
-    base = schema.validated({"variant": "frozen", "seed": 4})
-    assert base.data_id == base.data_only().data_id == schema.validated({}).data_id
+    base = schema.validate_params({"variant": "frozen", "seed": 4})
+    assert base.data_id == base.data_only().data_id == schema.validate_params({}).data_id
     assert base.data_only().changed() == {}
-    assert schema.validated({"draw_seed": 1}).data_id != base.data_id
+    assert schema.validate_params({"draw_seed": 1}).data_id != base.data_id
 
 
 def test_a_notebooks_names_are_checked_too():

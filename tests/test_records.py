@@ -22,7 +22,7 @@ TRAINED = NOTEBOOKS[1:]
 
 
 def tiny(**more) -> Params:
-    return schema.validated({**TINY, **more})
+    return schema.validate_params({**TINY, **more})
 
 
 # ------------------------------------------------------------------------------------------------ records
@@ -47,7 +47,7 @@ def test_a_notebook_is_done_when_its_record_says_so_under_the_same_key(tmp_path)
 @pytest.mark.parametrize("notebook", TRAINED)
 def test_a_product_cut_short_or_gone_makes_its_notebook_unfinished(tmp_path, notebook):
     mine = tiny()
-    for product in records.products(mine, tmp_path, notebook):
+    for product in records.list_products(mine, tmp_path, notebook):
         finish(mine, tmp_path, notebook)
         os.truncate(product, 3)
         assert not records.is_done(mine, tmp_path, notebook)
@@ -69,14 +69,14 @@ def test_a_damaged_record_is_none(tmp_path, content):
 def test_a_notebook_without_all_its_files_cannot_be_recorded(tmp_path):
     mine = tiny()
     with pytest.raises(FileNotFoundError):
-        records.finish(mine, tmp_path, ENCODER, {})
+        records.write_record(mine, tmp_path, ENCODER, {})
     assert not records.is_done(mine, tmp_path, ENCODER)
 
 
 def test_products_in_a_folder_elsewhere(tmp_path):
     mine = tiny(save_dir=str(tmp_path / "on a bigger disk"))
     folder = tmp_path / "outputs" / "runs" / mine.run_id
-    log, weights = records.products(mine, folder, ENCODER)
+    log, weights = records.list_products(mine, folder, ENCODER)
     assert log == folder / "train_logs" / "encoder.csv"
     assert weights == tmp_path / "on a bigger disk" / mine.run_id / "encoder.safetensors"
     finish(mine, folder, ENCODER)
@@ -91,14 +91,14 @@ def test_the_state_of_a_run(tmp_path):
     records.begin(tmp_path, PROMPTS)
     assert records.state(mine, tmp_path) == ("running", PROMPTS, "")
     finish(mine, tmp_path, PROMPTS)
-    records.end(tmp_path, PROMPTS, None)
+    records.clear_running(tmp_path, PROMPTS, None)
     assert records.state(mine, tmp_path) == ("started", ENCODER, "")
     records.begin(tmp_path, ENCODER)
-    records.end(tmp_path, ENCODER, "the disk is full")
+    records.clear_running(tmp_path, ENCODER, "the disk is full")
     assert records.state(mine, tmp_path) == ("failed", ENCODER, "the disk is full")
     records.begin(tmp_path, ENCODER)
     assert records.state(mine, tmp_path) == ("running", ENCODER, "")
-    records.end(tmp_path, ENCODER, None)
+    records.clear_running(tmp_path, ENCODER, None)
     for notebook in TRAINED[1:]:
         finish(mine, tmp_path, notebook)
     assert records.state(mine, tmp_path) == ("done", "", "")
@@ -131,7 +131,7 @@ def test_a_failure_that_cannot_be_written_down_leaves_nothing_running(tmp_path, 
     records.begin(tmp_path, PROMPTS)
     monkeypatch.setattr(records, "write_json", full)
     with pytest.raises(UserError):
-        records.end(tmp_path, PROMPTS, "the disk is full")
+        records.clear_running(tmp_path, PROMPTS, "the disk is full")
     assert records.state(tiny(), tmp_path)[0] == "waiting"
 
 

@@ -186,24 +186,26 @@ def given(command: str) -> list[str]:
     ],
 )
 def test_the_command_survives_shell_and_yaml(values):
-    mine = schema.validated(values)
+    mine = schema.validate_params(values)
     assert given(repeat_command.repeat_run(mine)) == [mine.run_id]
-    assert given(repeat_command.repeat_run(schema.validated(mine.resolved().model_dump()))) == [mine.run_id]
+    assert given(repeat_command.repeat_run(schema.validate_params(mine.resolved().model_dump()))) == [mine.run_id]
 
 
 def test_a_grid_is_one_command_if_it_is_one():
     pairs = [(seed, variant) for seed in (0, 1) for variant in ("frozen", "clipid")]
-    runs = [schema.validated({"seed": seed, "variant": variant, "experiment": "g"}) for seed, variant in pairs]
+    runs = [schema.validate_params({"seed": seed, "variant": variant, "experiment": "g"}) for seed, variant in pairs]
     assert given(repeat_command.repeat_grid(runs)) == sorted(run.run_id for run in runs)
     assert repeat_command.repeat_grid(runs[:3]) is None
-    odd = [schema.validated({"experiment": "g", "image_size": size}) for size in ("96", "96x48")]
+    odd = [schema.validate_params({"experiment": "g", "image_size": size}) for size in ("96", "96x48")]
     assert given(repeat_command.repeat_grid(odd)) == sorted(run.run_id for run in odd)
 
 
 def test_places_outside_the_project_have_no_name():
-    mine = schema.validated({"dataset": "folder", "aspect": "hand", "data_root": "/home/jane/hands", "experiment": "x"})
+    mine = schema.validate_params(
+        {"dataset": "folder", "aspect": "hand", "data_root": "/home/jane/hands", "experiment": "x"}
+    )
     assert "jane" not in repeat_command.repeat_run(mine) and "data_root=PATH" in repeat_command.repeat_run(mine)
-    inside = schema.validated({"data_root": str(schema.ROOT / "data" / "mine")})
+    inside = schema.validate_params({"data_root": str(schema.ROOT / "data" / "mine")})
     assert "data_root=data/mine" in repeat_command.repeat_run(inside)
 
 
@@ -419,7 +421,7 @@ def test_published_numbers_stand_beside_ours(outputs):
     ],
 )
 def test_model_cards_differ_by_what_is_true(values, says, says_not):
-    mine = schema.validated(values).resolved()
+    mine = schema.validate_params(values).resolved()
     metrics = {"identities": 20, "queries": 9, "gallery": 20, "draws": 10, "protocols": {mine.protocol: {}}}
     card = model_card.fill_card(mine, metrics, {"train": (444, 50), "test": (9, 20)}, (3, 2))
     text = " ".join(card.values())
@@ -429,7 +431,7 @@ def test_model_cards_differ_by_what_is_true(values, says, says_not):
 
 def test_licences_of_weights():
     def licence(**values):
-        return model_card.describe_weights(schema.validated(values))[1]
+        return model_card.describe_weights(schema.validate_params(values))[1]
 
     assert licence().startswith("MIT, like this project's code")
     assert "surveillance and facial recognition out of scope" in licence(model="vitb16")

@@ -116,7 +116,7 @@ def test_an_image_gone_or_broken_since_the_evaluation_is_a_tile_that_says_so(ope
     encoder = stages.load_trained(run)
     images = run.manifest.images[run.manifest.images["draw_0"] != ""]
     *_, ranking = rank(run).values()
-    for product in records.products(run.params, run.folder, "04_evaluation"):
+    for product in records.list_products(run.params, run.folder, "04_evaluation"):
         write_json(product, {"manifest_sha": run.manifest.sha})
     run.finish("04_evaluation")
     gone, broken = ranking.query["path"].iloc[[0, 1]]

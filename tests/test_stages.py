@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -11,7 +12,10 @@ from clipreid_lib.base.files import file_sha
 from clipreid_lib.clip import backbone
 from clipreid_lib.method import augment
 from clipreid_lib.method.clipid_model import ClipidModel
-from clipreid_lib.method.training_loop import Loop, number_format
+from clipreid_lib.method.encoder_finetune import EncoderSettings
+from clipreid_lib.method.encoder_finetune import finetune as finetune_anything
+from clipreid_lib.method.loss_terms import IdentityLoss, Term
+from clipreid_lib.method.training_loop import Keep, Loop, number_format
 from clipreid_lib.runs import stages, training
 
 pytestmark = pytest.mark.training
@@ -150,6 +154,25 @@ def test_a_resume_state_that_cannot_be_used_is_announced_with_the_reason(open_ru
     said.clear()
     learn(run, watch=said.append)
     assert "prompts.resume.pt: is of other settings or data" in said[0] and "epoch 1/1" in said[1]
+
+
+def test_a_state_of_other_settings_or_terms_is_not_gone_on_from(tmp_path):
+    clip, said = backbone.load("embedded"), []
+    images, labels = torch.randint(0, 255, (8, 3, 96, 96), dtype=torch.uint8), [0, 0, 1, 1, 2, 2, 3, 3]
+    keep = Keep(tmp_path / "log.csv", tmp_path / "resume.pt")
+    settings = EncoderSettings(epochs=2, batch_size=8, images_per_identity=2)
+    terms = {"identity": Term(1.0, IdentityLoss())}
+
+    def train(terms, settings):
+        said.clear()
+        finetune_anything(clip, images, labels, terms, settings, keep=keep, watch=said.append)
+        return said[0]
+
+    train(terms, settings)
+    assert "going on after epoch 2 of 2" in train(terms, settings)
+    assert "is of other settings or data" in train(terms, replace(settings, lr=1e-3))
+    assert "is of other settings or data" in train({"identity": Term(0.5, IdentityLoss())}, settings)
+    assert "is of other settings or data" in train({"identity": Term(0.5, IdentityLoss(0.0))}, settings)
 
 
 def test_prompts_of_other_people_are_refused(open_run, tmp_path):

@@ -315,7 +315,7 @@ def test_cut_short_after_the_end_and_the_clock_set_back(reference, tmp_path):
     assert place.run_well() == []
     for path in (folder / "manifest.csv", folder / "done" / f"{GALLERY}.json"):
         cut(path)
-    mine = schema.validated(read_yaml(folder / "params.yaml"))
+    mine = schema.validate_params(read_yaml(folder / "params.yaml"))
     assert records.state(mine, folder) == ("killed", GALLERY, "no sign of life for more than 60 s")
     stored = sorted((place.outputs / "features").glob("*.safetensors"))
     for path in stored:

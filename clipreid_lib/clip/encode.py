@@ -39,7 +39,7 @@ def encode(
         batch: images at once.
 
     Returns:
-        Features of (N, D), un-normalised, float32 on the CPU; ``embedding`` of them is the paper's for tests.
+        Features of (N, D), un-normalised, float32 on the CPU; their ``embedding`` is what tests compare.
     """
     backbone.eval()
     rows = []

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from clipreid_lib.base.errors import UserError
-from clipreid_lib.params.image_sizes import pair, spell
+from clipreid_lib.params.image_sizes import parse_size, spell
 
 Tower = Any  # open_clip's VisionTransformer or ModifiedResNet, each with parts of its own
 
@@ -26,7 +26,7 @@ def is_vit(visual: Tower) -> bool:
 def image_size_of(visual: Tower) -> tuple[int, int]:
     """Height and width of the input in pixels."""
     size = visual.image_size
-    return pair(tuple(size) if isinstance(size, (tuple, list)) else size)
+    return parse_size(tuple(size) if isinstance(size, (tuple, list)) else size)
 
 
 def patch_stride_of(visual: Tower) -> int | None:
@@ -74,7 +74,7 @@ def adapt(
     Raises:
         UserError: a key of the other family, a stride that is not allowed, or an image smaller than one place.
     """
-    size = image_size_of(visual) if size is None else pair(size)
+    size = image_size_of(visual) if size is None else parse_size(size)
     before = grid_of(visual, image_size_of(visual))
     if is_vit(visual):
         if last_stride is not None:

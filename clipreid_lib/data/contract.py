@@ -6,7 +6,7 @@ The table has one row per image, sorted by path. Its columns are the contract th
 ``path``            str      image file, relative to the data root, with forward slashes; unique
 ``identity``        int      the person's number (in a :class:`~clipreid_lib.data.manifest.Manifest`: the label)
 ``aspect``          str      which view of the hand, for example ``dorsal_r``
-``session``         Int64    capture burst, a number of its own within (identity, aspect); null where unknown
+``session``         Int64    capture burst, numbered within (identity, aspect); null where unknown
 ``camera``          int      0 where the data set has one camera
 ==================  =======  ==========================================================================
 

@@ -19,7 +19,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from clipreid_lib.base.errors import UnreadableImage
 from clipreid_lib.data.image_store import ImageStore
-from clipreid_lib.params.image_sizes import pair
+from clipreid_lib.params.image_sizes import parse_size
 
 # What `decode` can do, by its name in params, and the name of the store that holds the outcome, whose number goes up
 # whenever the same file would give other pixels.
@@ -96,7 +96,7 @@ def decode(
     Raises:
         UnreadableImage: as :func:`open_rgb`.
     """
-    height, width = pair(size)
+    height, width = parse_size(size)
     image = open_rgb(path, max(height, width), content)
     if rule == "crop":
         image = _cover(image, height, width)
@@ -160,7 +160,7 @@ class Photographs:
         Raises:
             UnreadableImage: as :func:`decode`, for the first image that fails.
         """
-        pixels = np.empty((len(table), 3, *pair(size)), dtype=np.uint8)
+        pixels = np.empty((len(table), 3, *parse_size(size)), dtype=np.uint8)
         store = self.at(size)
 
         def read(path: str) -> np.ndarray:
@@ -180,5 +180,5 @@ class Photographs:
         """
         if self.store is None:
             return None
-        store = ImageStore(self.store, pair(size), RULES[self.rule], partial(decode, rule=self.rule))
+        store = ImageStore(self.store, parse_size(size), RULES[self.rule], partial(decode, rule=self.rule))
         return store if make or store.folder.is_dir() else None

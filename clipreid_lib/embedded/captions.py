@@ -182,7 +182,7 @@ def write_merges(path: Path) -> int:
     The vocabulary (512 byte tokens + merges + start and end) still ends with the end-of-text token, which
     is what CLIP's arg-max pooling relies on. The full table would cost 49,408 embedding rows.
     """
-    from clipreid_lib.base import import_fixes  # noqa: F401  torchvision must come in through the repaired door
+    from clipreid_lib.base import import_fixes  # noqa: F401  import torchvision with its repair
 
     from open_clip.tokenizer import SimpleTokenizer, get_pairs  # isort: skip
 

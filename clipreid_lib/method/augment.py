@@ -3,7 +3,7 @@
 import torch
 
 from clipreid_lib.base import import_fixes  # noqa: F401  before torchvision
-from clipreid_lib.params.image_sizes import pair
+from clipreid_lib.params.image_sizes import parse_size
 
 from torchvision.transforms import v2  # isort: skip
 
@@ -21,7 +21,7 @@ class Augment:
 
     def __init__(self, size: int | tuple[int, int]) -> None:
         """Build the transforms for one image size."""
-        size = pair(size)
+        size = parse_size(size)
         pad = max(2, round(max(size) * 10 / 256))  # on all sides; 10 pixels for 256 x 128 in CLIP-ReID
         self.crop = v2.RandomCrop(size, padding=pad, padding_mode="edge")
         self.erase = v2.RandomErasing(p=0.5, value=0)  # after normalising, 0 is the mean colour

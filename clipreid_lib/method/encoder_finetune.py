@@ -15,7 +15,7 @@ from clipreid_lib.method.augment import Augment
 from clipreid_lib.method.clipid_model import ClipidModel
 from clipreid_lib.method.inversion import InversionLoss
 from clipreid_lib.method.labels import Labels, map_labels
-from clipreid_lib.method.loss_terms import Term, weigh_terms
+from clipreid_lib.method.loss_terms import Term, describe_loss, weigh_terms
 from clipreid_lib.method.training_loop import Keep, Loop, number_format
 
 
@@ -100,6 +100,7 @@ def finetune(
     for loss in learning:
         if isinstance(loss, InversionLoss):  # its network starts from this seed too, whatever was drawn before
             loss.build(clip)
+        loss.to(clip.device)
     clip.set_checkpointing(settings.checkpointing)
     augment = Augment(clip.image_size)
     number = number_format(settings.precision, clip.device.type)
@@ -136,6 +137,7 @@ def finetune(
         accumulate=settings.accumulate,
         scaled=number is torch.float16,
     )
-    log = loop.run(keep, watch)
+    said = {name: (term.weight, describe_loss(term.loss)) for name, term in terms.items()}
+    log = loop.run(keep.for_settings(settings, said) if keep else None, watch)
     clip.set_checkpointing(False)
     return model, log

@@ -1,7 +1,7 @@
 """Loss terms of the image encoder's training: each is a weight and a function of (model's output, labels)."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, is_dataclass
 from typing import cast
 
 import torch
@@ -12,7 +12,7 @@ from clipreid_lib.method.prompt_bank import text_logits
 from clipreid_lib.method.triplet_loss import batch_hard_triplet
 
 # A loss takes what the model made of a batch and (B,) rows of the label map. It returns a scalar, or several by name.
-# One that is a torch module learns along with the encoder.
+# One that is a torch module learns along with the encoder, and is saved beside it.
 Loss = Callable[[ModelOutput, torch.Tensor], torch.Tensor | dict[str, torch.Tensor]]
 
 
@@ -66,7 +66,7 @@ class AnchorLoss:
         smoothing: as for :class:`IdentityLoss`.
     """
 
-    anchors: torch.Tensor
+    anchors: torch.Tensor = field(repr=False)
     scale: float
     logits: str = "cosine"
     smoothing: float = 0.1
@@ -91,6 +91,11 @@ def weigh_terms(terms: dict[str, Term], out: ModelOutput, rows: torch.Tensor) ->
         several = value if isinstance(value, dict) else {name: value}
         found |= {each: term.weight * loss for each, loss in several.items()}
     return found
+
+
+def describe_loss(loss: Loss) -> str:
+    """Say what a loss is, in the same words in every process: its settings where it is a dataclass, else its name."""
+    return repr(loss) if is_dataclass(loss) else getattr(loss, "__qualname__", type(loss).__qualname__)
 
 
 def cross_entropy(logits: torch.Tensor, rows: torch.Tensor, smoothing: float) -> torch.Tensor:

@@ -126,4 +126,4 @@ def learn_prompts(
         losses=losses,
         measure=measure,
     )
-    return bank, loop.run(keep, watch)
+    return bank, loop.run(keep.for_settings(settings) if keep else None, watch)

@@ -48,6 +48,6 @@ def encoder_rate(
     """
     warm_up = min(10, epochs / 6)
     rate = peak * (start + (1 - start) * min(1.0, epoch / warm_up))
-    # the two minima keep runs of one or two epochs, tried out for their speed, from starting at a hundredth
+    # the two lower bounds: a run of one or two epochs, tried out for its speed, must not start at a hundredth
     first, second = (round(share * epochs, 6) for share in steps)  # 0.58333 x 120 is to be 70
     return rate * 0.1 ** ((epoch >= max(2, first)) + (epoch >= max(3, second)))

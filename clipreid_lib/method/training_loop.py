@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,12 +27,16 @@ class Keep:
     Attributes:
         log: CSV of the log, one row per epoch.
         resume: file of the state after each epoch, from which a killed training goes on.
-        key: of the stage's settings and data; a state with another key is not used.
+        key: of the data. The stages add their settings and loss terms. A state with another key is not used.
     """
 
     log: Path | None = None
     resume: Path | None = None
     key: str = ""
+
+    def for_settings(self, *settings: object) -> "Keep":
+        """Return the same with settings in the key: whoever changes them does not go on from an older state."""
+        return replace(self, key=" ".join(map(str, (self.key, *settings))))
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def draw_pair(clip: Backbone, photographs: Photographs, ranking: Ranking, query:
         rank: of the gallery image; ``ranking.first_hit()[query]`` is the best true match's.
 
     Returns:
-        An RGB image, for :func:`~clipreid_lib.pages.style.keep_image`. A file that is gone leaves pale tiles that
+        An RGB image, for :func:`~clipreid_lib.pages.style.save_image`. A file that is gone leaves pale tiles that
         say so.
 
     Raises:

@@ -44,7 +44,7 @@ def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", name)), size)
 
 
-def keep(figure: plt.Figure, path: Path) -> plt.Figure:
+def save_figure(figure: plt.Figure, path: Path) -> plt.Figure:
     """Save a figure and hand it back for the notebook to show once."""
     with replacing(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:], bbox_inches="tight")
@@ -52,7 +52,7 @@ def keep(figure: plt.Figure, path: Path) -> plt.Figure:
     return figure
 
 
-def keep_image(image: Image.Image, path: Path) -> Image.Image:
+def save_image(image: Image.Image, path: Path) -> Image.Image:
     """Save a drawn picture for print and hand back one of half its size for the notebook to show."""
     with replacing(path) as temporary:
         image.save(temporary, format="PNG", dpi=(PRINT, PRINT), compress_level=4)  # half the time, a twentieth larger

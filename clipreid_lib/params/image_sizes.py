@@ -5,7 +5,7 @@ import re
 from clipreid_lib.base.errors import UserError
 
 
-def pair(size: int | str | tuple[int, int], key: str = "image_size") -> tuple[int, int]:
+def parse_size(size: int | str | tuple[int, int], key: str = "image_size") -> tuple[int, int]:
     """Turn any spelling of a size into (height, width) in pixels.
 
     Args:

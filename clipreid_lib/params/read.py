@@ -15,7 +15,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from clipreid_lib.base.errors import UserError
-from clipreid_lib.params.schema import Params, known_key, validated
+from clipreid_lib.params.schema import Params, refuse_unknown_key, validate_params
 
 MANY = 100  # runs in a grid that nobody starts by a slip of the keyboard
 
@@ -83,8 +83,8 @@ def expand(values: dict, source: str | dict[str, str] = "params", many: bool = F
         many: whether a large grid is meant.
 
     Raises:
-        UserError: as :func:`validated`; a list is empty; ``exclude`` leaves nothing, or names no key; the grid has
-            more than ``MANY`` runs and ``many`` is not said.
+        UserError: as :func:`validate_params`; a list is empty; ``exclude`` leaves nothing, or names no key; the grid
+            has more than ``MANY`` runs and ``many`` is not said.
     """
     values = dict(values)
     rules = values.pop("exclude", [])
@@ -106,7 +106,7 @@ def expand(values: dict, source: str | dict[str, str] = "params", many: bool = F
         raise UserError(f"{where('exclude')}: exclude: leaves none of {size:,} combinations")
     unique: dict[str, tuple[Params, dict]] = {}
     for point in left:
-        run = validated(point, source)
+        run = validate_params(point, source)
         _, first = unique.setdefault(run.run_id, (run, point))
         if differ := [key for key in point if point[key] != first[key]]:
             raise UserError(f"{where(differ[0])}: {differ[0]}: some of its values make the same run; keep one of them")
@@ -131,7 +131,7 @@ def _matches(point: dict, rule: dict) -> bool:
 
 def _typed(key: str, value: object, where: str) -> list:
     """Return the values a rule names, or a combination has, as the schema's type: ``1e-4`` is a number."""
-    known_key(key, f"{where}: exclude")
+    refuse_unknown_key(key, f"{where}: exclude")
     values = value if isinstance(value, list) else [value]
     kind: Any = Params.model_fields[key].annotation
     try:
@@ -148,7 +148,7 @@ def from_namespace(namespace: dict) -> Params:
         namespace: the notebook's ``globals()``, before anything but imports has run.
 
     Raises:
-        UserError: a plain value has a name that is no key of the schema, or as :func:`validated`.
+        UserError: a plain value has a name that is no key of the schema, or as :func:`validate_params`.
     """
     scalars = (str, int, float, bool, list, tuple, type(None))
     given = {
@@ -159,5 +159,5 @@ def from_namespace(namespace: dict) -> Params:
         and (key not in {"In", "Out"})  # IPython's own history
     }
     for key in given:
-        known_key(key, "the notebook's parameters", f"call a variable of your own _{key}")
-    return validated(given, "the notebook's parameters").resolved()
+        refuse_unknown_key(key, "the notebook's parameters", f"call a variable of your own _{key}")
+    return validate_params(given, "the notebook's parameters").resolved()

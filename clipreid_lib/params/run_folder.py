@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from clipreid_lib.params.read import read_yaml
-from clipreid_lib.params.schema import Params, validated
+from clipreid_lib.params.schema import Params, validate_params
 
 
 def list_run_folders(outputs: Path) -> list[Path]:
@@ -17,7 +17,7 @@ def read_params(folder: Path) -> Params:
     Raises:
         UserError: they cannot be read, or are of another version.
     """
-    return validated(read_yaml(folder / "params.yaml"), str(folder / "params.yaml"))
+    return validate_params(read_yaml(folder / "params.yaml"), str(folder / "params.yaml"))
 
 
 def place_inside(params: Params, folder: Path, place: str) -> Path:

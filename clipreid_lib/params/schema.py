@@ -51,7 +51,7 @@ WRITTEN = {
     "image_size": "write the pixels of a square's side or HEIGHTxWIDTH, such as 224 or 256x128",
     "device": "write auto, cpu, cuda, cuda:1 or mps",
 }
-# Data sets and the aspects they have; nothing where the data itself decides (clipreid_lib/datasets).
+# Data sets and the aspects they have; nothing where the data itself decides (clipreid_lib/data).
 HANDS = ("dorsal_r", "dorsal_l", "palmar_r", "palmar_l")
 ASPECTS = {"demo": HANDS, "11k": HANDS, "hd": ("dorsal",), "market1501": ("body",), "folder": ()}
 BURST_GAP = 10  # image numbers; 99.5 % of one hand's neighbours in 11k Hands lie within it
@@ -308,7 +308,7 @@ def project_path(path: str) -> Path:
     return (ROOT / Path(path).expanduser()).resolve()
 
 
-def known_key(key: str, where: str, otherwise: str | None = None) -> None:
+def refuse_unknown_key(key: str, where: str, otherwise: str | None = None) -> None:
     """Refuse a key that the schema has not.
 
     Args:
@@ -326,7 +326,7 @@ def known_key(key: str, where: str, otherwise: str | None = None) -> None:
         raise UserError(f"{where}: unknown key {key!r}; {hint}")
 
 
-def validated(values: dict, source: str | dict[str, str] = "params") -> Params:
+def validate_params(values: dict, source: str | dict[str, str] = "params") -> Params:
     """Check one flat dictionary of scalars against the schema.
 
     Args:
@@ -341,7 +341,7 @@ def validated(values: dict, source: str | dict[str, str] = "params") -> Params:
         return source if isinstance(source, str) else source.get(key, "params")
 
     for key in values:
-        known_key(key, where(key))
+        refuse_unknown_key(key, where(key))
     for key, value in values.items():
         if isinstance(value, (list, tuple)):
             raise UserError(

@@ -166,7 +166,7 @@ def report(folders: list[str], on: list[str], outputs: Path) -> str:
     lines = []
     for score, label in (("rank1", "rank-1"), ("map", "mAP")):
         matrix = arrange(table, score)
-        style.keep(score_figures.draw_matrix(matrix, f"{label}, per cent"), outputs / f"across_{score}.png")
+        style.save_figure(score_figures.draw_matrix(matrix, f"{label}, per cent"), outputs / f"across_{score}.png")
         lines.append(f"{label}, per cent; rows trained on, columns tested on\n\n{matrix.round(1).to_string()}")
     for _, row in table[table["left_out"] != ""].iterrows():
         pair = f"{row['dataset']} {row['aspect']} on {row['tested_dataset']} {row['tested_aspect']}"

@@ -47,7 +47,9 @@ class Chain:
     names: tuple[str, ...]  # its notebooks in order
     environment: dict[str, str] = field(default_factory=dict)  # of the child processes, added to this process's own
     force: frozenset[str] = frozenset()  # notebooks to do again although they are finished; later ones follow
-    asked: float = field(default_factory=time.time)  # for force, seconds since 1970; what finishes later is not redone
+    asked: float = field(
+        default_factory=time.time
+    )  # Unix time of the request to force; what finishes later is not redone
     stopped: threading.Event = field(default_factory=threading.Event)  # set when the runner is told to end
     _began: bool = False  # whether there was anything to do
     _waits: str = ""  # the notebook that runs elsewhere
@@ -77,7 +79,7 @@ class Chain:
                     message = f"{error.filename or self.run.folder}: {error.strerror}"
                 self._log_traceback(traceback.format_exc())
             with contextlib.suppress(UserError, OSError):  # on a full disk the message is still printed
-                records.end(self.run.folder, name, message)
+                records.clear_running(self.run.folder, name, message)
             return f"{name} FAILED: {message}"
         if not self._began:
             self.say("nothing to do, it is done")
@@ -119,7 +121,7 @@ class Chain:
             self._execute(name, locks)
             if not records.is_done(run.params, run.folder, name):
                 raise UserError("ended without its record; was the kernel killed (memory)?")
-            records.end(run.folder, name, None)
+            records.clear_running(run.folder, name, None)
             self.say(f"{name} done in {time.perf_counter() - began:.0f} s")
             return True
 
@@ -157,12 +159,14 @@ class Chain:
     def _copy_from_other(self, name: str) -> str:
         """Copy a training notebook's results from a run that has them already; return its name, or nothing."""
         run = self.run
-        for folder in list_run_folders(run.folder.parent.parent) if name in records.FIGURES else ():
+        for folder in list_run_folders(run.folder.parent.parent) if name in records.SHARED else ():
             with contextlib.suppress(UserError, OSError):  # of another version, or gone meanwhile
                 record = records.read(folder, name) or {}
                 if not self._is_in(folder, name) or record.get("manifest_sha") != run.manifest.sha:
                     continue
-                theirs, mine = (records.products(each.params, each.folder, name) for each in (Run.at(folder), run))
+                if record.get("code") != records.hash_notebook(name):  # somebody has edited the notebook since
+                    continue
+                theirs, mine = (records.list_products(each.params, each.folder, name) for each in (Run.at(folder), run))
                 beside = [Path("figures", figure) for figure in records.FIGURES[name]]
                 beside.append(Path("notebooks", f"{name}.ipynb"))
                 pairs = [*zip(theirs, mine, strict=True), *((folder / each, run.folder / each) for each in beside)]
@@ -170,8 +174,8 @@ class Chain:
                     if source.is_file():
                         with replacing(copy) as temporary:
                             shutil.copyfile(source, temporary)
-                records.end(run.folder, name, None)  # clears what a kill or a failure left
-                records.finish(run.params, run.folder, name, record | {"shared": folder.name})
+                records.clear_running(run.folder, name, None)  # clears what a kill or a failure left
+                records.write_record(run.params, run.folder, name, record | {"shared": folder.name})
                 return folder.name
         return ""
 
@@ -222,7 +226,7 @@ class Chain:
                 raise
             status, self._child = child.wait(), None
         if self.stopped.is_set():
-            records.end(run.folder, name, None)
+            records.clear_running(run.folder, name, None)
             raise Stopped
         if status:
             raise UserError(problem or f"its process ended with status {status}")

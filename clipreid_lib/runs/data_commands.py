@@ -12,8 +12,8 @@ from clipreid_lib.data.image_store import STORE, ImageStore
 from clipreid_lib.data.inspection import inspect
 from clipreid_lib.data.photographs import Photographs, on_all_cores
 from clipreid_lib.embedded.demo_hands import draw_demo
-from clipreid_lib.params.image_sizes import pair, spell
-from clipreid_lib.params.schema import BURST_GAP, project_path, validated
+from clipreid_lib.params.image_sizes import parse_size, spell
+from clipreid_lib.params.schema import BURST_GAP, project_path, validate_params
 
 
 def check(
@@ -97,7 +97,7 @@ def prepare(
         UserError: the data set cannot be read, a size makes no sense, or the disk is too small.
     """
     root = _root(dataset, root, outputs)
-    pairs = sorted({pair(size, "--size") for size in sizes})
+    pairs = sorted({parse_size(size, "--size") for size in sizes})
     for size in pairs:
         if min(size) < 16:
             raise UserError(f"--size {spell(size)}: give at least 16 pixels")
@@ -131,7 +131,7 @@ def prepare(
 
 def _root(dataset: str, root: str | Path | None, outputs: str = "outputs") -> Path:
     if root is None and dataset == "demo":
-        return draw_demo(validated({"dataset": "demo", "aspect": "dorsal_r"}), project_path(outputs))
+        return draw_demo(validate_params({"dataset": "demo", "aspect": "dorsal_r"}), project_path(outputs))
     return project_path(str(root or f"data/{dataset}"))
 
 

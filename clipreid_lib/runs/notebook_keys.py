@@ -2,7 +2,8 @@
 
 Runs with the same key for a notebook get the same results from it. Runs that differ only in fine-tuning reuse one
 notebook 02; ``device`` is ignored. A key also covers the notebooks before, and the content of weights and prompts that
-are read from files. One thing is in no key: notebook 05 also draws a classifier run that lies beside its own.
+are read from files. No key covers one thing: notebook 05 also shows
+stage 1 where a classifier run with the same draws lies in the same folder.
 """
 
 from clipreid_lib.params.schema import DATA_KEYS, EVALUATION, NOT_IN_ID, PROMPTS, RETRIEVAL, SURVEY, Params, digest

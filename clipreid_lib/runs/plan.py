@@ -14,14 +14,14 @@ def plan_runs(runs: list[Params]) -> list[Row]:
     makers: dict[str, str] = {}  # the key of a notebook to the run that has executed it, or will
     for outputs in {project_path(run.outputs_root) for run in runs}:
         for folder in list_run_folders(outputs):
-            for record in filter(None, (records.read(folder, name) for name in records.FIGURES)):
+            for record in filter(None, (records.read(folder, name) for name in records.SHARED)):
                 makers.setdefault(record.get("key", ""), folder.name)
     rows = []
     for run in runs:
         done = [records.is_done(run.resolved(), run.folder, name) for name in run.notebooks]
         left = run.notebooks[done.index(False) :] if False in done else ()
         sources = {
-            name: makers.setdefault(notebook_key(run, name), run.run_id) for name in left if name in records.FIGURES
+            name: makers.setdefault(notebook_key(run, name), run.run_id) for name in left if name in records.SHARED
         }
         copied = {name: source for name, source in sources.items() if source != run.run_id}
         rows.append((run.run_id, tuple(name for name in left if name not in copied), copied))
@@ -51,7 +51,7 @@ def list_edited(runs: list[Params]) -> list[str]:
     """Return a sentence for each notebook whose code was edited after it was done, with the runs that it concerns."""
     found: dict[str, list[str]] = {}
     for run in runs:
-        for name in records.edited(run.resolved(), run.folder):
+        for name in records.list_edited(run.resolved(), run.folder):
             found.setdefault(name, []).append(run.run_id)
     return [
         f"{name} was edited after it was done in {', '.join(ids)}; --force {name} does it again"

@@ -40,7 +40,7 @@ def rank_stages(run: Run, before: Encoder, encoder: Encoder) -> dict[str, Rankin
         with contextlib.suppress(UserError):  # its checkpoint is gone: then this run is looked at without it
             found["stage 1, classifier"] = load_trained(other).embed(images)
     found[f"this run, {run.params.variant}"] = embed_own(run, encoder, images)
-    return {name: Ranking(*evaluation.compared(each, run.manifest, 0)) for name, each in found.items()}
+    return {name: Ranking(*evaluation.compare_draw(each, run.manifest, 0)) for name, each in found.items()}
 
 
 def list_tested(run: Run) -> pd.DataFrame:

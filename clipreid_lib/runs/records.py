@@ -32,9 +32,10 @@ FIGURES = {
     PROMPTS: ("prompt_curves.png", "anchor_similarity.png", "anchors.png"),
     ENCODER: ("encoder_curves.png", "neighbours_before.png", "neighbours_after.png"),
 }
+SHARED = tuple(FIGURES)  # notebooks whose results another run with the same key may copy
 
 
-def products(params: Params, folder: Path, notebook: str) -> list[Path]:
+def list_products(params: Params, folder: Path, notebook: str) -> list[Path]:
     """Return the files that a notebook writes for later ones; none where it writes none."""
     found = []
     for name in PRODUCTS.get(notebook, ()):
@@ -43,7 +44,7 @@ def products(params: Params, folder: Path, notebook: str) -> list[Path]:
     return found
 
 
-def source(notebook: str) -> str:
+def hash_notebook(notebook: str) -> str:
     """Hash the code of a notebook in the project's ``notebooks/``, without its parameters cell and its text."""
     cells = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
@@ -51,7 +52,7 @@ def source(notebook: str) -> str:
     return hashlib.sha256("\0".join(code).encode()).hexdigest()[:16]
 
 
-def finish(params: Params, folder: Path, notebook: str, facts: dict) -> None:
+def write_record(params: Params, folder: Path, notebook: str, facts: dict) -> None:
     """Write the record of a finished notebook: the last thing that happens in it.
 
     Args:
@@ -65,8 +66,10 @@ def finish(params: Params, folder: Path, notebook: str, facts: dict) -> None:
     record = {
         "finished": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "key": notebook_key(params, notebook),
-        "code": facts.get("code") or begun or source(notebook),
-        "files": {os.path.relpath(path, folder): path.stat().st_size for path in products(params, folder, notebook)},
+        "code": facts.get("code") or begun or hash_notebook(notebook),
+        "files": {
+            os.path.relpath(path, folder): path.stat().st_size for path in list_products(params, folder, notebook)
+        },
     }
     write_json(_done(folder, notebook), facts | record)
 
@@ -84,10 +87,10 @@ def is_done(params: Params, folder: Path, notebook: str) -> bool:
     return record is not None and record.get("key") == notebook_key(params, notebook)
 
 
-def edited(params: Params, folder: Path) -> list[str]:
+def list_edited(params: Params, folder: Path) -> list[str]:
     """Return the finished notebooks whose code in the project's ``notebooks/`` was edited afterwards."""
     done = [name for name in params.notebooks if is_done(params, folder, name)]
-    return [name for name in done if (read(folder, name) or {}).get("code") != source(name)]
+    return [name for name in done if (read(folder, name) or {}).get("code") != hash_notebook(name)]
 
 
 def forget(folder: Path, notebook: str) -> None:
@@ -101,7 +104,7 @@ def forget(folder: Path, notebook: str) -> None:
 def begin(folder: Path, notebook: str) -> None:
     """Write down that a notebook starts. Whoever runs it calls :func:`beat` every few seconds."""
     _clear(folder)
-    write_json(folder / "running.json", {"notebook": notebook, "began": time.time(), "code": source(notebook)})
+    write_json(folder / "running.json", {"notebook": notebook, "began": time.time(), "code": hash_notebook(notebook)})
 
 
 def beat(folder: Path) -> None:
@@ -109,7 +112,7 @@ def beat(folder: Path) -> None:
     os.utime(folder / "running.json")
 
 
-def end(folder: Path, notebook: str, failure: str | None) -> None:
+def clear_running(folder: Path, notebook: str, failure: str | None) -> None:
     """Write down that a notebook has ended, and why where it failed (None where it did not)."""
     _clear(folder)  # first: on a full disk this may make room for what follows
     if failure is not None:

@@ -114,7 +114,7 @@ class Run:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """The data set's image table, all aspects; in an evaluated run with the images that are gone since.
+        """The data set's image table, all aspects. An evaluated run keeps the rows of images that were deleted since.
 
         Raises:
             UserError: as :func:`clipreid_lib.data.datasets.load_images`; its people are others than those this run was
@@ -138,7 +138,7 @@ class Run:
 
     @cached_property
     def _tested(self) -> Manifest | None:
-        """The manifest an evaluated run was scored by, which its pictures are drawn from; None before that."""
+        """The manifest that the scores were computed with; None while the run is not evaluated."""
         kept = self.folder / "manifest.csv"
         if not self.fixed or not self.is_done(EVALUATION) or not kept.is_file():
             return None
@@ -241,7 +241,7 @@ class Run:
             notebook: that has finished.
             **facts: what else its record is to keep.
         """
-        records.finish(self.params, self.folder, notebook, {"manifest_sha": self.manifest.sha, **facts})
+        records.write_record(self.params, self.folder, notebook, {"manifest_sha": self.manifest.sha, **facts})
         for state in self.models.glob("*.resume.pt"):
             state.unlink()
 

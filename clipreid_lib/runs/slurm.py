@@ -88,7 +88,7 @@ class Job:
     def _end(self, number: int, frame: FrameType | None) -> None:
         # SLURM sends SIGTERM to a job that is cancelled, and to one that is preempted after some grace. The second
         # still counts as running, or as being signalled, and SLURM does not requeue it if it ends in its grace.
-        # All the job's processes are sent it, maybe twice: squeue inherits that it is ignored, and so outlives it.
+        # SLURM sends it to all processes of the job, perhaps twice. squeue starts with it ignored, and survives.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
         job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]  # as squeue writes it

@@ -1,10 +1,11 @@
-"""A run's training: what its params and data make of the method's arguments, and the checkpoints the stages leave."""
+"""A run's training: the method's arguments, made from the run's params and data, and the checkpoints of the stages."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
 import torch
+from torch import nn
 
 from clipreid_lib.base import checkpoints
 from clipreid_lib.base.errors import UserError
@@ -182,15 +183,17 @@ def load_prompts(run: Run, clip: Backbone) -> PromptBank:
 
 
 def save_encoder(run: Run, clip: Backbone, model: ClipidModel, terms: dict[str, Term]) -> None:
-    """Write ``encoder.safetensors``: image tower, heads, and the network of variant ``inversion``.
+    """Write ``encoder.safetensors``: image tower, heads, and the losses that learned along, each under its name.
 
     Raises:
         UserError: the folder cannot be written.
     """
     parts = {"visual": clip.clip.visual, "head": model.head, "head_proj": model.head_proj}
-    for term in terms.values():
+    for name, term in terms.items():
         if isinstance(term.loss, InversionLoss):
             parts["inversion"] = term.loss.reader.network
+        elif isinstance(term.loss, nn.Module):
+            parts[f"loss.{name}"] = term.loss
     tensors = {f"{part}.{name}": value for part, each in parts.items() for name, value in each.state_dict().items()}
     facts = {
         "kind": "encoder",
@@ -204,7 +207,7 @@ def save_encoder(run: Run, clip: Backbone, model: ClipidModel, terms: dict[str, 
     checkpoints.save(run.models / "encoder.safetensors", tensors, facts)
 
 
-def validation(run: Run, clip: Backbone) -> Callable[[ClipidModel], dict[str, float]] | None:
+def make_validation(run: Run, clip: Backbone) -> Callable[[ClipidModel], dict[str, float]] | None:
     """Return what scores the held-out images after each epoch; None where none are held out.
 
     Of people nobody trains on (``identity_disjoint``) it is retrieval, by the protocol's own draws. Of one image

@@ -32,11 +32,11 @@ def compare(mine: pd.DataFrame, others: dict[str, pd.DataFrame], seed: int = 0) 
         if not len(both) == len(mine) == len(theirs):
             raise UserError(f"{name}: was tested on other queries; compare runs of one manifest")
         row = {}
-        for score, one, other in (
+        for score, theirs_each, ours_each in (
             ("rank-1", both["first_hit_theirs"] == 1, both["first_hit"] == 1),
             ("mAP", both["average_precision_theirs"], both["average_precision"]),
         ):
-            found = uncertainty.compare(one, other, both["identity"], seed)
+            found = uncertainty.compare(theirs_each, ours_each, both["identity"], seed)
             row[score] = format_share(found.mean, ends=(found.low, found.high), sign="+")
             row[f"p ({score})"] = f"{found.p:.4f}"
         rows[f"over {name}"] = row

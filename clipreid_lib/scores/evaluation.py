@@ -50,7 +50,7 @@ class Evaluation:
         return queries[column.get(score, "inverse_penalty")]
 
 
-def compared(
+def compare_draw(
     embeddings: Embeddings, manifest: Manifest, index: int, part: str = "test", how: str = "cosine"
 ) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
     """Compare one draw's queries with its gallery.
@@ -83,18 +83,18 @@ def evaluate(embeddings: Embeddings, manifest: Manifest, part: str = "test", how
         embeddings: of at least all images the draws use.
         manifest: the protocol's roles and draws.
         part: ``test``, or ``validation`` for choosing epochs and rates.
-        how: as for :func:`compared`.
+        how: as for :func:`compare_draw`.
 
     Returns:
         Scores of every draw and of every query of every draw, as shares in [0, 1].
 
     Raises:
-        UserError: as :func:`compared`; a gallery shows one identity alone, so that nothing can be confused.
+        UserError: as :func:`compare_draw`; a gallery shows one identity alone, so that nothing can be confused.
     """
     draws, queries, curves = [], [], []
     for index in range(manifest.draws):
         if how == "re-ranked":
-            query, gallery, alike = compared(embeddings, manifest, index, part, how)
+            query, gallery, alike = compare_draw(embeddings, manifest, index, part, how)
             scores = metrics.score_similarity(alike, query["identity"], gallery["identity"])
         else:
             query, gallery, sides, cameras = _sides(embeddings, manifest, index, part, how)

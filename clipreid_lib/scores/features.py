@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from clipreid_lib.base.errors import UserError
-from clipreid_lib.clip.clip_towers import Backbone, ImageFeatures
+from clipreid_lib.clip.backbone import Backbone, ImageFeatures
 from clipreid_lib.clip.encode import encode
 from clipreid_lib.data.photographs import Photographs
 

@@ -27,7 +27,7 @@ from clipreid_lib.scores.score_names import RANKS
 
 MEMORY = 1 << 28  # bytes of similarities at a time: full blocks on 20 threads
 ROWS, COLUMNS = 512, 2048  # of a block: large enough for a product at full speed, small enough for the cache (measured)
-FEW = 64  # queries whose matches are multiplied together, as each meets the others' too; or that take a whole row each
+FEW = 64  # queries at a time where each takes much room: all their matches' features, or whole rows of a given matrix
 
 
 @dataclass(frozen=True)
@@ -110,11 +110,11 @@ def score_retrieval(
         CMC, mAP and mINP over the queries that have a match, and the values of every query.
 
     Raises:
-        UserError: features as :func:`~clipreid_lib.scores.similarity.checked` and ``same_width``; ids or cameras
-            that do not fit; ranks below 1; no query has a match.
+        UserError: features as :func:`~clipreid_lib.scores.similarity.check_features` and ``require_same_width``; labels
+            or cameras that do not fit; ranks below 1; no query has a match.
     """
-    query, gallery = similar.checked(query, "query"), similar.checked(gallery, "gallery")
-    similar.same_width(query, gallery)
+    query, gallery = similar.check_features(query, "query"), similar.check_features(gallery, "gallery")
+    similar.require_same_width(query, gallery)
     sizes, threads = (len(query), len(gallery)), torch.get_num_threads()
     rows = int(np.clip(memory // (12 * COLUMNS * threads), 1, ROWS))  # 12 bytes each: in float64, then in float32
     blocks = _blocks(sizes, (query_labels, gallery_labels), (query_cameras, gallery_cameras), ranks, rows)
@@ -124,7 +124,7 @@ def score_retrieval(
         for start in range(0, len(mine), FEW):
             part = slice(start, start + FEW)
             shown, place = np.unique(block.columns[part], return_inverse=True)
-            alike = similar.steps(mine[part], similar.whole_numbers(gallery[shown]))
+            alike = similar.multiply_exactly(mine[part], similar.whole_numbers(gallery[shown]))
             pairs[part] = np.take_along_axis(alike, place.reshape(pairs[part].shape), axis=1)
         block.begin(pairs)
         return mine  # (R, D)
@@ -134,7 +134,7 @@ def score_retrieval(
     def count(part: np.ndarray) -> None:
         shown = similar.whole_numbers(part)  # (C, D)
         for block, mine in zip(blocks, asked, strict=True):
-            block.count(similar.steps(mine, shown))
+            block.count(similar.multiply_exactly(mine, shown))
 
     each = -(-len(gallery) // (COLUMNS * threads))  # parts of the gallery for every thread
     _in_threads(count, np.array_split(gallery, each * threads))

@@ -13,7 +13,7 @@ import pandas as pd
 from clipreid_lib.base.seeding import stable_seed
 from clipreid_lib.data.manifest import Manifest
 from clipreid_lib.scores import uncertainty
-from clipreid_lib.scores.evaluation import compared
+from clipreid_lib.scores.evaluation import compare_draw
 from clipreid_lib.scores.features import Embeddings
 from clipreid_lib.scores.verification import ERRORS_NEEDED
 
@@ -79,12 +79,12 @@ def search(embeddings: Embeddings, manifest: Manifest) -> OpenSet:
         manifest: the protocol's roles and draws.
 
     Raises:
-        UserError: as :func:`~clipreid_lib.scores.evaluation.compared`.
+        UserError: as :func:`~clipreid_lib.scores.evaluation.compare_draw`.
     """
     people = np.sort(manifest.test["identity"].unique())
     mated, non_mated = [], []
     for index in range(manifest.draws):
-        query, gallery, similarity = compared(embeddings, manifest, index)
+        query, gallery, similarity = compare_draw(embeddings, manifest, index)
         order = sorted(people, key=lambda person: stable_seed("enrolled", index, person))
         half = len(order) // 2
         asked, shown = query["identity"].to_numpy(), gallery["identity"].to_numpy()

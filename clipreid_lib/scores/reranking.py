@@ -4,7 +4,7 @@ import numpy as np
 from scipy import sparse
 
 from clipreid_lib.base.errors import UserError
-from clipreid_lib.scores.similarity import Features, exact_product, same_width, unit_features
+from clipreid_lib.scores.similarity import Features, exact_product, require_same_width, unit_features
 
 ROWS = 512  # images at a time whose distances to all others stand in memory
 PAIRS = 1024  # pairs at a time whose features are gathered: they fit the processor's cache, which halves the time
@@ -34,7 +34,7 @@ def k_reciprocal(
         (Q, G) float32 distance; smaller is more alike.
 
     Raises:
-        UserError: features as :func:`~clipreid_lib.scores.similarity.checked`; k1 or k2 below 1; lambda_value
+        UserError: features as :func:`~clipreid_lib.scores.similarity.check_features`; k1 or k2 below 1; lambda_value
             outside [0, 1].
     """
     if min(k1, k2) < 1:
@@ -42,7 +42,7 @@ def k_reciprocal(
     if not 0 <= lambda_value <= 1:
         raise UserError(f"lambda_value: {lambda_value}; it must lie in [0, 1]")
     query, gallery = unit_features(query, "query"), unit_features(gallery, "gallery")
-    same_width(query, gallery)
+    require_same_width(query, gallery)
     asked, images = len(query), np.vstack([query, gallery])  # (N, D), N = Q + G
     near, largest, direct = _neighbours(images, max(k1 + 1, k2), asked)
     encoded = _encode(images, near, largest, k1)
@@ -69,12 +69,12 @@ def expand_queries(query: Features, gallery: Features, top: int = 5, alpha: floa
         (Q, D) float32, normalised.
 
     Raises:
-        UserError: features as :func:`~clipreid_lib.scores.similarity.checked`; top below 1; alpha below 0.
+        UserError: features as :func:`~clipreid_lib.scores.similarity.check_features`; top below 1; alpha below 0.
     """
     if top < 1 or not 0 <= alpha < np.inf:
         raise UserError(f"top, alpha: {top}, {alpha}; top must be 1 or more, alpha 0 or more")
     query, gallery = unit_features(query, "query"), unit_features(gallery, "gallery")
-    same_width(query, gallery)
+    require_same_width(query, gallery)
     cosine = exact_product(query, gallery).astype(np.float64)  # (Q, G)
     top = min(top, len(gallery))
     last = np.partition(cosine, len(gallery) - top, axis=1)[:, len(gallery) - top, None]

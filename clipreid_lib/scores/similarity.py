@@ -19,7 +19,7 @@ FINE = 2.0**26  # steps of a feature's number in [-1, 1]: a product has 2^52, th
 STEPS = 2.0**24  # steps of a similarity in [0, 1]: all that float32 holds, and coarse enough that a right angle is 0
 
 
-def checked(features: Features, name: str) -> np.ndarray:
+def check_features(features: Features, name: str) -> np.ndarray:
     """Return features as an array, after looking at every value.
 
     Args:
@@ -47,7 +47,7 @@ def checked(features: Features, name: str) -> np.ndarray:
     return array
 
 
-def same_width(query: np.ndarray, gallery: np.ndarray) -> None:
+def require_same_width(query: np.ndarray, gallery: np.ndarray) -> None:
     """Check that two sets of features can be compared.
 
     Args:
@@ -76,9 +76,9 @@ def unit_features(features: Features, name: str) -> np.ndarray:
         name: whose features they are, for messages.
 
     Raises:
-        UserError: as :func:`checked`.
+        UserError: as :func:`check_features`.
     """
-    features = checked(features, name)
+    features = check_features(features, name)
     return features.astype(np.float64) / lengths(features)[:, None]
 
 
@@ -95,8 +95,8 @@ def cosine_similarity(query: Features, gallery: Features) -> np.ndarray:
     Raises:
         UserError: empty sets, different widths, or values that are not finite.
     """
-    query, gallery = checked(query, "query"), checked(gallery, "gallery")
-    same_width(query, gallery)
+    query, gallery = check_features(query, "query"), check_features(gallery, "gallery")
+    require_same_width(query, gallery)
     return exact_product(query, gallery)
 
 
@@ -106,7 +106,7 @@ def exact_product(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     theirs = whole_numbers(gallery)
     for start in range(0, len(query), 512):  # so that the float64 product never stands in memory as a whole
         part = slice(start, start + 512)
-        np.divide(steps(whole_numbers(query[part]), theirs), STEPS, out=product[part])
+        np.divide(multiply_exactly(whole_numbers(query[part]), theirs), STEPS, out=product[part])
     return product
 
 
@@ -117,7 +117,7 @@ def whole_numbers(features: np.ndarray) -> torch.Tensor:
     return torch.div(torch.from_numpy(features), size).mul_(FINE).round_()
 
 
-def steps(query: torch.Tensor, gallery: torch.Tensor) -> np.ndarray:
+def multiply_exactly(query: torch.Tensor, gallery: torch.Tensor) -> np.ndarray:
     """Multiply (R, D) and (C, D) features of :func:`whole_numbers`: the one product behind every similarity.
 
     Returns:

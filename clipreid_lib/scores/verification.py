@@ -16,7 +16,7 @@ from sklearn.metrics import roc_curve
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.data.manifest import Manifest
-from clipreid_lib.scores.evaluation import compared
+from clipreid_lib.scores.evaluation import compare_draw
 from clipreid_lib.scores.features import Embeddings
 
 LEVELS = (1e-2, 1e-3, 1e-4)  # false positive rates, as face and finger recognition print them
@@ -90,11 +90,11 @@ def pairs(embeddings: Embeddings, manifest: Manifest) -> Pairs:
         manifest: the protocol's roles and draws.
 
     Raises:
-        UserError: as :func:`~clipreid_lib.scores.evaluation.compared`.
+        UserError: as :func:`~clipreid_lib.scores.evaluation.compare_draw`.
     """
     parts = []
     for index in range(manifest.draws):
-        query, gallery, similarity = compared(embeddings, manifest, index)
+        query, gallery, similarity = compare_draw(embeddings, manifest, index)
         row, column = np.nonzero(similarity > -np.inf)
         parts.append(
             pd.DataFrame(

@@ -37,7 +37,7 @@ def alone(manifest: Manifest, draw: int) -> Manifest:
 def rows() -> list[Row]:
     """Score the demo hands both ways."""
     with tempfile.TemporaryDirectory() as scratch:
-        run = Run.open(schema.validated(SETTINGS | {"outputs_root": scratch}))
+        run = Run.open(schema.validate_params(SETTINGS | {"outputs_root": scratch}))
         start, table, photographs, manifest = stages.load_pretrained(run), run.table, run.photographs, run.manifest
         draws = [alone(manifest, draw) for draw in range(DRAWS)]
 

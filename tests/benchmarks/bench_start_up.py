@@ -14,7 +14,7 @@ from pathlib import Path
 from rows import Row, in_turn
 
 from clipreid_lib.base.files import write_yaml
-from clipreid_lib.params.schema import ROOT, validated
+from clipreid_lib.params.schema import ROOT, validate_params
 
 AIM_COMMAND, AIM_IMPORT = 1, 3  # seconds
 ROUNDS, RUNS = 5, 20
@@ -52,7 +52,7 @@ def rows() -> list[Row]:
     found = []
     with tempfile.TemporaryDirectory() as scratch:
         for seed in range(RUNS):  # a grid that waits
-            params = validated({"seed": seed, "outputs_root": scratch})
+            params = validate_params({"seed": seed, "outputs_root": scratch})
             write_yaml(Path(scratch) / "runs" / params.run_id / "params.yaml", params.model_dump())
         asked = {
             f"clipreid status, {RUNS} runs": ("status", "--outputs", scratch),
