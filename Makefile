@@ -12,11 +12,11 @@ demo: $(VENV)/installed
 	$(BIN)/clipreid run params/demo.yaml --jobs 2
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The inner loop: about a minute.
 test-fast: $(VENV)/installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not training and not browser and not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not training and not browser and not slow"
 
 bench: $(VENV)/installed
 	$(BIN)/python tests/benchmarks/bench.py

@@ -24,21 +24,33 @@ BY_FIXTURE = {
     **{"ladder": "training", "reference": "training", "cluster": "training"},
     **{"chromium": "browser", "demo": "slow", "execute": "slow"},
 }
-# The longest first, so that two workers end together. The files that use the ladder share a worker, and so the ladder.
-LONGEST = ("test_survives", "ladder", "test_slurm", "test_demo_numbers", "test_chain")
+# The files that use the ladder share a worker, and so the ladder.
+OF_LADDER = ("test_jupyterlab", "test_notebooks", "test_report")
+# The longest first, so that two workers end together.
+LONGEST = ("test_survives", *OF_LADDER, "test_slurm", "test_demo_numbers", "test_chain")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark tests by the fixtures they use, and group and sort them for `--dist loadgroup`."""
-    ladder = {item.path for item in items if "ladder" in item.fixturenames}
-    groups = {item: "ladder" if item.path in ladder else item.path.stem for item in items}
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by the fixtures they use, and put the longest files first."""
     for item in items:
         for fixture in set(BY_FIXTURE) & set(item.fixturenames):
             item.add_marker(BY_FIXTURE[fixture])
-        if config.pluginmanager.hasplugin("xdist"):
-            item.add_marker(pytest.mark.xdist_group(groups[item]))
-    items.sort(key=lambda item: LONGEST.index(groups[item]) if groups[item] in LONGEST else len(LONGEST))
+        assert "ladder" not in item.fixturenames or item.path.stem in OF_LADDER, f"OF_LADDER lacks {item.path.stem}"
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """Give each worker whole files with `--dist loadfile`, and one worker all files of the ladder."""
+    # Marks of groups would say it too; xdist 3.8 loses them with pytest 9.2.
+    from xdist.scheduler import LoadFileScheduling
+
+    class LadderTogether(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "ladder" if Path(file).stem in OF_LADDER else file
+
+    return LadderTogether(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")
