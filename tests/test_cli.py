@@ -129,6 +129,7 @@ def test_rows_are_averaged_over_seeds_and_nothing_else(tmp_path):
     assert note.count("Floor") == 1
 
 
+@pytest.mark.slow
 def test_a_reader_who_leaves_early_gets_no_traceback(tmp_path):
     grid = f"--set 'seed={list(range(1000))}' --set experiment={'x' * 60} --yes"  # more than a pipe holds
     plan = f"{sys.executable} -m clipreid_lib plan {BASE} {grid}"
@@ -141,6 +142,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", code], env=os.environ).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("collects", ["enable", "disable"])
 def test_the_garbage_collector_is_as_before_after_the_heavy_imports(collects):
     code = f"import gc, sys; gc.{collects}(); before = gc.isenabled(); import clipreid_lib.base.import_fixes; "
