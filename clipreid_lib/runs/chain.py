@@ -47,9 +47,7 @@ class Chain:
     names: tuple[str, ...]  # its notebooks in order
     environment: dict[str, str] = field(default_factory=dict)  # of the child processes, added to this process's own
     force: frozenset[str] = frozenset()  # notebooks to do again although they are finished; later ones follow
-    asked: float = field(
-        default_factory=time.time
-    )  # Unix time of the request to force; what finishes later is not redone
+    asked: float = field(default_factory=time.time)  # Unix time of that request; what finishes later is not redone
     stopped: threading.Event = field(default_factory=threading.Event)  # set when the runner is told to end
     _began: bool = False  # whether there was anything to do
     _waits: str = ""  # the notebook that runs elsewhere
@@ -164,7 +162,7 @@ class Chain:
                 record = records.read(folder, name) or {}
                 if not self._is_in(folder, name) or record.get("manifest_sha") != run.manifest.sha:
                     continue
-                if record.get("code") != records.hash_notebook(name):  # somebody has edited the notebook since
+                if not records.is_current(record, name):
                     continue
                 theirs, mine = (records.list_products(each.params, each.folder, name) for each in (Run.at(folder), run))
                 beside = [Path("figures", figure) for figure in records.FIGURES[name]]

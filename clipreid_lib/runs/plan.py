@@ -14,8 +14,9 @@ def plan_runs(runs: list[Params]) -> list[Row]:
     makers: dict[str, str] = {}  # the key of a notebook to the run that has executed it, or will
     for outputs in {project_path(run.outputs_root) for run in runs}:
         for folder in list_run_folders(outputs):
-            for record in filter(None, (records.read(folder, name) for name in records.SHARED)):
-                makers.setdefault(record.get("key", ""), folder.name)
+            for name in records.SHARED:
+                if (record := records.read(folder, name)) and records.is_current(record, name):
+                    makers.setdefault(record.get("key", ""), folder.name)
     rows = []
     for run in runs:
         done = [records.is_done(run.resolved(), run.folder, name) for name in run.notebooks]

@@ -90,7 +90,12 @@ def is_done(params: Params, folder: Path, notebook: str) -> bool:
 def list_edited(params: Params, folder: Path) -> list[str]:
     """Return the finished notebooks whose code in the project's ``notebooks/`` was edited afterwards."""
     done = [name for name in params.notebooks if is_done(params, folder, name)]
-    return [name for name in done if (read(folder, name) or {}).get("code") != hash_notebook(name)]
+    return [name for name in done if not is_current(read(folder, name) or {}, name)]
+
+
+def is_current(record: dict, notebook: str) -> bool:
+    """Whether a record was made by the notebook's code as it is in the project now, and not before an edit."""
+    return record.get("code") == hash_notebook(notebook)
 
 
 def forget(folder: Path, notebook: str) -> None:

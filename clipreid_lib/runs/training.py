@@ -16,6 +16,7 @@ from clipreid_lib.clip.encode import encode
 from clipreid_lib.method.clipid_model import ClipidModel
 from clipreid_lib.method.encoder_finetune import EncoderSettings
 from clipreid_lib.method.inversion import InversionLoss
+from clipreid_lib.method.labels import map_labels
 from clipreid_lib.method.loss_terms import AnchorLoss, IdentityLoss, Term, TripletLoss
 from clipreid_lib.method.prompt_bank import PromptBank, describe_people
 from clipreid_lib.method.prompt_learning import PromptSettings
@@ -172,7 +173,7 @@ def load_prompts(run: Run, clip: Backbone) -> PromptBank:
     if not run.prompts.exists():
         raise UserError(f"{run.prompts}: no learned prompts there; run notebook 02 with the same params first")
     tensors, facts = checkpoints.load(run.prompts, "prompts")
-    people = sorted(run.manifest.train["identity"].unique().tolist())
+    people = _people(run)
     wanted = {**backbone.describe(clip), "resize": run.params.resize, "identities": people}
     checkpoints.require(run.prompts, facts, wanted)
     form = facts["prompt_form"]
@@ -198,7 +199,7 @@ def save_encoder(run: Run, clip: Backbone, model: ClipidModel, terms: dict[str, 
     facts = {
         "kind": "encoder",
         **backbone.describe(clip),
-        "identities": sorted(run.manifest.train["identity"].unique().tolist()),
+        "identities": _people(run),
         "variant": run.params.variant,
         "prompts_sha": _prompts_sha(run),
         "number_format": str(number_format(run.params.precision, clip.device.type)).removeprefix("torch."),
@@ -219,7 +220,7 @@ def make_validation(run: Run, clip: Backbone) -> Callable[[ClipidModel], dict[st
         return None
     pixels = torch.from_numpy(run.photographs.load(held_out, clip.image_size))
     side = clip.side_rows(held_out)
-    identities = sorted(run.manifest.train["identity"].unique().tolist())
+    identities = _people(run)
     rows = torch.tensor([identities.index(i) if i in identities else -1 for i in held_out["identity"]])
 
     def retrieval(_: ClipidModel) -> dict[str, float]:
@@ -236,9 +237,12 @@ def make_validation(run: Run, clip: Backbone) -> Callable[[ClipidModel], dict[st
 
 
 def _words(run: Run, form: str) -> list[str] | None:
-    train = run.manifest.train
-    people = sorted(train["identity"].unique().tolist())
-    return None if form == "learned" else describe_people(train, people, run.params.dataset)
+    return None if form == "learned" else describe_people(run.manifest.train, _people(run), run.params.dataset)
+
+
+def _people(run: Run) -> list[int]:
+    """Return the training people in the order of the label map."""
+    return map_labels(run.manifest.train["identity"])[0]
 
 
 def _prompts_sha(run: Run) -> str | None:
