@@ -13,24 +13,30 @@ from clipreid_lib.base.seeding import stable_seed
 def identity_batches(
     identities: np.ndarray, per_batch: int, per_identity: int, epoch: int, seed: int
 ) -> list[torch.Tensor]:
-    """Cut one epoch into batches of ``per_batch // per_identity`` identities with up to K images each.
+    """Cut one epoch into as few batches as hold its images, of groups of up to K images of one identity.
 
-    Each identity's images are shuffled and cut into groups of K; a last group of at least two is kept, a single
-    left-over image too unless its identity has other groups. Groups are dealt so that no batch holds two groups
-    of one identity; an image therefore never meets itself, unlike with sampling that fills up by repetition.
-    Every epoch uses every image of every identity, but for such left-overs.
+    Each identity's images are shuffled and cut into groups of K. A single left-over image is dropped for this epoch
+    where its identity has other groups: it would have no positive. All other images are used. Groups are dealt to the
+    emptiest batches, so that all batches are about equally full. An identity gives a batch a second group only where
+    it has more groups than there are batches. Where one identity has nearly all images, groups of the others are used
+    again, in other batches, so that every batch holds two identities.
 
     Args:
         identities: (N,) identity of each training image.
-        per_batch: images per batch at most.
+        per_batch: images per batch at most, P x K.
         per_identity: K.
         epoch: counted from 0.
         seed: of the run.
 
     Returns:
-        Index tensors into ``identities``, each of at most ``per_batch`` entries and at least two identities
-        (one only where the whole set has one).
+        Index tensors into ``identities``, each of at most ``per_batch`` entries without repetition and of at least
+        two identities (one only where the whole set has one).
+
+    Raises:
+        ValueError: a batch cannot hold two groups.
     """
+    if per_batch < 2 * per_identity:
+        raise ValueError(f"a batch of {per_batch} images cannot hold two groups of {per_identity}")
     random = np.random.RandomState(stable_seed("sampler", seed, epoch))  # its stream is frozen across versions
     groups: list[np.ndarray] = []
     for identity in np.unique(identities):
@@ -39,18 +45,67 @@ def identity_batches(
         if len(cuts) > 1 and len(cuts[-1]) == 1:
             cuts.pop()
         groups.extend(cuts)
-    width = max(2, per_batch // per_identity)  # P
-    # Deal identities with the most groups first, each group to the emptiest batch that lacks its identity.
+    state, count = random.get_state(), -(-sum(map(len, groups)) // per_batch)
+    while True:
+        batches = _deal(groups, identities, count, random)
+        if max(sum(len(group) for group in batch) for batch in batches) <= per_batch:
+            return [torch.from_numpy(np.concatenate(batch)) for batch in batches]
+        count += 1
+        random.set_state(state)
+
+
+def _deal(
+    groups: list[np.ndarray], identities: np.ndarray, count: int, random: np.random.RandomState
+) -> list[list[np.ndarray]]:
+    """Deal groups to a number of batches, the identities with the most groups first."""
     owner = np.array([identities[group[0]] for group in groups])
-    most = int(max(np.unique(owner, return_counts=True)[1]))
-    count = max(most, -(-len(groups) // width))
-    batches: list[list[np.ndarray]] = [[] for _ in range(count)]
-    people, sizes = np.unique(owner, return_counts=True)
-    for index in np.lexsort((random.permutation(len(people)), -sizes)):
+    size = np.array([len(group) for group in groups])
+    people, theirs = np.unique(owner, return_counts=True)
+    batches: list[list[int]] = [[] for _ in range(count)]  # of places in groups
+    for index in np.lexsort((random.permutation(len(people)), -theirs)):
         mine = np.flatnonzero(owner == people[index])
-        emptiest = np.lexsort((random.permutation(count), np.array([len(batch) for batch in batches])))
-        for place, group in zip(emptiest, mine, strict=False):
-            batches[place].append(groups[group])
-    whole = [batch for batch in batches if len(batch) >= 2] or batches[:1]
-    order = random.permutation(len(whole))
-    return [torch.from_numpy(np.concatenate(whole[i])) for i in order]
+        for start in range(0, len(mine), count):
+            held = [size[batch].sum() for batch in batches]
+            known = [len(set(owner[batch])) for batch in batches]
+            emptiest = np.lexsort((random.permutation(count), known, held))
+            for place, group in zip(emptiest, mine[start : start + count], strict=False):
+                batches[place].append(group)
+    for batch in batches:
+        if len(people) > 1 and len(set(owner[batch])) == 1:
+            batch.append(random.choice(np.flatnonzero(owner != owner[batch[0]])))
+    return [[groups[group] for group in batches[place]] for place in random.permutation(count)]
+
+
+def published_batches(
+    identities: np.ndarray, per_batch: int, per_identity: int, epoch: int, seed: int
+) -> list[torch.Tensor]:
+    """Draw one epoch's batches as CLIP-ReID does (its ``RandomIdentitySampler``): always P identities, K images each.
+
+    Identities with fewer than K images are filled up by repetition, images left over after groups of K are dropped,
+    and the epoch ends when fewer than P identities have groups left. A picture may stand twice in a batch.
+
+    Args:
+        identities: (N,) identity of each training image.
+        per_batch: P x K.
+        per_identity: K.
+        epoch: counted from 0.
+        seed: of the run.
+
+    Returns:
+        Index tensors into ``identities``, each of P x K entries; none where there are fewer than P identities.
+    """
+    random = np.random.RandomState(stable_seed("published sampler", seed, epoch))
+    width = per_batch // per_identity  # P
+    left: list[list[np.ndarray]] = []
+    for identity in np.unique(identities):
+        images = np.flatnonzero(identities == identity)
+        if len(images) < per_identity:
+            images = random.choice(images, per_identity)
+        images = random.permutation(images)
+        left.append([images[i : i + per_identity] for i in range(0, len(images) - per_identity + 1, per_identity)])
+    batches = []
+    while len(left) >= width > 0:
+        chosen = random.permutation(len(left))[:width]
+        batches.append(torch.from_numpy(np.concatenate([left[place].pop(0) for place in chosen])))
+        left = [groups for groups in left if groups]
+    return batches
