@@ -31,9 +31,15 @@ def test_every_image_is_used_and_every_batch_holds_several_people(sizes, each, w
     for batch in batches:
         assert len(batch) == len(set(batch.tolist())) <= wide * each  # no image meets itself
         assert len(set(identities[batch.numpy()])) >= min(2, len(sizes))
-    groups = [-(-size // each) - (size > each and size % each == 1) for size in sizes]
-    if max(groups) <= -(-sum(groups) // wide):  # nobody needs two places in a batch: all have as many people
-        assert max(people_in(batches, identities)) - min(people_in(batches, identities)) <= 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=60), st.integers(2, 16))
+def test_batches_of_whole_groups_have_as_many_people(groups, wide):
+    identities = np.repeat(np.arange(len(groups)), [4 * count for count in groups])
+    counts = people_in(identity_batches(identities, 4 * wide, 4, 0, 0), identities)
+    if max(groups) <= -(-sum(groups) // wide):  # nobody needs two places in a batch
+        assert len(counts) == -(-sum(groups) // wide) and max(counts) - min(counts) <= 1
 
 
 def test_one_person_with_many_images_costs_nobody_their_place():

@@ -57,19 +57,27 @@ def identity_batches(
 def _deal(
     groups: list[np.ndarray], identities: np.ndarray, count: int, random: np.random.RandomState
 ) -> list[list[np.ndarray]]:
-    """Deal groups to a number of batches, the identities with the most groups first."""
+    """Deal groups to a number of batches: whole groups first, the identities with the most first, then smaller ones."""
     owner = np.array([identities[group[0]] for group in groups])
     size = np.array([len(group) for group in groups])
     people, theirs = np.unique(owner, return_counts=True)
     batches: list[list[int]] = [[] for _ in range(count)]  # of places in groups
+
+    def emptiest(person: object) -> np.ndarray:
+        """Order batches: those without the person, then the emptiest, then those of the fewest people."""
+        has = [person in owner[batch] for batch in batches]
+        held = [size[batch].sum() for batch in batches]
+        known = [len(set(owner[batch])) for batch in batches]
+        return np.lexsort((random.permutation(count), known, held, has))
+
     for index in np.lexsort((random.permutation(len(people)), -theirs)):
-        mine = np.flatnonzero(owner == people[index])
+        mine = np.flatnonzero((owner == people[index]) & (size == size.max()))
         for start in range(0, len(mine), count):
-            held = [size[batch].sum() for batch in batches]
-            known = [len(set(owner[batch])) for batch in batches]
-            emptiest = np.lexsort((random.permutation(count), known, held))
-            for place, group in zip(emptiest, mine[start : start + count], strict=False):
+            for place, group in zip(emptiest(people[index]), mine[start : start + count], strict=False):
                 batches[place].append(group)
+    small = np.flatnonzero(size < size.max())
+    for group in small[np.lexsort((random.permutation(len(small)), -size[small]))]:
+        batches[emptiest(owner[group])[0]].append(group)
     for batch in batches:
         if len(people) > 1 and len(set(owner[batch])) == 1:
             batch.append(random.choice(np.flatnonzero(owner != owner[batch[0]])))
