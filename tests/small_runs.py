@@ -50,7 +50,7 @@ def finetune(run, clip=None, **more):
     """Do stage 1 or 2b of a run as notebook 03 does; return backbone, model and log."""
     clip = clip or stages.load_backbone(run)
     data, terms = training.load_training_set(run, clip), training.loss_terms(run, clip)
-    kept = {"validate": training.make_validation(run, clip), "keep": training.keep_encoder(run, clip)} | more
+    kept = {"validate": training.make_validation(run, clip), "keep": training.keep_encoder(run)} | more
     settings = training.encoder_settings(run)
     model, log = encoder_finetune.finetune(clip, data.images, data.labels, terms, settings, side=data.side, **kept)
     training.save_encoder(run, clip, model, terms)

@@ -7,7 +7,6 @@ from PIL import Image
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.clip.encode import normalise
 from clipreid_lib.data import photographs as images
-from clipreid_lib.method import augment
 from clipreid_lib.params import image_sizes
 
 from torchvision.transforms import v2  # isort: skip
@@ -95,25 +94,6 @@ def test_files_that_are_no_images_are_named(tmp_path):
     ):
         with pytest.raises(UserError, match=f"{name}: .*{message}"):
             images.Photographs(tmp_path).load(pd.DataFrame({"path": [name]}), 8)
-
-
-def test_augmentation_follows_the_seed_and_treats_each_image_alone():
-    batch = torch.rand(6, 3, 32, 32)
-    spoil = augment.Augment(32)
-    outcomes = []
-    for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        outcomes.append(spoil(batch))
-    assert torch.equal(outcomes[0], outcomes[1]) and not torch.equal(outcomes[0], outcomes[2])
-    same = spoil(batch[:1].expand(6, -1, -1, -1))
-    assert any(not torch.equal(same[0], other) for other in same[1:])
-
-
-def test_augmentation_keeps_a_size_that_is_not_square():
-    spoil = augment.Augment((32, 16))
-    assert spoil(torch.rand(4, 3, 32, 16)).shape == (4, 3, 32, 16)
-    assert augment.Augment((256, 128)).crop.padding == [10, 10, 10, 10]  # CLIP-ReID's, on all sides
-    assert augment.Augment(256).crop.padding == augment.Augment((256, 256)).crop.padding == [10, 10, 10, 10]
 
 
 def test_sizes_are_spelt_one_way_and_read_in_several():

@@ -15,7 +15,8 @@ from clipreid_lib.method.clipid_model import ClipidModel
 from clipreid_lib.method.encoder_finetune import EncoderSettings
 from clipreid_lib.method.encoder_finetune import finetune as finetune_anything
 from clipreid_lib.method.loss_terms import IdentityLoss, Term
-from clipreid_lib.method.training_loop import Keep, Loop, number_format
+from clipreid_lib.method.resume import Keep
+from clipreid_lib.method.training_loop import Loop
 from clipreid_lib.runs import stages, training
 
 pytestmark = pytest.mark.training
@@ -237,14 +238,6 @@ def test_accumulated_batches_make_the_step_of_their_mean_gradient():
     loop._train_epoch(0, torch.amp.GradScaler("cpu", enabled=False))
     # gradient of (b w1 + b w2)^2 is 2 b^2 (w1 + w2) = 4 b^2 at first; mean over 1, 4, 9, 16 is 7.5 times 4
     torch.testing.assert_close(learner.weight.detach(), torch.full((1, 2), 1 - 0.1 * 4 * 7.5))
-
-
-@pytest.mark.parametrize(("precision", "expected"), [("auto", torch.float32), ("bf16", torch.bfloat16)])
-def test_number_formats(precision, expected):
-    assert number_format(precision, "cpu") == expected
-    assert number_format("fp16", "cuda") == torch.float16
-    with pytest.raises(UserError, match="precision: fp16 needs a GPU"):
-        number_format("fp16", "cpu")
 
 
 def test_a_bar_moves_where_a_person_watches_and_a_batch_run_prints_lines_alone(open_run, tmp_path, monkeypatch, capsys):

@@ -14,6 +14,7 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import file_sha
 from clipreid_lib.clip import tower_shapes
 from clipreid_lib.clip.clip_towers import Backbone, ImageFeatures
+from clipreid_lib.clip.self_attention import fuse_attention
 from clipreid_lib.params.image_sizes import spell
 from clipreid_lib.params.recipes import ALIASES, EMBEDDED, SHIPPED
 
@@ -77,6 +78,7 @@ def load(
             "an alias such as vitb16, or with a name that ends in -quickgelu)"
         ) from error
     backbone = Backbone(clip, tokenizer, model, pretrained)
+    fuse_attention(clip.visual)
     tower_shapes.adapt(clip.visual, model, image_size, patch_stride, last_stride)
     if not tower_shapes.is_vit(clip.visual):
         clip.visual.to(memory_format=torch.channels_last)  # a ResNet's step takes two thirds of the time on a CPU

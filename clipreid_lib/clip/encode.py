@@ -1,8 +1,12 @@
 """From pixels to features: normalise as the checkpoint wants, and run many images through the image tower."""
 
+from functools import lru_cache
+
 import torch
 
 from clipreid_lib.clip.clip_towers import Backbone, ImageFeatures
+from clipreid_lib.clip.device import allow_tf32, move
+from clipreid_lib.clip.feed import Images, feed
 
 
 def normalise(pixels: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
@@ -16,24 +20,30 @@ def normalise(pixels: torch.Tensor, mean: tuple[float, ...], std: tuple[float, .
     Returns:
         (B, 3, H, W) float32, on the pixels' device.
     """
-    middle = torch.tensor(mean, device=pixels.device).view(1, 3, 1, 1)
-    spread = torch.tensor(std, device=pixels.device).view(1, 3, 1, 1)
-    return (pixels.float() / 255 - middle) / spread
+    middle, spread = (_per_channel(values, pixels.device) for values in (mean, std))
+    # In place: new memory for each step would take longer than the arithmetic.
+    return pixels.to(torch.float32, copy=True).div_(255).sub_(middle).div_(spread)
+
+
+@lru_cache
+def _per_channel(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """Make the constants once: each copy to a GPU would be a wait."""
+    return torch.tensor(values, device=device).view(1, 3, 1, 1)
 
 
 @torch.no_grad()
 def encode(
     backbone: Backbone,
-    pixels: torch.Tensor,
+    pixels: Images,
     side: torch.Tensor | None = None,
     mirrored: bool = False,
     batch: int = 128,
 ) -> ImageFeatures:
-    """Return CLIP-ReID's features of many images.
+    """Return CLIP-ReID's features of many images, computed in float32 (on CUDA without TF32).
 
     Args:
         backbone: with any image tower.
-        pixels: (N, 3, H, W) uint8.
+        pixels: (N, 3, H, W) uint8, or anything indexed like it.
         side: (N,) each image's row of side information, from the backbone's ``side_rows``; None adds none.
         mirrored: add the mirrored image's features, as MBA-Net and CLIP-HandID do in their tests.
         batch: images at once.
@@ -43,13 +53,15 @@ def encode(
     """
     backbone.eval()
     rows = []
-    for start in range(0, len(pixels), batch):
-        part = slice(start, start + batch)
-        normalised = normalise(pixels[part].to(backbone.device), *backbone.normalisation)
-        out = backbone.image_features(normalised, None if side is None else side[part]).to_float32()
-        three = [out.f_last, out.f, out.f_proj]
-        if mirrored:
-            out = backbone.image_features(normalised.flip(3), None if side is None else side[part]).to_float32()
-            three = [one + other for one, other in zip(three, (out.f_last, out.f, out.f_proj), strict=True)]
-        rows.append([each.cpu() for each in three])
-    return ImageFeatures(*(torch.cat(column) for column in zip(*rows, strict=True)))
+    side = None if side is None else move(side, backbone.device)
+    with allow_tf32(False):
+        for part, seen in feed(pixels, torch.arange(len(pixels)).split(batch), backbone.device):
+            normalised = normalise(seen, *backbone.normalisation)
+            sides = None if side is None else side[part]
+            out = backbone.image_features(normalised, sides).to_float32()
+            three = [out.f_last, out.f, out.f_proj]
+            if mirrored:
+                out = backbone.image_features(normalised.flip(3), sides).to_float32()
+                three = [one + other for one, other in zip(three, (out.f_last, out.f, out.f_proj), strict=True)]
+            rows.append(three)  # they stay on the device until all are there: no wait per batch
+    return ImageFeatures(*(torch.cat(column).cpu() for column in zip(*rows, strict=True)))

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from clipreid_lib.clip.backbone import Backbone
+from clipreid_lib.clip.self_attention import split_heads
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -31,7 +32,7 @@ class TextPrefix:
         x = embedded + backbone.text.positional_embedding[: self.length]
         mask = torch.ones(self.length, self.length, dtype=torch.bool, device=x.device).tril()
         for block in backbone.text.transformer.resblocks:
-            query, key, value = _projected(block, x)
+            query, key, value = split_heads(block.attn, block.ln_1(x))
             self.kept.append((key, value))
             x = _rest_of_block(block, x, functional.scaled_dot_product_attention(query, key, value, attn_mask=mask))
 
@@ -57,18 +58,11 @@ class TextPrefix:
         x = embedded + backbone.text.positional_embedding[self.length : self.length + length]
         mask = torch.ones(length, self.length + length, dtype=torch.bool, device=x.device).tril(self.length)
         for block, (key, value) in zip(backbone.text.transformer.resblocks, self.kept, strict=True):
-            query, mine, worth = _projected(block, x)
+            query, mine, worth = split_heads(block.attn, block.ln_1(x))
             key = torch.cat([key.expand(batch, -1, -1, -1), mine], dim=2)  # (B, heads, P + S, width / heads)
             value = torch.cat([value.expand(batch, -1, -1, -1), worth], dim=2)
             x = _rest_of_block(block, x, functional.scaled_dot_product_attention(query, key, value, attn_mask=mask))
         return x
-
-
-def _projected(block: ResidualAttentionBlock, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return a block's queries, keys and values of (B, L, width), each (B, heads, L, width / heads)."""
-    attention = block.attn
-    joint = functional.linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)  # (B, L, 3 width)
-    return tuple(part.unflatten(2, (attention.num_heads, -1)).transpose(1, 2) for part in joint.chunk(3, dim=2))
 
 
 def _rest_of_block(block: ResidualAttentionBlock, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:

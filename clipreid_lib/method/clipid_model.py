@@ -1,5 +1,6 @@
 """The model that learns to identify: CLIP's image encoder with BNNeck classifiers on two of its features."""
 
+import contextlib
 from dataclasses import dataclass
 
 import torch
@@ -15,10 +16,6 @@ class ModelOutput:
     features: ImageFeatures
     logits: torch.Tensor
     logits_proj: torch.Tensor
-
-    def to_float32(self) -> "ModelOutput":
-        """Return the same in float32, for the losses."""
-        return ModelOutput(self.features.to_float32(), self.logits.float(), self.logits_proj.float())
 
 
 class BNNeck(nn.Module):
@@ -56,9 +53,19 @@ class ClipidModel(nn.Module):
         self.head = BNNeck(features.f.shape[1], identities)
         self.head_proj = BNNeck(features.f_proj.shape[1], identities)
 
-    def forward(self, images: torch.Tensor, side: torch.Tensor | None = None) -> ModelOutput:
-        """Run normalised images (B, 3, H, W), with their rows of side information (B,), through encoder and heads."""
-        features = self.backbone.image_features(images, side)
+    def forward(
+        self, images: torch.Tensor, side: torch.Tensor | None = None, number: torch.dtype = torch.float32
+    ) -> ModelOutput:
+        """Run images through the encoder, and its features in float32 through the heads.
+
+        Args:
+            images: (B, 3, H, W), normalised.
+            side: (B,) rows of side information; None adds none.
+            number: format of the encoder's products; the losses need all the digits of what follows.
+        """
+        half = torch.autocast(images.device.type, number) if number is not torch.float32 else contextlib.nullcontext()
+        with half:
+            features = self.backbone.image_features(images, side).to_float32()
         return ModelOutput(features, self.head(features.f), self.head_proj(features.f_proj))
 
     def train(self, mode: bool = True) -> "ClipidModel":

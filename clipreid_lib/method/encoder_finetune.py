@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 import torch
@@ -9,14 +10,16 @@ from torch import nn
 
 from clipreid_lib.base.seeding import stable_seed
 from clipreid_lib.clip.backbone import Backbone
-from clipreid_lib.clip.encode import normalise
+from clipreid_lib.clip.device import FORMATS, allow_tf32, explain_out_of_memory, resolve_precision
+from clipreid_lib.clip.feed import Images, feed, keep_on_device
 from clipreid_lib.method import sampler, schedules
 from clipreid_lib.method.augment import Augment
 from clipreid_lib.method.clipid_model import ClipidModel
 from clipreid_lib.method.inversion import InversionLoss
 from clipreid_lib.method.labels import Labels, map_labels
 from clipreid_lib.method.loss_terms import Term, describe_loss, weigh_terms
-from clipreid_lib.method.training_loop import Keep, Loop, number_format
+from clipreid_lib.method.resume import Keep
+from clipreid_lib.method.training_loop import Loop
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,13 @@ class EncoderSettings:
         steps: shares of the epochs after which the rate falls to a tenth.
         batch_size: images per batch.
         images_per_identity: K of the P x K batches.
+        sampler: ``every_image`` uses all images in every epoch, ``published`` draws as CLIP-ReID does.
         weight_decay: Adam's L2 term.
         bias_factor: how much faster biases learn than weights.
         accumulate: batches whose gradients are averaged before each step.
         checkpointing: recompute activations instead of keeping them: less memory, more time, the same gradients.
-        precision: ``auto``, ``float32``, ``bf16`` or ``fp16`` of the forward pass; losses are float32.
+        precision: ``auto``, ``float32``, ``tf32``, ``bf16`` or ``fp16`` of the image tower; heads and losses are
+            float32.
         seed: of everything random.
     """
 
@@ -46,6 +51,7 @@ class EncoderSettings:
     steps: tuple[float, float] = (30 / 60, 50 / 60)
     batch_size: int = 64
     images_per_identity: int = 4
+    sampler: str = "every_image"
     weight_decay: float = 1e-4
     bias_factor: float = 2.0
     accumulate: int = 1
@@ -56,7 +62,7 @@ class EncoderSettings:
 
 def finetune(
     clip: Backbone,
-    images: torch.Tensor,
+    images: Images,
     labels: Labels,
     terms: dict[str, Term],
     settings: EncoderSettings | None = None,
@@ -74,7 +80,7 @@ def finetune(
 
     Args:
         clip: a backbone, from :func:`clipreid_lib.clip.backbone.load`; its image tower is trained in place.
-        images: (N, 3, H, W) uint8, of the backbone's ``image_size``.
+        images: (N, 3, H, W) uint8 of the backbone's ``image_size``: a tensor, or anything that is indexed like one.
         labels: (N,) each image's identity, numbers or text.
         terms: the losses by name, each with its weight; see :mod:`clipreid_lib.method.loss_terms`.
         settings: epochs, rates, batches; None takes the published ones.
@@ -101,21 +107,21 @@ def finetune(
         if isinstance(loss, InversionLoss):  # its network starts from this seed too, whatever was drawn before
             loss.build(clip)
         loss.to(clip.device)
-    clip.set_checkpointing(settings.checkpointing)
-    augment = Augment(clip.image_size)
-    number = number_format(settings.precision, clip.device.type)
-    half = torch.autocast(clip.device.type, number, enabled=number is not torch.float32)
-    # On the device from the start: a few thousand images are a few hundred MB, and no step waits for a copy.
-    pixels, targets = images.to(clip.device), rows.to(clip.device)
-    sides = None if side is None else side.to(clip.device)
+    device = clip.device
+    precision = resolve_precision(settings.precision, device)
+    augment = Augment(clip.image_size, *clip.normalisation)
+    pixels, targets = keep_on_device(images, device), rows.to(device)
+    sides = None if side is None else side.to(device)
 
-    def losses(batch: torch.Tensor) -> dict[str, torch.Tensor]:
-        batch = batch.to(clip.device)  # (B,) of the images
-        with half:
-            seen = augment(normalise(pixels[batch], *clip.normalisation))  # (B, 3, H, W)
-            out = model(seen, None if sides is None else sides[batch])
-        # In half precision, cosines times CLIP's scale would be rounded to quarters.
-        return weigh_terms(terms, out.to_float32(), targets[batch])
+    def losses(batch: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
+        row, seen = batch  # (B,) of the images, (B, 3, H, W) uint8
+        out = model(augment(seen), None if sides is None else sides[row], FORMATS[precision])
+        with allow_tf32(False):  # rounded to ten bits, cosines times CLIP's scale would be rounded to quarters
+            return weigh_terms(terms, out, targets[row])
+
+    def sample(epoch: int) -> list[torch.Tensor]:
+        draw = sampler.SAMPLERS[settings.sampler]
+        return draw(rows.numpy(), settings.batch_size, settings.images_per_identity, epoch, settings.seed)
 
     groups = model.parameter_groups(settings.lr, settings.head_lr, settings.bias_factor)
     for loss in learning:
@@ -125,19 +131,24 @@ def finetune(
         epochs=settings.epochs,
         seed=settings.seed,
         learner=nn.ModuleList([model, *learning]) if learning else model,
-        optimiser=torch.optim.Adam(groups, weight_decay=settings.weight_decay),
+        optimiser=torch.optim.Adam(groups, weight_decay=settings.weight_decay, fused=device.type == "cuda"),
         rate=lambda epoch, epochs, peak: schedules.encoder_rate(
             epoch, epochs, peak, settings.warm_start, settings.steps
         ),
-        batches=lambda epoch: sampler.identity_batches(
-            rows.numpy(), settings.batch_size, settings.images_per_identity, epoch, settings.seed
-        ),
+        batches=sample,
+        fetch=partial(feed, pixels, device=device),
         losses=losses,
         measure=lambda: validate(model) if validate else {},
         accumulate=settings.accumulate,
-        scaled=number is torch.float16,
+        scaled=precision == "fp16",
     )
     said = {name: (term.weight, describe_loss(term.loss)) for name, term in terms.items()}
-    log = loop.run(keep.for_settings(settings, said) if keep else None, watch)
-    clip.set_checkpointing(False)
+    clip.set_checkpointing(settings.checkpointing)
+    try:
+        with allow_tf32(precision == "tf32"):
+            log = loop.run(keep.for_settings(settings, precision, said) if keep else None, watch)
+    except torch.OutOfMemoryError as error:
+        raise explain_out_of_memory(device, settings.batch_size, clip.image_size) from error
+    finally:
+        clip.set_checkpointing(False)
     return model, log

@@ -69,6 +69,7 @@ class InversionLoss(nn.Module):
     def build(self, clip: Backbone) -> None:
         """Make the network for a backbone; the training does so, right after it has drawn its heads."""
         self.reader = Inversion(clip).to(clip.device)
+        self._scale = clip.logit_scale  # once: to read it, a GPU has to wait
         self._clip = [clip]  # in a list, so that the backbone's own parameters do not count as this loss's
 
     def forward(self, out: ModelOutput, rows: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -76,7 +77,7 @@ class InversionLoss(nn.Module):
         (clip,) = self._clip
         with torch.random.fork_rng(devices=[]):  # its dropout must not change the crops that follow
             text = self.reader.text_features(clip, out.features.f_proj)  # (B, embed_dim)
-        images, texts = scale_pair(out.features.f_proj, text, self.logits, clip.logit_scale)
+        images, texts = scale_pair(out.features.f_proj, text, self.logits, self._scale)
         return {
             "image_to_text": supervised_contrastive(images, texts, rows, rows),
             "text_to_image": supervised_contrastive(texts, images, rows, rows),

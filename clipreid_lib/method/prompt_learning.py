@@ -1,6 +1,6 @@
 """Stage 2a, notebook 02: prompts that become each identity's textual anchor."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,12 +10,15 @@ import torch
 from clipreid_lib.base.files import write_csv
 from clipreid_lib.base.seeding import stable_seed
 from clipreid_lib.clip.backbone import Backbone
+from clipreid_lib.clip.device import allow_tf32, move
 from clipreid_lib.clip.encode import encode
+from clipreid_lib.clip.feed import Images
 from clipreid_lib.method import schedules
 from clipreid_lib.method.contrastive_loss import info_nce, supervised_contrastive
 from clipreid_lib.method.labels import Labels, map_labels
 from clipreid_lib.method.prompt_bank import PromptBank, scale_pair, text_logits
-from clipreid_lib.method.training_loop import Keep, Loop
+from clipreid_lib.method.resume import Keep
+from clipreid_lib.method.training_loop import Loop
 
 WEIGHT_DECAY = 1e-4  # Adam's L2 term, in CLIP-ReID's both families
 
@@ -51,7 +54,7 @@ class PromptSettings:
 
 def learn_prompts(
     clip: Backbone,
-    images: torch.Tensor,
+    images: Images,
     labels: Labels,
     settings: PromptSettings | None = None,
     *,
@@ -67,7 +70,7 @@ def learn_prompts(
 
     Args:
         clip: a frozen backbone, from :func:`clipreid_lib.clip.backbone.load`; nothing of it is changed.
-        images: (N, 3, H, W) uint8, of the backbone's ``image_size``.
+        images: (N, 3, H, W) uint8 of the backbone's ``image_size``: a tensor, or anything that is indexed like one.
         labels: (N,) each image's identity, numbers or text.
         settings: epochs, rate, tokens; None takes the published ones.
         words: what ``shared`` and ``fixed`` sentences say of each identity, in ascending order of identities.
@@ -82,7 +85,7 @@ def learn_prompts(
         ValueError: images and labels differ in number, or words are needed and missing.
     """
     settings = settings or PromptSettings()
-    identities, rows = map_labels(labels)  # rows (N,) stay on the CPU: to tell who is in a batch, no GPU has to wait
+    identities, rows = map_labels(labels)  # (N,)
     if len(rows) != len(images):
         raise ValueError(f"{len(images)} images and {len(rows)} labels")
     # Side vectors are not trained yet, so the images are encoded without them.
@@ -92,17 +95,23 @@ def learn_prompts(
     bank = PromptBank(clip, identities, settings.num_prompts, settings.prompt_dim, settings.form, said).to(clip.device)
     scale = clip.logit_scale
 
-    def losses(batch: torch.Tensor) -> dict[str, torch.Tensor]:
-        distinct, place = rows[batch].unique(return_inverse=True)
-        text = bank.text_features(clip, distinct.to(clip.device))[place.to(clip.device)]  # (B, embed_dim)
-        ours, theirs = scale_pair(image[batch.to(clip.device)], text, settings.logits, scale)
-        ids = rows[batch].to(clip.device)  # (B,)
+    def losses(batch: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
+        chosen, ids, distinct, place = batch  # (B,) images, their identities; (b,) identities once each; (B,) which
+        text = bank.text_features(clip, distinct)[place]  # (B, embed_dim)
+        ours, theirs = scale_pair(image[chosen], text, settings.logits, scale)
         if settings.loss == "infonce":
             return {"image_to_text": info_nce(ours, theirs, ids), "text_to_image": info_nce(theirs, ours, ids)}
         return {
             "image_to_text": supervised_contrastive(ours, theirs, ids, ids),
             "text_to_image": supervised_contrastive(theirs, ours, ids, ids),
         }
+
+    def fetch(batches: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, ...]]:
+        parts = [(part, rows[part], *rows[part].unique(return_inverse=True)) for part in batches]
+        lengths = [len(each) for part in parts for each in part]
+        # One copy for the whole epoch: each would be a wait. Who is in a batch is told on the CPU.
+        moved = iter(move(torch.cat([each for part in parts for each in part]), clip.device).split(lengths))
+        return zip(moved, moved, moved, moved, strict=True)
 
     def measure() -> dict[str, float]:
         nearest = text_logits(image, bank.anchors(clip), settings.logits, scale).argmax(dim=1)  # (N,)
@@ -113,17 +122,18 @@ def learn_prompts(
         if keep and keep.log:
             write_csv(keep.log, log)
         return bank, log
+    group = {"params": list(bank.parameters()), "lr": settings.lr, "peak": settings.lr}
     loop = Loop(
         name="prompts",
         epochs=settings.epochs,
         seed=settings.seed,
         learner=bank,
-        optimiser=torch.optim.Adam(
-            [{"params": list(bank.parameters()), "lr": settings.lr, "peak": settings.lr}], weight_decay=WEIGHT_DECAY
-        ),
+        optimiser=torch.optim.Adam([group], weight_decay=WEIGHT_DECAY, fused=clip.device.type == "cuda"),
         rate=partial(schedules.prompt_rate, warm_up=settings.warm_up),
         batches=lambda epoch: torch.randperm(len(rows)).split(settings.batch_size),
         losses=losses,
         measure=measure,
+        fetch=fetch,
     )
-    return bank, loop.run(keep.for_settings(settings) if keep else None, watch)
+    with allow_tf32(False):  # rounded to ten bits, cosines times CLIP's scale would be rounded to quarters
+        return bank, loop.run(keep.for_settings(settings) if keep else None, watch)

@@ -68,7 +68,7 @@ def _deal(
         has = [person in owner[batch] for batch in batches]
         held = [size[batch].sum() for batch in batches]
         known = [len(set(owner[batch])) for batch in batches]
-        return np.lexsort((random.permutation(count), known, held, has))
+        return np.lexsort(np.array([random.permutation(count), known, held, has], dtype=int))
 
     for index in np.lexsort((random.permutation(len(people)), -theirs)):
         mine = np.flatnonzero((owner == people[index]) & (size == size.max()))
@@ -117,3 +117,6 @@ def published_batches(
         batches.append(torch.from_numpy(np.concatenate([left[place].pop(0) for place in chosen])))
         left = [groups for groups in left if groups]
     return batches
+
+
+SAMPLERS = {"every_image": identity_batches, "published": published_batches}

@@ -48,10 +48,10 @@ def check_here(runs: list[Params], force: frozenset[str] = frozenset()) -> None:
             datasets.load_images(run.dataset, run.data_folder)
     for device, fp16 in sorted({(run.device, run.trains_encoder and run.precision == "fp16") for run in left}):
         if fp16 or device not in ("auto", "cpu"):
-            from clipreid_lib.method.training_loop import number_format  # both load torch
+            from clipreid_lib.clip.device import resolve_precision  # both load torch
             from clipreid_lib.runs.machine import choose_device
 
-            number_format("fp16" if fp16 else "auto", choose_device(device))
+            resolve_precision("fp16" if fp16 else "auto", choose_device(device))
 
 
 def _check_model(model: str) -> None:

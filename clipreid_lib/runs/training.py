@@ -1,5 +1,6 @@
 """A run's training: the method's arguments, made from the run's params and data, and the checkpoints of the stages."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
@@ -12,6 +13,7 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import file_sha
 from clipreid_lib.clip import backbone
 from clipreid_lib.clip.backbone import Backbone
+from clipreid_lib.clip.device import resolve_precision
 from clipreid_lib.clip.encode import encode
 from clipreid_lib.method.clipid_model import ClipidModel
 from clipreid_lib.method.encoder_finetune import EncoderSettings
@@ -20,7 +22,7 @@ from clipreid_lib.method.labels import map_labels
 from clipreid_lib.method.loss_terms import AnchorLoss, IdentityLoss, Term, TripletLoss
 from clipreid_lib.method.prompt_bank import PromptBank, describe_people
 from clipreid_lib.method.prompt_learning import PromptSettings
-from clipreid_lib.method.training_loop import Keep, number_format
+from clipreid_lib.method.resume import MINUTE, Keep
 from clipreid_lib.params.recipes import recipe_of
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores import evaluation
@@ -133,14 +135,14 @@ def loss_terms(run: Run, clip: Backbone) -> dict[str, Term]:
 
 def keep_prompts(run: Run) -> Keep:
     """Say where stage 2a keeps its log and resume state."""
-    return Keep(run.logs / "prompts.csv", run.models / "prompts.resume.pt", f"{run.params.run_id} {run.manifest.sha}")
+    key = f"{run.params.run_id} {run.manifest.sha}"
+    return Keep(run.logs / "prompts.csv", run.models / "prompts.resume.pt", key, _save_every())
 
 
-def keep_encoder(run: Run, clip: Backbone) -> Keep:
-    """Say where stages 1 and 2b keep their log and resume state, which belongs to one number format."""
-    number = number_format(run.params.precision, clip.device.type)
-    key = f"{run.params.run_id} {run.manifest.sha} {_prompts_sha(run)} {number}"
-    return Keep(run.logs / "encoder.csv", run.models / "encoder.resume.pt", key)
+def keep_encoder(run: Run) -> Keep:
+    """Say where stages 1 and 2b keep their log and resume state."""
+    key = f"{run.params.run_id} {run.manifest.sha} {_prompts_sha(run)}"
+    return Keep(run.logs / "encoder.csv", run.models / "encoder.resume.pt", key, _save_every())
 
 
 def save_prompts(run: Run, clip: Backbone, bank: PromptBank) -> None:
@@ -202,7 +204,7 @@ def save_encoder(run: Run, clip: Backbone, model: ClipidModel, terms: dict[str, 
         "identities": _people(run),
         "variant": run.params.variant,
         "prompts_sha": _prompts_sha(run),
-        "number_format": str(number_format(run.params.precision, clip.device.type)).removeprefix("torch."),
+        "number_format": resolve_precision(run.params.precision, clip.device),
         **run.facts(),
     }
     checkpoints.save(run.models / "encoder.safetensors", tensors, facts)
@@ -234,6 +236,11 @@ def make_validation(run: Run, clip: Backbone) -> Callable[[ClipidModel], dict[st
         return {"validation_accuracy": float((named == rows).float().mean())}
 
     return retrieval if run.manifest.validates_people else accuracy
+
+
+def _save_every() -> float:
+    """Seconds between two resume states: a minute, or what the environment says (tests of kills say 0)."""
+    return float(os.environ.get("CLIPREID_SAVE_EVERY", MINUTE))
 
 
 def _words(run: Run, form: str) -> list[str] | None:
