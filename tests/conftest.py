@@ -1,5 +1,6 @@
 """Fixtures: hands and runs as small as they can be while everything still happens (tiny, for speed)."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from clipreid_lib.pages.ranking import Ranking
 from clipreid_lib.params import schema  # noqa: F401  before any test imports open_clip
 from clipreid_lib.runs.run import Run
 
+os.environ["CLIPREID_SAVE_EVERY"] = "0"  # tests kill trainings, here and in children, within their first minute
 torch.set_num_threads(1)  # tiny tensors gain nothing from more, and lose much on a busy machine
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "real_hands"

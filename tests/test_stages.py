@@ -95,6 +95,12 @@ def test_all_variants_see_the_same_batches(open_run, tmp_path, monkeypatch):
         assert all(torch.equal(first, other) for other in others)
 
 
+def test_a_run_writes_its_state_once_a_minute(open_run, monkeypatch):
+    monkeypatch.delenv("CLIPREID_SAVE_EVERY")
+    run = open_run(variant="classifier")
+    assert [keep.every for keep in (training.keep_prompts(run), training.keep_encoder(run))] == [60, 60]
+
+
 class Killed(BaseException):
     """What a kill looks like from inside: nothing catches it."""
 

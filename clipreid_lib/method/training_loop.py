@@ -98,7 +98,7 @@ class Loop:
             writer.close()
         return pd.DataFrame(rows)
 
-    def _train_epoch(self, epoch: int, scaler: torch.amp.GradScaler, bar: tqdm) -> dict[str, float]:
+    def _train_epoch(self, epoch: int, scaler: torch.amp.GradScaler, bar: tqdm | None = None) -> dict[str, float]:
         self.learner.train()
         sums: dict[str, torch.Tensor] = {}
         batches = self.batches(epoch)
@@ -114,7 +114,8 @@ class Loop:
                 self.optimiser.zero_grad(set_to_none=True)
             for name, value in {**terms, "loss": total}.items():
                 sums[name] = sums.get(name, 0) + value.detach()  # stays on the device: no wait per step
-            bar.update(1 / len(batches))
+            if bar is not None:
+                bar.update(1 / len(batches))
         self.learner.eval()
         means = {name: float(value) / len(batches) for name, value in sums.items()}
         if not math.isfinite(means["loss"]):
