@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from clipreid_lib.base.errors import UserError
-from clipreid_lib.clip.backbone import Backbone, ImageFeatures
+from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.clip.encode import encode
 from clipreid_lib.data.photographs import Photographs
 
@@ -45,30 +45,26 @@ class Embeddings:
 
 def embed_table(
     backbone: Backbone, table: pd.DataFrame, photographs: Photographs, mirrored: bool = False
-) -> tuple[list[str], ImageFeatures]:
+) -> Embeddings:
     """Decode and encode every distinct image of a table, with the side information its columns give it.
 
     Args:
         backbone: with any image tower.
         table: with ``path``.
         photographs: the image files.
-        mirrored: as for :func:`encode`.
-
-    Returns:
-        The images' paths and their features, in the same order.
+        mirrored: as for :func:`~clipreid_lib.clip.encode.encode`.
 
     Raises:
         UserError: an image cannot be read, or its embedding is not finite (naming it).
     """
     distinct = table.drop_duplicates("path")
     pixels = torch.from_numpy(photographs.load(distinct, backbone.image_size))
-    encoded = encode(backbone, pixels, backbone.side_rows(distinct), mirrored)
-    broken = ~encoded.embedding.isfinite().all(dim=1)
+    values = encode(backbone, pixels, backbone.side_rows(distinct), mirrored).embedding
+    broken = ~values.isfinite().all(dim=1)
     if broken.any():
-        raise UserError(
-            f"{photographs.root / distinct['path'].iloc[int(broken.nonzero()[0])]}: its embedding is not finite"
-        )
-    return distinct["path"].tolist(), encoded
+        path = photographs.root / distinct["path"].iloc[int(broken.nonzero()[0])]
+        raise UserError(f"{path}: its embedding is not finite")
+    return Embeddings(distinct["path"].tolist(), values)
 
 
 def pixel_floor(table: pd.DataFrame, photographs: Photographs) -> Embeddings:
