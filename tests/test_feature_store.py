@@ -7,8 +7,9 @@ import torch
 from clipreid_lib.base import checkpoints
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.clip import backbone
+from clipreid_lib.clip.encode import encode
 from clipreid_lib.data.photographs import Photographs
-from clipreid_lib.scores import features
+from clipreid_lib.scores import encoder as encoder_module
 from clipreid_lib.scores.encoder import Encoder
 from clipreid_lib.scores.features import Embeddings
 
@@ -17,13 +18,13 @@ from clipreid_lib.scores.features import Embeddings
 def counted(monkeypatch):
     """Count the images that are really encoded."""
     seen = []
-    real = features.encode
+    real = encoder_module.encode
 
     def encode(clip, pixels, *rest, **more):
         seen.append(len(pixels))
         return real(clip, pixels, *rest, **more)
 
-    monkeypatch.setattr(features, "encode", encode)
+    monkeypatch.setattr(encoder_module, "encode", encode)
     return seen
 
 
@@ -48,7 +49,7 @@ def test_every_image_is_encoded_once_and_found_again(tmp_path, hands, table, cli
     assert counted == [10, 10]  # five were there
     again = Encoder(clip, "weights", tmp_path / "features", table, Photographs(hands)).embed(table.iloc[:20])
     assert counted == [10, 10] and torch.equal(again.values[:10], first.values)
-    plain = features.embed_table(clip, table.iloc[[7]], Photographs(hands)).values
+    plain = encoder.encode(table.iloc[[7]]).values
     torch.testing.assert_close(again.of(table.iloc[[7]]), plain, atol=1e-5, rtol=1e-5)
 
 
@@ -107,8 +108,8 @@ def test_a_changed_image_is_encoded_anew_and_a_vanished_one_kept(tmp_path, hands
 
 def test_mirrored_features_are_the_sum_of_both(hands, table, clip):
     pixels = torch.from_numpy(Photographs(hands).load(table.iloc[:2], clip.image_size))
-    plain, flipped = (features.encode(clip, each).embedding for each in (pixels, pixels.flip(3)))
-    torch.testing.assert_close(features.encode(clip, pixels, mirrored=True).embedding, plain + flipped)
+    plain, flipped = (encode(clip, each).embedding for each in (pixels, pixels.flip(3)))
+    torch.testing.assert_close(encode(clip, pixels, mirrored=True).embedding, plain + flipped)
 
 
 def test_bad_embeddings_are_named_by_image(table):
@@ -122,15 +123,15 @@ def test_bad_embeddings_are_named_by_image(table):
 
 def test_two_writers_keep_each_others_images(tmp_path, hands, table, clip, monkeypatch):
     one, other = (Encoder(clip, "weights", tmp_path, table, Photographs(hands)) for _ in range(2))
-    real = features.embed_table
+    real = Encoder.encode
 
     def meanwhile(*arguments):
         made = real(*arguments)
-        monkeypatch.setattr(features, "embed_table", real)
+        monkeypatch.setattr(Encoder, "encode", real)
         other.embed(table.iloc[5:8])  # the run beside finishes first
         return made
 
-    monkeypatch.setattr(features, "embed_table", meanwhile)
+    monkeypatch.setattr(Encoder, "encode", meanwhile)
     one.embed(table.iloc[:4])
     (path,) = tmp_path.glob("*.safetensors")
     assert len(checkpoints.load(path, "features")[1]["paths"]) == 7

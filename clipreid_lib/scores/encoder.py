@@ -24,8 +24,8 @@ from clipreid_lib.base.errors import UnreadableImage, UserError
 from clipreid_lib.base.files import locked
 from clipreid_lib.clip import backbone
 from clipreid_lib.clip.backbone import Backbone
+from clipreid_lib.clip.encode import encode
 from clipreid_lib.data.photographs import Photographs, open_rgb
-from clipreid_lib.scores import features
 from clipreid_lib.scores.features import Embeddings
 
 TABLE_COLUMNS = ["path", "identity", "aspect", "camera"]  # what an image is; sessions depend on params
@@ -71,7 +71,7 @@ class Encoder:
         known = _read(path, made_by)
         lacking = wanted[[not self._holds(name, stamp, known) for name, stamp in stamps.items()]]
         if len(lacking):
-            encoded = features.embed_table(self.backbone, lacking, self.photographs, mirrored)
+            encoded = self.encode(lacking, mirrored)
             fresh = {name: (stamps[name], row) for name, row in zip(encoded.paths, encoded.values, strict=True)}
             self.folder.mkdir(parents=True, exist_ok=True)
             with locked(self.folder / ".lock"):  # a run beside this one may have added images meanwhile
@@ -82,6 +82,15 @@ class Encoder:
                 }
                 checkpoints.save(path, tensors, {"kind": "features", "paths": list(known), **made_by})
         return Embeddings(list(stamps), torch.stack([known[name][1] for name in stamps]))
+
+    def encode(self, images: pd.DataFrame, mirrored: bool = False) -> Embeddings:
+        """Do what :meth:`embed` does without the store, with the side information that the images' columns give."""
+        distinct = images.drop_duplicates("path")
+        pixels = torch.from_numpy(self.photographs.load(distinct, self.backbone.image_size))
+        encoded = encode(self.backbone, pixels, self.backbone.side_rows(distinct), mirrored)
+        made = Embeddings(distinct["path"].tolist(), encoded.embedding)
+        made.of(distinct)  # raises where one is not finite
+        return made
 
     def project(self, embeddings: Embeddings) -> torch.Tensor:
         """Return the part of embeddings that lies in the space shared with text, (N, embed_dim)."""

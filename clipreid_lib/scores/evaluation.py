@@ -40,7 +40,7 @@ class Evaluation:
 
     def intervals(self) -> dict[str, tuple[float, float]]:
         """95 % interval of every score by bootstrap over identities, all draws together."""
-        return {score: uncertainty.interval(self.of(score), self.per_query["identity"]) for score in SCORES}
+        return {score: uncertainty.find_interval(self.of(score), self.per_query["identity"]) for score in SCORES}
 
     def of(self, score: str) -> pd.Series:
         """Return what each query of each draw adds to a score's mean; NaN where it has no match."""

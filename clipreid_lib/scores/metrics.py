@@ -27,6 +27,7 @@ from clipreid_lib.scores.score_names import RANKS
 
 ROWS, COLUMNS = 512, 2048  # of a block: large enough for a product at full speed, small enough for the cache (measured)
 FEW = 64  # queries at a time where each takes much room: all their matches' features, or whole rows of a given matrix
+Sides = tuple[Iterable, Iterable]  # what (Q,) queries have and what (G,) gallery images have
 NUMBERS = {"integer", "floating", "mixed-integer-float", "boolean"}  # kinds of labels, as pandas names them
 
 
@@ -66,7 +67,7 @@ def score_retrieval(
     query_labels: Iterable,
     gallery: similar.Features,
     gallery_labels: Iterable,
-    cameras: tuple[Iterable, Iterable] | None = None,
+    cameras: Sides | None = None,
 ) -> RetrievalScores:
     """Score query features against gallery features by cosine similarity.
 
@@ -119,7 +120,7 @@ def score_similarity(
     similarity: np.ndarray,
     query_labels: Iterable,
     gallery_labels: Iterable,
-    cameras: tuple[Iterable, Iterable] | None = None,
+    cameras: Sides | None = None,
 ) -> RetrievalScores:
     """Score a (Q, G) similarity matrix as it stands; larger means more alike. See :func:`score_retrieval`.
 
@@ -185,12 +186,7 @@ class _Block:
             self.before += sign * (similarity.shape[1] - below)
 
 
-def _pair(
-    sizes: tuple[int, ...],
-    labels: tuple[Iterable, Iterable],
-    cameras: tuple[Iterable, Iterable] | None,
-    rows: int,
-) -> list[_Block]:
+def _pair(sizes: tuple[int, ...], labels: Sides, cameras: Sides | None, rows: int) -> list[_Block]:
     """Pair queries with gallery images, ``rows`` queries of neighbouring labels at a time, without unmatched ones."""
     asked, shown = _number(labels, sizes, "labels")
     seen = None if cameras is None else _number(cameras, sizes, "cameras")
@@ -218,11 +214,11 @@ def _score(blocks: list[_Block], sizes: tuple[int, ...]) -> RetrievalScores:
         number, hits = matches.sum(axis=1), np.arange(matches.shape[1])  # hits: matches before each match
         there = hits < number[:, None]
         wrong = np.sort(np.where(matches, block.before[has], sizes[1]), axis=1)  # best match first, no match last
-        at = (hits + 1) / (wrong + hits + 1)
-        just_before = np.divide(hits, wrong + hits, out=np.ones(at.shape), where=wrong + hits > 0)
-        for values, shares in ((precision, at), (trapezoid, (at + just_before) / 2)):
+        at_match = (hits + 1) / (wrong + hits + 1)
+        just_before = np.divide(hits, wrong + hits, out=np.ones(at_match.shape), where=wrong + hits > 0)
+        for values, shares in ((precision, at_match), (trapezoid, (at_match + just_before) / 2)):
             values[mine] = np.where(there, shares, 0).cumsum(axis=1)[:, -1] / number
-        penalty[mine] = at[np.arange(len(mine)), number - 1]
+        penalty[mine] = at_match[np.arange(len(mine)), number - 1]
         first[mine] = wrong[:, 0] + 1
     matched = first > 0
     if not matched.any():
@@ -242,7 +238,7 @@ def _score(blocks: list[_Block], sizes: tuple[int, ...]) -> RetrievalScores:
     )
 
 
-def _number(values: tuple[Iterable, Iterable], sizes: tuple[int, ...], what: str) -> list[np.ndarray]:
+def _number(values: Sides, sizes: tuple[int, ...], what: str) -> list[np.ndarray]:
     """Number the values of query and gallery alike."""
     sides = [np.asarray(each) for each in values]
     if [side.shape for side in sides] != [(size,) for size in sizes]:

@@ -32,7 +32,10 @@ def check_features(query: Features, gallery: Features) -> tuple[np.ndarray, np.n
 
 def scale_to_unit(features: np.ndarray) -> np.ndarray:
     """Return (N, D) features scaled to length one, in float64; zero vectors stay zero."""
-    return features.astype(np.float64) / _measure(features)[:, None]
+    wide = features.astype(np.float64, order="C")  # so that equal features get equal lengths to the last digit
+    norms = np.sqrt(np.einsum("nd,nd->n", wide, wide))
+    wide /= np.where(norms > SMALLEST, norms, np.inf)[:, None]
+    return wide
 
 
 def cosine_similarity(query: Features, gallery: Features) -> np.ndarray:
@@ -58,8 +61,7 @@ def cosine_similarity(query: Features, gallery: Features) -> np.ndarray:
 
 def scale_to_whole(features: np.ndarray) -> torch.Tensor:
     """Scale (N, D) features to length 2^26 and round them to whole numbers, in float64; zero vectors stay zero."""
-    features = np.ascontiguousarray(features)  # so that equal features get equal lengths to the last digit
-    return torch.div(torch.from_numpy(features), torch.from_numpy(_measure(features))[:, None]).mul_(FINE).round_()
+    return torch.from_numpy(scale_to_unit(features)).mul_(FINE).round_()
 
 
 def multiply_exactly(query: torch.Tensor, gallery: torch.Tensor) -> np.ndarray:
@@ -88,10 +90,3 @@ def _check(features: Features, name: str) -> np.ndarray:
         row = int(np.argmin(sane))
         raise UserError(f"{name} features: row {row} holds a value that is not finite or beyond {LARGEST:.0e}")
     return array
-
-
-def _measure(features: np.ndarray) -> np.ndarray:
-    """Return every feature's Euclidean norm, (N,) float64; infinite for a zero vector, so that it divides to zero."""
-    wide = features.astype(np.float64)
-    norms = np.sqrt(np.einsum("nd,nd->n", wide, wide))
-    return np.where(norms > SMALLEST, norms, np.inf)

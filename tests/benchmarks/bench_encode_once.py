@@ -15,7 +15,6 @@ from clipreid_lib.data.manifest import DRAW, Manifest
 from clipreid_lib.params import schema
 from clipreid_lib.runs import stages
 from clipreid_lib.runs.run import Run
-from clipreid_lib.scores import features
 from clipreid_lib.scores.evaluation import evaluate
 
 AIM = 5  # times as fast: each of ten draws needs every test image, and half of that may go to scoring and the disk
@@ -37,14 +36,13 @@ def rows() -> list[Row]:
     """Score the demo hands both ways."""
     with tempfile.TemporaryDirectory() as scratch:
         run = Run.open(schema.validate_params(SETTINGS | {"outputs_root": scratch}))
-        start, photographs, manifest = stages.load_pretrained(run), run.photographs, run.manifest
+        start, manifest = stages.load_pretrained(run), run.manifest
         draws = [alone(manifest, draw) for draw in range(DRAWS)]
 
         def anew(_: int) -> pd.DataFrame:
             scored = []
             for draw in draws:
-                embeddings = features.embed_table(start.backbone, pd.concat(draw.draw(0)), photographs)
-                scored.append(evaluate(embeddings, draw).per_draw)
+                scored.append(evaluate(start.encode(pd.concat(draw.draw(0))), draw).per_draw)
             return pd.concat(scored, ignore_index=True)
 
         def once(number: int) -> pd.DataFrame:
