@@ -1,5 +1,6 @@
 """Comparison: two methods on the same queries, with interval and p-value, within a run and between runs."""
 
+import contextlib
 from pathlib import Path
 
 import pandas as pd
@@ -55,10 +56,8 @@ def find_comparable(folder: Path, compared_sha: str) -> dict[str, pd.DataFrame]:
     for run in find_runs(sorted(path for path in folder.parent.glob("*") if path != folder)):
         if run.own["compared_sha"] != compared_sha:
             continue
-        try:
-            queries = run.queries[[*SAME, "first_hit", "average_precision"]]
-        except UserError:  # cut short, or not there yet
-            continue
         name = f"{name_method(run.params.variant, run.params.stage)}, seed {run.params.seed}"
-        found[f"{name}, {run.name[-8:]}" if name in found else name] = queries
+        with contextlib.suppress(UserError):  # cut short, or not there yet
+            queries = run.queries[[*SAME, "first_hit", "average_precision"]]
+            found[f"{name}, {run.name[-8:]}" if name in found else name] = queries
     return found

@@ -35,14 +35,10 @@ class Embeddings:
 
 
 def pixel_floor(table: pd.DataFrame, photographs: Photographs) -> Embeddings:
-    """Embed images as 32 x 32 grey pixels with the mean removed: what a network has to beat first.
-
-    Args:
-        table: with ``path``.
-        photographs: the image files.
+    """Embed a table's distinct images as 32 x 32 grey pixels with the mean removed: what to beat first.
 
     Returns:
-        (N, 1024) of unit length, one per distinct image.
+        (N, 1024) of unit length.
 
     Raises:
         UserError: an image cannot be read.

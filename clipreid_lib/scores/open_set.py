@@ -57,10 +57,6 @@ def search(embeddings: Embeddings, manifest: Manifest) -> OpenSet:
     All images of whoever is not enrolled leave the gallery, those of their other hands too; other distractors stay. So
     each query is searched for once with its person enrolled and once without, with half of the test people enrolled.
 
-    Args:
-        embeddings: of at least all images the draws use.
-        manifest: the protocol's roles and draws.
-
     Raises:
         UserError: as :func:`~clipreid_lib.scores.evaluation.compare_draw`.
     """

@@ -41,12 +41,9 @@ def scale_to_unit(features: np.ndarray) -> np.ndarray:
 def cosine_similarity(query: Features, gallery: Features) -> np.ndarray:
     """Cosine of every query with every gallery feature; equal features get equal scores, as the module says.
 
-    Args:
-        query: (Q, D) tensor or array.
-        gallery: (G, D) tensor or array.
-
     Returns:
-        (Q, G) float32 multiples of 2^-24 in [-1, 1]. A zero vector has similarity 0 to everything.
+        For (Q, D) and (G, D) tensors or arrays, (Q, G) float32 multiples of 2^-24 in [-1, 1]. A zero vector has
+        similarity 0 to everything.
 
     Raises:
         UserError: as :func:`check_features`.

@@ -58,10 +58,6 @@ class Verification:
 def list_pairs(embeddings: Embeddings, manifest: Manifest) -> pd.DataFrame:
     """List every pair that a manifest's draws compare, each once.
 
-    Args:
-        embeddings: of at least all images the draws use.
-        manifest: the protocol's roles and draws.
-
     Returns:
         One row per pair: ``query gallery`` (paths), ``query_subject gallery_subject`` (people), ``score`` (cosine),
         ``genuine`` (whether both show one identity).
