@@ -96,7 +96,7 @@ def test_numbers_are_those_of_the_metrics():
         ranking.similarity, ranking.query["identity"].to_numpy(), ranking.gallery["identity"].to_numpy()
     )
     assert ranking.average_precision().mean() == pytest.approx(scores.map)
-    assert (ranking.first_hit() == 1).mean() == pytest.approx(scores.rank(1))
+    assert (ranking.first_hit() == 1).mean() == pytest.approx(scores.at[1])
     for q in range(20):  # and the pictures show them
         found, _ = ranking.row(q, top=15)
         assert min(tile.rank for tile in found if tile.right) == scores.first_hit[q]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import torch
@@ -7,7 +9,6 @@ from clipreid_lib.method.prompt_bank import PromptBank
 from clipreid_lib.pages import neighbours
 from clipreid_lib.pages.ranking import Ranking
 from clipreid_lib.runs import stages
-from clipreid_lib.scores.encoder import Encoder
 
 
 def test_no_training_image_is_its_own_neighbour(open_run):
@@ -63,7 +64,7 @@ def test_the_anchor_map_shows_before_and_after_where_there_are_anchors(open_run,
     ]
     with torch.no_grad():
         clip.clip.visual.attnpool.c_proj.weight.mul_(-1)
-    figure = neighbours.draw_anchor_map(train, start, Encoder(clip, "other", start.store), bank)
+    figure = neighbours.draw_anchor_map(train, start, replace(start, backbone=clip, sha="other"), bank)
     assert [axes.get_title() for axes in figure.axes] == ["before fine-tuning", "after"]
     (axes,) = neighbours.draw_anchor_map(train, start, start, None).axes
     assert axes.texts[0].get_text() == "This variant learns no anchors."

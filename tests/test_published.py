@@ -61,7 +61,7 @@ def test_the_identity_holds_for_any_ranking_with_one_match_per_query():
     ids = np.arange(40)
     asked = random.integers(0, 40, 300)
     scores = score_retrieval(random.normal(size=(300, 6)) + np.eye(40)[asked][:, :6], asked, np.eye(40)[:, :6], ids)
-    assert scores.map_trapezoid == pytest.approx((scores.map + scores.rank(1)) / 2)
+    assert scores.map_trapezoid == pytest.approx((scores.map + scores.at[1]) / 2)
 
 
 def test_only_the_same_protocol_and_the_same_counts_stand_beside():

@@ -13,7 +13,7 @@ from clipreid_lib.clip import backbone
 from clipreid_lib.clip.encode import encode
 from clipreid_lib.data.photographs import Photographs
 from clipreid_lib.method.clipid_model import ClipidModel
-from clipreid_lib.scores import features
+from clipreid_lib.scores.encoder import Encoder
 
 VISION = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
 TEXT = {"context_length": 16, "width": 32, "heads": 2, "layers": 1}
@@ -92,10 +92,11 @@ def test_tables_are_embedded_with_what_their_column_says(make, tmp_path):
     table = pd.DataFrame({"path": ["a.png", "b.png", "a.png"], "aspect": ["palmar_r", "thumb", "palmar_r"]})
     photographs = Photographs(tmp_path)
     clip = make("aspect", ("dorsal_r", "palmar_r"))
-    paths, sided = features.embed_table(clip, table, photographs)
-    plain = encode(clip, torch.from_numpy(photographs.load(table[:2], 32)))
-    assert paths == ["a.png", "b.png"] and sided.embedding.shape == (2, 32 + 16)
-    assert not torch.allclose(sided.f[0], plain.f[0], atol=1e-3) and torch.allclose(sided.f[1], plain.f[1], atol=1e-6)
+    sided = Encoder(clip, "weights", tmp_path / "features", table, photographs).encode(table)
+    plain = encode(clip, torch.from_numpy(photographs.load(table[:2], 32))).embedding
+    assert sided.paths == ["a.png", "b.png"] and sided.values.shape == (2, 32 + 16)
+    assert not torch.allclose(sided.values[0], plain[0], atol=1e-3)
+    assert torch.allclose(sided.values[1], plain[1], atol=1e-6)
 
 
 def test_what_side_information_cannot_be_given_to_is_told(make):

@@ -12,7 +12,7 @@ from clipreid_lib.params.schema import ROOT
 WRONG = """
 from clipreid_lib.method.prompt_bank import PromptBank, text_logits
 from clipreid_lib.runs.chain import Chain
-from clipreid_lib.scores.metrics import ranking
+from clipreid_lib.scores.metrics import score_similarity
 
 
 def unhinted(rows):
@@ -20,7 +20,7 @@ def unhinted(rows):
 
 
 def mistaken(bank: PromptBank, chain: Chain) -> None:
-    ranking(bank.sentences.tokens, bank.sentences.tokens)
+    score_similarity(bank.sentences.tokens, 1, [])
     text_logits(bank.learned_tokens(bank.sentences.tokens), bank.sentences.tokens, "dot", 1.0)
     chain.begin_again()
 """

@@ -63,7 +63,7 @@ class Ranking:
 
     def order(self, q: int) -> np.ndarray:
         """Return gallery positions (G,), best first; on equal scores wrong ones first, then by position."""
-        return metrics.ranking(self.similarity[q], self._find_right(q))
+        return np.lexsort((self._find_right(q), -self.similarity[q]))
 
     def first_hit(self) -> np.ndarray:
         """Return the 1-based rank of each query's best-ranked true match, (Q,)."""

@@ -12,7 +12,7 @@ from scipy import stats
 from clipreid_lib.pages.style import HALF, WIDE, escape
 from clipreid_lib.scores.score_names import format_share
 from clipreid_lib.scores.subgroups import ENDS, FEWEST
-from clipreid_lib.scores.verification import Pairs, Verification
+from clipreid_lib.scores.verification import Verification
 
 POSITIVE = "false positive rate, per cent"
 MARKS = "osD^v<>P"  # of curves, beside their colours
@@ -47,10 +47,10 @@ def draw_cmc(curves: dict[str, np.ndarray], top: int = 20) -> plt.Figure:
     return figure
 
 
-def draw_score_distributions(pairs: Pairs) -> plt.Figure:
+def draw_score_distributions(pairs: pd.DataFrame) -> plt.Figure:
     """Draw the similarity of genuine and impostor pairs, each as a density of its own."""
     figure, axes = plt.subplots(figsize=HALF)
-    scores, genuine = pairs.table["score"], pairs.table["genuine"]
+    scores, genuine = pairs["score"], pairs["genuine"]
     bins = np.linspace(scores.min(), scores.max(), 60)
     for kind, label in ((~genuine, "impostor"), (genuine, "genuine")):
         sns.histplot(

@@ -21,7 +21,6 @@ from clipreid_lib.runs.run import Run
 from clipreid_lib.runs.stages import load_trained
 from clipreid_lib.scores.assessment import count_test
 from clipreid_lib.scores.evaluation import evaluate
-from clipreid_lib.scores.feature_store import FeatureStore
 
 SCORES = ("rank1", "map", "map_trapezoid")
 
@@ -117,7 +116,7 @@ def measure(runs: list[Run], aims: list[Target], outputs: Path) -> pd.DataFrame:
                 rows.append(row | {"left_out": f"{len(leak)} people tested were trained on; train under common"})
                 continue
             photographs = Photographs(aim.root, outputs / STORE, run.params.resize)
-            there = replace(encoder, store=FeatureStore(outputs / "features", aim.table, photographs))
+            there = replace(encoder, folder=outputs / "features", table=aim.table, photographs=photographs)
             scores = evaluate(there.embed(aim.manifest.in_tests), aim.manifest)
             summary, ends, counts = scores.summary(), scores.intervals(), count_test(aim.manifest)
             row |= {name: counts[name] for name in ("queries", "gallery", "identities")}

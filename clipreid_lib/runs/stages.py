@@ -9,7 +9,6 @@ from clipreid_lib.params.schema import project_path
 from clipreid_lib.runs.machine import choose_device
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores.encoder import Encoder
-from clipreid_lib.scores.feature_store import FeatureStore
 
 
 def load_backbone(run: Run) -> Backbone:
@@ -38,7 +37,7 @@ def load_pretrained(run: Run) -> Encoder:
         UserError: as :func:`load_backbone`.
     """
     clip = load_backbone(run)
-    return Encoder(clip, backbone.describe(clip)["pretrained"], _store(run))
+    return _keep_features(run, clip, backbone.describe(clip)["pretrained"])
 
 
 def load_trained(run: Run) -> Encoder:
@@ -61,9 +60,9 @@ def load_trained(run: Run) -> Encoder:
     checkpoints.require(path, facts, wanted)
     visual = {n.removeprefix("visual."): t for n, t in tensors.items() if n.startswith("visual.")}
     clip.clip.visual.load_state_dict(visual)
-    return Encoder(clip, file_sha(path), _store(run))
+    return _keep_features(run, clip, file_sha(path))
 
 
-def _store(run: Run) -> FeatureStore:
-    """Return the feature store that all runs with the same outputs folder share."""
-    return FeatureStore(project_path(run.params.outputs_root) / "features", run.table, run.photographs)
+def _keep_features(run: Run, clip: Backbone, sha: str) -> Encoder:
+    """Return the encoder with the folder of features that all runs with the same outputs folder share."""
+    return Encoder(clip, sha, project_path(run.params.outputs_root) / "features", run.table, run.photographs)

@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from clipreid_lib.scores.evaluation import Evaluation, evaluate
 from clipreid_lib.scores.features import Embeddings
 from clipreid_lib.scores.open_set import OpenSet
 from clipreid_lib.scores.score_names import SHOWN, format_score, name_rates
-from clipreid_lib.scores.verification import Pairs, Verification
+from clipreid_lib.scores.verification import Verification
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Assessment:
     Attributes:
         manifest: the protocol.
         scores: identification by row of the table; the first is the run's own embedding by cosine similarity.
-        pairs: what the draws compare, by the first embedding.
+        pairs: what the draws compare, by the first embedding; see :func:`~clipreid_lib.scores.verification.list_pairs`.
         verified: error rates of those pairs.
         searched: open-set searches, by the first embedding.
         seconds: it took.
@@ -34,7 +35,7 @@ class Assessment:
 
     manifest: Manifest
     scores: dict[str, Evaluation]
-    pairs: Pairs
+    pairs: pd.DataFrame
     verified: Verification
     searched: OpenSet
     seconds: float
@@ -47,7 +48,7 @@ class Assessment:
     @cached_property
     def intervals(self) -> dict[str, tuple[float, float]]:
         """95 % intervals over people of every identification score and of ``eer``."""
-        return self.own.intervals() | {"eer": verification.eer_interval(self.pairs)}
+        return self.own.intervals() | {"eer": verification.bootstrap_eer(self.pairs)}
 
     @cached_property
     def groups(self) -> pd.DataFrame:
@@ -56,31 +57,24 @@ class Assessment:
 
     @cached_property
     def numbers(self) -> dict:
-        """Every number of the first embedding, flat, and the other rows' under ``rows``."""
-        verified, searched = self.verified, self.searched
-        counts = count_test(self.manifest)
-        found = {
-            "protocol": self.manifest.protocol,
-            **{name: counts[name] for name in ("draws", "queries", "gallery")},
-            "unmatched": int(self.own.per_draw["unmatched"].iloc[0]),
-            **{name: counts[name] for name in ("distractors", "identities")},
-            **self.own.summary(),
-            "eer": verified.eer,
-        }
-        for score, both in self.intervals.items():
-            low, high = map(_plain, both)
-            found |= {f"{score}_low": low, f"{score}_high": high}
+        """Every number of the first embedding, flat, and the other rows' under ``rows``; None stands for NaN."""
+        verified, searched, counts = self.verified, self.searched, count_test(self.manifest)
+        found: dict[str, Any] = {"protocol": self.manifest.protocol}
+        found |= {name: counts[name] for name in ("draws", "queries", "gallery")}
+        found["unmatched"] = int(self.own.per_draw["unmatched"].iloc[0])
+        found |= {name: counts[name] for name in ("distractors", "identities")}
+        found |= self.own.summary() | {"eer": verified.eer}
+        for score, ends in self.intervals.items():
+            found |= {f"{score}_low": ends[0], f"{score}_high": ends[1]}
         found |= {"genuine_pairs": verified.genuine, "impostor_pairs": verified.impostor}
-        for level, rate in verified.tpr_at.items():
-            found[f"tpr_at_fpr_{level:g}"] = verified.why_not(level) if rate is None else rate
+        found |= {f"tpr_at_fpr_{level:g}": rate for level, rate in verified.tpr_at.items()}
         for level in open_set.LEVELS:
-            rate = searched.fnir(level)
-            found[f"fnir_at_fpir_{level:g}"] = searched.why_not(level) if rate is None else rate
-            low, high = (None, None) if rate is None else map(_plain, searched.interval(level))
-            found |= {f"fnir_at_fpir_{level:g}_low": low, f"fnir_at_fpir_{level:g}_high": high}
+            rate, low, high = searched.find_fnir(level)
+            name = f"fnir_at_fpir_{level:g}"
+            found |= {name: rate, f"{name}_low": low, f"{name}_high": high}
         found |= {"manifest_sha": self.manifest.sha, "compared_sha": self.manifest.compared_sha}
         found["rows"] = {name: each.summary() for name, each in self.scores.items()}
-        return found
+        return {name: None if isinstance(each, float) and np.isnan(each) else each for name, each in found.items()}
 
 
 def choose_protocols(
@@ -102,10 +96,9 @@ def choose_protocols(
     for name in PROTOCOLS:
         if name in fit:
             continue
+        draws = {"seed": params.draw_seed, "draws": params.draws}
         try:
-            other = protocols.build(
-                table, name, params.aspect, seed=params.draw_seed, validation="none", draws=params.draws
-            )
+            other = protocols.build(table, name, params.aspect, validation="none", **draws)
         except UserError as error:
             unfit[name] = str(error).removeprefix("protocol: ")
             continue
@@ -153,7 +146,7 @@ def assess(embeddings: dict[str, Embeddings], manifest: Manifest) -> Assessment:
     for how in ("re-ranked", "expanded"):
         scores[f"{name}, {how}"] = evaluate(own, manifest, how=how)
     scores |= {other: evaluate(each, manifest) for other, each in embeddings.items() if other != name}
-    pairs = verification.pairs(own, manifest)
+    pairs = verification.list_pairs(own, manifest)
     verified, searched = verification.verify(pairs), open_set.search(own, manifest)
     return Assessment(manifest, scores, pairs, verified, searched, time.perf_counter() - began)
 
@@ -162,18 +155,15 @@ def tabulate_rows(scores: dict[str, Evaluation]) -> pd.DataFrame:
     """Return the scores of several embeddings in per cent, one row each, as mean ± deviation over draws."""
     found = {name: each.summary() for name, each in scores.items()}
     rows = {name: {shown: format_score(each, key) for key, shown in SHOWN.items()} for name, each in found.items()}
-    return pd.DataFrame.from_dict(rows, orient="index")
+    return pd.DataFrame(rows).T
 
 
 def tabulate_protocols(assessments: dict[str, Assessment]) -> pd.DataFrame:
     """Return the run's own scores, a column per protocol, in per cent: mean ± deviation over draws [95 % interval]."""
     columns = {}
     for protocol, each in assessments.items():
-        numbers = each.numbers
-        counts = {name: str(numbers[name]) for name in ("queries", "gallery")}
-        columns[protocol] = counts | {
-            name: format_score(numbers, score) for score, name in (SHOWN | {"eer": "EER"}).items()
-        }
+        shown = {name: format_score(each.numbers, score) for score, name in (SHOWN | {"eer": "EER"}).items()}
+        columns[protocol] = {name: str(each.numbers[name]) for name in ("queries", "gallery")} | shown
     return pd.DataFrame(columns)
 
 
@@ -181,16 +171,12 @@ def tabulate_errors(assessments: dict[str, Assessment]) -> pd.DataFrame:
     """Return verification and open-set error rates under every protocol, in per cent, or why one is not measurable."""
     columns = {}
     for protocol, each in assessments.items():
-        numbers, searched = each.numbers, each.searched
-        rates = {name: format_score(numbers, key) for key, name in name_rates(numbers).items()}
+        verified, searched = each.verified, each.searched
+        rates = {name: format_score(each.numbers, key) for key, name in name_rates(each.numbers).items()}
         columns[protocol] = {
-            "pairs": f"{numbers['genuine_pairs']:,} genuine, {numbers['impostor_pairs']:,} impostor",
+            "pairs": f"{verified.genuine:,} genuine, {verified.impostor:,} impostor",
             **{name: rate for name, rate in rates.items() if name.startswith("TPR")},
             "searches": f"{len(searched.mated):,} mated, {len(searched.non_mated):,} non-mated",
             **{name: rate for name, rate in rates.items() if name.startswith("FNIR")},
         }
     return pd.DataFrame(columns)
-
-
-def _plain(end: float) -> float | None:
-    return None if np.isnan(end) else end  # JSON knows no NaN

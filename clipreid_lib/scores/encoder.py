@@ -1,35 +1,138 @@
-"""An image encoder with its weights' name and the store of its features: what turns images into embeddings."""
+"""An image encoder whose features are kept on disk: each image is encoded once per checkpoint, whoever asks for it.
 
+::
+
+    outputs/features/<key>.safetensors
+
+The key is a hash of everything that decides a feature: the checkpoint's weights, the backbone's shape and statistics,
+the resize rule and mirroring, and the data set's image table. A file states them again and is refused where one
+differs, so features of another checkpoint or preprocessing are never picked up. Each image's size and time stamp are
+kept as well: an image that was changed since is encoded anew, one that is gone or can no longer be read keeps its
+feature. The folder may be deleted at any time.
+"""
+
+import hashlib
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 import torch
 
+from clipreid_lib.base import checkpoints
+from clipreid_lib.base.errors import UnreadableImage, UserError
+from clipreid_lib.base.files import locked
+from clipreid_lib.clip import backbone
 from clipreid_lib.clip.backbone import Backbone
-from clipreid_lib.scores.feature_store import FeatureStore
+from clipreid_lib.clip.encode import encode
+from clipreid_lib.data.photographs import Photographs, open_rgb
 from clipreid_lib.scores.features import Embeddings
+
+TABLE_COLUMNS = ["path", "identity", "aspect", "camera"]  # what an image is; sessions depend on params
+GONE = (-1, -1)
+Stored = dict[str, tuple[tuple[int, int], torch.Tensor]]  # an image's stamp and embedding, by path
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """An image encoder, the hash or tag of its weights, and the store that keeps its features."""
+    """An image encoder, the images it encodes, and where their features are kept.
+
+    Attributes:
+        backbone: with any image tower.
+        sha: hash or tag of its weights.
+        folder: of the stored features.
+        table: the data set's image table, whole.
+        photographs: its image files.
+    """
 
     backbone: Backbone
     sha: str
-    store: FeatureStore
+    folder: Path
+    table: pd.DataFrame
+    photographs: Photographs
 
     def embed(self, images: pd.DataFrame, mirrored: bool = False) -> Embeddings:
-        """Return CLIP-ReID's embedding of images: ``f`` and ``f_proj`` side by side, (N, D).
+        """Return CLIP-ReID's embedding of images, ``f`` and ``f_proj`` side by side; encode those not stored yet.
 
         Args:
-            images: rows of the image table or of a manifest; each is encoded once and kept in the store.
+            images: rows of the image table or of a manifest.
             mirrored: add the mirrored image's features to each image's.
 
+        Returns:
+            (N, D), one per distinct image.
+
         Raises:
-            UserError: an image cannot be read, or its embedding is not finite (naming it).
+            UserError: an image cannot be read, or its embedding is not finite (naming it); the disk is full.
         """
-        return self.store.embed(self.backbone, self.sha, images, mirrored)
+        made_by = self._describe(mirrored)
+        key = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:16]
+        path, wanted = self.folder / f"{key}.safetensors", images.drop_duplicates("path")
+        stamps = {name: self._stamp(name) for name in wanted["path"]}
+        known = _read(path, made_by)
+        lacking = wanted[[not self._holds(name, stamp, known) for name, stamp in stamps.items()]]
+        if len(lacking):
+            encoded = self.encode(lacking, mirrored)
+            fresh = {name: (stamps[name], row) for name, row in zip(encoded.paths, encoded.values, strict=True)}
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with locked(self.folder / ".lock"):  # a run beside this one may have added images meanwhile
+                known = _read(path, made_by) | fresh
+                tensors = {
+                    "embeddings": torch.stack([row for _, row in known.values()]),
+                    "stamps": torch.tensor([stamp for stamp, _ in known.values()]),
+                }
+                checkpoints.save(path, tensors, {"kind": "features", "paths": list(known), **made_by})
+        return Embeddings(list(stamps), torch.stack([known[name][1] for name in stamps]))
+
+    def encode(self, images: pd.DataFrame, mirrored: bool = False) -> Embeddings:
+        """Do what :meth:`embed` does without the store, with the side information that the images' columns give."""
+        distinct = images.drop_duplicates("path")
+        pixels = torch.from_numpy(self.photographs.load(distinct, self.backbone.image_size))
+        encoded = encode(self.backbone, pixels, self.backbone.side_rows(distinct), mirrored)
+        made = Embeddings(distinct["path"].tolist(), encoded.embedding)
+        made.of(distinct)  # raises where one is not finite
+        return made
 
     def project(self, embeddings: Embeddings) -> torch.Tensor:
         """Return the part of embeddings that lies in the space shared with text, (N, embed_dim)."""
         return embeddings.values[:, -self.backbone.clip.visual.output_dim :]
+
+    def _describe(self, mirrored: bool) -> dict[str, str | bool]:
+        """Return everything that decides a feature."""
+        text = self.table[TABLE_COLUMNS].to_csv(index=False, lineterminator="\n")
+        return {
+            "checkpoint": self.sha,
+            "backbone": json.dumps(backbone.describe(self.backbone), sort_keys=True),
+            "resize": self.photographs.rule,
+            "mirrored": mirrored,
+            "table": hashlib.sha256(text.encode()).hexdigest(),
+        }
+
+    def _stamp(self, name: str) -> tuple[int, int]:
+        try:
+            found = (self.photographs.root / name).stat()
+        except OSError:
+            return GONE
+        return found.st_size, found.st_mtime_ns
+
+    def _holds(self, name: str, stamp: tuple[int, int], known: Stored) -> bool:
+        """Whether the stored feature holds: of the same file, or of one that is gone or broken since."""
+        if name not in known or stamp in (known[name][0], GONE):
+            return name in known
+        try:
+            open_rgb(self.photographs.root / name, 32)
+        except UnreadableImage:
+            return True
+        return False
+
+
+def _read(path: Path, made_by: dict) -> Stored:
+    if not path.exists():
+        return {}
+    try:
+        tensors, facts = checkpoints.load(path, "features")
+        stamps = map(tuple, tensors["stamps"].tolist())
+        known = dict(zip(facts["paths"], zip(stamps, tensors["embeddings"], strict=True), strict=True))
+    except (UserError, KeyError, ValueError):  # cut short by a full disk or a pulled plug: encode again
+        return {}
+    checkpoints.require(path, facts, made_by)
+    return known

@@ -10,8 +10,10 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.data.manifest import Manifest
 from clipreid_lib.scores import metrics, similarity, uncertainty
 from clipreid_lib.scores.features import Embeddings
-from clipreid_lib.scores.reranking import expand_queries, k_reciprocal
+from clipreid_lib.scores.reranking import expand_queries, rerank
 from clipreid_lib.scores.score_names import SCORES
+
+EACH = {"map": "average_precision", "map_trapezoid": "average_precision_trapezoid", "minp": "inverse_penalty"}
 
 
 @dataclass(frozen=True)
@@ -36,43 +38,42 @@ class Evaluation:
         found = {score: float(means[score]) for score in SCORES}
         return found | {f"{score}_std": float(spread[score]) if len(self.per_draw) > 1 else None for score in SCORES}
 
-    def intervals(self, seed: int = 0) -> dict[str, tuple[float, float]]:
+    def intervals(self) -> dict[str, tuple[float, float]]:
         """95 % interval of every score by bootstrap over identities, all draws together."""
-        return {score: uncertainty.interval(self.of(score), self.per_query["identity"], seed) for score in SCORES}
+        return {score: uncertainty.find_interval(self.of(score), self.per_query["identity"]) for score in SCORES}
 
     def of(self, score: str) -> pd.Series:
         """Return what each query of each draw adds to a score's mean; NaN where it has no match."""
-        queries = self.per_query
-        if score.startswith("rank"):
-            hit = queries["first_hit"] <= int(score.removeprefix("rank"))
-            return hit.astype(float).where(queries["first_hit"] > 0)
-        column = {"map": "average_precision", "map_trapezoid": "average_precision_trapezoid"}
-        return queries[column.get(score, "inverse_penalty")]
+        if score in EACH:
+            return self.per_query[EACH[score]]
+        first = self.per_query["first_hit"]
+        return (first <= int(score.removeprefix("rank"))).astype(float).where(first > 0)
 
 
 def compare_draw(
-    embeddings: Embeddings, manifest: Manifest, index: int, part: str = "test", how: str = "cosine"
+    embeddings: Embeddings, manifest: Manifest, index: int
 ) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
-    """Compare one draw's queries with its gallery.
+    """Compare one draw's test queries with its gallery.
 
     Args:
         embeddings: of at least the draw's images.
         manifest: the protocol's roles and draws.
         index: number of the draw.
-        part: ``test`` or ``validation``.
-        how: ``cosine``; ``re-ranked``, by k-reciprocal re-ranking; ``expanded``, by alpha query expansion.
 
     Returns:
-        The query table, the gallery table and their (Q, G) similarity (re-ranked: the negative distance); -inf where
-        the protocol leaves a gallery image out of a query's gallery (the same person by the same camera).
+        The query table, the gallery table and their (Q, G) cosine; -inf where the protocol leaves a gallery image out
+        of a query's gallery (the same person by the same camera).
 
     Raises:
         UserError: an image has no embedding, or one that is not finite (naming it).
     """
-    query, gallery, sides, cameras = _sides(embeddings, manifest, index, part, how)
-    alike = -k_reciprocal(*sides) if how == "re-ranked" else similarity.cosine_similarity(*sides)
-    if cameras:
-        alike = similarity.without_same_camera(alike, query["identity"], gallery["identity"], *cameras.values())
+    query, gallery = manifest.draw(index)
+    alike = similarity.cosine_similarity(embeddings.of(query), embeddings.of(gallery))
+    if manifest.same_camera_rule:
+        person, camera = (
+            np.equal.outer(query[key].to_numpy(), gallery[key].to_numpy()) for key in ("identity", "camera")
+        )
+        alike = np.where(person & camera, -np.inf, alike)
     return query, gallery, alike
 
 
@@ -83,7 +84,7 @@ def evaluate(embeddings: Embeddings, manifest: Manifest, part: str = "test", how
         embeddings: of at least all images the draws use.
         manifest: the protocol's roles and draws.
         part: ``test``, or ``validation`` for choosing epochs and rates.
-        how: as for :func:`compare_draw`.
+        how: ``cosine``; ``re-ranked``, by k-reciprocal re-ranking; ``expanded``, by alpha query expansion.
 
     Returns:
         Scores of every draw and of every query of every draw, as shares in [0, 1].
@@ -93,36 +94,23 @@ def evaluate(embeddings: Embeddings, manifest: Manifest, part: str = "test", how
     """
     draws, queries, curves = [], [], []
     for index in range(manifest.draws):
-        if how == "re-ranked":
-            query, gallery, alike = compare_draw(embeddings, manifest, index, part, how)
-            scores = metrics.score_similarity(alike, query["identity"], gallery["identity"])
-        else:
-            query, gallery, sides, cameras = _sides(embeddings, manifest, index, part, how)
-            scores = metrics.score_retrieval(sides[0], query["identity"], sides[1], gallery["identity"], **cameras)
+        query, gallery = manifest.draw(index, part)
         if part == "test" and gallery["identity"].nunique() < 2:
             raise UserError(f"draw {index}: its gallery shows one person alone; there is nobody to tell them from")
+        mine: similarity.Features
+        mine, theirs = embeddings.of(query), embeddings.of(gallery)
+        asked, shown = query["identity"], gallery["identity"]
+        cameras = (query["camera"], gallery["camera"]) if part == "test" and manifest.same_camera_rule else None
+        if how == "re-ranked":
+            scores = metrics.score_similarity(-rerank(mine, theirs), asked, shown, cameras)
+        else:
+            mine = expand_queries(mine, theirs) if how == "expanded" else mine
+            scores = metrics.score_retrieval(mine, asked, theirs, shown, cameras)
         ranks = {f"rank{k}": share for k, share in scores.at.items()}
-        means = {"map": scores.map, "map_trapezoid": scores.map_trapezoid, "minp": scores.minp}
+        means = {score: getattr(scores, score) for score in EACH}
         sizes = {"queries": len(query), "gallery": len(gallery), "unmatched": scores.unmatched}
         draws.append({"draw": index, **ranks, **means, **sizes})
-        per_query = {
-            name: getattr(scores, name)
-            for name in ("first_hit", "average_precision", "average_precision_trapezoid", "inverse_penalty")
-        }
-        queries.append(query[["path", "identity"]].assign(draw=index, **per_query))
+        each = {name: getattr(scores, name) for name in ("first_hit", *EACH.values())}
+        queries.append(query[["path", "identity"]].assign(draw=index, **each))
         curves.append(scores.cmc)
     return Evaluation(pd.DataFrame(draws).set_index("draw"), pd.concat(queries, ignore_index=True), np.stack(curves))
-
-
-def _sides(
-    embeddings: Embeddings, manifest: Manifest, index: int, part: str, how: str
-) -> tuple[pd.DataFrame, pd.DataFrame, tuple, dict]:
-    """Return a draw's query and gallery tables, their embeddings, and their cameras where the protocol minds them."""
-    query, gallery = manifest.draw(index, part)
-    mine: similarity.Features
-    mine, theirs = embeddings.of(query), embeddings.of(gallery)
-    if how == "expanded":
-        mine = expand_queries(mine, theirs)
-    minds = part == "test" and manifest.same_camera_rule
-    cameras = {"query_cameras": query["camera"], "gallery_cameras": gallery["camera"]} if minds else {}
-    return query, gallery, (mine, theirs), cameras

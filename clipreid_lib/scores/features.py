@@ -1,16 +1,12 @@
-"""Features of images: encoding them, and finding those of a table's rows."""
+"""Embeddings of images, found by the rows of a table; and those that no network made: the pixel floor."""
 
 from dataclasses import dataclass
-from functools import cached_property
 
-import numpy as np
 import pandas as pd
 import torch
 from torch.nn import functional
 
 from clipreid_lib.base.errors import UserError
-from clipreid_lib.clip.backbone import Backbone, ImageFeatures
-from clipreid_lib.clip.encode import encode
 from clipreid_lib.data.photographs import Photographs
 
 
@@ -27,59 +23,22 @@ class Embeddings:
         Raises:
             UserError: an image has none, or one that is not finite (naming it).
         """
-        place, wanted = self._place, table["path"].tolist()
-        lacking = [path for path in wanted if path not in place]
-        if lacking:
-            raise UserError(f"{lacking[0]}: has no embedding; encode it first ({len(lacking)} images lack one)")
-        values = self.values[[place[path] for path in wanted]]
-        sane = np.isfinite(values.numpy()).all(axis=1)
+        rows = pd.Index(self.paths).get_indexer(table["path"])
+        lacking = table["path"][rows < 0]
+        if len(lacking):
+            raise UserError(f"{lacking.iloc[0]}: has no embedding; encode it first ({len(lacking)} images lack one)")
+        values = self.values[rows]
+        sane = values.isfinite().all(dim=1)
         if not sane.all():
-            raise UserError(f"{table['path'].iloc[int(sane.argmin())]}: its embedding is not finite")
+            raise UserError(f"{table['path'].iloc[int(sane.int().argmin())]}: its embedding is not finite")
         return values
-
-    @cached_property
-    def _place(self) -> dict[str, int]:
-        """Each image's row."""
-        return {path: row for row, path in enumerate(self.paths)}
-
-
-def embed_table(
-    backbone: Backbone, table: pd.DataFrame, photographs: Photographs, mirrored: bool = False
-) -> tuple[list[str], ImageFeatures]:
-    """Decode and encode every distinct image of a table, with the side information its columns give it.
-
-    Args:
-        backbone: with any image tower.
-        table: with ``path``.
-        photographs: the image files.
-        mirrored: as for :func:`encode`.
-
-    Returns:
-        The images' paths and their features, in the same order.
-
-    Raises:
-        UserError: an image cannot be read, or its embedding is not finite (naming it).
-    """
-    distinct = table.drop_duplicates("path")
-    pixels = torch.from_numpy(photographs.load(distinct, backbone.image_size))
-    encoded = encode(backbone, pixels, backbone.side_rows(distinct), mirrored)
-    broken = ~encoded.embedding.isfinite().all(dim=1)
-    if broken.any():
-        raise UserError(
-            f"{photographs.root / distinct['path'].iloc[int(broken.nonzero()[0])]}: its embedding is not finite"
-        )
-    return distinct["path"].tolist(), encoded
 
 
 def pixel_floor(table: pd.DataFrame, photographs: Photographs) -> Embeddings:
-    """Embed images as 32 x 32 grey pixels with the mean removed: what no network has to beat first.
-
-    Args:
-        table: with ``path``.
-        photographs: the image files.
+    """Embed a table's distinct images as 32 x 32 grey pixels with the mean removed: what to beat first.
 
     Returns:
-        (N, 1024) of unit length, one per distinct image.
+        (N, 1024) of unit length.
 
     Raises:
         UserError: an image cannot be read.

@@ -4,6 +4,7 @@ Every reader of results comes here. What is missing or damaged raises a UserErro
 can say which file it is, and so that any other error is a fault of ours.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clipreid_lib.base.errors import UserError
+from clipreid_lib.base.errors import UserError, counted
 from clipreid_lib.base.files import read_json
 from clipreid_lib.data.manifest import Manifest
 from clipreid_lib.params.run_folder import place_inside, read_params
@@ -42,10 +43,9 @@ class FinishedRun:
         """
         if not (folder / "params.yaml").is_file():
             raise UserError(f"{folder}: is no run's folder (it holds no params.yaml); give one of outputs/runs/")
-        params, metrics = read_params(folder), read_metrics(folder) or {}
-        protocols = metrics.get("protocols") or {}
-        whole = all(isinstance(scores, dict) for scores in protocols.values())
-        if not whole or not {"rank1", "map", "compared_sha"} <= set(protocols.get(params.protocol, ())):
+        params, metrics = read_params(folder), read_metrics(folder)
+        own = metrics["protocols"].get(params.protocol, {}) if metrics else {}
+        if not metrics or not {"rank1", "map", "compared_sha"} <= set(own):
             how = "is damaged or of an older version" if (folder / "metrics.json").exists() else "is not there"
             raise UserError(f"{folder}: has no scores to report (metrics.json {how}); run notebook 04 with its params")
         return cls(folder.resolve(), params, metrics)
@@ -84,11 +84,7 @@ class FinishedRun:
 
     @cached_property
     def manifest(self) -> Manifest:
-        """The manifest as it was kept, held against nothing.
-
-        Raises:
-            UserError: it is not there or damaged.
-        """
+        """The manifest as it was kept, held against nothing."""
         return Manifest.load(self.folder / "manifest.csv")
 
     @cached_property
@@ -115,11 +111,7 @@ class FinishedRun:
 
     @property
     def groups(self) -> pd.DataFrame:
-        """Scores of subgroups, as :func:`clipreid_lib.scores.subgroups.score_groups` made them.
-
-        Raises:
-            UserError: ``subgroups.csv`` is not there or damaged.
-        """
+        """Scores of subgroups, as :func:`clipreid_lib.scores.subgroups.score_groups` made them."""
         return read_table(self.folder / "subgroups.csv", GROUP).set_index(["attribute", "group"])
 
     def read_record(self, name: str) -> dict:
@@ -128,17 +120,14 @@ class FinishedRun:
 
     def describe(self) -> dict[str, str]:
         """Return what a reader of the run's pictures needs to know about it, ready to print."""
-        params, own, draws = self.params, self.own, self.own["draws"]
-        draws = "1 draw" if draws == 1 else f"{draws} draws"
+        params, own, draws = self.params, self.own, counted(self.own["draws"], "draw")
+        scores = {name: format_share(own[score], own[f"{score}_std"]) for score, name in SHOWN.items()}
         floor = (self.metrics.get("pixels") or {}).get("rank1")
         return {
             "data": f"{params.dataset}, {params.aspect}, protocol {params.protocol}",
             "model": f"{params.model}, variant {params.variant}, stage {params.stage}",
             "shown": f"draw 0: {own['queries']} queries, {own['gallery']} gallery images",
-            **{
-                f"{name}, {draws}": f"{format_share(own[score], own[f'{score}_std'])} %"
-                for score, name in SHOWN.items()
-            },
+            **{f"{name}, {draws}": f"{share} %" for name, share in scores.items()},
             f"floor ({FLOOR})": f"rank-1 {format_share(floor)} %",
             "manifest": own["manifest_sha"][:12],
         }
@@ -147,7 +136,8 @@ class FinishedRun:
 def read_metrics(folder: Path) -> dict | None:
     """Read one run's metrics; None where there are none yet, or the file is damaged or older."""
     metrics = read_json(folder / "metrics.json") or {}
-    whole = all(isinstance(metrics.get(key) or {}, dict) for key in MAPPINGS)
+    parts = [metrics.get(key) or {} for key in MAPPINGS]
+    whole = all(isinstance(part, dict) for part in parts) and all(isinstance(each, dict) for each in parts[0].values())
     return metrics if whole and {"protocols", "compared_sha"} <= set(metrics) else None
 
 
@@ -178,8 +168,6 @@ def find_runs(folders: Sequence[Path]) -> list[FinishedRun]:
     """Open those of some folders that hold an evaluated run whose params and metrics can be read."""
     found = []
     for folder in folders:
-        try:
+        with contextlib.suppress(UserError):
             found.append(FinishedRun.open(folder))
-        except UserError:
-            continue
     return found

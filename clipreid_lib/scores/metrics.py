@@ -12,22 +12,23 @@ therefore never matters, and a constant feature scores the worst a ranking can. 
 have none; its code would count them as misses.)
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.scores import similarity as similar
 from clipreid_lib.scores.score_names import RANKS
 
-MEMORY = 1 << 28  # bytes of similarities at a time: full blocks on 20 threads
 ROWS, COLUMNS = 512, 2048  # of a block: large enough for a product at full speed, small enough for the cache (measured)
 FEW = 64  # queries at a time where each takes much room: all their matches' features, or whole rows of a given matrix
+Sides = tuple[Iterable, Iterable]  # what (Q,) queries have and what (G,) gallery images have
+NUMBERS = {"integer", "floating", "mixed-integer-float", "boolean"}  # kinds of labels, as pandas names them
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class RetrievalScores:
 
     Attributes:
         cmc: (G,) share of queries whose first true match stands at rank <= position + 1.
-        at: the same at the ranks asked for, by rank; beyond the gallery's end its last value.
+        at: the same at ranks 1, 5 and 10, by rank; beyond the gallery's end its last value.
         map: mean average precision, standard definition (mean over true matches of precision at each).
         map_trapezoid: the mAP of MBA-Net (arXiv 2108.02234) and CLIP-HandID (arXiv 2506.12447): precision just before
             and at each match, averaged (just before rank 1 it is 1). With one match per query it is (map + rank-1) / 2,
@@ -60,34 +61,13 @@ class RetrievalScores:
     first_hit: np.ndarray
     unmatched: int
 
-    def rank(self, k: int) -> float:
-        """CMC at rank k; beyond the gallery's end its last value."""
-        return float(self.cmc[min(k, len(self.cmc)) - 1])
-
-
-def ranking(similarity: np.ndarray, match: np.ndarray) -> np.ndarray:
-    """Order each row's gallery, best first; ties as everywhere here, so pictures and scores agree.
-
-    Args:
-        similarity: (Q, G).
-        match: (Q, G) whether query and gallery image have one label.
-
-    Returns:
-        (Q, G) gallery positions.
-    """
-    return np.lexsort((match, -similarity), axis=-1)
-
 
 def score_retrieval(
     query: similar.Features,
     query_labels: Iterable,
     gallery: similar.Features,
     gallery_labels: Iterable,
-    *,
-    query_cameras: Iterable | None = None,
-    gallery_cameras: Iterable | None = None,
-    ranks: Sequence[int] = RANKS,
-    memory: int = MEMORY,
+    cameras: Sides | None = None,
 ) -> RetrievalScores:
     """Score query features against gallery features by cosine similarity.
 
@@ -100,31 +80,26 @@ def score_retrieval(
         gallery: (G, D) tensor or array; float32 and float64 are not copied as a whole.
         gallery_labels: (G,) labels; distractors carry labels no query has. A gallery of one label alone is
             answered with a perfect score, for nothing can be confused.
-        query_cameras: (Q,) cameras; with ``gallery_cameras``, a query's own person seen by its own camera is left
+        cameras: (Q,) of the queries and (G,) of the gallery; then a query's own person seen by its own camera is left
             out of its gallery, as Market-1501 asks (Zheng et al. 2015).
-        gallery_cameras: (G,) cameras.
-        ranks: where to read the CMC off; may lie beyond the gallery's end.
-        memory: bytes that blocks of similarities may take at a time, beyond one row of 2,048 on each thread.
 
     Returns:
         CMC, mAP and mINP over the queries that have a match, and the values of every query.
 
     Raises:
-        UserError: features as :func:`~clipreid_lib.scores.similarity.check_features` and ``require_same_width``; labels
-            or cameras that do not fit; ranks below 1; no query has a match.
+        UserError: features as :func:`~clipreid_lib.scores.similarity.check_features`; labels or cameras that do not
+            fit; no query has a match.
     """
-    query, gallery = similar.check_features(query, "query"), similar.check_features(gallery, "gallery")
-    similar.require_same_width(query, gallery)
+    query, gallery = similar.check_features(query, gallery)
     sizes, threads = (len(query), len(gallery)), torch.get_num_threads()
-    rows = int(np.clip(memory // (12 * COLUMNS * threads), 1, ROWS))  # 12 bytes each: in float64, then in float32
-    blocks = _blocks(sizes, (query_labels, gallery_labels), (query_cameras, gallery_cameras), ranks, rows)
+    blocks = _pair(sizes, (query_labels, gallery_labels), cameras, ROWS)
 
     def begin(block: _Block) -> torch.Tensor:
-        mine, pairs = similar.whole_numbers(query[block.queries]), np.empty(block.columns.shape, np.float32)
+        mine, pairs = similar.scale_to_whole(query[block.queries]), np.empty(block.columns.shape, np.float32)
         for start in range(0, len(mine), FEW):
             part = slice(start, start + FEW)
             shown, place = np.unique(block.columns[part], return_inverse=True)
-            alike = similar.multiply_exactly(mine[part], similar.whole_numbers(gallery[shown]))
+            alike = similar.multiply_exactly(mine[part], similar.scale_to_whole(gallery[shown]))
             pairs[part] = np.take_along_axis(alike, place.reshape(pairs[part].shape), axis=1)
         block.begin(pairs)
         return mine  # (R, D)
@@ -132,43 +107,40 @@ def score_retrieval(
     asked = _in_threads(begin, blocks)
 
     def count(part: np.ndarray) -> None:
-        shown = similar.whole_numbers(part)  # (C, D)
+        shown = similar.scale_to_whole(part)  # (C, D)
         for block, mine in zip(blocks, asked, strict=True):
             block.count(similar.multiply_exactly(mine, shown))
 
     each = -(-len(gallery) // (COLUMNS * threads))  # parts of the gallery for every thread
     _in_threads(count, np.array_split(gallery, each * threads))
-    return _scores(blocks, sizes, ranks)
+    return _score(blocks, sizes)
 
 
 def score_similarity(
-    similarity: np.ndarray, query_labels: Iterable, gallery_labels: Iterable, ranks: Sequence[int] = RANKS
+    similarity: np.ndarray,
+    query_labels: Iterable,
+    gallery_labels: Iterable,
+    cameras: Sides | None = None,
 ) -> RetrievalScores:
     """Score a (Q, G) similarity matrix as it stands; larger means more alike. See :func:`score_retrieval`.
 
     A similarity of -inf takes the gallery image out of that query's gallery.
 
-    Args:
-        similarity: (Q, G); not changed.
-        query_labels: (Q,) labels compared, numbers or text.
-        gallery_labels: (G,) labels.
-        ranks: where to read the CMC off.
-
     Raises:
-        UserError: ids that do not fit, ranks below 1, a similarity that is not a number, no query has a match.
+        UserError: a similarity that is not a number; labels and cameras as in :func:`score_retrieval`.
     """
     similarity = np.asarray(similarity)
     if similarity.ndim != 2 or np.isnan(similarity).any():
         raise UserError("similarity: must be a (query, gallery) table of numbers without NaN")
     similarity = similarity if similarity.dtype in (np.float32, np.float64) else similarity.astype(np.float64)
-    blocks = _blocks(similarity.shape, (query_labels, gallery_labels), (None, None), ranks, FEW)
+    blocks = _pair(similarity.shape, (query_labels, gallery_labels), cameras, FEW)
 
     def count(block: _Block) -> None:
         block.begin(similarity[block.queries[:, None], block.columns])
         block.count(similarity[block.queries])
 
     _in_threads(count, blocks)
-    return _scores(blocks, similarity.shape, ranks)
+    return _score(blocks, similarity.shape)
 
 
 def _in_threads(task: Callable, items: Iterable) -> list:
@@ -214,24 +186,10 @@ class _Block:
             self.before += sign * (similarity.shape[1] - below)
 
 
-def _blocks(
-    sizes: tuple[int, int], ids: tuple[Iterable, Iterable], cameras: tuple[Any, Any], ranks: Sequence[int], rows: int
-) -> list[_Block]:
-    """Pair queries with gallery images, ``rows`` queries of neighbouring labels at a time, without unmatched ones.
-
-    Args:
-        sizes: of query and gallery.
-        ids: of query and gallery.
-        cameras: likewise, or None and None.
-        ranks: where the CMC will be read off.
-        rows: queries per block at most.
-    """
-    if (cameras[0] is None) != (cameras[1] is None):
-        raise UserError("cameras: give them for query and gallery both, or for neither")
-    if not len(ranks) or min(ranks) < 1:
-        raise UserError(f"ranks: {tuple(ranks)}; give at least one, each 1 or more")
-    asked, shown = _codes(*ids, sizes, "ids")
-    seen = None if cameras[0] is None else _codes(*cameras, sizes, "cameras")
+def _pair(sizes: tuple[int, ...], labels: Sides, cameras: Sides | None, rows: int) -> list[_Block]:
+    """Pair queries with gallery images, ``rows`` queries of neighbouring labels at a time, without unmatched ones."""
+    asked, shown = _number(labels, sizes, "labels")
+    seen = None if cameras is None else _number(cameras, sizes, "cameras")
     order = np.argsort(shown, kind="stable")  # gallery positions, label by label
     left, right = (np.searchsorted(shown[order], asked, side) for side in ("left", "right"))
     queries = np.argsort(asked, kind="stable")
@@ -246,7 +204,7 @@ def _blocks(
     return blocks
 
 
-def _scores(blocks: list[_Block], sizes: tuple[int, int], ranks: Sequence[int]) -> RetrievalScores:
+def _score(blocks: list[_Block], sizes: tuple[int, ...]) -> RetrievalScores:
     """Read the scores off the wrong images before every match."""
     first = np.zeros(sizes[0], int)
     precision, trapezoid, penalty = (np.full(sizes[0], np.nan) for _ in range(3))
@@ -256,11 +214,11 @@ def _scores(blocks: list[_Block], sizes: tuple[int, int], ranks: Sequence[int]) 
         number, hits = matches.sum(axis=1), np.arange(matches.shape[1])  # hits: matches before each match
         there = hits < number[:, None]
         wrong = np.sort(np.where(matches, block.before[has], sizes[1]), axis=1)  # best match first, no match last
-        at = (hits + 1) / (wrong + hits + 1)
-        just_before = np.divide(hits, wrong + hits, out=np.ones(at.shape), where=wrong + hits > 0)
-        for values, shares in ((precision, at), (trapezoid, (at + just_before) / 2)):
+        at_match = (hits + 1) / (wrong + hits + 1)
+        just_before = np.divide(hits, wrong + hits, out=np.ones(at_match.shape), where=wrong + hits > 0)
+        for values, shares in ((precision, at_match), (trapezoid, (at_match + just_before) / 2)):
             values[mine] = np.where(there, shares, 0).cumsum(axis=1)[:, -1] / number
-        penalty[mine] = at[np.arange(len(mine)), number - 1]
+        penalty[mine] = at_match[np.arange(len(mine)), number - 1]
         first[mine] = wrong[:, 0] + 1
     matched = first > 0
     if not matched.any():
@@ -268,7 +226,7 @@ def _scores(blocks: list[_Block], sizes: tuple[int, int], ranks: Sequence[int]) 
     cmc = np.bincount(first[matched] - 1, minlength=sizes[1]).cumsum() / matched.sum()
     return RetrievalScores(
         cmc=cmc,
-        at={int(k): float(cmc[min(k, sizes[1]) - 1]) for k in ranks},
+        at={k: float(cmc[min(k, sizes[1]) - 1]) for k in RANKS},
         map=float(precision[matched].mean()),
         map_trapezoid=float(trapezoid[matched].mean()),
         minp=float(penalty[matched].mean()),
@@ -280,26 +238,13 @@ def _scores(blocks: list[_Block], sizes: tuple[int, int], ranks: Sequence[int]) 
     )
 
 
-def _codes(query: Iterable, gallery: Iterable, sizes: tuple[int, int], what: str) -> tuple[np.ndarray, np.ndarray]:
-    """Number the values of two lists alike."""
-    sides = [_plain(query, f"query {what}"), _plain(gallery, f"gallery {what}")]
-    if tuple(map(len, sides)) != sizes:
-        found = f"{len(sides[0])} query and {len(sides[1])} gallery {what}"
-        raise UserError(f"{found} for {sizes[0]} query and {sizes[1]} gallery images")
-    if (sides[0].dtype.kind == "U") != (sides[1].dtype.kind == "U"):
-        kinds = ["text" if side.dtype.kind == "U" else "numbers" for side in sides]
-        raise UserError(f"query {what} are {kinds[0]}, gallery {what} are {kinds[1]}; they could never match")
-    codes = np.unique(np.concatenate(sides), return_inverse=True)[1]
-    return codes[: sizes[0]], codes[sizes[0] :]
-
-
-def _plain(values: Iterable, name: str) -> np.ndarray:
-    values = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
-    if values.dtype == object:  # a column of a table
-        kinds = {isinstance(value, str) for value in values}
-        if len(kinds) > 1:
-            raise UserError(f"{name}: holds text and numbers; give one kind")
-        values = values.astype(str) if kinds == {True} else values.astype(float)
-    if values.ndim != 1 or (values.dtype.kind == "f" and np.isnan(values).any()):
-        raise UserError(f"{name}: must be one list of values, none of them missing")
-    return values
+def _number(values: Sides, sizes: tuple[int, ...], what: str) -> list[np.ndarray]:
+    """Number the values of query and gallery alike."""
+    sides = [np.asarray(each) for each in values]
+    if [side.shape for side in sides] != [(size,) for size in sizes]:
+        found = f"{sides[0].shape} and {sides[1].shape}"
+        raise UserError(f"{what}: have the shapes {found}, for {sizes[0]} query and {sizes[1]} gallery images")
+    kinds = {pd.api.types.infer_dtype(side, skipna=False) for side in sides}
+    if not (kinds == {"string"} or kinds <= NUMBERS) or any(pd.isna(side).any() for side in sides):
+        raise UserError(f"{what}: must be all numbers or all text, in query and gallery alike, and none missing")
+    return np.split(pd.factorize(np.concatenate(sides))[0], [sizes[0]])

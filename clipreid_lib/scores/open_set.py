@@ -38,34 +38,17 @@ class OpenSet:
         scores = np.sort(self.non_mated["score"])[::-1]
         return float(scores[min(int(fpir * len(scores)), len(scores) - 1)])
 
-    def fnir(self, fpir: float) -> float | None:
-        """FNIR at that FPIR, rank 1; None where fewer than ten images could be false positives.
+    def find_fnir(self, fpir: float) -> tuple[float | str, float | None, float | None]:
+        """FNIR at that FPIR, rank 1, with its 95 % interval by bootstrap over enrolled people, the threshold held.
 
-        Images count, not searches: another draw's search for the same image is hardly another trial.
+        A sentence stands for it where fewer than ten images could be false positives. Images count, not searches:
+        another draw's search for the same image is hardly another trial.
         """
-        if fpir * self.non_mated["path"].nunique() < ERRORS_NEEDED:
-            return None
-        return float(self._missed(fpir).mean())
-
-    def interval(self, fpir: float, seed: int = 0) -> tuple[float, float]:
-        """95 % interval of the FNIR by bootstrap over enrolled people, the threshold held.
-
-        Args:
-            fpir: false positive identification rate, in [0, 1].
-            seed: of the resampling.
-
-        Returns:
-            Lower and upper end; NaN twice with fewer than two people.
-        """
-        return uncertainty.interval(self._missed(fpir), self.mated["identity"], seed)
-
-    def why_not(self, fpir: float) -> str:
-        """Say why a rate is not measurable: how many images there are of those needed."""
-        needed = int(np.ceil(ERRORS_NEEDED / fpir))
-        return f"not measurable: {self.non_mated['path'].nunique():,} of {needed:,} images of people not enrolled"
-
-    def _missed(self, fpir: float) -> np.ndarray:
-        return (self.mated["score"] <= self.threshold(fpir)).to_numpy()
+        images, needed = self.non_mated["path"].nunique(), int(np.ceil(ERRORS_NEEDED / fpir))
+        if fpir * images < ERRORS_NEEDED:
+            return f"not measurable: {images:,} of {needed:,} images of people not enrolled", None, None
+        missed = self.mated["score"] <= self.threshold(fpir)
+        return float(missed.mean()), *uncertainty.find_interval(missed, self.mated["identity"])
 
 
 def search(embeddings: Embeddings, manifest: Manifest) -> OpenSet:
@@ -73,10 +56,6 @@ def search(embeddings: Embeddings, manifest: Manifest) -> OpenSet:
 
     All images of whoever is not enrolled leave the gallery, those of their other hands too; other distractors stay. So
     each query is searched for once with its person enrolled and once without, with half of the test people enrolled.
-
-    Args:
-        embeddings: of at least all images the draws use.
-        manifest: the protocol's roles and draws.
 
     Raises:
         UserError: as :func:`~clipreid_lib.scores.evaluation.compare_draw`.

@@ -3,16 +3,13 @@
 import numpy as np
 from scipy import sparse
 
-from clipreid_lib.base.errors import UserError
-from clipreid_lib.scores.similarity import Features, exact_product, require_same_width, unit_features
+from clipreid_lib.scores.similarity import Features, check_features, cosine_similarity, scale_to_unit
 
 ROWS = 512  # images at a time whose distances to all others stand in memory
 PAIRS = 1024  # pairs at a time whose features are gathered: they fit the processor's cache, which halves the time
 
 
-def k_reciprocal(
-    query: Features, gallery: Features, k1: int = 20, k2: int = 6, lambda_value: float = 0.3
-) -> np.ndarray:
+def rerank(query: Features, gallery: Features, k1: int = 20, k2: int = 6, lambda_value: float = 0.3) -> np.ndarray:
     """Distance by k-reciprocal encoding (Zhong et al. 2017, arXiv 1701.08398), as its authors' code computes it.
 
     Two images are near where they share neighbours that count them as neighbours, too. Neighbours are sought among
@@ -23,10 +20,9 @@ def k_reciprocal(
     features, divided by each image's largest; an image is its own first neighbour; half of k1 is rounded to even.
 
     Args:
-        query: (Q, D) tensor or array; normalised here, since everything is compared by cosine. A zero vector
-            is at distance 2 from everything.
+        query: (Q, D) tensor or array. A zero vector is at distance 2 from everything.
         gallery: (G, D) tensor or array.
-        k1: neighbours that may be reciprocal; more than there are images means all of them.
+        k1: neighbours that may be reciprocal, 1 or more; more than there are images means all of them.
         k2: neighbours whose encodings are averaged (local query expansion); 1 averages nothing.
         lambda_value: weight of the original distance, in [0, 1].
 
@@ -34,21 +30,15 @@ def k_reciprocal(
         (Q, G) float32 distance; smaller is more alike.
 
     Raises:
-        UserError: features as :func:`~clipreid_lib.scores.similarity.check_features`; k1 or k2 below 1; lambda_value
-            outside [0, 1].
+        UserError: as :func:`~clipreid_lib.scores.similarity.check_features`.
     """
-    if min(k1, k2) < 1:
-        raise UserError(f"k1, k2: {k1}, {k2}; both must be 1 or more")
-    if not 0 <= lambda_value <= 1:
-        raise UserError(f"lambda_value: {lambda_value}; it must lie in [0, 1]")
-    query, gallery = unit_features(query, "query"), unit_features(gallery, "gallery")
-    require_same_width(query, gallery)
+    query, gallery = map(scale_to_unit, check_features(query, gallery))
     asked, images = len(query), np.vstack([query, gallery])  # (N, D), N = Q + G
-    near, largest, direct = _neighbours(images, max(k1 + 1, k2), asked)
+    near, largest, direct = _find_neighbours(images, max(k1 + 1, k2), asked)
     encoded = _encode(images, near, largest, k1)
     if k2 > 1:
-        encoded = _pattern(near[:, :k2], weight=1 / min(k2, len(images))) @ encoded
-    distance = _jaccard(encoded[:asked], encoded[asked:].tocsc()) * (1 - lambda_value)
+        encoded = _mark(near[:, :k2], weight=1 / min(k2, len(images))) @ encoded
+    distance = _measure_jaccard(encoded[:asked], encoded[asked:].tocsc()) * (1 - lambda_value)
     distance += lambda_value * direct
     return distance
 
@@ -62,27 +52,24 @@ def expand_queries(query: Features, gallery: Features, top: int = 5, alpha: floa
     Args:
         query: (Q, D) tensor or array.
         gallery: (G, D) tensor or array.
-        top: neighbours to add. Small by default: a gallery of one image per person has a single right one.
+        top: neighbours to add, 1 or more. Few, since a gallery of one image per person has a single right one.
         alpha: the larger, the less distant neighbours count; 3 is the authors'.
 
     Returns:
         (Q, D) float32, normalised.
 
     Raises:
-        UserError: features as :func:`~clipreid_lib.scores.similarity.check_features`; top below 1; alpha below 0.
+        UserError: as :func:`~clipreid_lib.scores.similarity.check_features`.
     """
-    if top < 1 or not 0 <= alpha < np.inf:
-        raise UserError(f"top, alpha: {top}, {alpha}; top must be 1 or more, alpha 0 or more")
-    query, gallery = unit_features(query, "query"), unit_features(gallery, "gallery")
-    require_same_width(query, gallery)
-    cosine = exact_product(query, gallery).astype(np.float64)  # (Q, G)
+    query, gallery = map(scale_to_unit, check_features(query, gallery))
+    cosine = cosine_similarity(query, gallery).astype(np.float64)  # (Q, G)
     top = min(top, len(gallery))
     last = np.partition(cosine, len(gallery) - top, axis=1)[:, len(gallery) - top, None]
     weights = np.where((cosine >= last) & (cosine > 0), cosine.clip(0) ** alpha, 0)
-    return unit_features(query + weights @ gallery, "expanded query").astype(np.float32)
+    return scale_to_unit(query + weights @ gallery).astype(np.float32)
 
 
-def _neighbours(images: np.ndarray, number: int, asked: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _find_neighbours(images: np.ndarray, number: int, asked: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Find (N, number) nearest images, itself first among equals by position, (N,) largest and (Q, G) distances."""
     number = min(number, len(images))
     near, largest = np.empty((len(images), number), np.int64), np.empty(len(images))
@@ -104,7 +91,7 @@ def _neighbours(images: np.ndarray, number: int, asked: int) -> tuple[np.ndarray
     return near, largest, direct / largest[:asked, None].astype(np.float32)
 
 
-def _pattern(near: np.ndarray, weight: float = 1.0) -> sparse.csr_array:
+def _mark(near: np.ndarray, weight: float = 1.0) -> sparse.csr_array:
     """(N, N) matrix with a weight where a row's image has a column's image among its neighbours (N, k)."""
     count, number = near.shape
     ends = np.arange(0, count * number + 1, number)
@@ -115,7 +102,7 @@ def _encode(images: np.ndarray, near: np.ndarray, largest: np.ndarray, k1: int) 
     """(N, N) weights of each image's k-reciprocal neighbours, expanded by theirs, rows summing to one."""
 
     def reciprocal(number: int) -> sparse.csr_array:
-        forward = _pattern(near[:, :number])
+        forward = _mark(near[:, :number])
         return forward.multiply(forward.T).tocsr()
 
     whole, half = reciprocal(k1 + 1), reciprocal(int(np.around(k1 / 2)) + 1)
@@ -134,7 +121,7 @@ def _encode(images: np.ndarray, near: np.ndarray, largest: np.ndarray, k1: int) 
     return sparse.csr_array((weights, (members.row, members.col)), shape=whole.shape)
 
 
-def _jaccard(asked: sparse.csr_array, shown: sparse.csc_array) -> np.ndarray:
+def _measure_jaccard(asked: sparse.csr_array, shown: sparse.csc_array) -> np.ndarray:
     """(Q, G) Jaccard distance of weighted sets: 1 - m / (2 - m), where m is the sum of the smaller weights."""
     distance = np.empty((asked.shape[0], shown.shape[0]), np.float32)
     lengths = np.diff(shown.indptr)

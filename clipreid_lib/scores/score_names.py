@@ -28,8 +28,7 @@ def name_method(variant: str, stage: str) -> str:
 
 def name_rates(keys: Iterable[str]) -> dict[str, str]:
     """Name the error rates among the keys of a record: ``tpr_at_fpr_0.01`` is TPR at FPR 0.01; others are left out."""
-    found = [key for key in keys if "_at_f" in key and not key.endswith(("_low", "_high"))]
-    parts = {key: key.rpartition("_") for key in found}
+    parts = {key: key.rpartition("_") for key in keys if "_at_f" in key and not key.endswith(("_low", "_high"))}
     return {key: f"{rate.upper().replace('_AT_', ' at ')} {level}" for key, (rate, _, level) in parts.items()}
 
 

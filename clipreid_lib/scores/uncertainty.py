@@ -4,8 +4,6 @@ The images of one person are alike, so resampling images would pretend to know m
 is held as it is; what is resampled is who asks.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
@@ -15,24 +13,7 @@ RESAMPLES = 2000  # of people, for intervals: the ends then wander by less than 
 FLIPS = 9999  # for p-values, so that the smallest is 0.0002 (two-sided)
 
 
-@dataclass(frozen=True)
-class Difference:
-    """One method against another on the same queries.
-
-    Attributes:
-        mean: of other minus one, over queries.
-        low: lower end of its 95 % interval.
-        high: upper end.
-        p: two-sided p-value that no person is served differently by the two (sign-flip test over people).
-    """
-
-    mean: float
-    low: float
-    high: float
-    p: float
-
-
-def interval(values: ArrayLike, people: ArrayLike, seed: int = 0) -> tuple[float, float]:
+def find_interval(values: ArrayLike, people: ArrayLike) -> tuple[float, float]:
     """95 % interval of a share or score in [0, 1] averaged over queries, by percentile bootstrap over people.
 
     Where all people score 1 (or all 0) a bootstrap would claim certainty; there the exact binomial bound stands, with
@@ -42,7 +23,6 @@ def interval(values: ArrayLike, people: ArrayLike, seed: int = 0) -> tuple[float
     Args:
         values: (N,) one number per query; NaN takes no part.
         people: (N,) whose query it is.
-        seed: of the resampling.
 
     Returns:
         Lower and upper end; NaN twice with fewer than two people.
@@ -53,10 +33,40 @@ def interval(values: ArrayLike, people: ArrayLike, seed: int = 0) -> tuple[float
         return bound, 1.0
     if len(sums) > 1 and not sums.any():
         return 0.0, 1 - bound
-    return _bootstrap(sums, counts, seed)
+    return _bootstrap(sums, counts)
 
 
-def _bootstrap(sums: np.ndarray, counts: np.ndarray, seed: int) -> tuple[float, float]:
+def compare(one: ArrayLike, other: ArrayLike, people: ArrayLike) -> tuple[float, tuple[float, float], float]:
+    """Compare two methods query by query.
+
+    The p-value is that of a sign-flip permutation test on each person's summed difference (scipy): a person's queries
+    flip together, and people weigh by how many they have, as in the mean itself.
+
+    Args:
+        one: (N,) a score per query, for example average precision.
+        other: (N,) the other method's, of the same queries in the same order.
+        people: (N,) whose queries they are.
+
+    Returns:
+        The mean over queries of other minus one, its 95 % interval, and the two-sided p-value that no person is served
+        differently by the two.
+    """
+    sums, counts = _sum_by_person(np.asarray(other, float) - np.asarray(one, float), people)
+    p = 1.0
+    if len(sums) > 1 and sums.any():
+        p = stats.permutation_test(
+            (sums,),
+            lambda x, axis: x.sum(axis),
+            permutation_type="samples",
+            vectorized=True,
+            n_resamples=FLIPS,
+            batch=1000,
+            rng=np.random.default_rng(0),
+        ).pvalue
+    return float(sums.sum() / max(1, counts.sum())), _bootstrap(sums, counts), float(p)
+
+
+def _bootstrap(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
     if len(sums) < 2:
         return np.nan, np.nan
     with np.errstate(invalid="ignore"):
@@ -68,41 +78,9 @@ def _bootstrap(sums: np.ndarray, counts: np.ndarray, seed: int) -> tuple[float, 
             n_resamples=RESAMPLES,
             batch=200,
             method="percentile",
-            rng=np.random.default_rng(seed),
+            rng=np.random.default_rng(0),
         ).confidence_interval
     return float(found.low), float(found.high)
-
-
-def compare(one: ArrayLike, other: ArrayLike, people: ArrayLike, seed: int = 0) -> Difference:
-    """Compare two methods query by query.
-
-    The p-value is that of a sign-flip permutation test on each person's summed difference (scipy): a person's queries
-    flip together, and people weigh by how many they have, as in the mean itself.
-
-    Args:
-        one: (N,) a score per query, for example average precision.
-        other: (N,) the other method's, of the same queries in the same order.
-        people: (N,) whose queries they are.
-        seed: of the resampling.
-
-    Returns:
-        Mean difference, other minus one, its 95 % interval and p-value.
-    """
-    difference = np.asarray(other, float) - np.asarray(one, float)
-    sums, counts = _sum_by_person(difference, people)
-    low, high = _bootstrap(sums, counts, seed)
-    p = 1.0
-    if len(sums) > 1 and sums.any():
-        p = stats.permutation_test(
-            (sums,),
-            lambda x, axis: x.sum(axis),
-            permutation_type="samples",
-            vectorized=True,
-            n_resamples=FLIPS,
-            batch=1000,
-            rng=np.random.default_rng(seed),
-        ).pvalue
-    return Difference(float(sums.sum() / max(1, counts.sum())), low, high, float(p))
 
 
 def _sum_by_person(values: ArrayLike, people: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

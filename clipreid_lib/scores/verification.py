@@ -28,28 +28,6 @@ ENOUGH = 200_000  # impostor pairs that a resample looks at: more change the int
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """Compared pairs.
-
-    Attributes:
-        table: one row per pair: ``query gallery`` (paths), ``query_subject gallery_subject`` (people), ``score``
-            (cosine), ``genuine`` (whether both show one identity).
-    """
-
-    table: pd.DataFrame
-
-    def of(self, paths: set[str]) -> "Pairs":
-        """Return the pairs with one of these images on either side."""
-        mine = self.table["query"].isin(paths) | self.table["gallery"].isin(paths)
-        return Pairs(self.table[mine])
-
-    @property
-    def both(self) -> bool:
-        """Whether there are genuine and impostor pairs, so that anything can be measured."""
-        return 0 < self.table["genuine"].sum() < len(self.table)
-
-
-@dataclass(frozen=True)
 class Verification:
     """Error rates over all thresholds.
 
@@ -58,7 +36,7 @@ class Verification:
         fpr: (T,) false positive rate there.
         tpr: (T,) true positive rate there; 1 - tpr is the false negative rate.
         eer: equal error rate, where false positive and false negative rate cross (linear between thresholds).
-        tpr_at: true positive rate at each of :data:`LEVELS`; None where it is not measurable.
+        tpr_at: true positive rate at each of :data:`LEVELS`, or why it is not measurable.
         genuine: number of genuine pairs.
         impostor: number of impostor pairs.
     """
@@ -67,7 +45,7 @@ class Verification:
     fpr: np.ndarray
     tpr: np.ndarray
     eer: float
-    tpr_at: dict[float, float | None]
+    tpr_at: dict[float, float | str]
     genuine: int
     impostor: int
 
@@ -76,86 +54,72 @@ class Verification:
         """The highest threshold at which false positives are at least as many as false negatives."""
         return float(self.thresholds[np.argmax(self.fpr >= 1 - self.tpr)])
 
-    def why_not(self, level: float) -> str:
-        """Say why a rate is not measurable: how many impostor pairs there are of those needed for ten errors."""
-        needed = int(np.ceil(ERRORS_NEEDED / level))
-        return f"not measurable: {self.impostor:,} of {needed:,} impostor pairs"
 
+def list_pairs(embeddings: Embeddings, manifest: Manifest) -> pd.DataFrame:
+    """List every pair that a manifest's draws compare, each once.
 
-def pairs(embeddings: Embeddings, manifest: Manifest) -> Pairs:
-    """Collect every pair that a manifest's draws compare, each once.
-
-    Args:
-        embeddings: of at least all images the draws use.
-        manifest: the protocol's roles and draws.
+    Returns:
+        One row per pair: ``query gallery`` (paths), ``query_subject gallery_subject`` (people), ``score`` (cosine),
+        ``genuine`` (whether both show one identity).
 
     Raises:
         UserError: as :func:`~clipreid_lib.scores.evaluation.compare_draw`.
     """
-    parts = []
+    parts, images = [], manifest.images
     for index in range(manifest.draws):
         query, gallery, similarity = compare_draw(embeddings, manifest, index)
         row, column = np.nonzero(similarity > -np.inf)
-        parts.append(
-            pd.DataFrame(
-                {
-                    "query": query.index.to_numpy()[row],
-                    "gallery": gallery.index.to_numpy()[column],
-                    "score": similarity[row, column],
-                }
-            )
-        )
+        ends = {"query": query.index.to_numpy()[row], "gallery": gallery.index.to_numpy()[column]}
+        parts.append(pd.DataFrame(ends | {"score": similarity[row, column]}))
     table = pd.concat(parts, ignore_index=True)
     if manifest.draws > 1:  # within a draw no pair stands twice
-        ends = np.sort(table[["query", "gallery"]].to_numpy(), axis=1)
-        _, first = np.unique(ends[:, 0] * (ends.max() + 1) + ends[:, 1], return_index=True)
-        table = table.iloc[np.sort(first)].reset_index(drop=True)
-    paths, images = manifest.images["path"], manifest.images
-    number = [images.loc[table[side], "identity"].to_numpy() for side in ("query", "gallery")]
+        either_way = pd.DataFrame(np.sort(table[["query", "gallery"]].to_numpy(), axis=1))
+        table = table[~either_way.duplicated()].reset_index(drop=True)
+    identity = [images.loc[table[side], "identity"].to_numpy() for side in ("query", "gallery")]
     for side in ("query", "gallery"):
         table[f"{side}_subject"] = images.loc[table[side], "subject"].to_numpy()
-        table[side] = pd.Categorical.from_codes(paths.index.get_indexer(table[side]), categories=paths)
-    table["genuine"] = number[0] == number[1]
+        table[side] = pd.Categorical.from_codes(images.index.get_indexer(table[side]), categories=images["path"])
+    table["genuine"] = identity[0] == identity[1]
     clear = table["genuine"] | (table["query_subject"] != table["gallery_subject"])
-    return Pairs(table[clear].reset_index(drop=True))
+    return table[clear].reset_index(drop=True)
 
 
-def verify(compared_pairs: Pairs) -> Verification:
-    """Measure error rates over all thresholds.
+def has_both(pairs: pd.DataFrame) -> bool:
+    """Whether there are genuine and impostor pairs, so that anything can be measured."""
+    return 0 < pairs["genuine"].sum() < len(pairs)
 
-    Returns:
-        False and true positive rate, in [0, 1], at every threshold where one of them changes.
+
+def verify(pairs: pd.DataFrame) -> Verification:
+    """Measure the error rates of :func:`list_pairs` at every threshold where one of them changes.
 
     Raises:
         UserError: there is no genuine or no impostor pair.
     """
-    table = compared_pairs.table
-    if not compared_pairs.both:
-        raise UserError(
-            f"verification: {len(table)} pairs, {table['genuine'].sum()} of them genuine; it needs both kinds"
-        )
-    fpr, tpr, thresholds = roc_curve(table["genuine"], table["score"], drop_intermediate=False)
-    genuine = int(table["genuine"].sum())
-    impostor = len(table) - genuine
-    tpr_at = {level: float(tpr[fpr <= level].max()) if level * impostor >= ERRORS_NEEDED else None for level in LEVELS}
-    return Verification(thresholds, fpr, tpr, equal_error_rate(fpr, tpr), tpr_at, genuine, impostor)
+    genuine = int(pairs["genuine"].sum())
+    impostor = len(pairs) - genuine
+    if not has_both(pairs):
+        raise UserError(f"verification: {len(pairs)} pairs, {genuine} of them genuine; it needs both kinds")
+    fpr, tpr, thresholds = roc_curve(pairs["genuine"], pairs["score"], drop_intermediate=False)
+    tpr_at: dict[float, float | str] = {}
+    for level in LEVELS:
+        needed = f"{int(np.ceil(ERRORS_NEEDED / level)):,}"
+        enough = level * impostor >= ERRORS_NEEDED
+        short = f"not measurable: {impostor:,} of {needed} impostor pairs"
+        tpr_at[level] = float(tpr[fpr <= level].max()) if enough else short
+    return Verification(thresholds, fpr, tpr, find_eer(fpr, tpr), tpr_at, genuine, impostor)
 
 
-def at_threshold(compared_pairs: Pairs, threshold: float) -> tuple[float, float]:
-    """Return the false positive and false negative rates of some pairs at one threshold.
-
-    Args:
-        compared_pairs: genuine and impostor ones.
-        threshold: a cosine; a pair is accepted at or above.
+def rate_at(pairs: pd.DataFrame, threshold: float) -> tuple[float, float]:
+    """Return the false positive and false negative rates of some pairs, where a cosine at or above is accepted.
 
     Returns:
         Two shares in [0, 1]; NaN for a kind of which there is no pair.
     """
-    accepted, genuine = compared_pairs.table["score"] >= threshold, compared_pairs.table["genuine"]
+    accepted, genuine = pairs["score"] >= threshold, pairs["genuine"]
     return float(accepted[~genuine].mean()), float((~accepted[genuine]).mean())
 
 
-def equal_error_rate(fpr: np.ndarray, tpr: np.ndarray) -> float:
+def find_eer(fpr: np.ndarray, tpr: np.ndarray) -> float:
     """Return the rate at which false positives and false negatives are equally many.
 
     Args:
@@ -169,33 +133,28 @@ def equal_error_rate(fpr: np.ndarray, tpr: np.ndarray) -> float:
     return float(fpr[before] + share * (fpr[after] - fpr[before]))
 
 
-def eer_interval(compared_pairs: Pairs, seed: int = 0) -> tuple[float, float]:
+def bootstrap_eer(pairs: pd.DataFrame) -> tuple[float, float]:
     """95 % interval of the EER by bootstrap over the test people, on both sides of a pair.
 
     A person drawn w times brings a genuine pair w times and meets a person drawn v times in w v impostor pairs; whoever
     is never asked for (a distractor) is held as it is. Beyond :data:`ENOUGH` impostor pairs a random part of them
     stands for all.
 
-    Args:
-        compared_pairs: of all draws.
-        seed: of the resampling.
-
     Returns:
         Lower and upper end; NaN twice where nothing can be measured or one person alone asks.
     """
-    table = compared_pairs.table
-    if not compared_pairs.both or table["query_subject"].nunique() < 2:
+    if not has_both(pairs) or pairs["query_subject"].nunique() < 2:
         return np.nan, np.nan
-    random = np.random.default_rng(seed)
-    impostor = np.flatnonzero(~table["genuine"])
+    random = np.random.default_rng(0)
+    impostor = np.flatnonzero(~pairs["genuine"])
     if len(impostor) > ENOUGH:
         kept = random.choice(impostor, ENOUGH, replace=False)
-        table = table.iloc[np.sort(np.append(kept, np.flatnonzero(table["genuine"])))]
-    table = table.sort_values("score", ascending=False, kind="stable")
-    people, asked = np.unique(table["query_subject"], return_inverse=True)
-    shown = pd.Index(people).get_indexer(table["gallery_subject"])  # -1: never asked for
-    genuine = table["genuine"].to_numpy()
-    score = table["score"].to_numpy()
+        pairs = pairs.iloc[np.sort(np.append(kept, np.flatnonzero(pairs["genuine"])))]
+    pairs = pairs.sort_values("score", ascending=False, kind="stable")
+    people, asked = np.unique(pairs["query_subject"], return_inverse=True)
+    shown = pd.Index(people).get_indexer(pairs["gallery_subject"])  # -1: never asked for
+    genuine = pairs["genuine"].to_numpy()
+    score = pairs["score"].to_numpy()
     last = np.append(score[1:] != score[:-1], True)  # thresholds between equal scores do not exist
     asked_right, asked_wrong, shown_wrong = asked[genuine], asked[~genuine], shown[~genuine]
     to_right, to_wrong = (np.cumsum(side)[last] for side in (genuine, ~genuine))  # (T,) pairs down to each threshold
@@ -207,7 +166,7 @@ def eer_interval(compared_pairs: Pairs, seed: int = 0) -> tuple[float, float]:
         wrong = np.append(0, np.cumsum(drawn[asked_wrong] * drawn[shown_wrong]))[to_wrong]
         if right[-1] and wrong[-1]:
             rates = (np.append(0, side / side[-1]) for side in (wrong, right))
-            found.append(equal_error_rate(*rates))
+            found.append(find_eer(*rates))
     if not found:
         return np.nan, np.nan
     low, high = np.quantile(found, (0.025, 0.975))

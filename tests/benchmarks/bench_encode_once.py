@@ -5,6 +5,7 @@ Ours: the feature store, empty at first, gets every image once and keeps it on d
 """
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,10 +15,7 @@ from clipreid_lib.data.manifest import DRAW, Manifest
 from clipreid_lib.params import schema
 from clipreid_lib.runs import stages
 from clipreid_lib.runs.run import Run
-from clipreid_lib.scores import features
 from clipreid_lib.scores.evaluation import evaluate
-from clipreid_lib.scores.feature_store import FeatureStore
-from clipreid_lib.scores.features import Embeddings
 
 AIM = 5  # times as fast: each of ten draws needs every test image, and half of that may go to scoring and the disk
 DRAWS, ROUNDS = 10, 3
@@ -38,19 +36,18 @@ def rows() -> list[Row]:
     """Score the demo hands both ways."""
     with tempfile.TemporaryDirectory() as scratch:
         run = Run.open(schema.validate_params(SETTINGS | {"outputs_root": scratch}))
-        start, table, photographs, manifest = stages.load_pretrained(run), run.table, run.photographs, run.manifest
+        start, manifest = stages.load_pretrained(run), run.manifest
         draws = [alone(manifest, draw) for draw in range(DRAWS)]
 
         def anew(_: int) -> pd.DataFrame:
             scored = []
             for draw in draws:
-                names, encoded = features.embed_table(start.backbone, pd.concat(draw.draw(0)), photographs)
-                scored.append(evaluate(Embeddings(names, encoded.embedding), draw).per_draw)
+                scored.append(evaluate(start.encode(pd.concat(draw.draw(0))), draw).per_draw)
             return pd.concat(scored, ignore_index=True)
 
         def once(number: int) -> pd.DataFrame:
-            store = FeatureStore(Path(scratch) / f"store {number}", table, photographs)
-            return evaluate(store.embed(start.backbone, start.sha, manifest.in_tests), manifest).per_draw
+            encoder = replace(start, folder=Path(scratch) / f"store {number}")
+            return evaluate(encoder.embed(manifest.in_tests), manifest).per_draw
 
         once(-1)  # warm up
         pairs, answers = in_turn(anew, once, ROUNDS)

@@ -7,7 +7,7 @@ Ours: sparse matrices for all images at once. Then 4,000 + 4,000 images by ours 
 import numpy as np
 from rows import Row, in_turn, peak, seconds
 
-from clipreid_lib.scores.reranking import k_reciprocal
+from clipreid_lib.scores.reranking import rerank
 
 # Times as fast: not much, since the plain way is quick while its four dense matrices fit; they are what sparse ones
 # save. And what the larger set may take in all.
@@ -54,7 +54,7 @@ def plain(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
 
 def ours(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     """Re-rank by the library."""
-    return k_reciprocal(query, gallery, K1, K2, LAMBDA)
+    return rerank(query, gallery, K1, K2, LAMBDA)
 
 
 def people(number: int) -> tuple[np.ndarray, np.ndarray]:

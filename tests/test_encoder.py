@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,9 +7,10 @@ import torch
 from clipreid_lib.base import checkpoints
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.clip import backbone
+from clipreid_lib.clip.encode import encode
 from clipreid_lib.data.photographs import Photographs
-from clipreid_lib.scores import feature_store, features
-from clipreid_lib.scores.feature_store import FeatureStore
+from clipreid_lib.scores import encoder as encoder_module
+from clipreid_lib.scores.encoder import Encoder
 from clipreid_lib.scores.features import Embeddings
 
 
@@ -15,13 +18,13 @@ from clipreid_lib.scores.features import Embeddings
 def counted(monkeypatch):
     """Count the images that are really encoded."""
     seen = []
-    real = features.encode
+    real = encoder_module.encode
 
     def encode(clip, pixels, *rest, **more):
         seen.append(len(pixels))
         return real(clip, pixels, *rest, **more)
 
-    monkeypatch.setattr(features, "encode", encode)
+    monkeypatch.setattr(encoder_module, "encode", encode)
     return seen
 
 
@@ -38,29 +41,29 @@ def table(hands):
 
 
 def test_every_image_is_encoded_once_and_found_again(tmp_path, hands, table, clip, counted):
-    store = FeatureStore(tmp_path / "features", table, Photographs(hands))
+    encoder = Encoder(clip, "weights", tmp_path / "features", table, Photographs(hands))
     part, more = table.iloc[:10], table.iloc[5:20]
-    first = store.embed(clip, "weights", part)
+    first = encoder.embed(part)
     assert counted == [10] and first.paths == part["path"].tolist()
-    store.embed(clip, "weights", more)
+    encoder.embed(more)
     assert counted == [10, 10]  # five were there
-    again = FeatureStore(tmp_path / "features", table, Photographs(hands)).embed(clip, "weights", table.iloc[:20])
+    again = Encoder(clip, "weights", tmp_path / "features", table, Photographs(hands)).embed(table.iloc[:20])
     assert counted == [10, 10] and torch.equal(again.values[:10], first.values)
-    plain = features.embed_table(clip, table.iloc[[7]], Photographs(hands))[1].embedding
+    plain = encoder.encode(table.iloc[[7]]).values
     torch.testing.assert_close(again.of(table.iloc[[7]]), plain, atol=1e-5, rtol=1e-5)
 
 
 def test_another_checkpoint_preprocessing_or_table_never_shares(tmp_path, hands, table, clip, counted):
-    store = FeatureStore(tmp_path, table, Photographs(hands))
+    encoder = Encoder(clip, "weights", tmp_path, table, Photographs(hands))
     asked = table.iloc[:3]
-    store.embed(clip, "weights", asked)
+    encoder.embed(asked)
     larger = backbone.load("embedded", image_size=64)
     ways = (
-        lambda: store.embed(clip, "other weights", asked),
-        lambda: store.embed(larger, "weights", asked),
-        lambda: store.embed(clip, "weights", asked, mirrored=True),
-        lambda: FeatureStore(tmp_path, table, Photographs(hands, rule="crop")).embed(clip, "weights", asked),
-        lambda: FeatureStore(tmp_path, table.iloc[:9], Photographs(hands)).embed(clip, "weights", asked),
+        lambda: replace(encoder, sha="other weights").embed(asked),
+        lambda: replace(encoder, backbone=larger).embed(asked),
+        lambda: encoder.embed(asked, mirrored=True),
+        lambda: replace(encoder, photographs=Photographs(hands, rule="crop")).embed(asked),
+        lambda: replace(encoder, table=table.iloc[:9]).embed(asked),
     )
     for number, way in enumerate(ways, 2):
         way()
@@ -69,21 +72,21 @@ def test_another_checkpoint_preprocessing_or_table_never_shares(tmp_path, hands,
 
 
 def test_a_file_that_does_not_say_the_same_is_refused(tmp_path, hands, table, clip):
-    store = FeatureStore(tmp_path, table, Photographs(hands))
-    store.embed(clip, "weights", table.iloc[:2])
+    encoder = Encoder(clip, "weights", tmp_path, table, Photographs(hands))
+    encoder.embed(table.iloc[:2])
     (path,) = tmp_path.glob("*.safetensors")
     tensors, facts = checkpoints.load(path, "features")
     checkpoints.save(path, tensors, facts | {"checkpoint": "another"})
     with pytest.raises(UserError, match="its checkpoint is 'another', this run has 'weights'"):
-        store.embed(clip, "weights", table.iloc[:2])
+        encoder.embed(table.iloc[:2])
 
 
 def test_a_truncated_store_is_made_again(tmp_path, hands, table, clip, counted):
-    store = FeatureStore(tmp_path, table, Photographs(hands))
-    first = store.embed(clip, "weights", table.iloc[:2])
+    encoder = Encoder(clip, "weights", tmp_path, table, Photographs(hands))
+    first = encoder.embed(table.iloc[:2])
     (path,) = tmp_path.glob("*.safetensors")
     path.write_bytes(path.read_bytes()[:200])
-    assert torch.equal(store.embed(clip, "weights", table.iloc[:2]).values, first.values) and counted == [2, 2]
+    assert torch.equal(encoder.embed(table.iloc[:2]).values, first.values) and counted == [2, 2]
 
 
 def test_a_changed_image_is_encoded_anew_and_a_vanished_one_kept(tmp_path, hands, table, clip, counted):
@@ -91,22 +94,22 @@ def test_a_changed_image_is_encoded_anew_and_a_vanished_one_kept(tmp_path, hands
     for name in table["path"][:2]:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes((hands / name).read_bytes())
-    store = FeatureStore(tmp_path / "features", table, Photographs(root))
-    before = store.embed(clip, "weights", table.iloc[:2])
+    encoder = Encoder(clip, "weights", tmp_path / "features", table, Photographs(root))
+    before = encoder.embed(table.iloc[:2])
     one, other = (root / name for name in table["path"][:2])
     one.write_bytes((hands / table["path"].iloc[40]).read_bytes())
     other.unlink()
-    after = store.embed(clip, "weights", table.iloc[:2])
+    after = encoder.embed(table.iloc[:2])
     assert counted == [2, 1]
     assert not torch.equal(after.values[0], before.values[0]) and torch.equal(after.values[1], before.values[1])
     with pytest.raises(UserError, match=str(table["path"].iloc[2])):
-        store.embed(clip, "weights", table.iloc[[2]])  # never seen, and not there
+        encoder.embed(table.iloc[[2]])  # never seen, and not there
 
 
 def test_mirrored_features_are_the_sum_of_both(hands, table, clip):
     pixels = torch.from_numpy(Photographs(hands).load(table.iloc[:2], clip.image_size))
-    plain, flipped = (features.encode(clip, each).embedding for each in (pixels, pixels.flip(3)))
-    torch.testing.assert_close(features.encode(clip, pixels, mirrored=True).embedding, plain + flipped)
+    plain, flipped = (encode(clip, each).embedding for each in (pixels, pixels.flip(3)))
+    torch.testing.assert_close(encode(clip, pixels, mirrored=True).embedding, plain + flipped)
 
 
 def test_bad_embeddings_are_named_by_image(table):
@@ -119,16 +122,16 @@ def test_bad_embeddings_are_named_by_image(table):
 
 
 def test_two_writers_keep_each_others_images(tmp_path, hands, table, clip, monkeypatch):
-    one, other = (FeatureStore(tmp_path, table, Photographs(hands)) for _ in range(2))
-    real = features.embed_table
+    one, other = (Encoder(clip, "weights", tmp_path, table, Photographs(hands)) for _ in range(2))
+    real = Encoder.encode
 
     def meanwhile(*arguments):
         made = real(*arguments)
-        monkeypatch.setattr(feature_store.features, "embed_table", real)
-        other.embed(clip, "weights", table.iloc[5:8])  # the run beside finishes first
+        monkeypatch.setattr(Encoder, "encode", real)
+        other.embed(table.iloc[5:8])  # the run beside finishes first
         return made
 
-    monkeypatch.setattr(feature_store.features, "embed_table", meanwhile)
-    one.embed(clip, "weights", table.iloc[:4])
+    monkeypatch.setattr(Encoder, "encode", meanwhile)
+    one.embed(table.iloc[:4])
     (path,) = tmp_path.glob("*.safetensors")
     assert len(checkpoints.load(path, "features")[1]["paths"]) == 7
