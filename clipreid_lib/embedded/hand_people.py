@@ -4,18 +4,17 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 
-Colour = tuple[float, float, float]  # RGB in 0..1
+Colour = tuple[int, int, int]  # RGB in 0..255
 SKINS = ("very fair", "fair", "medium", "dark")
 _SKIN_EDGES = (0.15, 0.45, 0.80)  # 15/30/35/20 %, flatter than 11k's 3/32/58/7 %: every word needs pictures
 _SKIN_BAND = ((0.00, 0.15), (0.22, 0.42), (0.49, 0.72), (0.80, 1.00))  # tone, with gaps a caption can rely on
 _POLISH = ((178, 20, 40), (226, 60, 120), (70, 16, 50), (24, 22, 28), (36, 70, 150), (20, 120, 110), (150, 60, 160))
 _METAL = ((226, 178, 70), (206, 210, 216), (214, 150, 120))
 _STONE = ((240, 244, 250), (170, 20, 40), (30, 60, 150))
-_Option = TypeVar("_Option")
 
 
 @dataclass(frozen=True)
@@ -67,33 +66,20 @@ class Person:
 def open_stream(*key: object) -> np.random.RandomState:
     """Open a random stream of its own for every combination of plain values.
 
-    `RandomState` is frozen by numpy's promise and the seed is a checksum of the key, so a stream is the same
-    on every machine and in every process.
+    It is the same on every machine: numpy promises that `RandomState` stays as it is.
     """
     digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
     return np.random.RandomState(np.frombuffer(digest, "<u4"))
 
 
 def draw_own(person: Person, side: str, what: str, *shape: int) -> np.ndarray:
-    """Draw standard normals of one hand: 0.8 shared by both hands of the person + 0.6 of its own (variance 1).
-
-    Args:
-        person: whose hand.
-        side: ``right`` or ``left``.
-        what: name of the numbers' random stream.
-        *shape: of the result.
-    """
+    """Draw standard normals of one hand: 0.8 shared by both hands of the person + 0.6 of its own (variance 1)."""
     shared = open_stream(what, person.seed, person.number).standard_normal(shape)
     return 0.8 * shared + 0.6 * open_stream(what, person.seed, person.number, side).standard_normal(shape)
 
 
-def _pick(rng: np.random.RandomState, options: Sequence[_Option]) -> _Option:
+def _pick(rng: np.random.RandomState, options: Sequence) -> Any:
     return options[int(rng.random_sample() * len(options))]
-
-
-def _pick_colour(rng: np.random.RandomState, colours: Sequence[tuple[int, int, int]]) -> Colour:
-    red, green, blue = _pick(rng, colours)
-    return red / 255.0, green / 255.0, blue / 255.0
 
 
 def _clip(value: float, low: float, high: float) -> float:
@@ -102,20 +88,12 @@ def _clip(value: float, low: float, high: float) -> float:
 
 @lru_cache(maxsize=256)
 def make_person(number: int, seed: int) -> Person:
-    """Invent one person.
+    """Invent one person, the same for the same arguments. The order of the draws below is part of that.
 
     Args:
-        number: which person, 0 to 9,999,999; becomes the id of HandInfo.csv.
+        number: becomes the id of HandInfo.csv.
         seed: which world of people.
-
-    Returns:
-        The same person for the same arguments, always. The order of the draws below is part of that.
-
-    Raises:
-        ValueError: the number is negative or has more than seven digits.
     """
-    if not 0 <= number <= 9_999_999:
-        raise ValueError(f"number must lie in 0..9999999 (ids have seven digits), got {number}")
     rng = open_stream("person", seed, number)
     z = rng.standard_normal
     female = rng.random_sample() < 0.6
@@ -135,13 +113,13 @@ def make_person(number: int, seed: int) -> Person:
         sides=_pick(rng, ("right", "right", "left", "left", "both")),
         at=0.20 + 0.03 * z(),
         height=_clip(0.062 + 0.015 * z(), 0.045, 0.10),
-        metal=_pick_colour(rng, _METAL),
-        stone=_pick_colour(rng, _STONE) if rng.random_sample() < 0.4 else None,
+        metal=_pick(rng, _METAL),
+        stone=_pick(rng, _STONE) if rng.random_sample() < 0.4 else None,
     )
     rings, paints = rng.random_sample() < 0.15, rng.random_sample() < (0.35 if female else 0.03)
     return Person(
-        number=int(number),
-        seed=int(seed),
+        number=number,
+        seed=seed,
         age=age,
         gender="female" if female else "male",
         skin=SKINS[kind],
@@ -165,7 +143,7 @@ def make_person(number: int, seed: int) -> Person:
         nail=nail,
         nail_pink=z(),
         moles=rng.gamma(1.5, 1.2),
-        polish=_pick_colour(rng, _POLISH) if paints else None,
+        polish=_pick(rng, _POLISH) if paints else None,
         ring=ring if rings else None,
         irregular=bool(rng.random_sample() < 0.02),
     )

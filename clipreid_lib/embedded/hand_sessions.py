@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from clipreid_lib.embedded.hand_drawing import Camera, Scene
+from clipreid_lib.embedded.hand_drawing import Scene
 from clipreid_lib.embedded.hand_lines import draw_lines
 from clipreid_lib.embedded.hand_people import Person, draw_own, open_stream
 from clipreid_lib.embedded.hand_shape import Finger, Hand
@@ -55,16 +55,7 @@ def _part_fingers(fingers: list[Finger]) -> None:
 def _pose_fingers(
     person: Person, side: str, palmar: bool, root: tuple[float, float], spread: float, turns: Sequence[float]
 ) -> list[Finger]:
-    """Place the five fingers, thumb first.
-
-    Args:
-        person: whose hand.
-        side: "right" or "left"; the two differ a little in build.
-        palmar: the palm rather than the back.
-        root: of the thumb, in hand units.
-        spread: 0 = fingers closed, 1 = wide open.
-        turns: radians added to each finger's angle.
-    """
+    """Place the five fingers, thumb first: ``spread`` 0 = closed, 1 = wide open; ``turns`` (5) in radians."""
     own = draw_own(person, side, "build", 3, 5) * 0.012  # no one's hands are exact mirror images
     base_x = np.array([-0.31, -0.10, 0.10, 0.29]) * person.palm / 0.415
     base_y = np.array([0.945, 1.0, 0.965, 0.865]) + person.shifts[1:]
@@ -103,7 +94,7 @@ class _Wobble:
 
 def _keep_inside(hand: Hand, scene: Scene) -> None:
     """Move the camera until all fingertips are in the picture, which a caption about nails relies on."""
-    tips = [Camera(scene).to_pixels(*finger.place(1.04, 0.0)) for finger in hand.fingers]
+    tips = [scene.to_pixels(*finger.place(1.04, 0.0)) for finger in hand.fingers]
     (height, width), (x, y), shift = scene.grain.shape, scene.centre, []
     for size, places in zip((width, height), np.array(tips).T.tolist(), strict=True):
         edge = 0.03 * size
@@ -116,17 +107,7 @@ def set_up_shot(
 ) -> tuple[Hand, Scene]:
     """Draw all nuisance of one shot.
 
-    Args:
-        person: whose hand.
-        aspect: a spelling of HandInfo.csv, such as "dorsal right".
-        session: capture session.
-        shot: picture inside the session.
-        difficulty: multiplies every standard deviation below; 0 = the same picture every time.
-        size: (width, height) in pixels.
-        seed: which set of sessions.
-
-    Returns:
-        The posed hand and the scene it is in.
+    The arguments are those of :func:`synthetic_hands.draw`. ``difficulty`` multiplies every standard deviation below.
     """
     palmar, side = aspect.startswith("palmar"), aspect.split()[1]
     width, height = size
@@ -145,7 +126,7 @@ def set_up_shot(
         thumb_root=root,
         skin=skin,
         blotches=_draw_blotches(person, side, palmar),
-        nail_colour=np.array(polished) if polished else nail,
+        nail_colour=np.array(polished) / 255.0 if polished else nail,
         polished=bool(polished),
         ring=ring if ring and wears_ring < WORN and ring.sides in (side, "both") else None,
         marks=draw_lines(person, side, palmar, density),
@@ -160,7 +141,7 @@ def set_up_shot(
         mirror=(side == "left") != palmar,  # thumb at the left of the picture: dorsal right and palmar left
         light=(-0.25 + wobble(0.30, 0.05), -0.35 + wobble(0.22, 0.05), 1.0),
         ambient=min(max(0.58 + wobble(0.05), 0.42), 0.72),
-        gain=np.minimum(np.maximum(1.02 + wobble(0.055, 0.015) + cast, 0.6), 1.3),
+        gain=(1.02 + wobble(0.055, 0.015) + cast).clip(0.6, 1.3),
         background=np.minimum(shade * (1.0 + 0.6 * cast), 1.0),
         slope=(wobble(0.05), wobble(0.04)),
         shadow_shift=(0.05 + wobble(0.04), 0.04 + wobble(0.03)),
