@@ -30,9 +30,7 @@ def draw_people(people: int, shots: int, seed: int) -> tuple[torch.Tensor, pd.Da
     Returns:
         uint8 pictures (N, 3, STORED, STORED), the whole frame squashed to a square, and their HandInfo rows.
     """
-    count = people * shots * len(synthetic_hands.ASPECTS)
-    drawn = synthetic_hands.map_people(partial(_draw_person, shots, seed), people, count)
-    pictures, rows = zip(*(shot for person in drawn for shot in person), strict=True)
+    pictures, rows = zip(*synthetic_hands.map_people(partial(_draw_person, shots, seed), people), strict=True)
     return to_tensor(pictures), pd.DataFrame(rows)
 
 
