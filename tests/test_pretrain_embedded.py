@@ -201,8 +201,6 @@ def test_tiny_run_writes_every_promised_file(tmp_path, monkeypatch):
         out = tmp_path / "out"
         pretrain_embedded.main([*options.split(), "--out", str(out)])
         pretrain_embedded.main([*options.split(), "--out", str(tmp_path / "more"), "--start", str(out)])
-        report = json.loads((out / "report.json").read_text())
-        pretrain_embedded.main(["--report-only", "--out", str(out)])
     finally:
         torch.set_num_threads(threads)
         open_clip.add_model_config(SHIPPED / "embedded_clip.json")  # the run registered its own under this name
@@ -214,10 +212,8 @@ def test_tiny_run_writes_every_promised_file(tmp_path, monkeypatch):
         "report.json",
         "loss_curve.csv",
     }
-    again = json.loads((out / "report.json").read_text())
-    again.pop("remarks")
+    report = json.loads((out / "report.json").read_text())
     more = json.loads((tmp_path / "more" / "report.json").read_text())
-    assert again == report  # measured once more
     assert more["went_on_from"]["recipe"] == report["recipe"] and report["went_on_from"] is None
     assert report["recipe"]["steps"] == 2 and "aspect (4)" in report["zero_shot_unseen_people"]
     assert np.isfinite(pd.read_csv(out / "loss_curve.csv")["loss"]).all()

@@ -26,11 +26,10 @@ from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.embedded import captions, pretrain_steps
 from clipreid_lib.embedded.spoiled_pictures import draw_people, spoil
 from clipreid_lib.embedded.unseen_people import measure, zero_shot
-from clipreid_lib.params.recipes import SHIPPED
 
 import open_clip  # isort: skip
 
-NAME = "embedded_clip"
+NAME, REPORT = "embedded_clip", "report.json"
 MEAN, STD = (torch.tensor(v).view(1, 3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
 VISION = {"image_size": 96, "patch_size": None, "width": 16, "layers": [1, 1, 1, 1], "head_width": 64}
 TEXT = {"context_length": 40, "width": 128, "heads": 4, "layers": 2}  # our sentences take up to 35 tokens
@@ -89,35 +88,25 @@ class Material:
     weights: np.ndarray
 
     def batch(self, recipe: Recipe, step: int, share: float, size: int) -> tuple[torch.Tensor, list[str], torch.Tensor]:
-        """Prepare one step's batch, the same for the same arguments.
-
-        Args:
-            recipe: of the run.
-            step: counted from 0.
-            share: of the pictures to spoil, in [0, 1].
-            size: side of the squares in pixels.
+        """Prepare one step's batch, a ``share`` of it spoiled; the same for the same arguments.
 
         Returns:
-            Normalised pictures (B, 3, size, size); sentences (C); what holds of what (B, C).
+            Normalised pictures (B, 3, size, size); sentences (C); what holds of what (B, C) bool.
         """
         rng = np.random.default_rng([recipe.seed, step, 0])
         chosen = np.sort(rng.choice(len(self.facts), size=recipe.batch, replace=False, p=self.weights))
         generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
         images, mirrored = spoil(self.pictures[chosen], size, generator, share)
-        facts = self.facts[chosen]
-        facts = np.where(mirrored.numpy()[:, None], captions.mirror(facts), facts)
+        facts = np.where(mirrored.numpy()[:, None], captions.mirror(self.facts[chosen]), self.facts[chosen])
         speakers = rng.choice(facts, size=min(recipe.described, len(facts)), replace=False)
         sentences, stated = captions.write_captions(speakers, rng)
         return (images - MEAN) / STD, sentences, torch.from_numpy(captions.check_truth(facts, stated))
 
 
 def train(recipe: Recipe, folder: Path, start: Path | None) -> None:
-    """Run the pretraining, in one thread: two gain next to nothing.
+    """Run the pretraining into ``folder``, in one thread: two gain next to nothing.
 
-    Args:
-        recipe: what to do.
-        folder: of the results.
-        start: folder of an earlier run whose weights to go on from; None begins anew.
+    ``start`` is the folder of an earlier run whose weights to go on from; None begins anew.
     """
     pictures, rows = draw_people(recipe.people, recipe.shots, recipe.seed)
     facts = np.stack([captions.read_facts(row) for row in rows.to_dict("records")])
@@ -140,8 +129,7 @@ def train(recipe: Recipe, folder: Path, start: Path | None) -> None:
     average = copy.deepcopy(backbone)
     curve: list[list[float]] = []
     recent: list[float] = []
-    begun, shown = time.monotonic(), 0.0
-    step, progress = 0, 0.0
+    begun, shown, step, progress = time.monotonic(), 0.0, 0, 0.0
     while progress < 1.0:
         share = pretrain_steps.share_spoiled(progress if start is None else 1.0)
         images, sentences, truth = material.batch(recipe, step, share, size)
@@ -191,34 +179,30 @@ def _write_curve(curve: list[list[float]], folder: Path, start: Path | None) -> 
     files.write_csv(folder / "loss_curve.csv", table.round({"minutes": 2, "loss": 4, "logit_scale": 2}))
 
 
-def report(recipe: dict, folder: Path, real: Path | None, earlier: dict | None) -> dict:
-    """Measure the stored weights on people and photographs no choice was made on; write report.json.
+def report(recipe: Recipe, folder: Path, earlier: dict | None) -> None:
+    """Measure the stored weights on people no choice was made on; write and print report.json.
 
     Args:
         recipe: of the run.
         folder: of its results.
-        real: photographs to verify on, or None.
         earlier: recipe, minutes and pictures of the run this one went on from, or None.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        torch.manual_seed(recipe["seed"] + 1)
+        torch.manual_seed(recipe.seed + 1)
         trained, untrained = build(Path(scratch)), build(Path(scratch))
     load_weights(trained, folder)
     curve = pd.read_csv(folder / "loss_curve.csv")
-    written = folder / "report.json"
     result = {
-        "recipe": recipe,
+        "recipe": asdict(recipe),
         "minutes": float(curve["minutes"].iloc[-1]),
         "pictures_seen": int(curve["images"].iloc[-1]),
         "went_on_from": earlier,
         "parameters_m": round(sum(p.numel() for p in trained.clip.parameters()) / 1e6, 3),
-        "bytes": {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path != written},
-        **measure(trained, untrained, real),
+        "bytes": {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != REPORT},
+        **measure(trained, untrained),
     }
-    if written.exists():  # remarks added by hand outlive a new measurement
-        result["remarks"] = json.loads(written.read_text()).get("remarks", [])
-    files.write_json(written, result)
-    return result
+    files.write_json(folder / REPORT, result)
+    print(json.dumps(result, indent=2))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -226,22 +210,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m clipreid_lib.embedded.pretrain_embedded", description=__doc__)
     for name, value in asdict(Recipe()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
-    parser.add_argument("--out", type=Path, default=SHIPPED, help="folder of the results")
-    parser.add_argument("--real", type=Path, help="photographs to verify on, laid out as 11k Hands; read only")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--start", type=Path, help="folder of an earlier run of the same network to go on from")
-    parser.add_argument("--report-only", action="store_true", help="measure the weights in the folder once more")
     given = vars(parser.parse_args(arguments))
-    folder, real, start, report_only = (given.pop(name) for name in ("out", "real", "start", "report_only"))
-    recipe, earlier = given, None
-    if report_only:
-        past = json.loads((folder / "report.json").read_text())
-        recipe, earlier = past["recipe"], past["went_on_from"]
-    elif start:
-        past = json.loads((start / "report.json").read_text())
+    folder, start = given.pop("out"), given.pop("start")
+    recipe, earlier = Recipe(**given), None
+    if start:
+        past = json.loads((start / REPORT).read_text())
         earlier = {key: past[key] for key in ("recipe", "minutes", "pictures_seen", "went_on_from")}
-    if not report_only:
-        train(Recipe(**recipe), folder, start)
-    print(json.dumps(report(recipe, folder, real, earlier), indent=2))
+    train(recipe, folder, start)
+    report(recipe, folder, earlier)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The parts of the pretraining: loss, schedules, sampling, and what is prepared before the first picture."""
 
 import math
-from typing import cast
 
 import numpy as np
 import torch
@@ -24,13 +23,13 @@ def caption_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     Returns:
         () the mean of both directions.
     """
-    total: torch.Tensor | float = 0.0
+    total = torch.zeros(())
     for scores, true in ((logits, truth), (logits.T, truth.T)):
         scores, true = scores[true.any(dim=1)], true[true.any(dim=1)]
         rivals = scores.masked_fill(true, -1e4).logsumexp(dim=1, keepdim=True)
         per_pair = F.softplus(rivals - scores) * true
         total = total + (per_pair.sum(dim=1) / true.sum(dim=1)).mean()
-    return cast(torch.Tensor, total) / 2
+    return total / 2
 
 
 def schedule_rate(progress: float, peak: float, warm_up: float) -> float:
@@ -47,14 +46,9 @@ def share_spoiled(progress: float) -> float:
 
 
 def weigh_samples(facts: np.ndarray, rare: float) -> np.ndarray:
-    """Give the chance of each picture to be drawn: rare skin classes, polish and rings are shown more often.
+    """Give the chance (N,) of each picture to be drawn, by its facts (N, 7): what is rare comes more often.
 
-    Args:
-        facts: (N, 7) as :func:`captions.read_facts` gives them.
-        rare: 0 draws all pictures alike, 1 all values of each of the three facts.
-
-    Returns:
-        (N,) summing to 1.
+    ``rare`` = 0 draws all pictures alike, 1 all values of each of skin, polish and ring.
     """
     weights = np.ones(len(facts))
     for fact in (captions.SKIN, captions.POLISH, captions.RING):

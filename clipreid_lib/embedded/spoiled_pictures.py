@@ -20,12 +20,7 @@ STORED = 112  # side in pixels of the drawn squares: a little above the network'
 
 
 def draw_people(people: int, shots: int, seed: int) -> tuple[torch.Tensor, pd.DataFrame]:
-    """Draw every person's four hands.
-
-    Args:
-        people: number of people; the same numbers under another seed are other people.
-        shots: pictures of each of the four aspects, every one in a session of its own.
-        seed: of people, shots and difficulty.
+    """Draw every person's four hands, ``shots`` pictures of each, every one in a session of its own.
 
     Returns:
         uint8 pictures (N, 3, STORED, STORED), the whole frame squashed to a square, and their HandInfo rows.
@@ -60,7 +55,7 @@ def spoil(pictures: torch.Tensor, size: int, rng: torch.Generator, share: float)
     Args:
         pictures: (B, 3, H, W) uint8.
         size: side of the returned squares in pixels.
-        rng: source of all randomness.
+        rng: of all random choices.
         share: of the pictures that are spoiled; the others are only mirrored or not.
 
     Returns:
@@ -93,7 +88,6 @@ class _Draw:
         return self.uniform(0, 1) < p
 
     def colour(self) -> torch.Tensor:
-        """Draw one RGB colour per picture, (count, 3, 1, 1)."""
         return torch.rand(self.count, 3, 1, 1, generator=self.rng)
 
 
