@@ -16,7 +16,7 @@ from PIL import Image
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.embedded import hand_people, synthetic_hands
-from clipreid_lib.embedded.synthetic_hands import ASPECTS, draw, make_person, write_dataset
+from clipreid_lib.embedded.synthetic_hands import ASPECTS, Person, draw, write_dataset
 
 SMALL = dict(people=2, images_per_aspect=3, sessions=2, size=(48, 36), seed=3)
 # sha256 of the pixels for (aspect, person). They change only together with synthetic_hands.GENERATOR.
@@ -36,24 +36,24 @@ def _skin(pixels):
 
 @pytest.mark.parametrize("aspect, number", list(PINNED))
 def test_pixels_are_pinned(aspect, number):
-    pixels, _ = draw(make_person(number, 0), aspect, 1, 2, seed=0)
+    pixels, _ = draw(Person(number, 0), aspect, 1, 2, seed=0)
     assert pixels.shape == (120, 160, 3) and pixels.dtype == np.uint8
     assert hashlib.sha256(pixels.tobytes()).hexdigest() == PINNED[aspect, number]
 
 
 def test_draw_does_not_depend_on_what_was_drawn_before():
-    person = make_person(7, 1)
+    person = Person(7, 1)
     first, _ = draw(person, ASPECTS[2], 0, 1, seed=1)
     np.random.seed(5)
-    draw(make_person(8, 1), ASPECTS[2], 0, 1, seed=1)
+    draw(Person(8, 1), ASPECTS[2], 0, 1, seed=1)
     draw(person, ASPECTS[0], 2, 0, seed=1, size=(64, 48))
-    assert np.array_equal(first, draw(make_person(np.int64(7), 1), ASPECTS[2], 0, 1, seed=1)[0])
+    assert np.array_equal(first, draw(Person(np.int64(7), 1), ASPECTS[2], 0, 1, seed=1)[0])
 
 
 def test_seed_session_shot_and_person_change_the_picture():
     base = dict(aspect=ASPECTS[0], session=0, shot=0, seed=0)
-    pictures = [draw(make_person(0, 0), **base)[0], draw(make_person(1, 0), **base)[0]]
-    pictures += [draw(make_person(0, 0), **(base | change))[0] for change in ({"session": 1}, {"shot": 1}, {"seed": 1})]
+    pictures = [draw(Person(0, 0), **base)[0], draw(Person(1, 0), **base)[0]]
+    pictures += [draw(Person(0, 0), **(base | change))[0] for change in ({"session": 1}, {"shot": 1}, {"seed": 1})]
     assert len({picture.tobytes() for picture in pictures}) == 5
 
 
@@ -62,7 +62,7 @@ def test_thumb_is_on_the_side_of_the_real_photographs(aspect, left):
     # The thumb starts lowest: beside the palm, below the four fingers, there is skin on its side only.
     balance = []
     for number in range(4):
-        pixels, _ = draw(make_person(number, 0), aspect, 0, 0, difficulty=0, size=(80, 60), seed=0)
+        pixels, _ = draw(Person(number, 0), aspect, 0, 0, difficulty=0, size=(80, 60), seed=0)
         skin = _skin(pixels)
         spine = np.median(np.nonzero(skin[-6:])[1])  # the wrist
         columns = np.nonzero(skin[25:45])[1] - spine
@@ -71,14 +71,14 @@ def test_thumb_is_on_the_side_of_the_real_photographs(aspect, left):
 
 
 def test_left_is_not_just_the_mirrored_right():
-    right, left = (draw(make_person(2, 0), aspect, 0, 0, difficulty=0, seed=0)[0] for aspect in ASPECTS[2:])
+    right, left = (draw(Person(2, 0), aspect, 0, 0, difficulty=0, seed=0)[0] for aspect in ASPECTS[2:])
     mirrored = np.abs(left[:, ::-1].astype(int) - right).mean()
-    stranger = np.abs(draw(make_person(5, 0), ASPECTS[2], 0, 0, difficulty=0, seed=0)[0].astype(int) - right).mean()
+    stranger = np.abs(draw(Person(5, 0), ASPECTS[2], 0, 0, difficulty=0, seed=0)[0].astype(int) - right).mean()
     assert 0 < mirrored < stranger
 
 
 def test_no_difficulty_means_one_picture_per_session():
-    person = make_person(0, 0)
+    person = Person(0, 0)
     shots = [draw(person, ASPECTS[1], 0, shot, difficulty=0, seed=0)[0] for shot in range(3)]
     assert np.array_equal(shots[0], shots[1]) and np.array_equal(shots[0], shots[2])
     assert not np.array_equal(shots[0], draw(person, ASPECTS[1], 0, 0, difficulty=0.5, seed=0)[0])
@@ -86,7 +86,7 @@ def test_no_difficulty_means_one_picture_per_session():
 
 def test_sessions_differ_more_than_shots():
     def gray(number, session, shot):
-        pixels = draw(make_person(number, 0), ASPECTS[0], session, shot, size=(64, 48), seed=0)[0]
+        pixels = draw(Person(number, 0), ASPECTS[0], session, shot, size=(64, 48), seed=0)[0]
         return pixels.mean(axis=2)
 
     within, across = [], []
@@ -99,7 +99,7 @@ def test_sessions_differ_more_than_shots():
 def test_skin_words_are_visible():
     brightness = {}
     for number in range(60):
-        pixels, row = draw(make_person(number, 0), ASPECTS[0], 0, 0, difficulty=0, size=(64, 48), seed=0)
+        pixels, row = draw(Person(number, 0), ASPECTS[0], 0, 0, difficulty=0, size=(64, 48), seed=0)
         brightness.setdefault(row["skinColor"], []).append(pixels[_skin(pixels)].mean())
     means = [np.mean(brightness[word]) for word in ("very fair", "fair", "medium", "dark")]
     assert means == sorted(means, reverse=True) and min(-np.diff(means)) > 8
@@ -108,7 +108,7 @@ def test_skin_words_are_visible():
 @pytest.mark.parametrize("habit, column", [("ring", "accessories"), ("polish", "nailPolish")])
 def test_ring_and_polish_show_exactly_where_the_row_says_so(habit, column):
     seen = []
-    people = [p for p in (make_person(n, 0) for n in range(150)) if getattr(p, habit)]
+    people = [p for p in (Person(n, 0) for n in range(150)) if getattr(p, habit)]
     assert 10 < len(people) < 50  # about 15 and 22 % of 150
     for person in people[:6]:
         bare = copy.copy(person)
@@ -205,7 +205,7 @@ def test_more_people_are_added_to_the_same_world(tmp_path):
 
 def test_hard_scenes_stay_drawable():
     for number in range(6):
-        pixels, _ = draw(make_person(number, 2), ASPECTS[number % 4], 0, 0, difficulty=4, size=(64, 48), seed=2)
+        pixels, _ = draw(Person(number, 2), ASPECTS[number % 4], 0, 0, difficulty=4, size=(64, 48), seed=2)
         assert pixels.std() > 20  # neither empty nor filled by one finger
 
 

@@ -1,11 +1,11 @@
 """Draw one posed hand: outline from signed distances, light from a height field, thin lines as stamps."""
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
 from clipreid_lib.embedded.hand_people import Ring
+from clipreid_lib.embedded.hand_sessions import Box, Scene
 from clipreid_lib.embedded.hand_shape import (
     CREASE,
     KNUCKLE_AT,
@@ -23,54 +23,7 @@ from clipreid_lib.embedded.hand_shape import (
     smooth_min,
 )
 
-Box = tuple[slice, slice]  # rows and columns of a part of the picture
 _DYES = ((VEIN, (0.82, 0.91, 1.0), 1.0), (CREASE, (0.50, 0.38, 0.34), 0.5), (MOLE, (0.38, 0.29, 0.26), 0.5))
-
-
-@dataclass
-class Scene:
-    """Camera, light and background of one shot; positions in pixels, angles in radians, colours in 0..1."""
-
-    scale: float  # pixels per hand unit
-    centre: tuple[float, float]  # where the wrist falls, (x, y)
-    rotation: float
-    shear: float
-    mirror: bool  # thumb to the right of the picture
-    light: tuple[float, float, float]  # image x, image y, towards the camera
-    ambient: float
-    gain: np.ndarray  # (3,) brightness and colour cast on the hand
-    background: np.ndarray  # (3,)
-    slope: tuple[float, float]  # brightness change across the picture, x and y
-    shadow_shift: tuple[float, float]  # hand units, x and y
-    shadow_soft: float  # hand units
-    shadow_dark: float
-    sleeve: tuple[float, tuple[float, float, float]] | None  # y of its edge (hand units), colour
-    blur: float  # weight of each neighbour, 0 = sharp
-    grain: np.ndarray  # (H, W) noise; its shape is the picture's
-
-    def _map(self) -> tuple[float, float, float, float]:
-        cos, sin = math.cos(self.rotation), math.sin(self.rotation)
-        across = -self.scale if self.mirror else self.scale
-        return across * (cos - self.shear * sin), across * (sin + self.shear * cos), self.scale * sin, -self.scale * cos
-
-    def to_pixels(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Map points (...) in hand units to pixels (...), x from the left and y from the top."""
-        (cx, cy), (a, b, c, d) = self.centre, self._map()
-        return cx + a * x + b * y, cy + c * x + d * y
-
-    def make_grid(self) -> tuple[np.ndarray, np.ndarray]:
-        """Give the hand coordinates of every pixel centre, two (H, W) arrays."""
-        (cx, cy), (a, b, c, d), (height, width) = self.centre, self._map(), self.grain.shape
-        px, py = (np.arange(width) + 0.5 - cx)[None, :], (np.arange(height) + 0.5 - cy)[:, None]
-        return (d * px - b * py) / (a * d - b * c), (a * py - c * px) / (a * d - b * c)
-
-    def cut_out(self, x: np.ndarray, y: np.ndarray, margin: float) -> Box:
-        """Cut out the pixels around some points, all in hand units; empty where they fall outside the picture."""
-        px, py = self.to_pixels(x, y)
-        pad = margin * self.scale
-        left, right = int(px.min() - pad), int(px.max() + pad) + 1
-        top, bottom = int(py.min() - pad), int(py.max() + pad) + 1
-        return slice(max(top, 0), max(bottom, 0)), slice(max(left, 0), max(right, 0))
 
 
 def _paint(albedo: np.ndarray, cover: np.ndarray, colour: np.ndarray) -> None:

@@ -3,12 +3,10 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-Colour = tuple[int, int, int]  # RGB in 0..255
 SKINS = ("very fair", "fair", "medium", "dark")
 _SKIN_EDGES = (0.15, 0.45, 0.80)  # 15/30/35/20 %, flatter than 11k's 3/32/58/7 %: every word needs pictures
 _SKIN_BAND = ((0.00, 0.15), (0.22, 0.42), (0.49, 0.72), (0.80, 1.00))  # tone, with gaps a caption can rely on
@@ -25,8 +23,8 @@ class Ring:
     sides: str  # "right", "left" or "both"
     at: float
     height: float  # hand units
-    metal: Colour
-    stone: Colour | None
+    metal: tuple[int, int, int]  # RGB in 0..255
+    stone: tuple[int, int, int] | None
 
 
 def open_stream(*key: object) -> np.random.RandomState:
@@ -50,12 +48,7 @@ class Person:
     """One made-up person; lengths in hand units, relative sizes around 1, angles in radians."""
 
     def __init__(self, number: int, seed: int) -> None:
-        """Invent the person, the same for the same arguments. The order of the draws below is part of that.
-
-        Args:
-            number: becomes the id of HandInfo.csv.
-            seed: which world of people.
-        """
+        """Invent the person, the same for the same arguments. The order of the draws below is part of that."""
         self.number, self.seed = number, seed
         rng = open_stream("person", seed, number)
         z = rng.standard_normal
@@ -101,12 +94,6 @@ class Person:
         self.moles = rng.gamma(1.5, 1.2)  # expected number on the back of a hand
         self.polish = _pick(rng, _POLISH) if paints else None
         self.irregular = bool(rng.random_sample() < 0.02)
-
-
-@lru_cache(maxsize=256)
-def make_person(number: int, seed: int) -> Person:
-    """Invent a person, or remember who was invented before: what else is cached is cached by person."""
-    return Person(number, seed)
 
 
 def draw_own(person: Person, side: str, what: str, *shape: int) -> np.ndarray:

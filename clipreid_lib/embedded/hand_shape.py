@@ -1,10 +1,9 @@
 """The shape of one posed hand: what describes it, its outline as signed distances, its relief as heights.
 
-Lengths are in hand units: the wrist is the origin, the middle finger starts at y = 1, y points to the
-fingertips and the thumb is on the negative x side. Distances are negative inside. Below, x and y are arrays (...)
-of points in hand units, and a result has their shape. Arrays only see + - * / sqrt, comparisons and table
-look-ups, because exp or sin on arrays may differ in the last bit between processors and a data set has to
-come out the same everywhere.
+Lengths are in hand units: the wrist is the origin, the middle finger starts at y = 1, y points to the fingertips and
+the thumb is on the negative x side. Distances are negative inside. Below, x and y are arrays (...) of points, and a
+result has their shape. Arrays only see + - * / sqrt, comparisons and table look-ups: exp or sin on arrays may differ in
+the last bit between processors, and a data set has to come out the same everywhere.
 """
 
 import math
@@ -40,18 +39,17 @@ _ULNAR_TABLE, _RADIAL_TABLE = (
 )
 
 
-@dataclass
 class Finger:
     """One finger from its root: position and sizes in hand units, angle in radians from straight up."""
 
-    base: tuple[float, float]
-    angle: float
-    length: float
-    width: float  # half width at the root
-    bend: float  # sideways drift of the tip
-    taper: float  # 1 = as the profile, below = slimmer tip
-    joint: float  # how far the joints stand out
-    thumb: bool
+    def __init__(self, person: Person, number: int, base: tuple[float, float], angle: float, own: np.ndarray) -> None:
+        """Take one of the person's fingers, 0 = thumb; ``own`` (3,) changes length, width and angle for this hand."""
+        self.thumb, self.base, self.angle = number == 0, base, angle + own[2]
+        self.length: float = person.lengths[number] * (1 + own[0])
+        self.width: float = person.widths[number] * (1 + own[1])  # half width at the root
+        self.bend: float = person.bends[number] - (0.03 if self.thumb else 0.0)  # sideways drift of the tip
+        self.taper = person.taper  # 1 = as the profile, below = slimmer tip
+        self.joint = person.joint  # how far the joints stand out
 
     def place(self, t: ArrayLike, v: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Map places on the finger to x and y in hand units.

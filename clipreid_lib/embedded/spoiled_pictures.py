@@ -30,7 +30,7 @@ def draw_people(people: int, shots: int, seed: int) -> tuple[torch.Tensor, pd.Da
 
 
 def _draw_person(shots: int, seed: int, number: int) -> list[tuple[np.ndarray, dict]]:
-    rng, person, drawn = np.random.default_rng([seed, number]), synthetic_hands.make_person(number, seed), []
+    rng, person, drawn = np.random.default_rng([seed, number]), synthetic_hands.Person(number, seed), []
     for aspect in synthetic_hands.ASPECTS:
         for session in range(shots):
             difficulty = float(rng.uniform(0.6, 1.8))

@@ -24,36 +24,24 @@ from PIL import Image
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import read_json, write_json
 from clipreid_lib.embedded.hand_drawing import render
-from clipreid_lib.embedded.hand_people import Person, make_person
+from clipreid_lib.embedded.hand_people import Person
 from clipreid_lib.embedded.hand_sessions import set_up_shot
 from clipreid_lib.params.schema import Params
 
 ASPECTS = ("dorsal right", "dorsal left", "palmar right", "palmar left")  # the spellings of HandInfo.csv
-SIZE = (160, 120)  # (width, height) in pixels
+Size = tuple[int, int]  # (width, height) in pixels
+SIZE = (160, 120)
 GENERATOR = 1  # goes up whenever the same arguments would give other pixels
 SESSION_GAP = 25  # image numbers left out between sessions, more than a burst_gap of 10 bridges
 
 
 def draw(
-    person: Person,
-    aspect: str,
-    session: int,
-    shot: int,
-    *,
-    difficulty: float = 1.0,
-    size: tuple[int, int] = SIZE,
-    seed: int,
+    person: Person, aspect: str, session: int, shot: int, *, difficulty: float = 1.0, size: Size = SIZE, seed: int
 ) -> tuple[np.ndarray, dict]:
-    """Photograph one hand.
+    """Photograph one hand, in one of the `ASPECTS`.
 
-    Args:
-        person: whose hand.
-        aspect: one of `ASPECTS`.
-        session: capture session; light, background, camera and base pose are drawn anew for each.
-        shot: picture inside the session.
-        difficulty: how much pose, light and camera vary; 0 = not at all.
-        size: (width, height) in pixels.
-        seed: which set of sessions.
+    Each capture session has its own light, background, camera and base pose; its shots differ less. ``difficulty`` is
+    how much all these vary, 0 = not at all. ``seed`` is that of the sessions.
 
     Returns:
         (H, W, 3) uint8 picture and its row of HandInfo.csv, `imageName` left empty.
@@ -89,7 +77,7 @@ def map_people(make: Callable[[int], list], people: int) -> list:
 
 def _write_person(hands: Path, recipe: dict, number: int) -> list[dict]:
     """Draw and save all pictures of one person; returns their rows of HandInfo.csv in order."""
-    person, sessions = make_person(number, recipe["seed"]), recipe["sessions"]
+    person, sessions = Person(number, recipe["seed"]), recipe["sessions"]
     least, more = divmod(recipe["images_per_aspect"], sessions)
     plan = [least + (session < more) for session in range(sessions)]  # shots of each session
     place, rows = 1 + number * len(ASPECTS) * (sum(plan) + SESSION_GAP * sessions), []
@@ -122,7 +110,7 @@ def write_dataset(
     images_per_aspect: int,
     sessions: int,
     difficulty: float = 1.0,
-    size: tuple[int, int] = SIZE,
+    size: Size = SIZE,
     seed: int,
 ) -> Path:
     """Write a data set that reads like 11k Hands: HandInfo.csv and Hands/Hand_0000001.jpg and on.
@@ -169,11 +157,7 @@ def write_dataset(
 
 
 def draw_demo(params: Params, outputs: Path) -> Path:
-    """Draw the hands of the demo data set, unless an earlier run did; returns their folder.
-
-    Args:
-        params: its ``demo_*`` keys are the recipe.
-        outputs: folder for everything runs write; the hands go to ``demo_hands/<recipe>`` in it.
+    """Draw the demo's hands as the params ask, into ``demo_hands/<recipe>`` of the outputs; returns this folder.
 
     Raises:
         UserError: the hands cannot be written.

@@ -9,7 +9,7 @@ from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.clip.encode import encode
 from clipreid_lib.embedded import captions
 from clipreid_lib.embedded.spoiled_pictures import draw_people, squash, to_tensor
-from clipreid_lib.embedded.synthetic_hands import draw, make_person
+from clipreid_lib.embedded.synthetic_hands import Person, draw
 
 TEST = 20261125  # seed of the people of the report
 PEOPLE = {"zero-shot": 200, "retrieval": 50}
@@ -17,10 +17,7 @@ PEOPLE = {"zero-shot": 200, "retrieval": 50}
 
 @torch.no_grad()
 def classify(backbone: Backbone, features: torch.Tensor, prompts: dict[str, tuple[str, ...]]) -> np.ndarray:
-    """Pick the best class of each picture by its ``f_proj`` (N, D): (N,) indices.
-
-    A class is the mean direction of its sentences.
-    """
+    """Pick the class nearest to each feature (N, D), a class being its sentences' mean direction: (N,) indices."""
     classes = torch.stack([F.normalize(backbone.encode_texts(list(p)), dim=1).mean(0) for p in prompts.values()])
     return (features @ F.normalize(classes, dim=1).T).argmax(1).numpy()
 
@@ -33,10 +30,7 @@ def balance(predicted: np.ndarray, true: np.ndarray) -> float:
 def zero_shot(backbone: Backbone, pictures: torch.Tensor, rows: pd.DataFrame) -> dict[str, float]:
     """Score the class-balanced zero-shot accuracy of every fact that captions state, where the picture shows it.
 
-    Args:
-        backbone: the network.
-        pictures: (N, 3, S, S) uint8.
-        rows: (N rows) of ``HandInfo.csv``, in the same order.
+    Takes pictures (N, 3, S, S) uint8 and their N rows of ``HandInfo.csv``.
 
     Returns:
         Accuracy in [0, 1] by fact and, in brackets, number of classes.
@@ -58,9 +52,7 @@ def zero_shot(backbone: Backbone, pictures: torch.Tensor, rows: pd.DataFrame) ->
 def score_one_shot(features: torch.Tensor, ids: np.ndarray) -> float:
     """Score rank-1 in [0, 1]: one random gallery picture per person, all others queries, mean of 10 draws.
 
-    Args:
-        features: (N, D), compared by cosine.
-        ids: (N,) person of each picture.
+    The features (N, D) are compared by cosine; ``ids`` (N,) are the people.
     """
     features, rng, scores = F.normalize(features, dim=1), np.random.default_rng(0), []
     for _ in range(10):
@@ -79,7 +71,7 @@ def measure(trained: Backbone, untrained: Backbone) -> dict:
     """
     people, seed = PEOPLE["retrieval"], TEST + 1
     shots = [(number, session, shot) for number in range(people) for session in range(3) for shot in range(3)]
-    drawn = [draw(make_person(number, seed), "dorsal right", *when, seed=seed)[0] for number, *when in shots]
+    drawn = [draw(Person(number, seed), "dorsal right", *when, seed=seed)[0] for number, *when in shots]
     pictures = to_tensor([squash(picture, trained.image_size[0]) for picture in drawn])
     grey = F.interpolate(pictures.float().mean(1, keepdim=True), size=32, mode="bilinear", antialias=True)
     ids = np.array([number for number, *_ in shots])
