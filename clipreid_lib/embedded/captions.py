@@ -140,12 +140,8 @@ def write_captions(facts: np.ndarray, rng: np.random.Generator) -> tuple[list[st
     A word such as "left" is lost among twenty others until the features are made to differ by it. A true sentence and
     its twin differ by nothing else.
 
-    Args:
-        facts: (S, 7) facts of the pictures.
-        rng: chooses facts, wording and order.
-
     Returns:
-        2 S sentences and the (2 S, 7) facts that they state (-1 = not mentioned).
+        For (S, 7) facts 2 S sentences, and the (2 S, 7) facts that they state (-1 = not mentioned).
     """
     sentences, stated = [], []
     for picture in facts:

@@ -15,7 +15,6 @@ from clipreid_lib.embedded.hand_people import Person, draw_own, open_stream
 from clipreid_lib.embedded.hand_shape import Finger, Hand
 
 Box = tuple[slice, slice]  # rows and columns of a part of the picture
-Colour = tuple[float, float, float]  # RGB in 0..1
 WORN = 0.85  # share of the sessions in which someone with the habit wears the ring or the polish
 SLEEVED = 0.22  # share of the sessions with a sleeve in the picture
 _CLOTH = ((0.13, 0.13, 0.15), (0.55, 0.57, 0.62), (0.16, 0.20, 0.36), (0.45, 0.12, 0.16), (0.90, 0.90, 0.88))
@@ -86,7 +85,7 @@ class Scene:
     """Camera, light and background of one shot; positions in pixels, angles in radians, colours in 0..1."""
 
     def __init__(
-        self, wobble: _Wobble, hand: Hand, side: str, scale: float, size: tuple[int, int], cloth: Colour | None
+        self, wobble: _Wobble, hand: Hand, side: str, scale: float, size: tuple[int, int], cloth: tuple | None
     ) -> None:
         """Draw everything but the ``scale`` (pixels per hand unit) and the sleeve's colour, in this order."""
         width, height = size
@@ -113,12 +112,11 @@ class Scene:
 
     def _keep_inside(self, hand: Hand) -> None:
         """Move the camera until all fingertips are in the picture, which a caption about nails relies on."""
-        tips = [self.to_pixels(*finger.place(1.04, 0.0)) for finger in hand.fingers]
-        shift = []
-        for size, places in zip(self.grain.shape[::-1], np.array(tips).T.tolist(), strict=True):
-            edge = 0.03 * size
-            shift.append(max(edge - min(places), 0.0) - max(max(places) - (size - edge), 0.0))
-        self.centre = (self.centre[0] + shift[0], self.centre[1] + shift[1])
+        tips = np.array([self.to_pixels(*finger.place(1.04, 0.0)) for finger in hand.fingers])  # (5, 2)
+        size = np.array(self.grain.shape[::-1])
+        edge = 0.03 * size
+        x, y = (edge - tips.min(0)).clip(0.0) - (tips.max(0) - (size - edge)).clip(0.0)
+        self.centre = self.centre[0] + x, self.centre[1] + y
 
     def _map(self) -> tuple[float, float, float, float]:
         cos, sin = math.cos(self.rotation), math.sin(self.rotation)

@@ -149,10 +149,8 @@ def learn_to_read(backbone: Backbone, facts: np.ndarray, steps: int, seed: int) 
     What the text hardly expresses the images hardly learn: contrastive training from scratch found the skin and
     the view and then stood still. Two values of a fact get opposite codes, four get orthogonal ones.
 
-    A step takes 64 sentences about the facts (N, 7) of the training pictures.
-
     Returns:
-        The loss, 1 - cosine, of every step.
+        The loss, 1 - cosine, of every step of 64 sentences, about the facts (N, 7) of the training pictures.
     """
     rng = np.random.default_rng([seed, 1])
     values = sum(len(options) for options in captions.FACTS.values())

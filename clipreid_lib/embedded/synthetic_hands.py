@@ -113,14 +113,11 @@ def write_dataset(
     size: Size = SIZE,
     seed: int,
 ) -> Path:
-    """Write a data set that reads like 11k Hands: HandInfo.csv and Hands/Hand_0000001.jpg and on.
+    """Write a data set like 11k Hands, HandInfo.csv and Hands/Hand_0000001.jpg and on; returns its folder.
 
     The folder appears complete or not at all: everything is written beside it and moved into place last.
     A folder that already holds the same recipe is left as it is. The images of a person and aspect are spread over
     the sessions, and the first ones take what is left over. The rest of the recipe is as in :func:`draw`.
-
-    Returns:
-        The folder.
 
     Raises:
         UserError: the folder holds something else.

@@ -35,8 +35,7 @@ def zero_shot(backbone: Backbone, pictures: torch.Tensor, rows: pd.DataFrame) ->
     Returns:
         Accuracy in [0, 1] by fact and, in brackets, number of classes.
     """
-    size = backbone.image_size[0]
-    pictures = to_tensor([squash(picture.permute(1, 2, 0).numpy(), size) for picture in pictures])
+    pictures = to_tensor([squash(each.permute(1, 2, 0).numpy(), backbone.image_size[0]) for each in pictures])
     features = F.normalize(encode(backbone, pictures).f_proj, dim=1)
     facts = np.stack([captions.read_facts(row) for row in rows.to_dict("records")])
     aspects = list(captions.ASPECT_PROMPTS)
