@@ -25,8 +25,8 @@ def demo(tmp_path_factory):
     def draw_one_aspect(person, aspect, *given, **more):
         if aspect == "dorsal right":
             return draw(person, aspect, *given, **more)
-        facts = [f"{person.number:07d}", person.age, person.gender, person.skin, 0, 0, aspect, "", 0]
-        row = dict(zip(synthetic_hands.HEADER.split(","), facts, strict=True))
+        row = {"id": f"{person.number:07d}", "age": person.age, "gender": person.gender, "skinColor": person.skin}
+        row |= {"accessories": 0, "nailPolish": 0, "aspectOfHand": aspect, "imageName": "", "irregularities": 0}
         return np.zeros((120, 160, 3), np.uint8), row
 
     patch.setattr(synthetic_hands, "draw", draw_one_aspect)

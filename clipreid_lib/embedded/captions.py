@@ -10,6 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from clipreid_lib.base import import_fixes  # noqa: F401  import torchvision with its repair, before open_clip does
+
+from open_clip.tokenizer import SimpleTokenizer  # isort: skip
+
 FACTS = {  # what may be stated -> its values; a picture's facts are indices into these, -1 = cannot be seen
     "view": ("dorsal", "palmar"),
     "side": ("right", "left"),
@@ -68,21 +72,13 @@ in at the""".split()
 
 def read_facts(row: dict) -> np.ndarray:
     """Read the facts of one HandInfo row: (7,) int64 indices into ``FACTS``, -1 where the picture cannot show it."""
-    view, side = str(row["aspectOfHand"]).split()
-    polish = int(row["nailPolish"]) if view == "dorsal" else -1
-    return np.array(
-        [
-            FACTS["view"].index(view),
-            FACTS["side"].index(side),
-            # seen from the back, a right hand with fingers up has its thumb on the left of the picture
-            FACTS["thumb"].index("left" if (view == "dorsal") == (side == "right") else "right"),
-            FACTS["skin"].index(row["skinColor"]),
-            polish,
-            int(row["accessories"]),
-            FACTS["gender"].index(row["gender"]) if row.get("gender") in FACTS["gender"] else -1,
-        ],
-        dtype=np.int64,
-    )
+    view, side = row["aspectOfHand"].split()
+    # seen from the back, a right hand with fingers up has its thumb on the left of the picture
+    thumb = "left" if (view == "dorsal") == (side == "right") else "right"
+    seen = {"view": view, "side": side, "thumb": thumb, "skin": row["skinColor"], "gender": row["gender"]}
+    facts = {name: FACTS[name].index(value) for name, value in seen.items()}
+    facts |= {"polish": row["nailPolish"] if view == "dorsal" else -1, "ring": row["accessories"]}
+    return np.array([facts[name] for name in NAMES])
 
 
 def mirror(facts: np.ndarray) -> np.ndarray:
@@ -141,15 +137,11 @@ def write_sentence(stated: np.ndarray, rng: np.random.Generator) -> str:
 def write_captions(facts: np.ndarray, rng: np.random.Generator) -> tuple[list[str], np.ndarray]:
     """Write two sentences for each picture: a true one, and the same with one fact altered.
 
-    A word such as "left" is lost among twenty others until the features are made to differ by it; beside its
-    twin, a sentence is wrong by nothing else.
-
-    Args:
-        facts: (S, 7) facts of the pictures.
-        rng: source of the choice of facts, wording and order.
+    A word such as "left" is lost among twenty others until the features are made to differ by it. A true sentence and
+    its twin differ by nothing else.
 
     Returns:
-        2 S sentences and the (2 S, 7) facts that they state (-1 = not mentioned).
+        For (S, 7) facts 2 S sentences, and the (2 S, 7) facts that they state (-1 = not mentioned).
     """
     sentences, stated = [], []
     for picture in facts:
@@ -177,31 +169,17 @@ def collect_words() -> list[str]:
 def write_merges(path: Path) -> int:
     """Write the part of CLIP's BPE merge table that our words need, and return the vocabulary size.
 
-    Keeping the merges in their original order makes every one of our words come out as the same token
-    strings as with the full table; any other word falls apart into shorter known pieces, at worst bytes.
-    The vocabulary (512 byte tokens + merges + start and end) still ends with the end-of-text token, which
-    is what CLIP's arg-max pooling relies on. The full table would cost 49,408 embedding rows.
+    The merges keep their order, so our words become the same tokens as with the full table. Other words fall apart
+    into shorter pieces, at worst bytes. The vocabulary (512 byte tokens + merges + start and end) still ends with the
+    end-of-text token, as CLIP's arg-max pooling needs. The full table would cost 49,408 embedding rows.
     """
-    from clipreid_lib.base import import_fixes  # noqa: F401  import torchvision with its repair
-
-    from open_clip.tokenizer import SimpleTokenizer, get_pairs  # isort: skip
-
-    full = SimpleTokenizer()
-    needed = set()
-    for word in collect_words():
-        parts = (*word[:-1], word[-1] + "</w>")
-        while len(parts) > 1:
-            best = min(get_pairs(parts), key=lambda pair: full.bpe_ranks.get(pair, float("inf")))
-            if best not in full.bpe_ranks:
-                break
-            needed.add(best)
-            joined, i = [], 0
-            while i < len(parts):
-                step = 2 if parts[i : i + 2] == best else 1
-                joined.append("".join(parts[i : i + step]))
-                i += step
-            parts = tuple(joined)
-    merges = sorted(needed, key=full.bpe_ranks.get)
-    text = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in merges)])  # a last newline would add ""
+    words = "".join(f" {' '.join(word)}</w> \n" for word in collect_words())
+    merges = []
+    for first, second in SimpleTokenizer().bpe_ranks:  # in order: a merge only joins what earlier ones have made
+        if (pair := f" {first} {second} ") in words:
+            merges.append(pair.strip())
+        while pair in words:
+            words = words.replace(pair, f" {first}{second} ")
+    text = "\n".join(["#version: 0.2", *merges])  # a last newline would add ""
     path.write_bytes(gzip.compress(text.encode(), mtime=0))
     return 512 + len(merges) + 2

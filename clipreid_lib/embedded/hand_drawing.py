@@ -1,12 +1,11 @@
 """Draw one posed hand: outline from signed distances, light from a height field, thin lines as stamps."""
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from clipreid_lib.embedded.hand_people import Ring
+from clipreid_lib.embedded.hand_sessions import Box, Scene
 from clipreid_lib.embedded.hand_shape import (
     CREASE,
     KNUCKLE_AT,
@@ -24,68 +23,7 @@ from clipreid_lib.embedded.hand_shape import (
     smooth_min,
 )
 
-Box = tuple[slice, slice]  # rows and columns of a part of the picture
-
 _DYES = ((VEIN, (0.82, 0.91, 1.0), 1.0), (CREASE, (0.50, 0.38, 0.34), 0.5), (MOLE, (0.38, 0.29, 0.26), 0.5))
-
-
-@dataclass
-class Scene:
-    """Camera, light and background of one shot; positions in pixels, angles in radians, colours in 0..1."""
-
-    scale: float  # pixels per hand unit
-    centre: tuple[float, float]  # where the wrist falls, (x, y)
-    rotation: float
-    shear: float
-    mirror: bool  # thumb to the right of the picture
-    light: tuple[float, float, float]  # image x, image y, towards the camera
-    ambient: float
-    gain: np.ndarray  # (3,) brightness and colour cast on the hand
-    background: np.ndarray  # (3,)
-    slope: tuple[float, float]  # brightness change across the picture, x and y
-    shadow_shift: tuple[float, float]  # hand units, x and y
-    shadow_soft: float  # hand units
-    shadow_dark: float
-    sleeve: tuple[float, tuple[float, float, float]] | None  # y of its edge (hand units), colour
-    blur: float  # weight of each neighbour, 0 = sharp
-    grain: np.ndarray  # (H, W) noise; its shape is the picture's
-
-
-class Camera:
-    """The affine map between hand units and pixels of a scene."""
-
-    def __init__(self, scene: Scene) -> None:
-        """Set the map up; `scene.centre` is read at every use, so it may still be moved."""
-        self.scene = scene
-        cos, sin = math.cos(scene.rotation), math.sin(scene.rotation)
-        across = -scene.scale if scene.mirror else scene.scale
-        self.a, self.b = across * (cos - scene.shear * sin), across * (sin + scene.shear * cos)
-        self.c, self.d = scene.scale * sin, -scene.scale * cos
-        self.det = self.a * self.d - self.b * self.c
-
-    def to_pixels(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Map points (...) in hand units to pixels (...), x from the left and y from the top."""
-        cx, cy = self.scene.centre
-        return cx + self.a * x + self.b * y, cy + self.c * x + self.d * y
-
-    def grid(self) -> tuple[np.ndarray, np.ndarray]:
-        """Give the hand coordinates of every pixel centre, two (H, W) arrays."""
-        cx, cy = self.scene.centre
-        height, width = self.scene.grain.shape
-        px, py = (np.arange(width) + 0.5 - cx)[None, :], (np.arange(height) + 0.5 - cy)[:, None]
-        return (self.d * px - self.b * py) / self.det, (self.a * py - self.c * px) / self.det
-
-    def box(self, xs: ArrayLike, ys: ArrayLike, margin: float) -> Box:
-        """Cut out the pixels around some points, all in hand units; empty where they fall outside the picture."""
-        px, py = self.to_pixels(np.asarray(xs), np.asarray(ys))
-        pad = margin * self.scene.scale
-        left, right = int(px.min() - pad), int(px.max() + pad) + 1
-        top, bottom = int(py.min() - pad), int(py.max() + pad) + 1
-        return slice(max(top, 0), max(bottom, 0)), slice(max(left, 0), max(right, 0))
-
-
-def _clip01(values: np.ndarray) -> np.ndarray:
-    return np.minimum(np.maximum(values, 0.0), 1.0)
 
 
 def _paint(albedo: np.ndarray, cover: np.ndarray, colour: np.ndarray) -> None:
@@ -103,21 +41,21 @@ def _stamp(
     col = np.floor(px).astype(np.intp)[:, None, None] + steps[None, None, :]
     row = np.floor(py).astype(np.intp)[:, None, None] + steps[None, :, None]
     far = np.sqrt((col + 0.5 - px[:, None, None]) ** 2 + (row + 0.5 - py[:, None, None]) ** 2)
-    value = _clip01((radius[:, None, None] + soft - far) / (2 * soft)) * strength[:, None, None]
+    value = ((radius[:, None, None] + soft - far) / (2 * soft)).clip(0.0, 1.0) * strength[:, None, None]
     keep = (col >= 0) & (col < shape[1]) & (row >= 0) & (row < shape[0]) & (value > 0)
     np.maximum.at(layer.reshape(-1), (row * shape[1] + col)[keep], value[keep])
     return layer
 
 
-def _draw_marks(hand: Hand, camera: Camera, albedo: np.ndarray) -> None:
+def _draw_marks(hand: Hand, scene: Scene, albedo: np.ndarray) -> None:
     """Darken or whiten the skin along lines, veins, scars and moles, in place."""
     marks = hand.marks
     x, y = marks.at[:, 0].copy(), marks.at[:, 1].copy()
     for number, finger in enumerate(hand.fingers):
         here = marks.part == number
         x[here], y[here] = finger.place(marks.at[here, 0], marks.at[here, 1])
-    px, py = camera.to_pixels(x, y)
-    radius = marks.radius * camera.scene.scale
+    px, py = scene.to_pixels(x, y)
+    radius = marks.radius * scene.scale
 
     def cover(kind: int, soft: float) -> np.ndarray:
         here = marks.kind == kind
@@ -131,8 +69,7 @@ def _draw_marks(hand: Hand, camera: Camera, albedo: np.ndarray) -> None:
 def _look_up_blotches(grid: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Look the slow colour changes up with smooth interpolation; x, y (n,) give (n, 3)."""
     rows, cols = grid.shape[0] - 1, grid.shape[1] - 1
-    gx = np.minimum(np.maximum((x + 0.85) / 1.5, 0.0), 0.9999) * cols
-    gy = np.minimum(np.maximum((y + 0.3) / 2.2, 0.0), 0.9999) * rows
+    gx, gy = ((x + 0.85) / 1.5).clip(0.0, 0.9999) * cols, ((y + 0.3) / 2.2).clip(0.0, 0.9999) * rows
     ix, iy = gx.astype(np.intp), gy.astype(np.intp)
     fx, fy = gx - ix, gy - iy
     fx, fy = (fx * fx * (3 - 2 * fx))[:, None], (fy * fy * (3 - 2 * fy))[:, None]
@@ -151,16 +88,16 @@ def _shape_nail(
     t = q * finger.length - (finger.length - hl * 1.05 + overhang * finger.width)
     along, across = (t / hl) ** 2, (v / hw) ** 2
     shape = np.sqrt(np.sqrt(along * along + across * across))  # between an oval and a rectangle
-    cover = _clip01((1.0 - shape) * hw / pixel + 0.5)
-    return cover, cover * _clip01((t - hl * 0.62) / pixel + 0.5)
+    cover = ((1.0 - shape) * hw / pixel + 0.5).clip(0.0, 1.0)
+    return cover, cover * ((t - hl * 0.62) / pixel + 0.5).clip(0.0, 1.0)
 
 
 class _Canvas:
     """The fields that the parts of a hand are drawn into, all (H, W)."""
 
-    def __init__(self, hand: Hand, camera: Camera) -> None:
-        self.hand, self.camera, self.pixel = hand, camera, 1.0 / camera.scene.scale
-        self.x, self.y = camera.grid()
+    def __init__(self, hand: Hand, scene: Scene) -> None:
+        self.hand, self.scene, self.pixel = hand, scene, 1.0 / scene.scale
+        self.x, self.y = scene.make_grid()
         self.palm = measure_body(hand, self.x, self.y)
         self.distance = self.palm.copy()
         self.height = raise_dome(self.palm, 0.10)
@@ -176,24 +113,21 @@ class _Canvas:
     def add_finger(self, number: int) -> None:
         """Join one finger to the hand and remember what it wears."""
         hand, pixel, finger = self.hand, self.pixel, self.hand.fingers[number]
-        box = self.camera.box(*finger.place([-0.3, -0.3, 0.5, 1.08, 1.08], [-1, 1, 0, -1, 1]), 0.16)
-        if not self.x[box].size:
-            return
+        box = self.scene.cut_out(*finger.place([-0.3, -0.3, 0.5, 1.08, 1.08], [-1, 1, 0, -1, 1]), 0.16)
         d, h, q, v = measure_finger(finger, self.x[box], self.y[box])
         other, palm = self.nearest[box], self.palm[box]
-        mine, further = d < other, np.maximum(d, other)
-        seam = np.maximum(1.0 - np.abs(d - other) / (0.028 + pixel), 0.0) * np.maximum(1.0 - further / 0.03, 0.0)
-        seam = seam * (further < 0.03) * _clip01(palm / 0.05 + 0.2)
-        self.seam[box] = np.maximum(self.seam[box], seam)
+        mine = d < other
+        seam = (1.0 - np.abs(d - other) / (0.028 + pixel)).clip(0.0) * (1.0 - np.maximum(d, other) / 0.03).clip(0.0)
+        self.seam[box] = np.maximum(self.seam[box], seam * (palm / 0.05 + 0.2).clip(0.0, 1.0))
         self.nearest[box] = np.minimum(other, d)
         self.distance[box] = np.minimum(self.distance[box], smooth_min(palm, d, 0.07))
         self.height[box] = np.where(mine, smooth_max(self.height[box], h, 0.04), self.height[box])
-        own = _clip01(0.5 - d / pixel) * mine
-        self.flush[box] += own * np.maximum(1.0 - ((q - 0.97) / 0.24) ** 2, 0.0)
+        own = (0.5 - d / pixel).clip(0.0, 1.0) * mine
+        self.flush[box] += own * (1.0 - ((q - 0.97) / 0.24) ** 2).clip(0.0)
         if not hand.palmar:
-            middle = own * hand.person.knuckle * np.maximum(1.0 - 0.6 * (v / finger.width) ** 2, 0.0)
+            middle = own * hand.person.knuckle * (1.0 - 0.6 * (v / finger.width) ** 2).clip(0.0)
             for joint, wide in ((0.52, 0.13),) if finger.thumb else ((0.46, 0.11), (0.74, 0.07)):
-                self.dark[box] += middle * np.maximum(1.0 - ((q - joint) / wide) ** 2, 0.0)
+                self.dark[box] += middle * (1.0 - ((q - joint) / wide) ** 2).clip(0.0)
             nail, free = _shape_nail(hand.person.nail, finger, q, v, pixel)
             self.worn.append((box, nail * own, hand.nail_colour, 0.95 if hand.polished else 0.75, 0.12))
             if not hand.polished:
@@ -204,15 +138,15 @@ class _Canvas:
     def _add_ring(self, ring: Ring, finger: Finger, box: Box, own: np.ndarray, q: np.ndarray, v: np.ndarray) -> None:
         t = (q - ring.at) * finger.length
         band = np.abs(t - 0.3 * v * v / finger.width)  # bowed, because it runs around a cylinder
-        band = own * _clip01((ring.height / 2 - band) / self.pixel + 0.5)
+        band = own * ((ring.height / 2 - band) / self.pixel + 0.5).clip(0.0, 1.0)
         shine = (1.0 - 0.55 * (v / finger.width) ** 2)[..., None]
         self.height[box] += 0.02 * band
-        self.worn.append((box, band, shine * np.array(ring.metal), 1.0, 0.1))
+        self.worn.append((box, band, shine * np.array(ring.metal) / 255.0, 1.0, 0.1))
         if ring.stone and not self.hand.palmar:
-            stone = _clip01((0.05 - np.sqrt(v * v + t * t)) / self.pixel + 0.5)
-            self.worn.append((box, stone, np.array(ring.stone), 1.0, 0.3))
+            stone = ((0.05 - np.sqrt(v * v + t * t)) / self.pixel + 0.5).clip(0.0, 1.0)
+            self.worn.append((box, stone, np.array(ring.stone) / 255.0, 1.0, 0.3))
 
-    def skin(self) -> np.ndarray:
+    def colour_skin(self) -> np.ndarray:
         """Colour the hand, without light: (H, W, 3)."""
         hand, x, y = self.hand, self.x, self.y
         if hand.palmar:
@@ -228,20 +162,20 @@ class _Canvas:
         skin = albedo[on] + _look_up_blotches(hand.blotches, x[on], y[on])
         skin *= 1.0 - self.dark[on][:, None] * np.array([0.75, 1.0, 1.05])  # browner, not greyer
         albedo[on] = skin * (1.0 + (self.flush[on] * hand.person.flush)[:, None] * np.array([0.03, -0.09, -0.07]))
-        _draw_marks(hand, self.camera, albedo)
+        _draw_marks(hand, self.scene, albedo)
         return albedo
 
 
 def _cast_shadow(distance: np.ndarray, scene: Scene) -> np.ndarray:
     """Cast the hand's shadow on the ground, its outline shifted and soft; returns darkness (H, W) in 0..1."""
-    dx, dy = (int(round(shift * scene.scale)) for shift in scene.shadow_shift)
+    dx, dy = (round(shift * scene.scale) for shift in scene.shadow_shift)
     rows, cols = (np.clip(np.arange(n) - d, 0, n - 1) for n, d in zip(distance.shape, (dy, dx), strict=True))
-    cast = _clip01(0.5 - distance[rows][:, cols] / scene.shadow_soft)
+    cast = (0.5 - distance[rows][:, cols] / scene.shadow_soft).clip(0.0, 1.0)
     return scene.shadow_dark * cast * cast * (3 - 2 * cast)
 
 
 def _blur(picture: np.ndarray, weight: float) -> np.ndarray:
-    """Blur over three pixels along both axes."""
+    """Blur over three pixels along both axes, the neighbours weighing ``weight`` each."""
     for _ in range(2):
         pad = np.pad(picture, [(1, 1), (0, 0), (0, 0)], mode="edge")
         picture = (picture * (1 - 2 * weight) + weight * (pad[:-2] + pad[2:])).swapaxes(0, 1)
@@ -250,10 +184,10 @@ def _blur(picture: np.ndarray, weight: float) -> np.ndarray:
 
 def render(hand: Hand, scene: Scene) -> np.ndarray:
     """Draw a posed hand in its scene: (H, W, 3) uint8, as large as the scene's grain."""
-    canvas = _Canvas(hand, Camera(scene))
+    canvas = _Canvas(hand, scene)
     for number in range(5):
         canvas.add_finger(number)
-    albedo = canvas.skin()
+    albedo = canvas.colour_skin()
     gloss = np.zeros(albedo.shape[:2])
     for box, cover, colour, weight, shine in canvas.worn:
         _paint(albedo[box], weight * cover, colour)
@@ -262,13 +196,13 @@ def render(hand: Hand, scene: Scene) -> np.ndarray:
     if scene.sleeve:
         x, (edge, cloth) = canvas.x, scene.sleeve
         sleeve = np.maximum(np.abs(x) - hand.person.wrist * 1.35 - 0.07, canvas.y - edge - 0.05 * x * x)
-        _paint(albedo, _clip01(0.5 - sleeve * scene.scale), np.array(cloth))
+        _paint(albedo, (0.5 - sleeve * scene.scale).clip(0.0, 1.0), np.array(cloth))
         height = np.where(sleeve < 0, raise_dome(sleeve, 0.14), height)
         distance = np.minimum(distance, sleeve)
 
     gy, gx = np.gradient(height, canvas.pixel)
     lx, ly, lz = scene.light
-    lambert = np.maximum(lz - gx * lx - gy * ly, 0.0) / np.sqrt(1.0 + gx * gx + gy * gy)
+    lambert = (lz - gx * lx - gy * ly).clip(0.0) / np.sqrt(1.0 + gx * gx + gy * gy)
     shade = scene.ambient + (1.0 - scene.ambient) * lambert / lz
     shade = (shade + gloss * lambert) * (1.0 - 0.5 * canvas.seam)
 
@@ -276,7 +210,7 @@ def render(hand: Hand, scene: Scene) -> np.ndarray:
     down = np.linspace(-0.5, 0.5, height.shape[0])[:, None] * scene.slope[1]
     level = 1.0 + across + down
     ground = (level * (1.0 - _cast_shadow(distance, scene)))[..., None] * scene.background
-    cover = _clip01(0.5 - distance * scene.scale)[..., None]
+    cover = (0.5 - distance * scene.scale).clip(0.0, 1.0)[..., None]
     picture = ground + cover * (albedo * (shade * level)[..., None] * scene.gain - ground)
     picture = _blur(picture, scene.blur) + scene.grain[..., None]
-    return (_clip01(picture) * 255.0 + 0.5).astype(np.uint8)
+    return (picture.clip(0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)

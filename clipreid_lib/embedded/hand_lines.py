@@ -43,7 +43,7 @@ class _Pen:
             part=np.repeat(parts, counts),
             at=np.concatenate(points),
             radius=np.concatenate(radii),
-            strength=np.minimum(np.maximum(np.concatenate(strengths), 0.0), 1.0),
+            strength=np.concatenate(strengths).clip(0.0, 1.0),
             kind=np.repeat(kinds, counts),
         )
 
@@ -64,7 +64,7 @@ def _add_palm_lines(person: Person, side: str, pen: _Pen) -> None:
         pen.curve(ON_PALM, fate, 0.007, 0.6 * person.lines)
     for jitter in z[5:]:
         middle, turn = np.array([0.02, 0.50]) + jitter[0] * [4.5, 6.0], jitter[1] * 2.2
-        middle = np.minimum(np.maximum(middle, [-0.30, 0.12]), [0.32, 0.86])
+        middle = middle.clip([-0.30, 0.12], [0.32, 0.86])
         pen.curve(ON_PALM, (middle - turn, middle + jitter[2], middle + turn), 0.007, 0.6 * person.lines)
     for row, shift in enumerate(draw_own(person, side, "wrist", 2) * 0.015):
         y = shift - 0.06 * row
@@ -111,17 +111,7 @@ def _add_back_lines(person: Person, side: str, pen: _Pen) -> None:
 
 @lru_cache(maxsize=16)  # a person's shots follow each other
 def draw_lines(person: Person, side: str, palmar: bool, density: float) -> Marks:
-    """Draw lines, veins, moles and scars of one side of one hand.
-
-    Args:
-        person: whose hand.
-        side: "right" or "left".
-        palmar: the palm rather than the back.
-        density: points per hand unit of a line's length.
-
-    Returns:
-        The points, fixed to the parts of the hand so that they follow its pose.
-    """
+    """Draw lines, veins, moles and scars of the palm or back of one hand, with ``density`` points a hand unit."""
     pen = _Pen(person, density)
     _add_finger_lines(person, side, palmar, pen)
     if palmar:

@@ -10,11 +10,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from clipreid_lib.embedded.hand_drawing import Camera, Scene
 from clipreid_lib.embedded.hand_lines import draw_lines
 from clipreid_lib.embedded.hand_people import Person, draw_own, open_stream
 from clipreid_lib.embedded.hand_shape import Finger, Hand
 
+Box = tuple[slice, slice]  # rows and columns of a part of the picture
 WORN = 0.85  # share of the sessions in which someone with the habit wears the ring or the polish
 SLEEVED = 0.22  # share of the sessions with a sleeve in the picture
 _CLOTH = ((0.13, 0.13, 0.15), (0.55, 0.57, 0.62), (0.16, 0.20, 0.36), (0.45, 0.12, 0.16), (0.90, 0.90, 0.88))
@@ -55,16 +55,7 @@ def _part_fingers(fingers: list[Finger]) -> None:
 def _pose_fingers(
     person: Person, side: str, palmar: bool, root: tuple[float, float], spread: float, turns: Sequence[float]
 ) -> list[Finger]:
-    """Place the five fingers, thumb first.
-
-    Args:
-        person: whose hand.
-        side: "right" or "left"; the two differ a little in build.
-        palmar: the palm rather than the back.
-        root: of the thumb, in hand units.
-        spread: 0 = fingers closed, 1 = wide open.
-        turns: radians added to each finger's angle.
-    """
+    """Place the five fingers, thumb first: ``spread`` 0 = closed, 1 = wide open; ``turns`` (5) in radians."""
     own = draw_own(person, side, "build", 3, 5) * 0.012  # no one's hands are exact mirror images
     base_x = np.array([-0.31, -0.10, 0.10, 0.29]) * person.palm / 0.415
     base_y = np.array([0.945, 1.0, 0.965, 0.865]) + person.shifts[1:]
@@ -73,19 +64,7 @@ def _pose_fingers(
     bases = [(root[0] + reach * math.sin(lean), root[1] + reach * math.cos(lean))]
     bases += zip(base_x.tolist(), base_y.tolist(), strict=True)
     angles = [thumb_angle] + [person.angles[i] + turns[i] + _SPREAD[i - 1] * spread for i in range(1, 5)]
-    fingers = [
-        Finger(
-            base=bases[i],
-            angle=angles[i] + float(own[2, i]),
-            length=person.lengths[i] * (1 + float(own[0, i])),
-            width=person.widths[i] * (1 + float(own[1, i])),
-            bend=person.bends[i] - (0.03 if i == 0 else 0.0),
-            taper=person.taper,
-            joint=person.joint,
-            thumb=i == 0,
-        )
-        for i in range(5)
-    ]
+    fingers = [Finger(person, i, bases[i], angles[i], own[:, i]) for i in range(5)]
     _part_fingers(fingers)
     return fingers
 
@@ -94,21 +73,74 @@ class _Wobble:
     """Nuisance values: the session's part and the shot's part, each a new normal at every call."""
 
     def __init__(self, key: tuple[object, ...], shot: int, difficulty: float) -> None:
-        self.common, self.own, self.n = open_stream("session", *key), open_stream("shot", *key, shot), difficulty
+        self.common, self.own = open_stream("session", *key), open_stream("shot", *key, shot)
+        self.difficulty = difficulty
 
     def __call__(self, session_sd: float, shot_sd: float = 0.0) -> float:
         values = (min(max(rng.standard_normal(), -2.5), 2.5) for rng in (self.common, self.own))
-        return self.n * sum(sd * value for sd, value in zip((session_sd, shot_sd), values, strict=True))
+        return self.difficulty * sum(sd * value for sd, value in zip((session_sd, shot_sd), values, strict=True))
 
 
-def _keep_inside(hand: Hand, scene: Scene) -> None:
-    """Move the camera until all fingertips are in the picture, which a caption about nails relies on."""
-    tips = [Camera(scene).to_pixels(*finger.place(1.04, 0.0)) for finger in hand.fingers]
-    (height, width), (x, y), shift = scene.grain.shape, scene.centre, []
-    for size, places in zip((width, height), np.array(tips).T.tolist(), strict=True):
+class Scene:
+    """Camera, light and background of one shot; positions in pixels, angles in radians, colours in 0..1."""
+
+    def __init__(
+        self, wobble: _Wobble, hand: Hand, side: str, scale: float, size: tuple[int, int], cloth: tuple | None
+    ) -> None:
+        """Draw everything but the ``scale`` (pixels per hand unit) and the sleeve's colour, in this order."""
+        width, height = size
+        cast = np.array([wobble(0.018, 0.004) for _ in range(3)])
+        shade = max(0.985 - abs(wobble(0.03)), 0.80)  # 11k was taken on white
+        self.scale = scale
+        self.centre = width * (0.52 + wobble(0.045, 0.018)), height * (0.97 + wobble(0.035, 0.015))  # of the wrist
+        self.rotation = wobble(0.07, 0.03) + (-0.06 if hand.palmar else 0.06)
+        self.shear = wobble(0.02, 0.006)
+        self.mirror = (side == "left") != hand.palmar  # thumb at the left of the picture: dorsal right, palmar left
+        self.light = -0.25 + wobble(0.30, 0.05), -0.35 + wobble(0.22, 0.05), 1.0  # x, y, towards the camera
+        self.ambient = min(max(0.58 + wobble(0.05), 0.42), 0.72)
+        self.gain = (1.02 + wobble(0.055, 0.015) + cast).clip(0.6, 1.3)  # (3,) brightness and colour of the hand
+        self.background = np.minimum(shade * (1.0 + 0.6 * cast), 1.0)  # (3,)
+        self.slope = wobble(0.05), wobble(0.04)  # brightness change across the picture, x and y
+        self.shadow_shift = 0.05 + wobble(0.04), 0.04 + wobble(0.03)  # hand units, x and y
+        self.shadow_soft = 0.10 + abs(wobble(0.03))  # hand units
+        self.shadow_dark = min(max(0.20 + wobble(0.06), 0.05), 0.40)
+        self.sleeve = (-0.06 + wobble(0.05), cloth) if cloth else None  # y of its edge (hand units), colour
+        self.blur = min(abs(wobble(0.06, 0.03)), 0.20)  # weight of each neighbour, 0 = sharp
+        noise = abs(wobble(0.004)) + 0.008 * min(wobble.difficulty, 3.0)
+        self.grain = noise * wobble.own.standard_normal((height, width))  # its shape is the picture's
+        self._keep_inside(hand)
+
+    def _keep_inside(self, hand: Hand) -> None:
+        """Move the camera until all fingertips are in the picture, which a caption about nails relies on."""
+        tips = np.array([self.to_pixels(*finger.place(1.04, 0.0)) for finger in hand.fingers])  # (5, 2)
+        size = np.array(self.grain.shape[::-1])
         edge = 0.03 * size
-        shift.append(max(edge - min(places), 0.0) - max(max(places) - (size - edge), 0.0))
-    scene.centre = (x + shift[0], y + shift[1])
+        x, y = (edge - tips.min(0)).clip(0.0) - (tips.max(0) - (size - edge)).clip(0.0)
+        self.centre = self.centre[0] + x, self.centre[1] + y
+
+    def _map(self) -> tuple[float, float, float, float]:
+        cos, sin = math.cos(self.rotation), math.sin(self.rotation)
+        across = -self.scale if self.mirror else self.scale
+        return across * (cos - self.shear * sin), across * (sin + self.shear * cos), self.scale * sin, -self.scale * cos
+
+    def to_pixels(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Map points (...) in hand units to pixels (...), x from the left and y from the top."""
+        (cx, cy), (a, b, c, d) = self.centre, self._map()
+        return cx + a * x + b * y, cy + c * x + d * y
+
+    def make_grid(self) -> tuple[np.ndarray, np.ndarray]:
+        """Give the hand coordinates of every pixel centre, two (H, W) arrays."""
+        (cx, cy), (a, b, c, d), (height, width) = self.centre, self._map(), self.grain.shape
+        px, py = (np.arange(width) + 0.5 - cx)[None, :], (np.arange(height) + 0.5 - cy)[:, None]
+        return (d * px - b * py) / (a * d - b * c), (a * py - c * px) / (a * d - b * c)
+
+    def cut_out(self, x: np.ndarray, y: np.ndarray, margin: float) -> Box:
+        """Cut out the pixels around some points, all in hand units; empty where they fall outside the picture."""
+        px, py = self.to_pixels(x, y)
+        pad = margin * self.scale
+        left, right = int(px.min() - pad), int(px.max() + pad) + 1
+        top, bottom = int(py.min() - pad), int(py.max() + pad) + 1
+        return slice(max(top, 0), max(bottom, 0)), slice(max(left, 0), max(right, 0))
 
 
 def set_up_shot(
@@ -116,23 +148,12 @@ def set_up_shot(
 ) -> tuple[Hand, Scene]:
     """Draw all nuisance of one shot.
 
-    Args:
-        person: whose hand.
-        aspect: a spelling of HandInfo.csv, such as "dorsal right".
-        session: capture session.
-        shot: picture inside the session.
-        difficulty: multiplies every standard deviation below; 0 = the same picture every time.
-        size: (width, height) in pixels.
-        seed: which set of sessions.
-
-    Returns:
-        The posed hand and the scene it is in.
+    The arguments are those of :func:`synthetic_hands.draw`. ``difficulty`` multiplies every standard deviation below.
     """
     palmar, side = aspect.startswith("palmar"), aspect.split()[1]
-    width, height = size
     wobble = _Wobble((seed, person.seed, person.number, aspect, session), shot, difficulty)
-    wears_ring, wears_polish, sleeved, cloth = wobble.common.random_sample(4)
-    scale = 0.44 * height * person.size * max(1 + wobble(0.045, 0.015), 0.5)
+    wears_ring, wears_polish, sleeved, which = wobble.common.random_sample(4)
+    scale = 0.44 * size[1] * person.size * max(1 + wobble(0.045, 0.015), 0.5)
     turns = [wobble(a, b) for a, b in ((0.11, 0.05), (0.035, 0.02), (0.03, 0.018), (0.035, 0.02), (0.05, 0.03))]
     spread, root = min(max(0.45 + wobble(0.34, 0.16), 0.0), 1.3), (-0.15 * person.wrist / 0.285, 0.16)
     skin, ring, polished = _mix_skin(person, palmar), person.ring, wears_polish < WORN and not palmar and person.polish
@@ -145,30 +166,10 @@ def set_up_shot(
         thumb_root=root,
         skin=skin,
         blotches=_draw_blotches(person, side, palmar),
-        nail_colour=np.array(polished) if polished else nail,
+        nail_colour=np.array(polished) / 255.0 if polished else nail,
         polished=bool(polished),
         ring=ring if ring and wears_ring < WORN and ring.sides in (side, "both") else None,
         marks=draw_lines(person, side, palmar, density),
     )
-    cast = np.array([wobble(0.018, 0.004) for _ in range(3)])
-    shade = max(0.985 - abs(wobble(0.03)), 0.80)  # 11k was taken on white
-    scene = Scene(
-        scale=scale,
-        centre=(width * (0.52 + wobble(0.045, 0.018)), height * (0.97 + wobble(0.035, 0.015))),
-        rotation=wobble(0.07, 0.03) + (-0.06 if palmar else 0.06),
-        shear=wobble(0.02, 0.006),
-        mirror=(side == "left") != palmar,  # thumb at the left of the picture: dorsal right and palmar left
-        light=(-0.25 + wobble(0.30, 0.05), -0.35 + wobble(0.22, 0.05), 1.0),
-        ambient=min(max(0.58 + wobble(0.05), 0.42), 0.72),
-        gain=np.minimum(np.maximum(1.02 + wobble(0.055, 0.015) + cast, 0.6), 1.3),
-        background=np.minimum(shade * (1.0 + 0.6 * cast), 1.0),
-        slope=(wobble(0.05), wobble(0.04)),
-        shadow_shift=(0.05 + wobble(0.04), 0.04 + wobble(0.03)),
-        shadow_soft=0.10 + abs(wobble(0.03)),
-        shadow_dark=min(max(0.20 + wobble(0.06), 0.05), 0.40),
-        sleeve=(-0.06 + wobble(0.05), _CLOTH[int(cloth * 5)]) if difficulty > 0 and sleeved < SLEEVED else None,
-        blur=min(abs(wobble(0.06, 0.03)), 0.20),
-        grain=(abs(wobble(0.004)) + 0.008 * min(difficulty, 3.0)) * wobble.own.standard_normal((height, width)),
-    )
-    _keep_inside(hand, scene)
-    return hand, scene
+    cloth = _CLOTH[int(which * 5)] if difficulty > 0 and sleeved < SLEEVED else None
+    return hand, Scene(wobble, hand, side, scale, size, cloth)

@@ -1,15 +1,13 @@
 """The shape of one posed hand: what describes it, its outline as signed distances, its relief as heights.
 
-Lengths are in hand units: the wrist is the origin, the middle finger starts at y = 1, y points to the
-fingertips and the thumb is on the negative x side. Distances are negative inside. Below, x and y are arrays (...)
-of points in hand units, and a result has their shape. Arrays only see + - * / sqrt, comparisons and table
-look-ups, because exp or sin on arrays may differ in the last bit between processors and a data set has to
-come out the same everywhere.
+Lengths are in hand units: the wrist is the origin, the middle finger starts at y = 1, y points to the fingertips and
+the thumb is on the negative x side. Distances are negative inside. Below, x and y are arrays (...) of points, and a
+result has their shape. Arrays only see + - * / sqrt, comparisons and table look-ups: exp or sin on arrays may differ in
+the last bit between processors, and a data set has to come out the same everywhere.
 """
 
 import math
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,14 +18,15 @@ CREASE, VEIN, SCAR, MOLE = range(4)  # what a mark does to the skin
 ON_PALM = 5  # marks 0-4 ride on thumb, index, middle, ring, little; 5 on the palm or the back of the hand
 KNUCKLE_AT = -0.29  # where the knuckles of the fist sit, as a fraction of the finger below its web
 
-# Half width along a finger as a fraction of its width, from web to tip: where, how much, which of them are joints.
-_Profile = tuple[tuple[float, ...], tuple[float, ...], tuple[int, ...]]
-_FINGER: _Profile = (
-    (-0.20, 0.00, 0.22, 0.46, 0.60, 0.74, 0.86, 1.05),
-    (0.96, 1.00, 0.95, 0.96, 0.87, 0.86, 0.82, 0.78),
-    (3, 5),
+# Half width along a finger from web to tip: where, what fraction of the finger's width, whether a joint is there.
+_FINGER = np.array(
+    [
+        (-0.20, 0.00, 0.22, 0.46, 0.60, 0.74, 0.86, 1.05),
+        (0.96, 1.00, 0.95, 0.96, 0.87, 0.86, 0.82, 0.78),
+        (0, 0, 0, 1, 0, 1, 0, 0),
+    ]
 )
-_THUMB: _Profile = ((-0.20, 0.00, 0.25, 0.52, 0.72, 1.05), (1.10, 1.02, 0.90, 0.96, 0.98, 0.78), (3,))
+_THUMB = np.array([(-0.20, 0.00, 0.25, 0.52, 0.72, 1.05), (1.10, 1.02, 0.90, 0.96, 0.98, 0.78), (0, 0, 0, 1, 0, 0)])
 
 # Half breadth of forearm, wrist and palm at some heights, as mixtures of wrist (0) and palm (1) breadth.
 _EDGE_Y = (-3.0, -0.9, -0.35, -0.05, 0.14, 0.40, 0.70, 0.95, 3.0)
@@ -35,33 +34,29 @@ _ULNAR = (0.45, 0.25, 0.0, 0.0, 0.45, 0.95, 1.0, 0.85, 0.7)
 _RADIAL = (0.45, 0.25, 0.0, -0.05, 0.0, 0.55, 0.92, 0.97, 1.0)
 _ROWS = np.arange(-3.0, 3.0, 0.02)
 _ULNAR_TABLE, _RADIAL_TABLE = (
-    cast(np.ndarray, sum(np.interp(_ROWS + 0.02 * shift, _EDGE_Y, edge) for shift in range(-6, 7))) / 13  # rounded
+    np.mean([np.interp(_ROWS + 0.02 * shift, _EDGE_Y, edge) for shift in range(-6, 7)], axis=0)  # rounded
     for edge in (_ULNAR, _RADIAL)
 )
 
 
-@dataclass
 class Finger:
     """One finger from its root: position and sizes in hand units, angle in radians from straight up."""
 
-    base: tuple[float, float]
-    angle: float
-    length: float
-    width: float  # half width at the root
-    bend: float  # sideways drift of the tip
-    taper: float  # 1 = as the profile, below = slimmer tip
-    joint: float  # how far the joints stand out
-    thumb: bool
+    def __init__(self, person: Person, number: int, base: tuple[float, float], angle: float, own: np.ndarray) -> None:
+        """Take one of the person's fingers, 0 = thumb; ``own`` (3,) changes length, width and angle for this hand."""
+        self.thumb, self.base, self.angle = number == 0, base, angle + own[2]
+        self.length: float = person.lengths[number] * (1 + own[0])
+        self.width: float = person.widths[number] * (1 + own[1])  # half width at the root
+        self.bend: float = person.bends[number] - (0.03 if self.thumb else 0.0)  # sideways drift of the tip
+        self.taper = person.taper  # 1 = as the profile, below = slimmer tip
+        self.joint = person.joint  # how far the joints stand out
 
     def place(self, t: ArrayLike, v: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-        """Map places on the finger to hand units.
+        """Map places on the finger to x and y in hand units.
 
         Args:
             t: (...) along the finger, 0 at its root and 1 at its tip.
-            v: across it, -1 to 1 at the root's width; broadcasts with ``t``.
-
-        Returns:
-            x and y, in the shape that ``t`` and ``v`` have together.
+            v: (...) across it, -1 to 1 at the root's width.
         """
         t, v = np.asarray(t) * self.length, np.asarray(v) * self.width
         v = v + self.bend * (t / self.length) ** 2
@@ -102,7 +97,7 @@ def smooth_min(a: np.ndarray, b: np.ndarray, k: float) -> np.ndarray:
     The quadratic polynomial of Quilez (Smooth minimum): at most ``k / 4`` below the smaller one, and equal to it
     where the two differ by k or more.
     """
-    h = np.maximum(k - np.abs(a - b), 0.0) / k
+    h = (k - np.abs(a - b)).clip(0.0) / k
     return np.minimum(a, b) - h * h * (k / 4)
 
 
@@ -115,13 +110,13 @@ def raise_bump(
     x: np.ndarray, y: np.ndarray, cx: float | np.ndarray, cy: float | np.ndarray, rx: float, ry: float
 ) -> np.ndarray:
     """Raise a smooth hill of height 1 at (cx, cy), exactly 0 outside its ellipse of half widths (rx, ry)."""
-    q = np.maximum(1.0 - ((x - cx) / rx) ** 2 - ((y - cy) / ry) ** 2, 0.0)
+    q = (1.0 - ((x - cx) / rx) ** 2 - ((y - cy) / ry) ** 2).clip(0.0)
     return q * q
 
 
 def raise_dome(distance: np.ndarray, radius: float | np.ndarray) -> np.ndarray:
     """Raise a rounded edge from 0 at the outline to the height ``radius`` that far behind it."""
-    inside = np.minimum(np.maximum(-distance, 0.0), radius)
+    inside = (-distance).clip(0.0, radius)
     return np.sqrt(inside * (2 * radius - inside))
 
 
@@ -129,13 +124,13 @@ def _measure_capsule(
     x: np.ndarray, y: np.ndarray, a: tuple[float, float], b: tuple[float, float], ra: float, rb: float
 ) -> np.ndarray:
     dx, dy = b[0] - a[0], b[1] - a[1]
-    t = np.minimum(np.maximum(((x - a[0]) * dx + (y - a[1]) * dy) / (dx * dx + dy * dy), 0.0), 1.0)
+    t = (((x - a[0]) * dx + (y - a[1]) * dy) / (dx * dx + dy * dy)).clip(0.0, 1.0)
     return np.sqrt((x - a[0] - t * dx) ** 2 + (y - a[1] - t * dy) ** 2) - (ra + (rb - ra) * t)
 
 
 def measure_body(hand: Hand, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Measure the signed distance (nearly) to palm, thumb ball and forearm."""
-    step = np.minimum(np.maximum((y + 3.0) / 0.02, 0.0), len(_ROWS) - 1.001)
+    step = ((y + 3.0) / 0.02).clip(0.0, len(_ROWS) - 1.001)
     low = step.astype(np.intp)
     part, wrist = step - low, hand.person.wrist
     more = hand.person.palm - wrist
@@ -173,22 +168,16 @@ def raise_body(hand: Hand, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def measure_finger(
     finger: Finger, x: np.ndarray, y: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Measure signed distance and height of a finger, and its own coordinates of every point.
-
-    The coordinates are q along the finger (0 web, 1 tip) and v across it in hand units.
-    """
+    """Measure signed distance, height, q along the finger (0 web, 1 tip) and v across it, in hand units."""
     sin, cos = math.sin(finger.angle), math.cos(finger.angle)
     rx, ry = x - finger.base[0], y - finger.base[1]
     t = rx * sin + ry * cos
     q = t / finger.length
     v = rx * cos - ry * sin - finger.bend * q * np.abs(q)
-    knots, profile, joints = _THUMB if finger.thumb else _FINGER
-    radii = [
-        finger.width * r * (1.0 - (1.0 - finger.taper) * max(k, 0.0)) * (finger.joint if i in joints else 1.0)
-        for i, (k, r) in enumerate(zip(knots, profile, strict=True))
-    ]
-    radius = np.interp(q, knots, radii)
-    over = np.maximum(t - (finger.length - 1.25 * radii[-1]), 0.0) / 1.25  # an oval fingertip
+    where, profile, joint = _THUMB if finger.thumb else _FINGER
+    radii = finger.width * profile * (1.0 - (1.0 - finger.taper) * where.clip(0.0)) * np.where(joint, finger.joint, 1.0)
+    radius = np.interp(q, where, radii)
+    over = (t - (finger.length - 1.25 * radii[-1])).clip(0.0) / 1.25  # an oval fingertip
     under = np.minimum(t + 0.16 * finger.length, 0.0)
     distance = np.sqrt(v * v + over * over + under * under) - radius
     return distance, raise_dome(distance, radius), q, v

@@ -20,24 +20,17 @@ STORED = 112  # side in pixels of the drawn squares: a little above the network'
 
 
 def draw_people(people: int, shots: int, seed: int) -> tuple[torch.Tensor, pd.DataFrame]:
-    """Draw every person's four hands.
-
-    Args:
-        people: number of people; the same numbers under another seed are other people.
-        shots: pictures of each of the four aspects, every one in a session of its own.
-        seed: of people, shots and difficulty.
+    """Draw every person's four hands, ``shots`` pictures of each, every one in a session of its own.
 
     Returns:
         uint8 pictures (N, 3, STORED, STORED), the whole frame squashed to a square, and their HandInfo rows.
     """
-    count = people * shots * len(synthetic_hands.ASPECTS)
-    drawn = synthetic_hands.map_people(partial(_draw_person, shots, seed), people, count)
-    pictures, rows = zip(*(shot for person in drawn for shot in person), strict=True)
+    pictures, rows = zip(*synthetic_hands.map_people(partial(_draw_person, shots, seed), people), strict=True)
     return to_tensor(pictures), pd.DataFrame(rows)
 
 
 def _draw_person(shots: int, seed: int, number: int) -> list[tuple[np.ndarray, dict]]:
-    rng, person, drawn = np.random.default_rng([seed, number]), synthetic_hands.make_person(number, seed), []
+    rng, person, drawn = np.random.default_rng([seed, number]), synthetic_hands.Person(number, seed), []
     for aspect in synthetic_hands.ASPECTS:
         for session in range(shots):
             difficulty = float(rng.uniform(0.6, 1.8))
@@ -62,7 +55,7 @@ def spoil(pictures: torch.Tensor, size: int, rng: torch.Generator, share: float)
     Args:
         pictures: (B, 3, H, W) uint8.
         size: side of the returned squares in pixels.
-        rng: source of all randomness.
+        rng: of all random choices.
         share: of the pictures that are spoiled; the others are only mirrored or not.
 
     Returns:
@@ -95,7 +88,6 @@ class _Draw:
         return self.uniform(0, 1) < p
 
     def colour(self) -> torch.Tensor:
-        """Draw one RGB colour per picture, (count, 3, 1, 1)."""
         return torch.rand(self.count, 3, 1, 1, generator=self.rng)
 
 

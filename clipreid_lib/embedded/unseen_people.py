@@ -1,43 +1,23 @@
 """Measure the embedded CLIP on people it never saw: zero-shot tables and one-shot retrieval."""
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 
 from clipreid_lib.clip.backbone import Backbone
-from clipreid_lib.clip.encode import normalise
-from clipreid_lib.data.photographs import Photographs
+from clipreid_lib.clip.encode import encode
 from clipreid_lib.embedded import captions
 from clipreid_lib.embedded.spoiled_pictures import draw_people, squash, to_tensor
-from clipreid_lib.embedded.synthetic_hands import draw, make_person
+from clipreid_lib.embedded.synthetic_hands import Person, draw
 
 TEST = 20261125  # seed of the people of the report
 PEOPLE = {"zero-shot": 200, "retrieval": 50}
 
 
 @torch.no_grad()
-def embed(backbone: Backbone, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Encode uint8 squares (N, 3, S, S) to ``f_proj`` (N, D) and embedding (N, E), both of unit length."""
-    backbone.eval()
-    (size, _), parts = backbone.image_size, []
-    for chunk in pictures.split(128):
-        if chunk.shape[-1] != size:
-            chunk = to_tensor([squash(picture.permute(1, 2, 0).numpy(), size) for picture in chunk])
-        parts.append(backbone.image_features(normalise(chunk, *backbone.normalisation)))
-    projected = torch.cat([part.f_proj for part in parts])
-    return F.normalize(projected, dim=1), F.normalize(torch.cat([part.embedding for part in parts]), dim=1)
-
-
-@torch.no_grad()
 def classify(backbone: Backbone, features: torch.Tensor, prompts: dict[str, tuple[str, ...]]) -> np.ndarray:
-    """Pick the best class of each picture by its ``f_proj`` (N, D): (N,) indices.
-
-    A class is the mean direction of its sentences.
-    """
+    """Pick the class nearest to each feature (N, D), a class being its sentences' mean direction: (N,) indices."""
     classes = torch.stack([F.normalize(backbone.encode_texts(list(p)), dim=1).mean(0) for p in prompts.values()])
     return (features @ F.normalize(classes, dim=1).T).argmax(1).numpy()
 
@@ -50,33 +30,28 @@ def balance(predicted: np.ndarray, true: np.ndarray) -> float:
 def zero_shot(backbone: Backbone, pictures: torch.Tensor, rows: pd.DataFrame) -> dict[str, float]:
     """Score the class-balanced zero-shot accuracy of every fact that captions state, where the picture shows it.
 
-    Args:
-        backbone: the network.
-        pictures: (N, 3, S, S) uint8.
-        rows: (N rows) of ``HandInfo.csv``, in the same order.
+    Takes pictures (N, 3, S, S) uint8 and their N rows of ``HandInfo.csv``.
 
     Returns:
-        Accuracy in [0, 1] by fact and, in brackets, number of classes; facts that no picture shows are left out.
+        Accuracy in [0, 1] by fact and, in brackets, number of classes.
     """
-    features, _ = embed(backbone, pictures)
+    pictures = to_tensor([squash(each.permute(1, 2, 0).numpy(), backbone.image_size[0]) for each in pictures])
+    features = F.normalize(encode(backbone, pictures).f_proj, dim=1)
     facts = np.stack([captions.read_facts(row) for row in rows.to_dict("records")])
     aspects = list(captions.ASPECT_PROMPTS)
     true = np.array([aspects.index(aspect) for aspect in rows["aspectOfHand"]])
     table = {"aspect (4)": balance(classify(backbone, features, captions.ASPECT_PROMPTS), true)}
     for column, name in enumerate(captions.NAMES):
         visible = facts[:, column] >= 0
-        if visible.any():
-            predicted = classify(backbone, features[visible], captions.PROMPTS[name])
-            table[f"{name} ({len(captions.FACTS[name])})"] = balance(predicted, facts[visible, column])
+        predicted = classify(backbone, features[visible], captions.PROMPTS[name])
+        table[f"{name} ({len(captions.FACTS[name])})"] = balance(predicted, facts[visible, column])
     return table
 
 
 def score_one_shot(features: torch.Tensor, ids: np.ndarray) -> float:
     """Score rank-1 in [0, 1]: one random gallery picture per person, all others queries, mean of 10 draws.
 
-    Args:
-        features: (N, D), compared by cosine.
-        ids: (N,) person of each picture.
+    The features (N, D) are compared by cosine; ``ids`` (N,) are the people.
     """
     features, rng, scores = F.normalize(features, dim=1), np.random.default_rng(0), []
     for _ in range(10):
@@ -87,58 +62,32 @@ def score_one_shot(features: torch.Tensor, ids: np.ndarray) -> float:
     return round(float(np.mean(scores)), 4)
 
 
-def _retrieve(trained: Backbone, untrained: Backbone, pictures: torch.Tensor, ids: np.ndarray) -> dict[str, float]:
-    """Score the frozen features of both networks and, as a floor, 32 x 32 grey pixels with their mean removed."""
-    grey = F.interpolate(pictures.float().mean(1, keepdim=True), size=32, mode="bilinear", antialias=True)
-    return {
-        "grey pixels 32x32": score_one_shot((grey - grey.mean(dim=(2, 3), keepdim=True)).flatten(1), ids),
-        "untrained network": score_one_shot(embed(untrained, pictures)[1], ids),
-        "embedded clip": score_one_shot(embed(trained, pictures)[1], ids),
-    }
+def measure(trained: Backbone, untrained: Backbone) -> dict:
+    """Measure everything that is reported, on people that nothing was chosen on.
 
-
-def _measure_photographs(trained: Backbone, untrained: Backbone, folder: Path) -> dict:
-    """Measure both networks on a folder laid out as 11k Hands (HandInfo.csv, Hands/), whole or in part.
-
-    Retrieval takes, within an aspect, the people without accessories who have two or more photographs.
-    """
-    rows = pd.read_csv(folder / "HandInfo.csv", dtype={"id": str})
-    rows = rows[[(folder / "Hands" / name).exists() for name in rows["imageName"]]].reset_index(drop=True)
-    files = rows.assign(path="Hands/" + rows["imageName"])
-    pictures = torch.from_numpy(Photographs(folder).load(files, trained.image_size))
-    report: dict[str, Any] = {"photographs": len(rows), "zero_shot": zero_shot(trained, pictures, rows), "rank1": {}}
-    for aspect, part in rows[rows["accessories"] == 0].groupby("aspectOfHand"):
-        part = part[part.groupby("id")["id"].transform("size") >= 2]
-        index = torch.from_numpy(part.index.to_numpy())
-        found = _retrieve(trained, untrained, pictures[index], part["id"].to_numpy())
-        report["rank1"][aspect] = {"people": part["id"].nunique(), "photographs": len(part), **found}
-    return report
-
-
-def measure(trained: Backbone, untrained: Backbone, real: Path | None) -> dict:
-    """Measure everything that is reported, on people and photographs that nothing was chosen on.
-
-    Retrieval takes nine dorsal right pictures of each person, in three sessions.
-
-    Args:
-        trained: the network.
-        untrained: the same network as it was born.
-        real: photographs laid out as 11k Hands, or None.
+    Retrieval takes nine dorsal right pictures of each person, in three sessions. It scores the frozen features of both
+    networks and, as a floor, 32 x 32 grey pixels with their mean removed.
     """
     people, seed = PEOPLE["retrieval"], TEST + 1
     shots = [(number, session, shot) for number in range(people) for session in range(3) for shot in range(3)]
-    drawn = [draw(make_person(number, seed), "dorsal right", *when, seed=seed)[0] for number, *when in shots]
+    drawn = [draw(Person(number, seed), "dorsal right", *when, seed=seed)[0] for number, *when in shots]
     pictures = to_tensor([squash(picture, trained.image_size[0]) for picture in drawn])
-    result = {
+    grey = F.interpolate(pictures.float().mean(1, keepdim=True), size=32, mode="bilinear", antialias=True)
+    ids = np.array([number for number, *_ in shots])
+    before, after = (F.normalize(encode(each, pictures).embedding, dim=1) for each in (untrained, trained))
+    return {
         "zero_shot_unseen_people": {
-            **{"people": PEOPLE["zero-shot"], "seed": TEST, "score": "class-balanced accuracy"},
+            "people": PEOPLE["zero-shot"],
+            "seed": TEST,
+            "score": "class-balanced accuracy",
             **zero_shot(trained, *draw_people(PEOPLE["zero-shot"], 1, TEST)),
         },
         "rank1_unseen_people": {
-            **{"people": people, "seed": seed, "score": "one-shot rank-1, dorsal right"},
-            **_retrieve(trained, untrained, pictures, np.array([number for number, *_ in shots])),
+            "people": people,
+            "seed": seed,
+            "score": "one-shot rank-1, dorsal right",
+            "grey pixels 32x32": score_one_shot((grey - grey.mean(dim=(2, 3), keepdim=True)).flatten(1), ids),
+            "untrained network": score_one_shot(before, ids),
+            "embedded clip": score_one_shot(after, ids),
         },
     }
-    if real is not None:
-        result["photographs"] = _measure_photographs(trained, untrained, real)
-    return result

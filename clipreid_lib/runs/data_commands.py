@@ -11,7 +11,7 @@ from clipreid_lib.data import audit, datasets, protocols
 from clipreid_lib.data.image_store import STORE, ImageStore
 from clipreid_lib.data.inspection import inspect
 from clipreid_lib.data.photographs import Photographs, on_all_cores
-from clipreid_lib.embedded.demo_hands import draw_demo
+from clipreid_lib.embedded.synthetic_hands import draw_demo
 from clipreid_lib.params.image_sizes import parse_size, spell
 from clipreid_lib.params.schema import BURST_GAP, project_path, validate_params
 

@@ -25,7 +25,7 @@ from clipreid_lib.data import datasets, protocols
 from clipreid_lib.data.image_store import STORE
 from clipreid_lib.data.manifest import Manifest
 from clipreid_lib.data.photographs import Photographs
-from clipreid_lib.embedded.demo_hands import draw_demo
+from clipreid_lib.embedded.synthetic_hands import draw_demo
 from clipreid_lib.params.read import read_yaml
 from clipreid_lib.params.run_folder import place_inside, read_params
 from clipreid_lib.params.schema import EVALUATION, RETRIEVAL, ROOT, Params, project_path

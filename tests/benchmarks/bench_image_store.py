@@ -25,7 +25,7 @@ def originals(folder: Path) -> pd.DataFrame:
     folder.mkdir()
     random, paths = np.random.default_rng(0), []
     for number in range(IMAGES):
-        person = synthetic_hands.make_person(number % 12, 0)
+        person = synthetic_hands.Person(number % 12, 0)
         pixels, _ = synthetic_hands.draw(person, "dorsal right", 0, number, seed=0)
         large = np.asarray(Image.fromarray(pixels).resize((1600, 1200), Image.Resampling.BICUBIC), dtype=np.float32)
         grain = random.normal(0, 1.5, (1200, 1600, 1)).astype(np.float32)
