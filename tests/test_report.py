@@ -19,7 +19,7 @@ from bs4 import BeautifulSoup
 
 from clipreid_lib import __main__ as command_line
 from clipreid_lib.base.errors import UserError
-from clipreid_lib.pages import model_card, repeat_command, report, report_notebooks, report_run
+from clipreid_lib.pages import model_card, repeat_command, report, report_notebooks
 from clipreid_lib.pages.report_blocks import Facts, Section, Table, Words, render
 from clipreid_lib.params import read, schema
 
@@ -309,7 +309,7 @@ def test_a_fault_of_ours_is_no_damaged_file(outputs, monkeypatch):
     def broken(run):
         return {}["of the library, and of no file"]
 
-    monkeypatch.setitem(report_run.SECTIONS, "Scores", broken)
+    monkeypatch.setitem(report.SECTIONS, "Scores", broken)
     with pytest.raises(KeyError, match="of the library, and of no file"):
         reported(str(run_of(outputs, "frozen")))
 

@@ -62,9 +62,6 @@ def test_before_and_after_draws_one_row_per_stage(two, tmp_path):
     moved = gallery.draw_moved(named, tmp_path, top=3)
     assert moved.height > 1.5 * both.height  # the one that rose and the one that fell
     assert gallery.draw_moved({"alone": two[0]}, tmp_path, top=3).height < both.height
-    other = Ranking(two[0].query.iloc[::-1], two[0].gallery, np.eye(4)[::-1])
-    with pytest.raises(ValueError, match="same queries"):
-        gallery.draw_stages({"a": two[0], "b": other}, tmp_path, 0)
 
 
 def scored(compared_sha: str) -> dict:

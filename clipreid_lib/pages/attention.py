@@ -6,6 +6,7 @@ The two answer different questions, and neither says why an image won; :attr:`He
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,58 +24,42 @@ ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class Heat:
-    """Maps of what the tower looks at in B queries and their B matches.
+    """Maps of what the tower looks at in a query and in the image it is compared with.
 
     Attributes:
-        query: (B, gh, gw), not negative. Rollout: shares that sum to 1. Grad-CAM: relative to the map's maximum, which
+        maps: (2, gh, gw), not negative. Rollout: shares that sum to 1. Grad-CAM: relative to the map's maximum, which
             is 1; all zero where nothing adds to the cosine.
-        match: (B, gh, gw), the same of the matches.
-        cosine: (B,) similarity of each query's embedding to its match's.
+        cosine: of the two embeddings.
         method: ``attention rollout`` or ``Grad-CAM``.
         legend: what the maps show, and what they do not, in a few sentences.
     """
 
-    query: torch.Tensor
-    match: torch.Tensor
-    cosine: torch.Tensor
+    maps: torch.Tensor
+    cosine: float
     method: str
     legend: str
 
 
-def map_heat(
-    clip: Backbone,
-    query: torch.Tensor,
-    match: torch.Tensor,
-    query_side: torch.Tensor | None = None,
-    match_side: torch.Tensor | None = None,
-) -> Heat:
-    """Map what the tower looks at in queries and the images they are compared with, by the method its kind allows.
+def map_heat(clip: Backbone, pair: torch.Tensor, side: torch.Tensor | None = None) -> Heat:
+    """Map what the tower looks at in a query and in the image it is compared with, by the method its kind allows.
 
     Args:
         clip: with any image tower.
-        query: (B, 3, H, W) uint8.
-        match: (B, 3, H, W) uint8.
-        query_side: (B,) side information of the queries, from the backbone's ``side_rows``; None adds none.
-        match_side: (B,) that of the matches.
+        pair: (2, 3, H, W) uint8.
+        side: (2,) side information, from the backbone's ``side_rows``; None adds none.
 
     Raises:
-        ValueError: queries and matches differ in number, or one has side information and the other not.
         UserError: as :func:`roll_out_attention`.
     """
-    if query.shape != match.shape or (query_side is None) != (match_side is None):
-        raise ValueError(f"each query needs one match: given {tuple(query.shape)} and {tuple(match.shape)}")
-    images = prepare(clip, torch.cat([query, match]))
-    side = None if query_side is None or match_side is None else torch.cat([query_side, match_side])
-    with torch.no_grad(), evaluate_only(clip):
-        embeddings = clip.image_features(images, side).to_float32().embedding  # (2B, D)
-    ours, theirs = embeddings.chunk(2)
+    images = prepare(clip, pair)
+    with torch.no_grad():
+        embeddings = clip.image_features(images, side).to_float32().embedding  # (2, D)
     if clip.is_vit:
         maps, method, legend = roll_out_attention(clip, images, side), "attention rollout", ROLLOUT
     else:
-        maps, method, legend = grad_cam(clip, images, torch.cat([theirs, ours])), "Grad-CAM", GRAD_CAM
-    cosine = functional.cosine_similarity(ours, theirs).cpu()
-    first, second = maps.chunk(2)
-    return Heat(first, second, cosine, method, legend.format(rows=maps.shape[1], columns=maps.shape[2]))
+        maps, method, legend = grad_cam(clip, images, embeddings.flip(0)), "Grad-CAM", GRAD_CAM
+    cosine = functional.cosine_similarity(embeddings[:1], embeddings[1:]).item()
+    return Heat(maps, cosine, method, legend.format(rows=maps.shape[1], columns=maps.shape[2]))
 
 
 ROLLOUT = (
@@ -94,8 +79,7 @@ GRAD_CAM = (
 def roll_out_attention(clip: Backbone, images: torch.Tensor, side: torch.Tensor | None = None) -> torch.Tensor:
     """Follow the attention of a ViT from the class token back to the patches (Abnar & Zuidema 2020, arXiv 2005.00928).
 
-    Rollout knows neither values nor MLPs nor what the embedding is compared with: it says from where information can
-    have come. Plain patches may score high because ViTs use some of them as scratch space (arXiv 2309.16588).
+    Plain patches may score high because ViTs use some of them as scratch space (arXiv 2309.16588).
 
     Args:
         clip: with a ViT.
@@ -106,9 +90,9 @@ def roll_out_attention(clip: Backbone, images: torch.Tensor, side: torch.Tensor 
         (B, gh, gw) shares of the places, summing to 1, on the CPU.
 
     Raises:
-        UserError: the tower is no ViT, or its blocks hide their attention.
+        UserError: the tower's blocks hide their attention.
     """
-    with torch.no_grad(), evaluate_only(clip), watch_attention(clip) as attention:
+    with torch.no_grad(), watch_attention(clip) as attention:
         clip.image_features(images, side)
     grid = tower_shapes.grid_of(clip.clip.visual, (images.shape[-2], images.shape[-1]))
     return multiply_layers(attention).unflatten(1, grid).cpu()
@@ -140,14 +124,11 @@ def watch_attention(clip: Backbone) -> Iterator[list[torch.Tensor]]:
         A list that each block of the tower adds its weights (B, L, L) to, averaged over heads.
 
     Raises:
-        UserError: the tower is no ViT, or its blocks hide their attention.
+        UserError: the tower's blocks hide their attention.
     """
-    blocks = clip.clip.visual.transformer.resblocks if clip.is_vit else []
-    layers = [getattr(block, "attn", None) for block in blocks]
-    open_layers = [layer for layer in layers if isinstance(layer, nn.MultiheadAttention)]
-    if not layers or len(open_layers) < len(layers):
-        kind = "is a ResNet" if not clip.is_vit else "computes its attention in a way that keeps the weights to itself"
-        raise UserError(f"attention rollout: {clip.name} {kind}; use a ViT such as vitb16")
+    layers: list[Any] = [getattr(block, "attn", None) for block in clip.clip.visual.transformer.resblocks]
+    if not all(isinstance(layer, nn.MultiheadAttention) for layer in layers):
+        raise UserError(f"attention rollout: {clip.name} keeps its attention to itself; use a ViT such as vitb16")
     seen: list[torch.Tensor] = []
 
     def ask(_: nn.Module, given: tuple, named: dict) -> tuple[tuple, dict]:  # open_clip's blocks say need_weights=False
@@ -157,7 +138,7 @@ def watch_attention(clip: Backbone) -> Iterator[list[torch.Tensor]]:
         seen.append(out[1].detach().float())
 
     with contextlib.ExitStack() as hooks:
-        for layer in open_layers:
+        for layer in layers:
             hooks.callback(layer.register_forward_pre_hook(ask, with_kwargs=True).remove)
             hooks.callback(layer.register_forward_hook(note).remove)
         yield seen
@@ -183,12 +164,7 @@ def grad_cam(clip: Backbone, images: torch.Tensor, towards: torch.Tensor) -> tor
     Returns:
         (B, gh, gw) in [0, 1], each map's maximum 1, on the CPU; places that count against the likeness are 0. All
         zero where no place adds more than rounding, such as towards an embedding of zeros.
-
-    Raises:
-        UserError: the tower is a ViT.
     """
-    if clip.is_vit:
-        raise UserError(f"Grad-CAM: {clip.name} is a ViT, which has no layer 4; use attention rollout")
     kept: list[torch.Tensor] = []
 
     def cut(_: nn.Module, given: tuple, out: torch.Tensor) -> torch.Tensor:
@@ -197,7 +173,7 @@ def grad_cam(clip: Backbone, images: torch.Tensor, towards: torch.Tensor) -> tor
 
     hook = clip.clip.visual.layer4.register_forward_hook(cut)
     try:
-        with torch.enable_grad(), evaluate_only(clip):
+        with torch.enable_grad():
             ours = clip.image_features(images).to_float32().embedding  # (B, D)
             theirs = functional.normalize(towards.detach(), dim=1)
             length = ours.norm(dim=1, keepdim=True)  # (B, 1)
@@ -234,17 +210,6 @@ def find_centres(clip: Backbone, grid: tuple[int, int]) -> tuple[np.ndarray, np.
 
 
 def prepare(clip: Backbone, pixels: torch.Tensor) -> torch.Tensor:
-    """Return uint8 pixels (B, 3, H, W) as the tower wants them: normalised, on its device."""
-    return normalise(pixels.to(clip.device), *clip.normalisation)
-
-
-@contextlib.contextmanager
-def evaluate_only(clip: Backbone) -> Iterator[None]:
-    """Put a backbone into evaluation mode for a while; modules that were training go on training after."""
-    training = [module for module in clip.modules() if module.training]
+    """Return uint8 pixels (B, 3, H, W) as the tower wants them, and put it into evaluation mode."""
     clip.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+    return normalise(pixels.to(clip.device), *clip.normalisation)

@@ -38,13 +38,8 @@ def write(
 
     Returns:
         The path written.
-
-    Raises:
-        ValueError: no query, or top below 1.
     """
-    top, most = ranking.clamp(top), ranking.clamp(max(top, MOST))
-    if not len(ranking.query):
-        raise ValueError("a page needs at least one query")
+    top, most = (min(shown, len(ranking.gallery)) for shown in (top, max(top, MOST)))
     told = [[str(name), str(text)] for name, text in (facts or {}).items()]
     data: dict[str, Any] = {"title": title, "facts": told, "top": top, "most": most, **_list_contents(ranking, most)}
     images, absent = {}, {}  # path to JPEG in base64, path to why there is none

@@ -34,7 +34,7 @@ DROP = 3 * LINE  # how much lower the second of the joined photographs hangs: li
 
 @dataclass(frozen=True)
 class Maps:
-    """What the model makes of one query and one gallery image.
+    """What the model makes of a query and a gallery image.
 
     Attributes:
         heat: maps of what it looks at.
@@ -52,34 +52,20 @@ class Look:
     """One query and one gallery image, and what the model makes of the two.
 
     Attributes:
-        query: the query's row of its table.
-        match: the gallery image's row.
+        pair: the query's row of its table, and the gallery image's.
         result: the gallery image's rank and score, and whether it is right.
-        pixels: (3, H, W) uint8 of the query and of the gallery image, as the model gets them; in two words why there
-            are none.
+        pixels: (3, H, W) uint8 of either, as the model gets them; in two words why there are none.
         maps: None where a photograph is missing.
     """
 
-    query: pd.Series
-    match: pd.Series
+    pair: pd.DataFrame
     result: Result
-    pixels: tuple[torch.Tensor | str, torch.Tensor | str]
+    pixels: list[torch.Tensor | str]
     maps: Maps | None
 
 
-def draw_pair(clip: Backbone, photographs: Photographs, ranking: Ranking, query: int, rank: int = 1) -> Image.Image:
-    """Draw a query and the gallery image at one rank: photographs, heat, alike places, and a legend.
-
-    Args:
-        clip: the backbone that looks.
-        photographs: the data set's images.
-        ranking: one draw under that backbone's embedding.
-        query: position in the query table.
-        rank: of the gallery image; ``ranking.first_hit()[query]`` is the best true match's.
-
-    Returns:
-        An RGB image, for :func:`~clipreid_lib.pages.style.save_image`. A file that is gone leaves pale tiles that
-        say so.
+def draw_pair(clip: Backbone, photographs: Photographs, ranking: Ranking, query: int, rank: int) -> Image.Image:
+    """Draw a query and the gallery image at one rank; the rest is as in :func:`draw_queries`.
 
     Raises:
         UserError: no such query or rank, or a ViT that keeps its attention to itself.
@@ -96,46 +82,42 @@ def draw_queries(clip: Backbone, photographs: Photographs, ranking: Ranking, que
         ranking: one draw under that backbone's embedding.
         queries: positions in the query table, in the order to draw them.
 
+    Returns:
+        Photographs, heat, alike places and a legend, for :func:`~clipreid_lib.pages.style.save_image`. A file that is
+        gone leaves pale tiles that say so.
+
     Raises:
         UserError: as :func:`draw_pair`, or no query is given.
     """
-    if not len(queries):
-        raise UserError("queries: none are given; choose some, such as ranking.hardest(3)")
-    first = ranking.first_hit()
-    asked = [(q, rank) for q in queries for rank in sorted({1, int(first[_check_position(ranking, q)])})]
-    return draw_looks(clip, [look(clip, photographs, ranking, q, rank) for q, rank in asked])
+    looks = []
+    for q in ranking.check_queries(queries):
+        looks.append(look(clip, photographs, ranking, q, 1))
+        if not looks[-1].result.right:
+            looks.append(look(clip, photographs, ranking, q, int(ranking.first_hit()[q])))
+    return draw_looks(clip, looks)
 
 
-def look(clip: Backbone, photographs: Photographs, ranking: Ranking, query: int, rank: int = 1) -> Look:
+def look(clip: Backbone, photographs: Photographs, ranking: Ranking, query: int, rank: int) -> Look:
     """Compute what :func:`draw_pair` draws, to work on with the numbers; its arguments and errors are the same."""
-    query = _check_position(ranking, query)
+    ranking.check_queries([query])
     found, _ = ranking.row(query, len(ranking.gallery))
     if not 1 <= rank <= len(found):
         raise UserError(f"rank: {rank} is not there; query {query} has a gallery with ranks 1 to {len(found)}")
     result = found[rank - 1]
-    tables = [ranking.query.iloc[[query]], ranking.gallery.iloc[[result.position]]]
-    mine, theirs = (_read_pixels(photographs, table, clip.image_size) for table in tables)
+    pair = pd.concat([ranking.query.iloc[[query]], ranking.gallery.iloc[[result.position]]])
+    pixels = [_read_pixels(photographs, pair.iloc[[row]], clip.image_size) for row in (0, 1)]
+    there = [each for each in pixels if not isinstance(each, str)]
     maps = None
-    if not isinstance(mine, str) and not isinstance(theirs, str):
-        sides = [clip.side_rows(table) for table in tables]
-        batch = [mine[None], theirs[None]]  # (1, 3, H, W) each
-        heat = attention.map_heat(clip, *batch, *sides)
-        places = [correspondence.map_features(clip, *each)[0] for each in zip(batch, sides, strict=True)]
-        alike = correspondence.find_alike(places[0], places[1], heat.query[0], heat.match[0])
-        maps = Maps(heat, alike, (places[0].shape[1], places[0].shape[2]))
-    return Look(tables[0].iloc[0], tables[1].iloc[0], result, (mine, theirs), maps)
+    if len(there) == 2:
+        side = clip.side_rows(pair)
+        heat = attention.map_heat(clip, torch.stack(there), side)
+        places = correspondence.map_features(clip, torch.stack(there), side)
+        maps = Maps(heat, correspondence.find_alike(places, heat.maps), (places.shape[2], places.shape[3]))
+    return Look(pair, result, pixels, maps)
 
 
 def draw_looks(clip: Backbone, looks: Sequence[Look]) -> Image.Image:
-    """Draw looks below one another, and one legend below all.
-
-    Args:
-        clip: the backbone that looked.
-        looks: at least one.
-
-    Returns:
-        An RGB image. Where a photograph is missing, pale tiles say so.
-    """
+    """Draw looks of one backbone below one another, at least one, and one legend below all."""
     height, width = clip.image_size
     scale, face, bold = min(WIDEST / width, TALLEST / height), font(24), font(26, bold=True)
     size = round(width * scale), round(height * scale)
@@ -188,12 +170,6 @@ def overlay(
     return _colour(np.asarray(ImageOps.grayscale(photograph)), share.clip(0, 1))
 
 
-def _check_position(ranking: Ranking, query: int) -> int:
-    if not 0 <= query < len(ranking.query):
-        raise UserError(f"query: {query} is not there; positions go from 0 to {len(ranking.query) - 1}")
-    return int(query)
-
-
 def _read_pixels(photographs: Photographs, table: pd.DataFrame, size: tuple[int, int]) -> torch.Tensor | str:
     """Read one row's photograph (3, H, W), or say in two words why it cannot be."""
     try:
@@ -203,23 +179,19 @@ def _read_pixels(photographs: Photographs, table: pd.DataFrame, size: tuple[int,
 
 
 def _write_captions(each: Look) -> tuple[list[str], list[str]]:
-    result = each.result
+    result, (query, match) = each.result, (row for _, row in each.pair.iterrows())
     verdict = [f"rank {result.rank}, {'right' if result.right else 'wrong'}", f"score {result.score:.3f}"]
-    known = result.note.splitlines() or [name_aspect(each.match["aspect"])]
-    return (
-        ["query", name_person(each.query), name_aspect(each.query["aspect"])],
-        [*verdict, name_person(each.match), *known],
-    )
+    known = result.note.splitlines() or [name_aspect(match["aspect"])]
+    return ["query", name_person(query), name_aspect(query["aspect"])], [*verdict, name_person(match), *known]
 
 
-def _scale_heat(heat: Heat) -> tuple[np.ndarray, np.ndarray, tuple[float, float], tuple[str, str]]:
+def _scale_heat(heat: Heat) -> tuple[np.ndarray, tuple[float, float], tuple[str, str]]:
     """Return both maps in the unit they are drawn in, the two ends of the colours, and what stands below those."""
-    query, match = (each[0].numpy() for each in (heat.query, heat.match))
+    maps = heat.maps.numpy()
     if heat.method == "Grad-CAM":
-        return query, match, (0.0, 1.0), ("0", "each map's maximum")
-    query, match = (each * each.size for each in (query, match))  # shares become multiples of an even share
-    low, high = min(query.min(), match.min()), max(query.max(), match.max())
-    return query, match, (low, high), (f"{low:.1f}", f"{high:.1f} times an even share")
+        return maps, (0.0, 1.0), ("0", "each map's maximum")
+    maps = maps * maps[0].size  # shares become multiples of an even share
+    return maps, (maps.min(), maps.max()), (f"{maps.min():.1f}", f"{maps.max():.1f} times an even share")
 
 
 def _draw_panels(clip: Backbone, each: Look, size: tuple[int, int]) -> list[tuple[str, list[Any]]]:
@@ -235,10 +207,10 @@ def _draw_panels(clip: Backbone, each: Look, size: tuple[int, int]) -> list[tupl
         missing = next(image for image in photographs if isinstance(image, str))
         return [first, ("", [f"no map: {missing}"] * 2), ("", [f"no lines: {missing}"] * 2)]
     heat, cosines = each.maps.heat, each.maps.alike["cosine"]
-    *maps, ends, _ = _scale_heat(heat)
+    maps, ends, _ = _scale_heat(heat)
     where = attention.find_centres(clip, maps[0].shape)
     heated = [overlay(image, one, where, ends) for image, one in zip(photographs, maps, strict=True)]
-    method = f"Grad-CAM of their cosine, {float(heat.cosine[0]):.3f}" if heat.method == "Grad-CAM" else heat.method
+    method = f"Grad-CAM of their cosine, {heat.cosine:.3f}" if heat.method == "Grad-CAM" else heat.method
     found = f"{len(cosines)}, cosine {cosines.iloc[0]:.2f} to {cosines.iloc[-1]:.2f}" if len(cosines) else "none found"
     return [first, (method, heated), (f"alike places: {found}", photographs)]
 
@@ -289,6 +261,6 @@ def _write_legend(clip: Backbone, looks: Sequence[Look]) -> list[str]:
     if not whole:
         return ["No map and no lines: a photograph is missing or cannot be read."]
     legend = [whole[0][0].heat.legend, correspondence.write_legend(clip, whole[0][0].grid)]
-    if any(abs(float(maps.heat.cosine[0]) - score) > 0.005 for maps, score in whole):  # more than the store rounds
+    if any(abs(maps.heat.cosine - score) > 0.005 for maps, score in whole):  # more than the store rounds
         legend.append("The scores are those of another embedding than the image's, which maps and lines are about.")
     return legend

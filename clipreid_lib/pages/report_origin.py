@@ -6,8 +6,7 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import file_sha
 from clipreid_lib.data import datasets
 from clipreid_lib.pages import model_card, repeat_command, report_notebooks
-from clipreid_lib.pages.report_blocks import TEXTS, Command, Facts, Figures, Folded, Link, Table, Words, link_to
-from clipreid_lib.pages.report_figures import embed
+from clipreid_lib.pages.report_blocks import TEXTS, Command, Facts, Figures, Folded, Link, Table, Words, embed, link_to
 from clipreid_lib.params.schema import Params
 from clipreid_lib.scores.finished_run import FinishedRun
 

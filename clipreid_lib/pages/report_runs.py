@@ -8,9 +8,20 @@ import pandas as pd
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.pages import repeat_command, report_origin, score_figures
-from clipreid_lib.pages.report_blocks import TEXTS, Facts, Figures, Folded, Link, Table, Words, link_to, render
-from clipreid_lib.pages.report_figures import draw, embed
-from clipreid_lib.pages.report_run import make_section
+from clipreid_lib.pages.report_blocks import (
+    TEXTS,
+    Facts,
+    Figures,
+    Folded,
+    Link,
+    Table,
+    Words,
+    draw,
+    embed,
+    link_to,
+    make_section,
+    render,
+)
 from clipreid_lib.pages.report_scores import show_published
 from clipreid_lib.params.schema import Params
 from clipreid_lib.scores import comparison, leaderboard

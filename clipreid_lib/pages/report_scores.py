@@ -5,8 +5,19 @@ import numpy as np
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.data.photographs import on_all_cores
 from clipreid_lib.pages import training_figures
-from clipreid_lib.pages.report_blocks import FIGURES, TEXTS, Facts, Figure, Figures, Folded, Link, Table, Words
-from clipreid_lib.pages.report_figures import draw, embed
+from clipreid_lib.pages.report_blocks import (
+    FIGURES,
+    TEXTS,
+    Facts,
+    Figure,
+    Figures,
+    Folded,
+    Link,
+    Table,
+    Words,
+    draw,
+    embed,
+)
 from clipreid_lib.scores import leaderboard, published
 from clipreid_lib.scores.finished_run import FinishedRun, read_table
 from clipreid_lib.scores.score_names import DEFINITIONS, SHOWN, format_score, format_share, name_rates
