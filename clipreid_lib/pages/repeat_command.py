@@ -1,6 +1,7 @@
 """The command that repeats a run or a grid, proved by composing it again."""
 
 import json
+import math
 import shlex
 from pathlib import Path
 
@@ -42,8 +43,8 @@ def repeat_grid(runs: list[Params]) -> str | None:
     for key in dict.fromkeys(key for values in each for key in values):
         default = Params.model_fields[key].default
         axis = list(dict.fromkeys(values.get(key, default) for values in each))
-        one = _write_scalar(axis[0])
-        settings.append(f"{key}={one}" if len(axis) == 1 else f"{key}=[{', '.join(map(_write_in_list, axis))}]")
+        every = yaml.safe_dump(axis, default_flow_style=True, width=math.inf).strip()
+        settings.append(f"{key}={_write_scalar(axis[0]) if len(axis) == 1 else every}")
     command = _write_command(settings)
     return command if list_runs(command) == sorted({params.run_id for params in runs}) else None
 
@@ -71,9 +72,3 @@ def _write_scalar(value: object) -> str:
     except yaml.YAMLError:
         same = False
     return text if same else json.dumps(value, ensure_ascii=False)
-
-
-def _write_in_list(value: object) -> str:
-    text = _write_scalar(value)
-    plain = not set(text) & set(",[]{}#:\"'")  # signs that end a plain word inside a list
-    return text if plain or not isinstance(value, str) else json.dumps(value, ensure_ascii=False)

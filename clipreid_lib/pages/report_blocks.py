@@ -7,9 +7,8 @@ import io
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import jinja2
@@ -34,33 +33,27 @@ HALF = 5.0  # inches in print up to which a figure takes half of the page
 DPI = 150  # of figures drawn for the page alone
 
 
-@dataclass(frozen=True)
-class Words:
+class Words(NamedTuple):
     """A paragraph. ``missing`` marks one that says what could not be shown."""
 
     text: str
     missing: bool = False
-    kind: str = "words"
 
 
-@dataclass(frozen=True)
-class Link:
+class Link(NamedTuple):
     """A link to a file that lies beside the page, in a table or on a line of its own; ``note`` is said after it."""
 
     text: str
     href: str
     note: str = ""
-    kind: str = "link"
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """A table: the first cell of each row names it. A cell is text (line breaks are kept) or a :class:`Link`."""
 
     head: list[str]
     rows: Sequence[Sequence[str | Link]]
     caption: str = ""
-    kind: str = "table"
 
     @classmethod
     def of(cls, table: pd.DataFrame, caption: str = "", index: bool = True) -> "Table":
@@ -70,16 +63,13 @@ class Table:
         return cls(["" if str(name) in ("index", "level_0") else str(name) for name in table], cells, caption)
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
     """Names and what they are, one under the other."""
 
     rows: dict[str, str]
-    kind: str = "facts"
 
 
-@dataclass(frozen=True)
-class Figure:
+class Figure(NamedTuple):
     """A picture as a data address, with its size in px and a caption; ``wide`` ones take the whole width."""
 
     source: str
@@ -89,33 +79,26 @@ class Figure:
     wide: bool = False
 
 
-@dataclass(frozen=True)
-class Figures:
+class Figures(NamedTuple):
     """Pictures side by side where there is room."""
 
     items: list[Figure]
-    kind: str = "figures"
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """A command to copy."""
 
     text: str
-    kind: str = "command"
 
 
-@dataclass(frozen=True)
-class Folded:
+class Folded(NamedTuple):
     """Blocks that open on a click."""
 
     title: str
     blocks: list[Any]
-    kind: str = "folded"
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """A heading and its blocks."""
 
     title: str

@@ -1,7 +1,6 @@
 """Executed notebooks as pages: what they say and show, without code, scripts or anything from a network."""
 
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,7 +32,6 @@ def export(notebook: Path, hidden: Sequence[Path] = ()) -> Path:
     page = notebook.with_suffix(".html")
     if page.exists() and page.stat().st_mtime >= notebook.stat().st_mtime:
         return page
-    sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]  # as in clipreid_lib.runs.execute
     import nbformat  # here: both take a second to import
     from nbconvert import HTMLExporter
     from traitlets.config import Config
