@@ -5,7 +5,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,9 +19,6 @@ from clipreid_lib.pages.gallery_page import MOST
 from clipreid_lib.pages.ranking import Ranking
 from clipreid_lib.scores.encoder import Encoder
 
-if TYPE_CHECKING:  # optional
-    import ipywidgets as widgets
-
 ROWS = 4  # queries at once: as many as a laptop's screen holds
 EVERY_STAGE = "every stage, one row each"
 
@@ -30,12 +27,11 @@ def browse(
     named: dict[str, Ranking],
     encoder: Encoder,
     photographs: Photographs,
-    *,
     images: pd.DataFrame,
     before: Encoder,
     seed: int = 0,
     top: int = 8,
-) -> "widgets.VBox | Image.Image":
+) -> Any:
     """Browse queries: choose, page, change k, compare stages, see where the model looks, ask in words.
 
     Args:
@@ -54,7 +50,7 @@ def browse(
     if _can_click():
         return Browser(named, encoder, photographs, images, before, seed, top).box
     *_, ranking = named.values()
-    chosen = choices.choose_random(ranking, ROWS, seed)
+    chosen = choices.choose_random(ranking, seed)[:ROWS]
     return gallery.draw_queries(ranking, photographs.root, chosen, top=top, title="Queries at random").reduce(2)
 
 
@@ -141,12 +137,12 @@ class Browser:
         ways: dict[str, Callable[[Ranking], np.ndarray]] = {
             "hardest first": lambda ranking: ranking.hardest(count),
             "easiest first": lambda ranking: ranking.hardest(count)[::-1],
-            "at random": lambda ranking: choices.choose_random(ranking, count, self.seed),
-            "wrong at rank-1": lambda ranking: choices.choose_wrong(ranking, count),
+            "at random": partial(choices.choose_random, seed=self.seed),
+            "wrong at rank-1": choices.choose_wrong,
         }
         if first is not self.ranking:
             for way, falling in (("risen", False), ("fallen", True)):
-                ways[f"{way} most since {begin}"] = partial(choices.choose_changed, first, n=count, falling=falling)
+                ways[f"{way} most since {begin}"] = partial(choices.choose_changed, first, falling=falling)
         for column, words in choices.list_groups(self.ranking).items():
             for word in sorted(set(words)):
                 ways[f"{column.replace('_', ' ')}: {word}"] = partial(choices.choose_group, column=column, value=word)
