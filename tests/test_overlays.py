@@ -1,4 +1,3 @@
-import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -75,8 +74,7 @@ def test_look_gives_the_numbers(case, clip):
     photographs, ranking, _ = case
     look = overlays.look(clip, photographs, ranking, 2, rank=2)
     assert look.pair["path"].tolist() == ["q2.jpg", "g0.jpg"] and look.result.rank == 2
-    maps = look.maps
-    assert maps.heat.maps.shape == (2, 3, 3) and maps.grid == (6, 6) and 0 < len(maps.alike) <= 12
+    assert look.heat.maps.shape == (2, 3, 3) and look.grid == (6, 6) and 0 < len(look.alike) <= 12
 
 
 @pytest.mark.parametrize(
@@ -162,9 +160,8 @@ def test_wrapped_text_fits_and_loses_no_word():
 def test_lines_end_on_the_places_they_join(case, clip):
     photographs, ranking, _ = case
     look = overlays.look(clip, photographs, ranking, 0, 1)
-    alike = pd.DataFrame([[0, 0, 5, 5, 0.9]], columns=look.maps.alike.columns)
-    maps = [dataclasses.replace(look.maps, alike=each) for each in (alike, alike.iloc[:0])]
-    one, plain = (overlays.draw_looks(clip, [dataclasses.replace(look, maps=each)]) for each in maps)
+    alike = pd.DataFrame([[0, 0, 5, 5, 0.9]], columns=look.alike.columns)
+    one, plain = (overlays.draw_looks(clip, [look._replace(alike=each)]) for each in (alike, alike.iloc[:0]))
     changed = (np.asarray(one) != np.asarray(plain)).any(axis=2)
     changed[:HEAD] = False  # the titles differ too
     rows, columns = np.nonzero(changed)

@@ -5,8 +5,7 @@ The two answer different questions, and neither says why an image won; :attr:`He
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,8 +21,7 @@ from clipreid_lib.clip.encode import normalise
 ROUNDING = 1e-6
 
 
-@dataclass(frozen=True)
-class Heat:
+class Heat(NamedTuple):
     """Maps of what the tower looks at in a query and in the image it is compared with.
 
     Attributes:
@@ -84,7 +82,7 @@ def roll_out_attention(clip: Backbone, images: torch.Tensor, side: torch.Tensor 
     Args:
         clip: with a ViT.
         images: (B, 3, H, W), normalised.
-        side: (B,) side information, as for ``image_features``.
+        side: (B,) side information.
 
     Returns:
         (B, gh, gw) shares of the places, summing to 1, on the CPU.
@@ -118,10 +116,7 @@ def multiply_layers(attention: Sequence[torch.Tensor]) -> torch.Tensor:
 
 @contextlib.contextmanager
 def watch_attention(clip: Backbone) -> Iterator[list[torch.Tensor]]:
-    """Collect every layer's attention while the tower runs inside this context; its features stay what they are.
-
-    Yields:
-        A list that each block of the tower adds its weights (B, L, L) to, averaged over heads.
+    """Yield a list that each block of a ViT run inside this context adds its attention (B, L, L) to, heads averaged.
 
     Raises:
         UserError: the tower's blocks hide their attention.
@@ -148,13 +143,11 @@ def grad_cam(clip: Backbone, images: torch.Tensor, towards: torch.Tensor) -> tor
     """Map where a ResNet's last layer speaks for a likeness: gradient times response in layer 4, summed over channels.
 
     The score explained is the cosine of the image's embedding (``f`` and ``f_proj`` side by side) to a fixed one.
-    Grad-CAM (arXiv 1610.02391) averages each channel's gradient over the places. Of a cosine that misleads, for two
-    reasons. A cosine ignores an embedding's length, so parts that add to it and parts that take from it cancel, all the
-    more the closer it is to 1. And the attention pool weighs places differently, which averaging wipes out. So the
-    embedding's length is held fixed (as arXiv 1901.00536 does) and every place keeps its own gradient (HiResCAM, arXiv
-    2011.08891): the map is each place's share of the cosine, to first order. With the embedded CLIP on 60 demo pairs,
-    maps and what covering each ninth of the query took from the cosine had a mean rank correlation of 0.63; as
-    published, of the plain cosine, -0.19.
+    Grad-CAM (arXiv 1610.02391) averages each channel's gradient over the places, which an attention pool weighs
+    differently, and a cosine ignores length, so what adds to it and what takes from it cancel. So the embedding's
+    length is held fixed (as arXiv 1901.00536 does) and every place keeps its own gradient (HiResCAM, arXiv 2011.08891):
+    the map is each place's share of the cosine, to first order. With the embedded CLIP on 60 demo pairs, maps and what
+    covering each ninth of the query took from the cosine had a mean rank correlation of 0.63; as published, -0.19.
 
     Args:
         clip: with a ResNet; its parameters may be frozen.
@@ -187,11 +180,7 @@ def grad_cam(clip: Backbone, images: torch.Tensor, towards: torch.Tensor) -> tor
 
 
 def find_centres(clip: Backbone, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Tell where the places of a grid lie in the image.
-
-    Args:
-        clip: whose places they are: a ViT's patches, or layer 3 or 4 of a ResNet.
-        grid: (gh, gw).
+    """Tell where the places of a grid (gh, gw) lie in the image: a ViT's patches, or layer 3 or 4 of a ResNet.
 
     Returns:
         How far down each row's middle lies, (gh,), and how far across each column's, (gw,), as shares of the image's
@@ -203,9 +192,8 @@ def find_centres(clip: Backbone, grid: tuple[int, int]) -> tuple[np.ndarray, np.
     else:  # everything up to layer 3 takes every 16th pixel
         last = visual.layer4[0].stride if grid == tower_shapes.grid_of(visual, size) else 1
         reach = step = (16 * last, 16 * last)
-    down, across = (
-        (np.arange(n) * s + r / 2) / pixels for n, s, r, pixels in zip(grid, step, reach, size, strict=True)
-    )
+    sides = zip(grid, step, reach, size, strict=True)
+    down, across = ((np.arange(n) * s + r / 2) / pixels for n, s, r, pixels in sides)
     return down, across
 
 

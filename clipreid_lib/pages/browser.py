@@ -64,13 +64,7 @@ def _can_click() -> bool:
 
 @dataclass
 class Browser:
-    """Controls and the picture they choose; what it is made of is :func:`browse`'s.
-
-    Attributes:
-        controls: the widgets by what they decide.
-        buttons: to step forth and back.
-        box: all of them, laid out, with the picture below.
-    """
+    """Controls and the picture they choose, both in ``box``; what it is made of is :func:`browse`'s."""
 
     named: dict[str, Ranking]
     encoder: Encoder
@@ -131,7 +125,6 @@ class Browser:
         return 1 if self.controls["look"].value or self.controls["stage"].value == EVERY_STAGE else ROWS
 
     def _list_ways(self) -> dict[str, Callable[[Ranking], np.ndarray]]:
-        """Return the ways to choose queries, by what the list says."""
         count = len(self.ranking.query)
         begin, first = next(iter(self.named.items()))
         ways: dict[str, Callable[[Ranking], np.ndarray]] = {

@@ -26,15 +26,9 @@ LEGEND = (
 
 @torch.no_grad()
 def map_features(clip: Backbone, pixels: torch.Tensor, side: torch.Tensor | None = None) -> torch.Tensor:
-    """Return what the tower knows of each place of its images.
+    """Return what any tower knows of each place of images (B, 3, H, W) uint8, (B, C, gh, gw) on the CPU.
 
-    Args:
-        clip: with any image tower.
-        pixels: (B, 3, H, W) uint8.
-        side: (B,) side information, as for ``image_features``.
-
-    Returns:
-        (B, C, gh, gw) on the CPU.
+    ``side`` is the side information (B,), as for ``image_features``.
     """
     visual = clip.clip.visual
     kept: list[torch.Tensor] = []

@@ -7,8 +7,8 @@ at most, beside the query.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,8 +22,7 @@ from clipreid_lib.pages.thumbnails import FRAME, LINE, draw_captions, draw_frame
 TILE, GAP = 256, 20  # px in print: longest side of a photograph, and the space around things
 
 
-@dataclass(frozen=True)
-class Tile:
+class Tile(NamedTuple):
     """One photograph of a row: its file, captions below it, its frame's colour, a tick or a cross, and air before."""
 
     path: Path
@@ -34,12 +33,7 @@ class Tile:
 
 
 def draw_rows(rows: Sequence[tuple[str, list[Tile]]], title: str = "") -> Image.Image:
-    """Draw rows of tiles below one another.
-
-    Args:
-        rows: what stands above each row, nothing where it is empty; and its tiles.
-        title: a line above all.
-    """
+    """Draw rows of tiles below one another: what stands above each row, if anything, and its tiles."""
     side, above, bold = TILE + 2 * FRAME, 80 if title else 0, font(26, bold=True)
     heads = [60 if text else GAP for text, _ in rows]
     lines = [max(len(tile.captions) for tile in tiles) for _, tiles in rows]
@@ -123,10 +117,7 @@ def draw_found(table: pd.DataFrame, root: str | Path, title: str) -> Image.Image
 
 
 def draw_people(images: pd.DataFrame, root: str | Path, people: int = 6) -> Image.Image:
-    """Draw the first nine images of the first people of a table, a row per person, in the order they were taken.
-
-    The table has columns ``path``, ``identity`` and ``session``.
-    """
+    """Draw the first nine images of the first people of a table, a row per person, in the order they were taken."""
     rows = []
     for person, mine in [*images.groupby("identity")][:people]:
         tiles = [

@@ -6,8 +6,7 @@ by ``attention`` and ``correspondence``.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -32,36 +31,24 @@ DOT = 16  # px in print, radius of a line's numbered end
 DROP = 3 * LINE  # how much lower the second of the joined photographs hangs: lines within a row would hide one another
 
 
-@dataclass(frozen=True)
-class Maps:
-    """What the model makes of a query and a gallery image.
-
-    Attributes:
-        heat: maps of what it looks at.
-        alike: pairs of alike places, from :func:`clipreid_lib.pages.correspondence.find_alike`.
-        grid: (rows, columns) of those places.
-    """
-
-    heat: Heat
-    alike: pd.DataFrame
-    grid: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Look:
+class Look(NamedTuple):
     """One query and one gallery image, and what the model makes of the two.
 
     Attributes:
         pair: the query's row of its table, and the gallery image's.
         result: the gallery image's rank and score, and whether it is right.
         pixels: (3, H, W) uint8 of either, as the model gets them; in two words why there are none.
-        maps: None where a photograph is missing.
+        heat: maps of what the model looks at; None where a photograph is missing.
+        alike: pairs of alike places, from :func:`clipreid_lib.pages.correspondence.find_alike`.
+        grid: (rows, columns) of those places.
     """
 
     pair: pd.DataFrame
     result: Result
     pixels: list[torch.Tensor | str]
-    maps: Maps | None
+    heat: Heat | None = None
+    alike: pd.DataFrame = pd.DataFrame()
+    grid: tuple[int, int] = (0, 0)
 
 
 def draw_pair(clip: Backbone, photographs: Photographs, ranking: Ranking, query: int, rank: int) -> Image.Image:
@@ -98,7 +85,7 @@ def draw_queries(clip: Backbone, photographs: Photographs, ranking: Ranking, que
 
 
 def look(clip: Backbone, photographs: Photographs, ranking: Ranking, query: int, rank: int) -> Look:
-    """Compute what :func:`draw_pair` draws, to work on with the numbers; its arguments and errors are the same."""
+    """Compute what :func:`draw_pair` draws, of the same arguments."""
     ranking.check_queries([query])
     found, _ = ranking.row(query, len(ranking.gallery))
     if not 1 <= rank <= len(found):
@@ -107,13 +94,13 @@ def look(clip: Backbone, photographs: Photographs, ranking: Ranking, query: int,
     pair = pd.concat([ranking.query.iloc[[query]], ranking.gallery.iloc[[result.position]]])
     pixels = [_read_pixels(photographs, pair.iloc[[row]], clip.image_size) for row in (0, 1)]
     there = [each for each in pixels if not isinstance(each, str)]
-    maps = None
-    if len(there) == 2:
-        side = clip.side_rows(pair)
-        heat = attention.map_heat(clip, torch.stack(there), side)
-        places = correspondence.map_features(clip, torch.stack(there), side)
-        maps = Maps(heat, correspondence.find_alike(places, heat.maps), (places.shape[2], places.shape[3]))
-    return Look(pair, result, pixels, maps)
+    if len(there) < 2:
+        return Look(pair, result, pixels)
+    side = clip.side_rows(pair)
+    heat = attention.map_heat(clip, torch.stack(there), side)
+    places = correspondence.map_features(clip, torch.stack(there), side)
+    alike = correspondence.find_alike(places, heat.maps)
+    return Look(pair, result, pixels, heat, alike, (places.shape[2], places.shape[3]))
 
 
 def draw_looks(clip: Backbone, looks: Sequence[Look]) -> Image.Image:
@@ -144,9 +131,9 @@ def draw_looks(clip: Backbone, looks: Sequence[Look]) -> Image.Image:
                 draw_frame(canvas, corner, image, size, frame, None if number else tick)
         for corner, lines in zip(corners, both, strict=False):
             draw_captions(canvas, (corner[0], corner[1] + high + 8), lines, wide)
-        if each.maps:
-            _draw_bar(canvas, (corners[2][0], y + HEAD + high + 8), 2 * wide + GAP, each.maps.heat)
-            _draw_lines(draw, corners[4:], size, clip, each.maps)
+        if each.heat:
+            _draw_bar(canvas, (corners[2][0], y + HEAD + high + 8), 2 * wide + GAP, each.heat)
+            _draw_lines(draw, corners[4:], size, clip, each)
     for number, line in enumerate(legend):
         draw.text((2 * GAP, tops[-1] + GAP + number * LINE), line, INK, face)
     return canvas
@@ -155,13 +142,10 @@ def draw_looks(clip: Backbone, looks: Sequence[Look]) -> Image.Image:
 def overlay(
     photograph: Image.Image, heat: np.ndarray, centres: tuple[np.ndarray, np.ndarray], ends: tuple[float, float]
 ) -> Image.Image:
-    """Lay a heat map over a photograph, which turns grey so that colour means heat alone; cold places stay clear.
+    """Lay a heat map (gh, gw) over a photograph, which turns grey so that colour means heat alone; cold stays clear.
 
-    Args:
-        photograph: of any size, RGB.
-        heat: (gh, gw).
-        centres: where its places lie, from :func:`clipreid_lib.pages.attention.find_centres`.
-        ends: the value without colour, and that of the strongest.
+    ``centres`` is from :func:`clipreid_lib.pages.attention.find_centres`; ``ends`` are the value without colour, and
+    that of the strongest.
     """
     width, height = photograph.size
     down, across = (_weights(each, pixels) for each, pixels in zip(centres, (height, width), strict=True))
@@ -203,10 +187,10 @@ def _draw_panels(clip: Backbone, each: Look, size: tuple[int, int]) -> list[tupl
         for pixels in each.pixels
     ]
     first = ("the photographs, as the model gets them", photographs)
-    if each.maps is None:
+    if each.heat is None:
         missing = next(image for image in photographs if isinstance(image, str))
         return [first, ("", [f"no map: {missing}"] * 2), ("", [f"no lines: {missing}"] * 2)]
-    heat, cosines = each.maps.heat, each.maps.alike["cosine"]
+    heat, cosines = each.heat, each.alike["cosine"]
     maps, ends, _ = _scale_heat(heat)
     where = attention.find_centres(clip, maps[0].shape)
     heated = [overlay(image, one, where, ends) for image, one in zip(photographs, maps, strict=True)]
@@ -225,11 +209,11 @@ def _draw_bar(canvas: Image.Image, corner: tuple[int, int], width: int, heat: He
 
 
 def _draw_lines(
-    draw: ImageDraw.ImageDraw, corners: Sequence[tuple[int, int]], size: tuple[int, int], clip: Backbone, maps: Maps
+    draw: ImageDraw.ImageDraw, corners: Sequence[tuple[int, int]], size: tuple[int, int], clip: Backbone, each: Look
 ) -> None:
-    down, across = attention.find_centres(clip, maps.grid)
+    down, across = attention.find_centres(clip, each.grid)
     lines = []
-    for places in maps.alike[correspondence.COLUMNS[:4]].to_numpy().reshape(-1, 2, 2):  # (row, column) of either end
+    for places in each.alike[correspondence.COLUMNS[:4]].to_numpy().reshape(-1, 2, 2):  # (row, column) of either end
         both = zip(corners, places, strict=True)
         lines.append([(x + FRAME + across[c] * size[0], y + FRAME + down[r] * size[1]) for (x, y), (r, c) in both])
     numbered = list(zip(range(1, len(lines) + 1), lines, COLOURS * len(lines), strict=False))[::-1]  # best comes on top
@@ -257,10 +241,11 @@ def _colour(grey: np.ndarray, share: np.ndarray) -> Image.Image:
 
 
 def _write_legend(clip: Backbone, looks: Sequence[Look]) -> list[str]:
-    whole = [(each.maps, each.result.score) for each in looks if each.maps]
+    whole = [(each.heat, each.grid, each.result.score) for each in looks if each.heat]
     if not whole:
         return ["No map and no lines: a photograph is missing or cannot be read."]
-    legend = [whole[0][0].heat.legend, correspondence.write_legend(clip, whole[0][0].grid)]
-    if any(abs(maps.heat.cosine - score) > 0.005 for maps, score in whole):  # more than the store rounds
+    heat, grid, _ = whole[0]
+    legend = [heat.legend, correspondence.write_legend(clip, grid)]
+    if any(abs(heat.cosine - score) > 0.005 for heat, _, score in whole):  # more than the store rounds
         legend.append("The scores are those of another embedding than the image's, which maps and lines are about.")
     return legend
