@@ -74,10 +74,9 @@ def draw_sessions(table: pd.DataFrame) -> plt.Figure:
     held = known.groupby(["identity", "aspect"])["session"].nunique()
     images = known.groupby(["identity", "aspect", "session"]).size()
     figure, axes = plt.subplots(1, 2, figsize=WIDE)
-    for place, numbers, label, what in (
-        (axes[0], held, "sessions of a hand (each captured in one burst)", "hands (person and aspect)"),
-        (axes[1], images, "images of a session", "sessions"),
-    ):
+    labels = ("sessions of a hand (each captured in one burst)", "images of a session")
+    whats = ("hands (person and aspect)", "sessions")
+    for place, numbers, label, what in zip(axes, (held, images), labels, whats, strict=True):
         sns.histplot(numbers.to_numpy(), discrete=True, ax=place)
         place.set(xlabel=label, ylabel=what, xlim=(0, numbers.max() + 1))
         for axis in (place.xaxis, place.yaxis):

@@ -59,21 +59,19 @@ def write(folders: list[str], outputs: str | None = None) -> Iterator[str]:
         if not runs:
             raise UserError(f"{place / 'runs'}: no evaluated run to report; `clipreid run params/demo.yaml` makes some")
     for run in runs:
-        yield _write_page(run.folder / "report.html", lay_out(run))
+        path = run.folder / "report.html"
+        write_text(path, lay_out(run))
+        yield path.as_uri()
     if len(runs) > 1:
         path = place / "reports" / f"{report_runs.name_page(runs)}.html"
-        yield _write_page(path, report_runs.lay_out(runs, path.parent, place))
+        write_text(path, report_runs.lay_out(runs, path.parent, place))
+        yield path.as_uri()
 
 
 def lay_out(run: FinishedRun) -> str:
     """Return the run's report as HTML; its executed notebooks are written as pages beside them on the way."""
     sections = [make_section(title, make, run) for title, make in SECTIONS.items()]
     return render(run.name, _sum_up(run), sections, [run.folder, run.outputs])
-
-
-def _write_page(path: Path, page: str) -> str:
-    write_text(path, page)
-    return path.as_uri()
 
 
 def _sum_up(run: FinishedRun) -> list[str]:

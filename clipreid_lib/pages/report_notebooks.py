@@ -17,14 +17,9 @@ ELSEWHERE = re.compile(r"""<img\b[^>]*?\ssrc\s*=\s*["']?(?!["']?data:)[^>]*>""",
 
 
 def export(notebook: Path, hidden: Sequence[Path] = ()) -> Path:
-    """Write an executed notebook as HTML beside it, unless a newer page is there.
+    """Write an executed notebook as HTML beside it, unless a newer page is there, and return the page.
 
-    Args:
-        notebook: the ``.ipynb``.
-        hidden: folders whose names are cut out of it; see :func:`clipreid_lib.pages.report_blocks.render`.
-
-    Returns:
-        The page.
+    The names of ``hidden`` folders are cut out; see :func:`clipreid_lib.pages.report_blocks.render`.
 
     Raises:
         UserError: the notebook cannot be read.

@@ -1,6 +1,7 @@
 """The report of several runs: one leaderboard, what they share and differ in, and one against another."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,13 +37,7 @@ def name_page(runs: Runs) -> str:
 
 
 def lay_out(runs: Runs, folder: Path, outputs: Path) -> str:
-    """Return the report of several runs as HTML.
-
-    Args:
-        runs: evaluated runs.
-        folder: where the page will lie, for its links.
-        outputs: the outputs folder, where ``across.csv`` may lie.
-    """
+    """Return the report of several runs as HTML that will lie in ``folder``; ``outputs`` may hold ``across.csv``."""
     runs = sorted(runs, key=lambda run: (LADDER.index(run.params.variant), run.name))
     sections = [
         page.make_section("Leaderboard", _show_leaderboard, runs, folder),
@@ -75,21 +70,16 @@ def _sum_up(runs: Runs) -> list[str]:
 
 def _name_runs(runs: Runs) -> dict[str, str]:
     """Name runs by variant and stage, and by seed, aspect and id where several would share that name; by folder."""
-    varying = [
-        key
-        for key in ("dataset", "aspect", "protocol", "model", "seed")
-        if len({getattr(run.params, key) for run in runs}) > 1
-    ]
+    keys = ("dataset", "aspect", "protocol", "model", "seed")
+    varying = [key for key in keys if len({getattr(run.params, key) for run in runs}) > 1]
 
     def name(params: Params) -> str:
         parts = [params.variant] + ([params.mode] if params.mode != "full" else [])
         return ", ".join([*parts, *(f"{'seed ' * (key == 'seed')}{getattr(params, key)}" for key in varying)])
 
-    names = [name(run.params) for run in runs]
-    return {
-        run.name: mine if names.count(mine) == 1 else f"{mine}, {run.name[-8:]}"
-        for run, mine in zip(runs, names, strict=True)
-    }
+    names = {run.name: name(run.params) for run in runs}
+    shared = [mine for mine, count in Counter(names.values()).items() if count > 1]
+    return {run: f"{mine}, {run[-8:]}" if mine in shared else mine for run, mine in names.items()}
 
 
 def _group_tests(runs: Runs) -> dict[str, Runs]:
@@ -220,11 +210,10 @@ def _show_across(outputs: Path) -> list:
         values = ["" if why else format_score(row, score).replace(" [", "\n[") for score in ("rank1", "map")]
         rows.append([trained, f"{row['tested_dataset']} {row['tested_aspect']}", *values, why])
     blocks: list = [page.Table(["trained on", "tested on", "rank-1", "mAP", "left out"], rows, page.TEXTS["across"])]
-    pictures = {score: outputs / f"across_{score}.png" for score in ("rank1", "map")}
     figures = [
-        page.embed(path, f"{SHOWN[score]}, per cent: rows trained on, columns tested on.")
-        for score, path in pictures.items()
-        if path.is_file()
+        page.embed(outputs / f"across_{score}.png", f"{SHOWN[score]}, per cent: rows trained on, columns tested on.")
+        for score in ("rank1", "map")
+        if (outputs / f"across_{score}.png").is_file()
     ]
     return blocks + ([page.Figures(figures)] if figures else [])
 

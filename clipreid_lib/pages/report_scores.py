@@ -1,6 +1,7 @@
 """What a run's report shows of its results: scores, curves, pictures, failures, subgroups, published numbers."""
 
 import numpy as np
+import pandas as pd
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.data.photographs import on_all_cores
@@ -38,8 +39,7 @@ def show_scores(run: FinishedRun) -> list:
     if metrics.get("closed_set"):
         rows = [[how, format_share(share)] for how, share in metrics["closed_set"].items()]
         blocks.append(page.Table(["by", "right"], rows, page.TEXTS["closed set"]))
-    definitions = metrics.get("definitions") or DEFINITIONS
-    return [*blocks, page.Folded("Definitions", [page.Facts(definitions)])]
+    return [*blocks, page.Folded("Definitions", [page.Facts(metrics.get("definitions") or DEFINITIONS)])]
 
 
 def show_rows(run: FinishedRun) -> list:
@@ -99,28 +99,28 @@ def show_failures(run: FinishedRun) -> list:
     people = asked.groupby("identity")["wrong"].agg(["sum", "size"])
     worst = np.sort(people["sum"])[::-1].cumsum()
     half = int((worst < worst[-1] / 2).sum() + (worst[-1] > 0))  # how many people account for half of all misses
-    blocks.append(
-        page.Words(
-            f"All draws together, {asked['wrong'].sum():,} of {len(asked):,} answers "
-            f"({format_share(asked['wrong'].mean())} %) put another person first. "
-            f"{(people['sum'] == 0).sum()} of {len(people)} people were never missed, and "
-            f"half of what is wrong falls on {half}."
-        )
+    said = (
+        f"All draws together, {asked['wrong'].sum():,} of {len(asked):,} answers "
+        f"({format_share(asked['wrong'].mean())} %) put another person first. {(people['sum'] == 0).sum()} of "
+        f"{len(people)} people were never missed, and half of what is wrong falls on {half}."
     )
+    blocks.append(page.Words(said))
     misses = people["sum"].astype(str) + " of " + people["size"].astype(str)
     hard = find_hardest(queries).join(misses.rename(WRONG), how="inner").rename(columns={"queries": "query images"})
     caption = "The hardest people, lowest mAP over all draws first; rank-1 and mAP in per cent."
     blocks.append(page.Table.of(hard[["query images", WRONG, "rank-1", "mAP"]], caption))
-    images = asked.groupby(["path", "identity"]).agg(
+    images = asked.groupby(["path", "identity"], as_index=False).agg(
         missed=("wrong", "sum"), asked=("wrong", "size"), worst=("first_hit", "max"), ap=("average_precision", "mean")
     )
-    images = images.sort_values(["ap", "worst"], ascending=[True, False], kind="stable").head(10).reset_index()
-    images[WRONG] = images["missed"].astype(str) + " of " + images["asked"].astype(str)
-    images["mAP"] = images["ap"].map(format_share)
-    images = images.rename(columns={"path": "image", "worst": "worst rank"})
-    table = page.Table.of(
-        images[["image", "identity", WRONG, "worst rank", "mAP"]], "Paths start at the data root.", index=False
-    )
+    images = images.sort_values(["ap", "worst"], ascending=[True, False], kind="stable").head(10)
+    shown = {
+        "image": images["path"],
+        "identity": images["identity"],
+        WRONG: images["missed"].astype(str) + " of " + images["asked"].astype(str),
+        "worst rank": images["worst"],
+        "mAP": images["ap"].map(format_share),
+    }
+    table = page.Table.of(pd.DataFrame(shown), "Paths start at the data root.", index=False)
     return [*blocks, page.Folded("The hardest images", [table])]
 
 
