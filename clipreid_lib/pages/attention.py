@@ -4,7 +4,7 @@ The two answer different questions, and neither says why an image won; :attr:`He
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -90,10 +90,8 @@ def roll_out_attention(clip: Backbone, images: torch.Tensor, side: torch.Tensor 
     Raises:
         UserError: the tower's blocks hide their attention.
     """
-    with torch.no_grad(), watch_attention(clip) as attention:
-        clip.image_features(images, side)
     grid = tower_shapes.grid_of(clip.clip.visual, (images.shape[-2], images.shape[-1]))
-    return multiply_layers(attention).unflatten(1, grid).cpu()
+    return multiply_layers(collect_attention(clip, images, side)).unflatten(1, grid).cpu()
 
 
 def multiply_layers(attention: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -114,13 +112,9 @@ def multiply_layers(attention: Sequence[torch.Tensor]) -> torch.Tensor:
     return shares / shares.sum(dim=1, keepdim=True).clamp(min=torch.finfo(shares.dtype).tiny)
 
 
-@contextlib.contextmanager
-def watch_attention(clip: Backbone) -> Iterator[list[torch.Tensor]]:
-    """Yield a list that each block of a ViT run inside this context adds its attention (B, L, L) to, heads averaged.
-
-    Raises:
-        UserError: the tower's blocks hide their attention.
-    """
+@torch.no_grad()
+def collect_attention(clip: Backbone, images: torch.Tensor, side: torch.Tensor | None = None) -> list[torch.Tensor]:
+    """Return every layer's attention (B, L, L) of a ViT, averaged over heads; arguments as in roll_out_attention."""
     layers: list[Any] = [getattr(block, "attn", None) for block in clip.clip.visual.transformer.resblocks]
     if not all(isinstance(layer, nn.MultiheadAttention) for layer in layers):
         raise UserError(f"attention rollout: {clip.name} keeps its attention to itself; use a ViT such as vitb16")
@@ -136,7 +130,8 @@ def watch_attention(clip: Backbone) -> Iterator[list[torch.Tensor]]:
         for layer in layers:
             hooks.callback(layer.register_forward_pre_hook(ask, with_kwargs=True).remove)
             hooks.callback(layer.register_forward_hook(note).remove)
-        yield seen
+        clip.image_features(images, side)
+    return seen
 
 
 def grad_cam(clip: Backbone, images: torch.Tensor, towards: torch.Tensor) -> torch.Tensor:

@@ -48,7 +48,7 @@ class Ranking:
     similarity: np.ndarray
 
     def __post_init__(self) -> None:
-        """Check what every method relies on; the metrics check the rest."""
+        """Score every query, which checks the numbers too."""
         first = self.first_hit()
         if not first.all():
             path = self.query["path"].iloc[int(first.argmin())]
