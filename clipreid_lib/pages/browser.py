@@ -44,8 +44,8 @@ def browse(
         top: gallery images per row.
 
     Returns:
-        Controls above a picture in JupyterLab. Under papermill or nbconvert, and where ipywidgets is not installed, a
-        sheet of queries drawn at random, since there is nobody to click.
+        Controls above a picture in JupyterLab. Under papermill or nbconvert, and without ipywidgets, a sheet of queries
+        drawn at random, since there is nobody to click.
     """
     if _can_click():
         return Browser(named, encoder, photographs, images, before, seed, top).box

@@ -35,8 +35,7 @@ def write(folders: list[str], outputs: str | None = None) -> Iterator[str]:
 
     Args:
         folders: of runs; every evaluated run of the outputs folder where empty.
-        outputs: the runs' outputs folder, which the grid's page goes to; where None the one that all runs given lie
-            in, else the project's.
+        outputs: where the grid's page goes to; None takes the folder that all runs given lie in, else the project's.
 
     Yields:
         Lines to print: the address of each page written, and a sentence for each run left out.

@@ -92,11 +92,8 @@ def draw_roc_and_det(named: dict[str, Verification]) -> plt.Figure:
 def draw_intervals(table: pd.DataFrame, score: str, label: str, lacking: str = "") -> plt.Figure:
     """Draw a score of each row in per cent as a dot with its 95 % interval over people.
 
-    Args:
-        table: indexed by what is written beside a dot; shares in [0, 1] with ``<score>_low`` and ``<score>_high``.
-        score: column to draw.
-        label: what to call it.
-        lacking: what is written in place of a dot that there is no score for.
+    The table is indexed by what is written beside a dot, and holds shares in [0, 1], with ``<score>_low`` and
+    ``<score>_high``. ``lacking`` is written in place of a dot that there is no score for.
     """
     figure, axes = plt.subplots(figsize=(WIDE[0] if lacking else HALF[0], 0.8 + 0.3 * len(table)))
     values, low, high = 100 * table[[f"{score}{end}" for end in ENDS]].to_numpy(float).T
