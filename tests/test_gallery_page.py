@@ -195,13 +195,6 @@ def test_a_failing_page_leaves_the_old_one_alone(small, monkeypatch):
     assert [path.name for path in target.parent.iterdir()] == ["p.html"]
 
 
-def test_a_page_without_queries_is_refused(small):
-    ranking, root = small
-    empty = Ranking(ranking.query.iloc[:0], ranking.gallery, ranking.similarity[:0])
-    with pytest.raises(ValueError, match="at least one query"):
-        gallery_page.write(empty, root, root / "p.html", title="t")
-
-
 def test_four_hundred_queries_stay_below_two_megabytes(tmp_path):
     query = table(np.arange(400) % 70, "q", subject=np.arange(400) % 70)
     people = np.r_[np.arange(70), 11_000_000 + np.arange(220)]

@@ -98,7 +98,7 @@ assert schema.ASPECTS == {{name: module.SUMMARY.aspects for name, module in data
 for protocol in ("own", "common", "cross_session"):
     run = Run.open(schema.validate_params({data} | {{"protocol": protocol, "outputs_root": {str(tmp_path)!r}}}))
     print(protocol, len(run.manifest.train), len(run.manifest.test), run.manifest.test["session"].nunique())
-    model_card.fill_card(run.params, {{"protocols": {{}}}}, {{}}, None)
+    model_card.fill_card(run.params, {{"protocols": {{}}}}, {{"train": (9, 3)}}, (0, 0))
 """
     assert python(copy, "-c", script).splitlines() == [
         f"{protocol} 18 18 2" for protocol in ("own", "common", "cross_session")
@@ -153,7 +153,8 @@ stages.load_trained(run)
 assert (log["loss"] - log["identity"] - log["mean"]).abs().max() < 1e-4 and log["mean"].min() > 0
 *_, plain = train({{"identity": Term(run.params.id_weight, IdentityLoss()), "mean": Term(1.0, pull_to_mean)}})
 assert plain["mean"].equals(log["mean"])
-assert "pull to the mean" in model_card.fill_card(run.params, {{"protocols": {{}}}}, {{}}, None)["Model"]
+parts = {{"train": (9, 3)}}
+assert "pull to the mean" in model_card.fill_card(run.params, {{"protocols": {{}}}}, parts, (0, 0))["Model"]
 assert "mean" in report_runs.LADDER
 print(*run.params.notebooks)
 """

@@ -39,11 +39,11 @@ def test_gains_come_first_and_losses_last():
     bad = good.copy()
     bad[0, 0], bad[3, 3] = -1, -0.5  # a and d rank their own image last
     before, after = Ranking(query, gallery, bad), Ranking(query, gallery, good)
-    assert neighbours.choose_changed(before, after, 1) == [0] and neighbours.choose_changed(before, after) == [0, 3]
+    assert neighbours.choose_changed(before, after) == [0, 3]
     worse = good.copy()
     worse[2, 2] = -1
     assert neighbours.choose_changed(Ranking(query, gallery, bad), Ranking(query, gallery, worse)) == [0, 3, 2]
-    assert neighbours.choose_changed(after, after, 1) == after.hardest(1).tolist()  # nothing moved
+    assert neighbours.choose_changed(after, after) == after.hardest(3).tolist()  # nothing moved
 
 
 def test_every_anchor_ranks_all_training_images(open_run):
@@ -76,11 +76,14 @@ def test_a_token_that_is_a_word_is_named_by_it(open_run):
     with torch.no_grad():
         for row, word in enumerate(("dark", "left")):
             bank.codes[row] = clip.embed_tokens(torch.tensor(clip.tokenizer.encode(word)))
-    named = neighbours.name_nearest_words(bank, clip, people=2, top=1)
+    named = neighbours.name_nearest_words(bank, clip)
     assert neighbours.name_nearest_words(PromptBank(clip, [5, 6], form="shared", words=["a.", "b."]), clip).shape == (
         1,
         4,
     )
     fixed = neighbours.name_nearest_words(PromptBank(clip, [5, 6], form="fixed", words=["hand.", "dark hand."]), clip)
     assert fixed["sentence"].to_dict() == {5: "a photo of a hand.", 6: "a photo of a dark hand."}
-    assert named.index.tolist() == [5, 6] and named["[X]1"].tolist() == ["dark (1.00)", "left (1.00)"]
+    assert named.index.tolist() == [5, 6] and named["[X]1"].str.split(", ").str[0].tolist() == [
+        "dark (1.00)",
+        "left (1.00)",
+    ]

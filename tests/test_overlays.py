@@ -1,4 +1,3 @@
-import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -36,7 +35,10 @@ def frame_of_the_match(sheet, row=0):
 
 def test_a_pair_is_drawn_with_its_verdict(case, clip):
     photographs, ranking, _ = case
-    right, wrong = overlays.draw_pair(clip, photographs, ranking, 0), overlays.draw_pair(clip, photographs, ranking, 1)
+    right, wrong = (
+        overlays.draw_pair(clip, photographs, ranking, 0, 1),
+        overlays.draw_pair(clip, photographs, ranking, 1, 1),
+    )
     assert right.mode == "RGB" and right.size == wrong.size and right.width == 2728
     assert frame_of_the_match(right) == ImageColor.getrgb(RIGHT)
     assert frame_of_the_match(wrong) == ImageColor.getrgb(WRONG)
@@ -46,13 +48,13 @@ def test_a_pair_is_drawn_with_its_verdict(case, clip):
 
 def test_the_photograph_stands_there_as_the_model_gets_it(case, clip):
     photographs, ranking, root = case
-    sheet = overlays.draw_pair(clip, photographs, ranking, 0)
+    sheet = overlays.draw_pair(clip, photographs, ranking, 0, 1)
     corner = 2 * GAP + FRAME, HEAD + FRAME
     drawn = np.asarray(sheet.crop((*corner, corner[0] + WIDEST, corner[1] + WIDEST)).resize((96, 96)), float)
     expected = photographs.load(ranking.query.iloc[:1], 96)[0].transpose(1, 2, 0)  # 80 x 60, squashed
     assert np.abs(drawn - expected).mean() < 3
     cropped = Photographs(root, rule="crop")
-    assert np.abs(np.asarray(overlays.draw_pair(clip, cropped, ranking, 0), float) - np.asarray(sheet)).mean() > 1
+    assert np.abs(np.asarray(overlays.draw_pair(clip, cropped, ranking, 0, 1), float) - np.asarray(sheet)).mean() > 1
 
 
 def test_rows_show_the_best_true_match_below_a_wrong_first(case, clip):
@@ -60,7 +62,7 @@ def test_rows_show_the_best_true_match_below_a_wrong_first(case, clip):
     one, two, all_three = (
         overlays.draw_queries(clip, photographs, ranking, queries) for queries in ([0], [1], [0, 1, 2])
     )
-    assert one.tobytes() == overlays.draw_pair(clip, photographs, ranking, 0).tobytes()
+    assert one.tobytes() == overlays.draw_pair(clip, photographs, ranking, 0, 1).tobytes()
     row = two.height - one.height
     assert row > WIDEST and all_three.height == one.height + 4 * row + 32  # queries 1 and 2 take two rows each,
     # and query 2's first is a distractor, the other hand, whose caption has a line more
@@ -71,9 +73,8 @@ def test_rows_show_the_best_true_match_below_a_wrong_first(case, clip):
 def test_look_gives_the_numbers(case, clip):
     photographs, ranking, _ = case
     look = overlays.look(clip, photographs, ranking, 2, rank=2)
-    assert look.query["path"] == "q2.jpg" and look.match["path"] == "g0.jpg" and look.result.rank == 2
-    maps = look.maps
-    assert maps.heat.query.shape == (1, 3, 3) and maps.grid == (6, 6) and 0 < len(maps.alike) <= 12
+    assert look.pair["path"].tolist() == ["q2.jpg", "g0.jpg"] and look.result.rank == 2
+    assert look.heat.maps.shape == (2, 3, 3) and look.grid == (6, 6) and 0 < len(look.alike) <= 12
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,7 @@ def test_files_that_are_gone_or_broken_leave_a_tile_that_says_so(case, clip, mon
     assert {"file missing", "no map: file missing", "no lines: file unreadable", "file unreadable"} <= {*said}
     assert any("HiResCAM" in words for words in said)  # query 2 and its first are there
     said.clear()
-    lost = overlays.draw_pair(clip, photographs, ranking, 0)
+    lost = overlays.draw_pair(clip, photographs, ranking, 0, 1)
     assert lost.width == whole.width and said[-1] == "No map and no lines: a photograph is missing or cannot be read."
 
 
@@ -121,15 +122,15 @@ def test_side_information_of_the_rows_is_passed_on(case, monkeypatch):
     photographs, ranking, _ = case
     given = []
 
-    def heat(clip, query, match, *sides):
-        given.extend(sides)
+    def heat(clip, pair, side):
+        given.extend(side)
         raise InterruptedError  # all there is to see has been seen
 
     monkeypatch.setattr(overlays.attention, "map_heat", heat)
     clip = SimpleNamespace(image_size=(96, 96), side_rows=lambda rows: rows["path"].tolist())
     with pytest.raises(InterruptedError):
-        overlays.look(clip, photographs, ranking, 0)
-    assert given == [["q0.jpg"], ["g0.jpg"]]
+        overlays.look(clip, photographs, ranking, 0, 1)
+    assert given == ["q0.jpg", "g0.jpg"]
 
 
 def test_heat_lies_where_its_places_are_and_cold_stays_grey():
@@ -158,10 +159,9 @@ def test_wrapped_text_fits_and_loses_no_word():
 
 def test_lines_end_on_the_places_they_join(case, clip):
     photographs, ranking, _ = case
-    look = overlays.look(clip, photographs, ranking, 0)
-    alike = pd.DataFrame([[0, 0, 5, 5, 0.9]], columns=look.maps.alike.columns)
-    maps = [dataclasses.replace(look.maps, alike=each) for each in (alike, alike.iloc[:0])]
-    one, plain = (overlays.draw_looks(clip, [dataclasses.replace(look, maps=each)]) for each in maps)
+    look = overlays.look(clip, photographs, ranking, 0, 1)
+    alike = pd.DataFrame([[0, 0, 5, 5, 0.9]], columns=look.alike.columns)
+    one, plain = (overlays.draw_looks(clip, [look._replace(alike=each)]) for each in (alike, alike.iloc[:0]))
     changed = (np.asarray(one) != np.asarray(plain)).any(axis=2)
     changed[:HEAD] = False  # the titles differ too
     rows, columns = np.nonzero(changed)

@@ -4,8 +4,8 @@ The two answer different questions, and neither says why an image won; :attr:`He
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,60 +21,43 @@ from clipreid_lib.clip.encode import normalise
 ROUNDING = 1e-6
 
 
-@dataclass(frozen=True)
-class Heat:
-    """Maps of what the tower looks at in B queries and their B matches.
+class Heat(NamedTuple):
+    """Maps of what the tower looks at in a query and in the image it is compared with.
 
     Attributes:
-        query: (B, gh, gw), not negative. Rollout: shares that sum to 1. Grad-CAM: relative to the map's maximum, which
+        maps: (2, gh, gw), not negative. Rollout: shares that sum to 1. Grad-CAM: relative to the map's maximum, which
             is 1; all zero where nothing adds to the cosine.
-        match: (B, gh, gw), the same of the matches.
-        cosine: (B,) similarity of each query's embedding to its match's.
+        cosine: of the two embeddings.
         method: ``attention rollout`` or ``Grad-CAM``.
         legend: what the maps show, and what they do not, in a few sentences.
     """
 
-    query: torch.Tensor
-    match: torch.Tensor
-    cosine: torch.Tensor
+    maps: torch.Tensor
+    cosine: float
     method: str
     legend: str
 
 
-def map_heat(
-    clip: Backbone,
-    query: torch.Tensor,
-    match: torch.Tensor,
-    query_side: torch.Tensor | None = None,
-    match_side: torch.Tensor | None = None,
-) -> Heat:
-    """Map what the tower looks at in queries and the images they are compared with, by the method its kind allows.
+def map_heat(clip: Backbone, pair: torch.Tensor, side: torch.Tensor | None = None) -> Heat:
+    """Map what the tower looks at in a query and in the image it is compared with, by the method its kind allows.
 
     Args:
         clip: with any image tower.
-        query: (B, 3, H, W) uint8.
-        match: (B, 3, H, W) uint8.
-        query_side: (B,) side information of the queries, from the backbone's ``side_rows``; None adds none.
-        match_side: (B,) that of the matches.
+        pair: (2, 3, H, W) uint8.
+        side: (2,) side information, from the backbone's ``side_rows``; None adds none.
 
     Raises:
-        ValueError: queries and matches differ in number, or one has side information and the other not.
         UserError: as :func:`roll_out_attention`.
     """
-    if query.shape != match.shape or (query_side is None) != (match_side is None):
-        raise ValueError(f"each query needs one match: given {tuple(query.shape)} and {tuple(match.shape)}")
-    images = prepare(clip, torch.cat([query, match]))
-    side = None if query_side is None or match_side is None else torch.cat([query_side, match_side])
-    with torch.no_grad(), evaluate_only(clip):
-        embeddings = clip.image_features(images, side).to_float32().embedding  # (2B, D)
-    ours, theirs = embeddings.chunk(2)
+    images = prepare(clip, pair)
+    with torch.no_grad():
+        embeddings = clip.image_features(images, side).to_float32().embedding  # (2, D)
     if clip.is_vit:
         maps, method, legend = roll_out_attention(clip, images, side), "attention rollout", ROLLOUT
     else:
-        maps, method, legend = grad_cam(clip, images, torch.cat([theirs, ours])), "Grad-CAM", GRAD_CAM
-    cosine = functional.cosine_similarity(ours, theirs).cpu()
-    first, second = maps.chunk(2)
-    return Heat(first, second, cosine, method, legend.format(rows=maps.shape[1], columns=maps.shape[2]))
+        maps, method, legend = grad_cam(clip, images, embeddings.flip(0)), "Grad-CAM", GRAD_CAM
+    cosine = functional.cosine_similarity(embeddings[:1], embeddings[1:]).item()
+    return Heat(maps, cosine, method, legend.format(rows=maps.shape[1], columns=maps.shape[2]))
 
 
 ROLLOUT = (
@@ -94,24 +77,21 @@ GRAD_CAM = (
 def roll_out_attention(clip: Backbone, images: torch.Tensor, side: torch.Tensor | None = None) -> torch.Tensor:
     """Follow the attention of a ViT from the class token back to the patches (Abnar & Zuidema 2020, arXiv 2005.00928).
 
-    Rollout knows neither values nor MLPs nor what the embedding is compared with: it says from where information can
-    have come. Plain patches may score high because ViTs use some of them as scratch space (arXiv 2309.16588).
+    Plain patches may score high because ViTs use some of them as scratch space (arXiv 2309.16588).
 
     Args:
         clip: with a ViT.
         images: (B, 3, H, W), normalised.
-        side: (B,) side information, as for ``image_features``.
+        side: (B,) side information.
 
     Returns:
         (B, gh, gw) shares of the places, summing to 1, on the CPU.
 
     Raises:
-        UserError: the tower is no ViT, or its blocks hide their attention.
+        UserError: the tower's blocks hide their attention.
     """
-    with torch.no_grad(), evaluate_only(clip), watch_attention(clip) as attention:
-        clip.image_features(images, side)
     grid = tower_shapes.grid_of(clip.clip.visual, (images.shape[-2], images.shape[-1]))
-    return multiply_layers(attention).unflatten(1, grid).cpu()
+    return multiply_layers(collect_attention(clip, images, side)).unflatten(1, grid).cpu()
 
 
 def multiply_layers(attention: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -132,22 +112,12 @@ def multiply_layers(attention: Sequence[torch.Tensor]) -> torch.Tensor:
     return shares / shares.sum(dim=1, keepdim=True).clamp(min=torch.finfo(shares.dtype).tiny)
 
 
-@contextlib.contextmanager
-def watch_attention(clip: Backbone) -> Iterator[list[torch.Tensor]]:
-    """Collect every layer's attention while the tower runs inside this context; its features stay what they are.
-
-    Yields:
-        A list that each block of the tower adds its weights (B, L, L) to, averaged over heads.
-
-    Raises:
-        UserError: the tower is no ViT, or its blocks hide their attention.
-    """
-    blocks = clip.clip.visual.transformer.resblocks if clip.is_vit else []
-    layers = [getattr(block, "attn", None) for block in blocks]
-    open_layers = [layer for layer in layers if isinstance(layer, nn.MultiheadAttention)]
-    if not layers or len(open_layers) < len(layers):
-        kind = "is a ResNet" if not clip.is_vit else "computes its attention in a way that keeps the weights to itself"
-        raise UserError(f"attention rollout: {clip.name} {kind}; use a ViT such as vitb16")
+@torch.no_grad()
+def collect_attention(clip: Backbone, images: torch.Tensor, side: torch.Tensor | None = None) -> list[torch.Tensor]:
+    """Return every layer's attention (B, L, L) of a ViT, averaged over heads; arguments as in roll_out_attention."""
+    layers: list[Any] = [getattr(block, "attn", None) for block in clip.clip.visual.transformer.resblocks]
+    if not all(isinstance(layer, nn.MultiheadAttention) for layer in layers):
+        raise UserError(f"attention rollout: {clip.name} keeps its attention to itself; use a ViT such as vitb16")
     seen: list[torch.Tensor] = []
 
     def ask(_: nn.Module, given: tuple, named: dict) -> tuple[tuple, dict]:  # open_clip's blocks say need_weights=False
@@ -157,23 +127,22 @@ def watch_attention(clip: Backbone) -> Iterator[list[torch.Tensor]]:
         seen.append(out[1].detach().float())
 
     with contextlib.ExitStack() as hooks:
-        for layer in open_layers:
+        for layer in layers:
             hooks.callback(layer.register_forward_pre_hook(ask, with_kwargs=True).remove)
             hooks.callback(layer.register_forward_hook(note).remove)
-        yield seen
+        clip.image_features(images, side)
+    return seen
 
 
 def grad_cam(clip: Backbone, images: torch.Tensor, towards: torch.Tensor) -> torch.Tensor:
     """Map where a ResNet's last layer speaks for a likeness: gradient times response in layer 4, summed over channels.
 
     The score explained is the cosine of the image's embedding (``f`` and ``f_proj`` side by side) to a fixed one.
-    Grad-CAM (arXiv 1610.02391) averages each channel's gradient over the places. Of a cosine that misleads, for two
-    reasons. A cosine ignores an embedding's length, so parts that add to it and parts that take from it cancel, all the
-    more the closer it is to 1. And the attention pool weighs places differently, which averaging wipes out. So the
-    embedding's length is held fixed (as arXiv 1901.00536 does) and every place keeps its own gradient (HiResCAM, arXiv
-    2011.08891): the map is each place's share of the cosine, to first order. With the embedded CLIP on 60 demo pairs,
-    maps and what covering each ninth of the query took from the cosine had a mean rank correlation of 0.63; as
-    published, of the plain cosine, -0.19.
+    Grad-CAM (arXiv 1610.02391) averages each channel's gradient over the places, which an attention pool weighs
+    differently, and a cosine ignores length, so what adds to it and what takes from it cancel. So the embedding's
+    length is held fixed (as arXiv 1901.00536 does) and every place keeps its own gradient (HiResCAM, arXiv 2011.08891):
+    the map is each place's share of the cosine, to first order. With the embedded CLIP on 60 demo pairs, maps and what
+    covering each ninth of the query took from the cosine had a mean rank correlation of 0.63; as published, -0.19.
 
     Args:
         clip: with a ResNet; its parameters may be frozen.
@@ -183,12 +152,7 @@ def grad_cam(clip: Backbone, images: torch.Tensor, towards: torch.Tensor) -> tor
     Returns:
         (B, gh, gw) in [0, 1], each map's maximum 1, on the CPU; places that count against the likeness are 0. All
         zero where no place adds more than rounding, such as towards an embedding of zeros.
-
-    Raises:
-        UserError: the tower is a ViT.
     """
-    if clip.is_vit:
-        raise UserError(f"Grad-CAM: {clip.name} is a ViT, which has no layer 4; use attention rollout")
     kept: list[torch.Tensor] = []
 
     def cut(_: nn.Module, given: tuple, out: torch.Tensor) -> torch.Tensor:
@@ -197,7 +161,7 @@ def grad_cam(clip: Backbone, images: torch.Tensor, towards: torch.Tensor) -> tor
 
     hook = clip.clip.visual.layer4.register_forward_hook(cut)
     try:
-        with torch.enable_grad(), evaluate_only(clip):
+        with torch.enable_grad():
             ours = clip.image_features(images).to_float32().embedding  # (B, D)
             theirs = functional.normalize(towards.detach(), dim=1)
             length = ours.norm(dim=1, keepdim=True)  # (B, 1)
@@ -211,11 +175,7 @@ def grad_cam(clip: Backbone, images: torch.Tensor, towards: torch.Tensor) -> tor
 
 
 def find_centres(clip: Backbone, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Tell where the places of a grid lie in the image.
-
-    Args:
-        clip: whose places they are: a ViT's patches, or layer 3 or 4 of a ResNet.
-        grid: (gh, gw).
+    """Tell where the places of a grid (gh, gw) lie in the image: a ViT's patches, or layer 3 or 4 of a ResNet.
 
     Returns:
         How far down each row's middle lies, (gh,), and how far across each column's, (gw,), as shares of the image's
@@ -227,24 +187,12 @@ def find_centres(clip: Backbone, grid: tuple[int, int]) -> tuple[np.ndarray, np.
     else:  # everything up to layer 3 takes every 16th pixel
         last = visual.layer4[0].stride if grid == tower_shapes.grid_of(visual, size) else 1
         reach = step = (16 * last, 16 * last)
-    down, across = (
-        (np.arange(n) * s + r / 2) / pixels for n, s, r, pixels in zip(grid, step, reach, size, strict=True)
-    )
+    sides = zip(grid, step, reach, size, strict=True)
+    down, across = ((np.arange(n) * s + r / 2) / pixels for n, s, r, pixels in sides)
     return down, across
 
 
 def prepare(clip: Backbone, pixels: torch.Tensor) -> torch.Tensor:
-    """Return uint8 pixels (B, 3, H, W) as the tower wants them: normalised, on its device."""
-    return normalise(pixels.to(clip.device), *clip.normalisation)
-
-
-@contextlib.contextmanager
-def evaluate_only(clip: Backbone) -> Iterator[None]:
-    """Put a backbone into evaluation mode for a while; modules that were training go on training after."""
-    training = [module for module in clip.modules() if module.training]
+    """Return uint8 pixels (B, 3, H, W) as the tower wants them, and put it into evaluation mode."""
     clip.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+    return normalise(pixels.to(clip.device), *clip.normalisation)

@@ -5,7 +5,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,9 +19,6 @@ from clipreid_lib.pages.gallery_page import MOST
 from clipreid_lib.pages.ranking import Ranking
 from clipreid_lib.scores.encoder import Encoder
 
-if TYPE_CHECKING:  # optional
-    import ipywidgets as widgets
-
 ROWS = 4  # queries at once: as many as a laptop's screen holds
 EVERY_STAGE = "every stage, one row each"
 
@@ -30,12 +27,11 @@ def browse(
     named: dict[str, Ranking],
     encoder: Encoder,
     photographs: Photographs,
-    *,
     images: pd.DataFrame,
     before: Encoder,
     seed: int = 0,
     top: int = 8,
-) -> "widgets.VBox | Image.Image":
+) -> Any:
     """Browse queries: choose, page, change k, compare stages, see where the model looks, ask in words.
 
     Args:
@@ -48,13 +44,13 @@ def browse(
         top: gallery images per row.
 
     Returns:
-        Controls above a picture in JupyterLab. Under papermill or nbconvert, and where ipywidgets is not installed, a
-        sheet of queries drawn at random, since there is nobody to click.
+        Controls above a picture in JupyterLab. Under papermill or nbconvert, and without ipywidgets, a sheet of queries
+        drawn at random, since there is nobody to click.
     """
     if _can_click():
         return Browser(named, encoder, photographs, images, before, seed, top).box
     *_, ranking = named.values()
-    chosen = choices.choose_random(ranking, ROWS, seed)
+    chosen = choices.choose_random(ranking, seed)[:ROWS]
     return gallery.draw_queries(ranking, photographs.root, chosen, top=top, title="Queries at random").reduce(2)
 
 
@@ -68,13 +64,7 @@ def _can_click() -> bool:
 
 @dataclass
 class Browser:
-    """Controls and the picture they choose; what it is made of is :func:`browse`'s.
-
-    Attributes:
-        controls: the widgets by what they decide.
-        buttons: to step forth and back.
-        box: all of them, laid out, with the picture below.
-    """
+    """Controls and the picture they choose, both in ``box``; what it is made of is :func:`browse`'s."""
 
     named: dict[str, Ranking]
     encoder: Encoder
@@ -135,18 +125,17 @@ class Browser:
         return 1 if self.controls["look"].value or self.controls["stage"].value == EVERY_STAGE else ROWS
 
     def _list_ways(self) -> dict[str, Callable[[Ranking], np.ndarray]]:
-        """Return the ways to choose queries, by what the list says."""
         count = len(self.ranking.query)
         begin, first = next(iter(self.named.items()))
         ways: dict[str, Callable[[Ranking], np.ndarray]] = {
             "hardest first": lambda ranking: ranking.hardest(count),
             "easiest first": lambda ranking: ranking.hardest(count)[::-1],
-            "at random": lambda ranking: choices.choose_random(ranking, count, self.seed),
-            "wrong at rank-1": lambda ranking: choices.choose_wrong(ranking, count),
+            "at random": partial(choices.choose_random, seed=self.seed),
+            "wrong at rank-1": choices.choose_wrong,
         }
         if first is not self.ranking:
             for way, falling in (("risen", False), ("fallen", True)):
-                ways[f"{way} most since {begin}"] = partial(choices.choose_changed, first, n=count, falling=falling)
+                ways[f"{way} most since {begin}"] = partial(choices.choose_changed, first, falling=falling)
         for column, words in choices.list_groups(self.ranking).items():
             for word in sorted(set(words)):
                 ways[f"{column.replace('_', ' ')}: {word}"] = partial(choices.choose_group, column=column, value=word)

@@ -28,28 +28,19 @@ def choose_named(ranking: Ranking, name: str) -> np.ndarray:
     return np.array(found)
 
 
-def choose_random(ranking: Ranking, n: int, seed: int = 0) -> np.ndarray:
-    """Choose n queries without replacement; all of them where there are fewer."""
-    return np.random.default_rng(seed).permutation(len(ranking.query))[:n]
+def choose_random(ranking: Ranking, seed: int = 0) -> np.ndarray:
+    """Choose all queries in random order."""
+    return np.random.default_rng(seed).permutation(len(ranking.query))
 
 
-def choose_wrong(ranking: Ranking, n: int) -> np.ndarray:
-    """Choose up to n queries whose first image is somebody else's, the worst first; none where all are right."""
+def choose_wrong(ranking: Ranking) -> np.ndarray:
+    """Choose the queries whose first image is somebody else's, the worst first."""
     worst = ranking.hardest(len(ranking.query))
-    return worst[ranking.first_hit()[worst] > 1][:n]
+    return worst[ranking.first_hit()[worst] > 1]
 
 
-def choose_changed(before: Ranking, after: Ranking, n: int, falling: bool = False) -> np.ndarray:
-    """Choose the n queries whose average precision rose (or fell) most between two embeddings.
-
-    Args:
-        before: a ranking under one embedding.
-        after: of the same queries under another.
-        n: queries, at most.
-        falling: whether to choose those that fell.
-
-    Returns:
-        At most (n,) positions, the largest change first; none that stayed.
+def choose_changed(before: Ranking, after: Ranking, falling: bool = False) -> np.ndarray:
+    """Choose the queries whose average precision rose (or fell) between two embeddings, the largest change first.
 
     Raises:
         UserError: the two rankings are of other queries.
@@ -58,13 +49,12 @@ def choose_changed(before: Ranking, after: Ranking, n: int, falling: bool = Fals
         raise UserError("rankings: they answer other queries; compare two embeddings under one draw")
     gain = after.average_precision() - before.average_precision()
     order = np.argsort(gain if falling else -gain, kind="stable")
-    changed = gain[order] < 0 if falling else gain[order] > 0
-    return order[changed][:n]
+    return order[gain[order] < 0 if falling else gain[order] > 0]
 
 
 def choose_moved(before: Ranking, after: Ranking, n: int) -> np.ndarray:
     """Choose the n queries that rose most, then the n that fell most; the n hardest where nothing moved."""
-    both = np.concatenate([choose_changed(before, after, n, falling) for falling in (False, True)])
+    both = np.concatenate([choose_changed(before, after, falling)[:n] for falling in (False, True)])
     return both if len(both) else after.hardest(n)
 
 
@@ -76,12 +66,7 @@ def choose_group(ranking: Ranking, column: str, value: str) -> np.ndarray:
 
 
 def list_groups(ranking: Ranking) -> dict[str, list[str]]:
-    """Return what the queries can be grouped by: columns that say something about the person or the photograph.
-
-    Returns:
-        Column to each query's value in words; columns whose values are all the same, or more than ``MANY``, are left
-        out.
-    """
+    """Return each query's value in words by column of the image table that has at least two, and at most ``MANY``."""
     found = {}
     for column in GROUPS:
         if column in ranking.query:

@@ -5,14 +5,16 @@ and final norm, and layer 3 of a ResNet (CLIP-ReID's ``f_last`` before pooling),
 columns as its layer 4 (6 x 6 instead of 3 x 3 in the embedded CLIP).
 """
 
+import numpy as np
 import pandas as pd
 import torch
 from torch.nn import functional
 
 from clipreid_lib.clip import tower_shapes
 from clipreid_lib.clip.backbone import Backbone
-from clipreid_lib.pages.attention import evaluate_only, prepare
+from clipreid_lib.pages.attention import prepare
 
+MOST = 12  # pairs
 COLUMNS = ["query_row", "query_column", "match_row", "match_column", "cosine"]
 LEGEND = (
     "Numbered lines join places of {what} that are each other's nearest by cosine among all {rows} × {columns}, the "
@@ -24,23 +26,16 @@ LEGEND = (
 
 @torch.no_grad()
 def map_features(clip: Backbone, pixels: torch.Tensor, side: torch.Tensor | None = None) -> torch.Tensor:
-    """Return what the tower knows of each place of its images.
+    """Return what any tower knows of each place of images (B, 3, H, W) uint8, (B, C, gh, gw) on the CPU.
 
-    Args:
-        clip: with any image tower.
-        pixels: (B, 3, H, W) uint8.
-        side: (B,) side information, as for ``image_features``.
-
-    Returns:
-        (B, C, gh, gw) on the CPU.
+    ``side`` is the side information (B,), as for ``image_features``.
     """
     visual = clip.clip.visual
     kept: list[torch.Tensor] = []
     layer = visual.transformer.resblocks[-1] if clip.is_vit else visual.layer3
     hook = layer.register_forward_hook(lambda _, given, out: kept.append(out))
     try:
-        with evaluate_only(clip):
-            clip.image_features(prepare(clip, pixels), side)
+        clip.image_features(prepare(clip, pixels), side)
     finally:
         hook.remove()
     (maps,) = kept
@@ -50,41 +45,33 @@ def map_features(clip: Backbone, pixels: torch.Tensor, side: torch.Tensor | None
     return maps.float().cpu()
 
 
-def find_alike(
-    query: torch.Tensor,
-    match: torch.Tensor,
-    query_heat: torch.Tensor | None = None,
-    match_heat: torch.Tensor | None = None,
-    n: int = 12,
-) -> pd.DataFrame:
+def find_alike(places: torch.Tensor, heat: torch.Tensor) -> pd.DataFrame:
     """Find the places of two images that are each other's nearest neighbours by cosine.
 
-    Corners of plain background always agree. Where heat maps are given, pairs are dropped of which either place is not
-    above its map's median: a rough remedy, as heat is no outline of the hand. Neighbours are sought among all places,
-    so leaving places out makes no new pairs.
+    Corners of plain background always agree. So pairs are dropped of which either place is not above its heat map's
+    median: a rough remedy, as heat is no outline of the hand. Neighbours are sought among all places, so leaving
+    places out makes no new pairs.
 
     Args:
-        query: (C, gh, gw) of the query.
-        match: (C, gh, gw) of its match; the grids may differ.
-        query_heat: (h, w) the query's heat map, on any grid; None, or an even map, leaves no place out.
-        match_heat: (h, w) the match's.
-        n: pairs to return, at most.
+        places: (2, C, gh, gw) features of the query and of its match.
+        heat: (2, h, w) their heat maps, on any grid; an even map leaves no place out.
 
     Returns:
         One row per pair, the most alike first: ``query_row query_column match_row match_column`` (0-based, from the
-        top left) and ``cosine``. May be fewer than n, or none.
+        top left) and ``cosine``; at most ``MOST``, or none.
     """
-    sides = [functional.normalize(maps.flatten(1), dim=0) for maps in (query, match)]  # (C, places)
-    cosine = sides[0].T @ sides[1]  # (query's places, match's places)
+    grid = tuple(places.shape[2:])
+    query, match = functional.normalize(places.flatten(2), dim=1)  # (C, gh * gw) each
+    cosine = query.T @ match
     there, back = cosine.argmax(dim=1), cosine.argmax(dim=0)
     here = torch.arange(len(there))
-    keep = back[there] == here
-    keep &= _find_warm(query_heat, query)[here] & _find_warm(match_heat, match)[there]
+    warm = [_find_warm(each, grid) for each in heat]
+    keep = (back[there] == here) & warm[0] & warm[1][there]
     here, there = here[keep], there[keep]
     value = cosine[here, there]
-    best = value.argsort(descending=True, stable=True)[: max(n, 0)]
-    places = [*_split_place(here[best], query), *_split_place(there[best], match)]
-    return pd.DataFrame(dict(zip(COLUMNS, [each.numpy() for each in (*places, value[best])], strict=True)))
+    best = value.argsort(descending=True, stable=True)[:MOST]
+    at = [*np.unravel_index(here[best].numpy(), grid), *np.unravel_index(there[best].numpy(), grid)]
+    return pd.DataFrame(dict(zip(COLUMNS, [*at, value[best].numpy()], strict=True)))
 
 
 def write_legend(clip: Backbone, grid: tuple[int, int]) -> str:
@@ -93,16 +80,10 @@ def write_legend(clip: Backbone, grid: tuple[int, int]) -> str:
     return LEGEND.format(what=what, rows=grid[0], columns=grid[1])
 
 
-def _find_warm(heat: torch.Tensor | None, maps: torch.Tensor) -> torch.Tensor:
+def _find_warm(heat: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
     """Tell which places (gh * gw,) lie above the median of a heat map brought to their grid."""
-    grid = tuple(maps.shape[1:])
-    if heat is None or heat.max() == heat.min():
+    if heat.max() == heat.min():
         return torch.ones(grid, dtype=torch.bool).flatten()
     if heat.shape != grid:
         heat = functional.interpolate(heat[None, None], size=grid, mode="bilinear", align_corners=False)[0, 0]
     return (heat > heat.median()).flatten()
-
-
-def _split_place(place: torch.Tensor, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    width = maps.shape[2]
-    return place // width, place % width

@@ -74,10 +74,9 @@ def draw_sessions(table: pd.DataFrame) -> plt.Figure:
     held = known.groupby(["identity", "aspect"])["session"].nunique()
     images = known.groupby(["identity", "aspect", "session"]).size()
     figure, axes = plt.subplots(1, 2, figsize=WIDE)
-    for place, numbers, label, what in (
-        (axes[0], held, "sessions of a hand (each captured in one burst)", "hands (person and aspect)"),
-        (axes[1], images, "images of a session", "sessions"),
-    ):
+    labels = ("sessions of a hand (each captured in one burst)", "images of a session")
+    whats = ("hands (person and aspect)", "sessions")
+    for place, numbers, label, what in zip(axes, (held, images), labels, whats, strict=True):
         sns.histplot(numbers.to_numpy(), discrete=True, ax=place)
         place.set(xlabel=label, ylabel=what, xlim=(0, numbers.max() + 1))
         for axis in (place.xaxis, place.yaxis):
@@ -86,12 +85,7 @@ def draw_sessions(table: pd.DataFrame) -> plt.Figure:
 
 
 def draw_split(manifest: Manifest, table: pd.DataFrame) -> plt.Figure:
-    """Draw what part each person plays in each aspect: the protocol at a glance.
-
-    Args:
-        manifest: the protocol's.
-        table: the data set's image table, for those the protocol does not use.
-    """
+    """Draw what part each person of a data set's table plays in each aspect: the protocol at a glance."""
     order = [*ROLES, UNUSED]
     part = manifest.images.groupby(["aspect", "subject"])["role"].agg(lambda roles: min(map(order.index, roles)))
     everyone = pd.MultiIndex.from_frame(table[["aspect", "identity"]].drop_duplicates(), names=["aspect", "subject"])
@@ -130,9 +124,7 @@ def draw_role_counts(manifest: Manifest) -> plt.Figure:
 def draw_image_statistics(seen: pd.DataFrame, manifest: Manifest) -> plt.Figure:
     """Draw brightness and contrast of the parts' images: where these differ, a model may learn the difference.
 
-    Args:
-        seen: from :func:`clipreid_lib.data.inspection.inspect`.
-        manifest: the protocol's.
+    ``seen`` is from :func:`clipreid_lib.data.inspection.inspect`.
     """
     roles = seen["path"].map(manifest.images.set_index("path")["role"])
     figure, axes = plt.subplots(1, 2, figsize=WIDE)
@@ -147,20 +139,12 @@ def draw_image_statistics(seen: pd.DataFrame, manifest: Manifest) -> plt.Figure:
     return figure
 
 
-def draw_mean_images(table: pd.DataFrame, photographs: Photographs, most: int = 200, size: int = 96) -> plt.Figure:
-    """Draw the average image of each aspect: sharp where hands are always laid in the same place.
-
-    Args:
-        table: the image table.
-        photographs: its images.
-        most: images per aspect, evenly spaced through the table.
-        size: side in pixels.
-    """
+def draw_mean_images(table: pd.DataFrame, photographs: Photographs) -> plt.Figure:
+    """Draw the average image of each aspect, of at most 200: sharp where hands are always laid in the same place."""
     groups = list(table.groupby("aspect"))
     figure, axes = plt.subplots(1, len(groups), figsize=(max(HALF[0], 2.2 * len(groups)), 2.6), squeeze=False)
     for place, (aspect, images) in zip(axes[0], groups, strict=True):
-        chosen = images.iloc[np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).astype(int))]
-        mean = photographs.load(chosen, size).mean(axis=0).transpose(1, 2, 0) / 255  # (size, size, 3)
-        place.imshow(mean)
+        chosen = images.iloc[np.unique(np.linspace(0, len(images) - 1, 200).astype(int))]
+        place.imshow(photographs.load(chosen, 96).mean(axis=0).transpose(1, 2, 0) / 255)  # (96, 96, 3)
         place.set(title=f"{aspect}, {len(chosen)} images", xticks=[], yticks=[])
     return figure

@@ -1,5 +1,7 @@
 """The space: embeddings of images laid out in the plane, to look at who stands beside whom."""
 
+from typing import Literal
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -9,16 +11,14 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from torch.nn import functional
 
-from clipreid_lib.base.errors import UserError
 from clipreid_lib.pages.style import escape
 from clipreid_lib.scores.features import Embeddings
 from clipreid_lib.scores.score_names import name_attribute
 
 FEW = 10  # colours that can be told apart at once
-METHODS = ("pca", "tsne")
 
 
-def lay_out(embeddings: Embeddings, method: str) -> np.ndarray:
+def lay_out(embeddings: Embeddings, method: Literal["pca", "tsne"]) -> np.ndarray:
     """Lay normalised embeddings out in the plane.
 
     Args:
@@ -28,21 +28,13 @@ def lay_out(embeddings: Embeddings, method: str) -> np.ndarray:
 
     Returns:
         (N, 2).
-
-    Raises:
-        UserError: an unknown method, or fewer than three images.
     """
-    if method not in METHODS:
-        raise UserError(f"method: {method!r} is unknown; allowed: {', '.join(METHODS)}")
-    count = len(embeddings.paths)
-    if count < 3:
-        raise UserError(f"embedding map: {count} images; at least three are needed")
     values = functional.normalize(embeddings.values, dim=1).numpy()
     wanted = 2 if method == "pca" else 50  # t-SNE's authors, too, let PCA take the noise out first
-    flat = PCA(min(wanted, count, values.shape[1]), random_state=0).fit_transform(values)
+    flat = PCA(min(wanted, *values.shape), random_state=0).fit_transform(values)
     if method == "pca":
-        return np.pad(flat, ((0, 0), (0, 2 - flat.shape[1])))
-    return TSNE(perplexity=min(30, (count - 1) / 3), init="pca", random_state=0).fit_transform(flat)
+        return flat
+    return TSNE(perplexity=min(30, (len(values) - 1) / 3), init="pca", random_state=0).fit_transform(flat)
 
 
 def choose_columns(images: pd.DataFrame) -> list[str]:
@@ -53,13 +45,10 @@ def choose_columns(images: pd.DataFrame) -> list[str]:
 
 
 def draw_maps(layouts: dict[str, np.ndarray], images: pd.DataFrame, columns: list[str]) -> plt.Figure:
-    """Draw maps, one row per layout and one panel per column, coloured by it.
+    """Draw maps, one row per layout and one panel per column of the images' table, coloured by it.
 
-    Args:
-        layouts: (N, 2) from :func:`lay_out`, by what is written beside the row.
-        images: (N rows) of the image table, in the same order.
-        columns: what to colour by. Of a column with more than ten values, ten evenly spaced ones are coloured and the
-            others stay grey.
+    Layouts are (N, 2), by what is written beside the row. Of a column with more than ten values, ten evenly spaced ones
+    are coloured and the others stay grey.
     """
     size = (4.6 * len(columns), 4.2 * len(layouts))
     figure, axes = plt.subplots(len(layouts), len(columns), figsize=size, squeeze=False)

@@ -7,8 +7,8 @@ at most, beside the query.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,8 +22,7 @@ from clipreid_lib.pages.thumbnails import FRAME, LINE, draw_captions, draw_frame
 TILE, GAP = 256, 20  # px in print: longest side of a photograph, and the space around things
 
 
-@dataclass(frozen=True)
-class Tile:
+class Tile(NamedTuple):
     """One photograph of a row: its file, captions below it, its frame's colour, a tick or a cross, and air before."""
 
     path: Path
@@ -34,12 +33,7 @@ class Tile:
 
 
 def draw_rows(rows: Sequence[tuple[str, list[Tile]]], title: str = "") -> Image.Image:
-    """Draw rows of tiles below one another.
-
-    Args:
-        rows: what stands above each row, nothing where it is empty; and its tiles.
-        title: a line above all.
-    """
+    """Draw rows of tiles below one another: what stands above each row, if anything, and its tiles."""
     side, above, bold = TILE + 2 * FRAME, 80 if title else 0, font(26, bold=True)
     heads = [60 if text else GAP for text, _ in rows]
     lines = [max(len(tile.captions) for tile in tiles) for _, tiles in rows]
@@ -72,16 +66,11 @@ def draw_queries(
     A column ``asks`` of the ranking's query table says what asks, where that is no query.
 
     Raises:
-        ValueError: no query, a position outside the query table, or top below 1.
+        UserError: no query, or a position outside the query table.
     """
-    queries, top, count = [int(q) for q in queries], ranking.clamp(top), len(ranking.query)
-    if not queries:
-        raise ValueError("a sheet needs at least one query position")
-    if not all(0 <= q < count for q in queries):
-        raise ValueError(f"query positions go from 0 to {count - 1}, given: {queries}")
     precision, first = ranking.average_precision(), ranking.first_hit()
     rows = []
-    for q in queries:
+    for q in ranking.check_queries(queries):
         query, (found, late) = ranking.query.iloc[q], ranking.row(q, top)
         tiles = [Tile(Path(root) / query["path"], [query.get("asks", "query"), name_aspect(query["aspect"])])]
         for place, each in enumerate(found + late[:1]):
@@ -101,12 +90,7 @@ def draw_stages(named: dict[str, Ranking], root: str | Path, query: int, *, top:
 
     Rankings of the same queries are given by what is written above their row, such as the stage; ``why`` is said
     before every name.
-
-    Raises:
-        ValueError: as :func:`draw_queries`, or the rankings are of other queries.
     """
-    if len({tuple(ranking.query["path"]) for ranking in named.values()}) != 1:
-        raise ValueError("before and after need rankings of the same queries")
     titles = {f"{why}: {name}" if why else name: ranking for name, ranking in named.items()}
     return _stack([draw_queries(ranking, root, [query], top=top, title=title) for title, ranking in titles.items()])
 
@@ -132,16 +116,13 @@ def draw_found(table: pd.DataFrame, root: str | Path, title: str) -> Image.Image
     return draw_rows([("", tiles)], title)
 
 
-def draw_people(images: pd.DataFrame, root: str | Path, people: int = 6, top: int = 9) -> Image.Image:
-    """Draw the first images of the first people of a table, a row per person, in the order they were taken.
-
-    The table has columns ``path``, ``identity`` and ``session``.
-    """
+def draw_people(images: pd.DataFrame, root: str | Path, people: int = 6) -> Image.Image:
+    """Draw the first nine images of the first people of a table, a row per person, in the order they were taken."""
     rows = []
     for person, mine in [*images.groupby("identity")][:people]:
         tiles = [
             Tile(Path(root) / image.path, ["" if pd.isna(image.session) else f"session {image.session}"])
-            for image in mine.sort_values("path").head(top).itertuples()
+            for image in mine.sort_values("path").head(9).itertuples()
         ]
         rows.append((f"identity {person}", tiles))
     return draw_rows(rows)

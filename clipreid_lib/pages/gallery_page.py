@@ -17,13 +17,7 @@ MOST = 20  # gallery images per query that the page holds, of which the reader c
 
 
 def write(
-    ranking: Ranking,
-    root: str | Path,
-    target: str | Path,
-    *,
-    title: str,
-    top: int = 10,
-    facts: dict[str, str] | None = None,
+    ranking: Ranking, root: str | Path, target: Path, *, title: str, top: int = 10, facts: dict[str, str] | None = None
 ) -> Path:
     """Write all queries as one HTML file that needs no network, to filter, sort, search and step through.
 
@@ -32,21 +26,16 @@ def write(
         root: folder that the tables' paths are relative to.
         target: file to write, atomically; its folder is made where missing.
         title: heading of the page.
-        top: gallery images per query when the page opens, at most the gallery's size. The reader can raise it to
-            ``MOST``; every image among some query's first ``MOST`` is in the page, 2 to 4 KB each.
+        top: gallery images per query when the page opens. The reader can raise it to ``MOST``; every image among some
+            query's first ``MOST`` is in the page, 2 to 4 KB each.
         facts: rows of the table above the pictures, such as run, protocol, rank-1 and mAP.
 
     Returns:
         The path written.
-
-    Raises:
-        ValueError: no query, or top below 1.
     """
-    top, most = ranking.clamp(top), ranking.clamp(max(top, MOST))
-    if not len(ranking.query):
-        raise ValueError("a page needs at least one query")
-    told = [[str(name), str(text)] for name, text in (facts or {}).items()]
-    data: dict[str, Any] = {"title": title, "facts": told, "top": top, "most": most, **_list_contents(ranking, most)}
+    top, most = (min(shown, len(ranking.gallery)) for shown in (top, max(top, MOST)))
+    data: dict[str, Any] = {"title": title, "facts": [*(facts or {}).items()], "top": top, "most": most}
+    data |= _list_contents(ranking, most)
     images, absent = {}, {}  # path to JPEG in base64, path to why there is none
     for path in dict.fromkeys(entry["path"] for entry in data["queries"] + data["gallery"]):
         image = open_small(Path(root) / path, THUMB)
@@ -61,7 +50,7 @@ def write(
         block = block.replace(sign, f"\\u{ord(sign):04x}")
     template = Path(__file__).with_name("gallery_page.html").read_text(encoding="utf-8")
     write_text(target, template.replace("__DATA__", block))
-    return Path(target)
+    return target
 
 
 def _list_contents(ranking: Ranking, most: int) -> dict[str, list]:

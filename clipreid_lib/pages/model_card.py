@@ -46,15 +46,15 @@ def describe_weights(params: Params) -> tuple[str, str]:
 
 
 def fill_card(
-    params: Params, scores: dict, parts: dict[str, tuple[int, int]], groups: tuple[int, int] | None
+    params: Params, scores: dict, parts: dict[str, tuple[int, int]], groups: tuple[int, int]
 ) -> dict[str, str]:
     """Return the card's headings with what is to be said under each.
 
     Args:
         params: of the run.
         scores: under its own protocol; ``protocols`` names all of them.
-        parts: (images, people) by role of the manifest; empty where that is lost.
-        groups: how many subgroups have a rate and how many are too small for one; None where that is lost.
+        parts: (images, people) by role of the manifest.
+        groups: how many subgroups have a rate and how many are too small for one.
     """
     text = Path(__file__).with_name("model_card.txt").read_text(encoding="utf-8")
     template = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)

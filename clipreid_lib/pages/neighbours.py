@@ -25,11 +25,7 @@ ASK = 2000  # training images that ask for their neighbours; each ranks all othe
 
 
 def rank_training_images(train: pd.DataFrame, encoder: Encoder) -> Ranking | None:
-    """Rank other training images for training images whose person has several, by cosine similarity.
-
-    Returns:
-        At most ``ASK`` queries against all training images, each without itself; None where nobody has two images.
-    """
+    """Rank all other training images for those, at most ``ASK``, whose person has several, by cosine similarity."""
     train = train.reset_index(drop=True)
     asks = np.flatnonzero(train["identity"].map(train["identity"].value_counts()) > 1)
     if not len(asks):
@@ -42,10 +38,9 @@ def rank_training_images(train: pd.DataFrame, encoder: Encoder) -> Ranking | Non
 
 
 def rank_for_anchors(train: pd.DataFrame, encoder: Encoder, bank: PromptBank) -> Ranking:
-    """Rank, for every identity's text anchor, all training images; the first image of the identity stands for it.
+    """Rank all training images for every identity's text anchor, by cosine, in the order of the label map.
 
-    Returns:
-        (identities, training images) cosines as a ranking, one query per identity in the order of the label map.
+    The first image of the identity stands for it.
     """
     train = train.reset_index(drop=True)
     image = encoder.project(encoder.embed(train))
@@ -62,15 +57,9 @@ def count_nearest(ranking: Ranking | None) -> str:
     return f"{share} % of {len(ranking.query)} training images have their own person nearest"
 
 
-def choose_changed(before: Ranking | None, after: Ranking | None, number: int = 3) -> list[int]:
-    """Choose at most ``number`` queries whose average precision rose most, then as many whose fell most.
-
-    Returns:
-        Query positions; the hardest where nothing moved, none without rankings.
-    """
-    if before is None or after is None:
-        return []
-    return choices.choose_moved(before, after, number).tolist()
+def choose_changed(before: Ranking | None, after: Ranking | None) -> list[int]:
+    """Choose by :func:`~clipreid_lib.pages.choices.choose_moved` three queries that rose, and three that fell."""
+    return [] if before is None or after is None else choices.choose_moved(before, after, 3).tolist()
 
 
 def draw_neighbours(ranking: Ranking | None, root: Path, queries: list[int], title: str) -> Image.Image:
@@ -85,11 +74,7 @@ def draw_neighbours(ranking: Ranking | None, root: Path, queries: list[int], tit
 def draw_anchor_map(train: pd.DataFrame, before: Encoder, after: Encoder, bank: PromptBank | None) -> plt.Figure:
     """Draw text anchors among the training images before training and, where that changed the encoder, after.
 
-    Args:
-        train: training rows.
-        before: the encoder as it was pretrained; fine-tuning leaves its text side alone.
-        after: the same as the run left it.
-        bank: learned prompts; None, for variants without anchors, draws a sentence.
+    A bank of None, of variants without anchors, draws a sentence.
     """
     if bank is None:
         return draw_sentence("This variant learns no anchors.")
@@ -100,23 +85,17 @@ def draw_anchor_map(train: pd.DataFrame, before: Encoder, after: Encoder, bank: 
 
 
 @torch.no_grad()
-def name_nearest_words(bank: PromptBank, clip: Backbone, people: int = 5, top: int = 3) -> pd.DataFrame:
-    """Name the vocabulary's words that learned tokens lie nearest to.
+def name_nearest_words(bank: PromptBank, clip: Backbone) -> pd.DataFrame:
+    """Name the three words of CLIP's vocabulary that each learned token lies nearest to, for five identities.
 
     By cosine between token embeddings, as CoOp does by distance (arXiv 2109.01134, table 4); pieces of words are
     passed over. Learned tokens mostly lie far from every word, so the names hint at most.
-
-    Args:
-        bank: learned prompts.
-        clip: whose vocabulary to search.
-        people: identities to name, evenly spaced.
-        top: words per token.
 
     Returns:
         One row per identity (one in all for ``shared``), one column per token, ``word (cosine)``; for ``fixed``, which
         learns no token, the sentence.
     """
-    chosen = np.unique(np.linspace(0, len(bank.identities) - 1, people).astype(int)).tolist()
+    chosen = np.unique(np.linspace(0, len(bank.identities) - 1, 5).astype(int)).tolist()
     if bank.form == "fixed":
         return pd.DataFrame({"sentence": [bank.texts[row] for row in chosen]}, [bank.identities[row] for row in chosen])
     rows = torch.tensor(chosen[:1] if bank.form == "shared" else chosen, device=bank.codes.device)
@@ -128,7 +107,7 @@ def name_nearest_words(bank: PromptBank, clip: Backbone, people: int = 5, top: i
     words = {token: text[:-1] for token, text in spelt.items() if text[:-1].isalpha() and text.endswith(" ")}
     spellings = np.array(list(words.values()))
     tokens = functional.normalize(learnt, dim=2)  # (people, M, width)
-    best = (tokens @ functional.normalize(vocabulary[list(words)], dim=1).T).topk(top, dim=2)  # (people, M, top)
+    best = (tokens @ functional.normalize(vocabulary[list(words)], dim=1).T).topk(3, dim=2)  # (people, M, 3)
     nearest, cosines = spellings[best.indices.cpu().numpy()], best.values.cpu().numpy()
     named = [
         [", ".join(f"{word} ({c:.2f})" for word, c in zip(*token, strict=True)) for token in zip(*person, strict=True)]

@@ -6,8 +6,7 @@ by ``attention`` and ``correspondence``.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -32,54 +31,28 @@ DOT = 16  # px in print, radius of a line's numbered end
 DROP = 3 * LINE  # how much lower the second of the joined photographs hangs: lines within a row would hide one another
 
 
-@dataclass(frozen=True)
-class Maps:
-    """What the model makes of one query and one gallery image.
+class Look(NamedTuple):
+    """One query and one gallery image, and what the model makes of the two.
 
     Attributes:
-        heat: maps of what it looks at.
+        pair: the query's row of its table, and the gallery image's.
+        result: the gallery image's rank and score, and whether it is right.
+        pixels: (3, H, W) uint8 of either, as the model gets them; in two words why there are none.
+        heat: maps of what the model looks at; None where a photograph is missing.
         alike: pairs of alike places, from :func:`clipreid_lib.pages.correspondence.find_alike`.
         grid: (rows, columns) of those places.
     """
 
-    heat: Heat
-    alike: pd.DataFrame
-    grid: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Look:
-    """One query and one gallery image, and what the model makes of the two.
-
-    Attributes:
-        query: the query's row of its table.
-        match: the gallery image's row.
-        result: the gallery image's rank and score, and whether it is right.
-        pixels: (3, H, W) uint8 of the query and of the gallery image, as the model gets them; in two words why there
-            are none.
-        maps: None where a photograph is missing.
-    """
-
-    query: pd.Series
-    match: pd.Series
+    pair: pd.DataFrame
     result: Result
-    pixels: tuple[torch.Tensor | str, torch.Tensor | str]
-    maps: Maps | None
+    pixels: list[torch.Tensor | str]
+    heat: Heat | None = None
+    alike: pd.DataFrame = pd.DataFrame()
+    grid: tuple[int, int] = (0, 0)
 
 
-def draw_pair(clip: Backbone, photographs: Photographs, ranking: Ranking, query: int, rank: int = 1) -> Image.Image:
-    """Draw a query and the gallery image at one rank: photographs, heat, alike places, and a legend.
-
-    Args:
-        clip: the backbone that looks.
-        photographs: the data set's images.
-        ranking: one draw under that backbone's embedding.
-        query: position in the query table.
-        rank: of the gallery image; ``ranking.first_hit()[query]`` is the best true match's.
-
-    Returns:
-        An RGB image, for :func:`~clipreid_lib.pages.style.save_image`. A file that is gone leaves pale tiles that
-        say so.
+def draw_pair(clip: Backbone, photographs: Photographs, ranking: Ranking, query: int, rank: int) -> Image.Image:
+    """Draw a query and the gallery image at one rank; the rest is as in :func:`draw_queries`.
 
     Raises:
         UserError: no such query or rank, or a ViT that keeps its attention to itself.
@@ -96,46 +69,42 @@ def draw_queries(clip: Backbone, photographs: Photographs, ranking: Ranking, que
         ranking: one draw under that backbone's embedding.
         queries: positions in the query table, in the order to draw them.
 
+    Returns:
+        Photographs, heat, alike places and a legend, for :func:`~clipreid_lib.pages.style.save_image`. A file that is
+        gone leaves pale tiles that say so.
+
     Raises:
         UserError: as :func:`draw_pair`, or no query is given.
     """
-    if not len(queries):
-        raise UserError("queries: none are given; choose some, such as ranking.hardest(3)")
-    first = ranking.first_hit()
-    asked = [(q, rank) for q in queries for rank in sorted({1, int(first[_check_position(ranking, q)])})]
-    return draw_looks(clip, [look(clip, photographs, ranking, q, rank) for q, rank in asked])
+    looks = []
+    for q in ranking.check_queries(queries):
+        looks.append(look(clip, photographs, ranking, q, 1))
+        if not looks[-1].result.right:
+            looks.append(look(clip, photographs, ranking, q, int(ranking.first_hit()[q])))
+    return draw_looks(clip, looks)
 
 
-def look(clip: Backbone, photographs: Photographs, ranking: Ranking, query: int, rank: int = 1) -> Look:
-    """Compute what :func:`draw_pair` draws, to work on with the numbers; its arguments and errors are the same."""
-    query = _check_position(ranking, query)
+def look(clip: Backbone, photographs: Photographs, ranking: Ranking, query: int, rank: int) -> Look:
+    """Compute what :func:`draw_pair` draws, of the same arguments."""
+    ranking.check_queries([query])
     found, _ = ranking.row(query, len(ranking.gallery))
     if not 1 <= rank <= len(found):
         raise UserError(f"rank: {rank} is not there; query {query} has a gallery with ranks 1 to {len(found)}")
     result = found[rank - 1]
-    tables = [ranking.query.iloc[[query]], ranking.gallery.iloc[[result.position]]]
-    mine, theirs = (_read_pixels(photographs, table, clip.image_size) for table in tables)
-    maps = None
-    if not isinstance(mine, str) and not isinstance(theirs, str):
-        sides = [clip.side_rows(table) for table in tables]
-        batch = [mine[None], theirs[None]]  # (1, 3, H, W) each
-        heat = attention.map_heat(clip, *batch, *sides)
-        places = [correspondence.map_features(clip, *each)[0] for each in zip(batch, sides, strict=True)]
-        alike = correspondence.find_alike(places[0], places[1], heat.query[0], heat.match[0])
-        maps = Maps(heat, alike, (places[0].shape[1], places[0].shape[2]))
-    return Look(tables[0].iloc[0], tables[1].iloc[0], result, (mine, theirs), maps)
+    pair = pd.concat([ranking.query.iloc[[query]], ranking.gallery.iloc[[result.position]]])
+    pixels = [_read_pixels(photographs, pair.iloc[[row]], clip.image_size) for row in (0, 1)]
+    there = [each for each in pixels if not isinstance(each, str)]
+    if len(there) < 2:
+        return Look(pair, result, pixels)
+    side = clip.side_rows(pair)
+    heat = attention.map_heat(clip, torch.stack(there), side)
+    places = correspondence.map_features(clip, torch.stack(there), side)
+    alike = correspondence.find_alike(places, heat.maps)
+    return Look(pair, result, pixels, heat, alike, (places.shape[2], places.shape[3]))
 
 
 def draw_looks(clip: Backbone, looks: Sequence[Look]) -> Image.Image:
-    """Draw looks below one another, and one legend below all.
-
-    Args:
-        clip: the backbone that looked.
-        looks: at least one.
-
-    Returns:
-        An RGB image. Where a photograph is missing, pale tiles say so.
-    """
+    """Draw looks of one backbone below one another, at least one, and one legend below all."""
     height, width = clip.image_size
     scale, face, bold = min(WIDEST / width, TALLEST / height), font(24), font(26, bold=True)
     size = round(width * scale), round(height * scale)
@@ -162,9 +131,9 @@ def draw_looks(clip: Backbone, looks: Sequence[Look]) -> Image.Image:
                 draw_frame(canvas, corner, image, size, frame, None if number else tick)
         for corner, lines in zip(corners, both, strict=False):
             draw_captions(canvas, (corner[0], corner[1] + high + 8), lines, wide)
-        if each.maps:
-            _draw_bar(canvas, (corners[2][0], y + HEAD + high + 8), 2 * wide + GAP, each.maps.heat)
-            _draw_lines(draw, corners[4:], size, clip, each.maps)
+        if each.heat:
+            _draw_bar(canvas, (corners[2][0], y + HEAD + high + 8), 2 * wide + GAP, each.heat)
+            _draw_lines(draw, corners[4:], size, clip, each)
     for number, line in enumerate(legend):
         draw.text((2 * GAP, tops[-1] + GAP + number * LINE), line, INK, face)
     return canvas
@@ -173,25 +142,16 @@ def draw_looks(clip: Backbone, looks: Sequence[Look]) -> Image.Image:
 def overlay(
     photograph: Image.Image, heat: np.ndarray, centres: tuple[np.ndarray, np.ndarray], ends: tuple[float, float]
 ) -> Image.Image:
-    """Lay a heat map over a photograph, which turns grey so that colour means heat alone; cold places stay clear.
+    """Lay a heat map (gh, gw) over a photograph, which turns grey so that colour means heat alone; cold stays clear.
 
-    Args:
-        photograph: of any size, RGB.
-        heat: (gh, gw).
-        centres: where its places lie, from :func:`clipreid_lib.pages.attention.find_centres`.
-        ends: the value without colour, and that of the strongest.
+    ``centres`` is from :func:`clipreid_lib.pages.attention.find_centres`; ``ends`` are the value without colour, and
+    that of the strongest.
     """
     width, height = photograph.size
     down, across = (_weights(each, pixels) for each, pixels in zip(centres, (height, width), strict=True))
     smooth = down @ heat @ across.T  # (height, width)
     share = (smooth - ends[0]) / max(ends[1] - ends[0], 1e-12)
     return _colour(np.asarray(ImageOps.grayscale(photograph)), share.clip(0, 1))
-
-
-def _check_position(ranking: Ranking, query: int) -> int:
-    if not 0 <= query < len(ranking.query):
-        raise UserError(f"query: {query} is not there; positions go from 0 to {len(ranking.query) - 1}")
-    return int(query)
 
 
 def _read_pixels(photographs: Photographs, table: pd.DataFrame, size: tuple[int, int]) -> torch.Tensor | str:
@@ -203,23 +163,19 @@ def _read_pixels(photographs: Photographs, table: pd.DataFrame, size: tuple[int,
 
 
 def _write_captions(each: Look) -> tuple[list[str], list[str]]:
-    result = each.result
+    result, (query, match) = each.result, (row for _, row in each.pair.iterrows())
     verdict = [f"rank {result.rank}, {'right' if result.right else 'wrong'}", f"score {result.score:.3f}"]
-    known = result.note.splitlines() or [name_aspect(each.match["aspect"])]
-    return (
-        ["query", name_person(each.query), name_aspect(each.query["aspect"])],
-        [*verdict, name_person(each.match), *known],
-    )
+    known = result.note.splitlines() or [name_aspect(match["aspect"])]
+    return ["query", name_person(query), name_aspect(query["aspect"])], [*verdict, name_person(match), *known]
 
 
-def _scale_heat(heat: Heat) -> tuple[np.ndarray, np.ndarray, tuple[float, float], tuple[str, str]]:
+def _scale_heat(heat: Heat) -> tuple[np.ndarray, tuple[float, float], tuple[str, str]]:
     """Return both maps in the unit they are drawn in, the two ends of the colours, and what stands below those."""
-    query, match = (each[0].numpy() for each in (heat.query, heat.match))
+    maps = heat.maps.numpy()
     if heat.method == "Grad-CAM":
-        return query, match, (0.0, 1.0), ("0", "each map's maximum")
-    query, match = (each * each.size for each in (query, match))  # shares become multiples of an even share
-    low, high = min(query.min(), match.min()), max(query.max(), match.max())
-    return query, match, (low, high), (f"{low:.1f}", f"{high:.1f} times an even share")
+        return maps, (0.0, 1.0), ("0", "each map's maximum")
+    maps = maps * maps[0].size  # shares become multiples of an even share
+    return maps, (maps.min(), maps.max()), (f"{maps.min():.1f}", f"{maps.max():.1f} times an even share")
 
 
 def _draw_panels(clip: Backbone, each: Look, size: tuple[int, int]) -> list[tuple[str, list[Any]]]:
@@ -231,14 +187,14 @@ def _draw_panels(clip: Backbone, each: Look, size: tuple[int, int]) -> list[tupl
         for pixels in each.pixels
     ]
     first = ("the photographs, as the model gets them", photographs)
-    if each.maps is None:
+    if each.heat is None:
         missing = next(image for image in photographs if isinstance(image, str))
         return [first, ("", [f"no map: {missing}"] * 2), ("", [f"no lines: {missing}"] * 2)]
-    heat, cosines = each.maps.heat, each.maps.alike["cosine"]
-    *maps, ends, _ = _scale_heat(heat)
+    heat, cosines = each.heat, each.alike["cosine"]
+    maps, ends, _ = _scale_heat(heat)
     where = attention.find_centres(clip, maps[0].shape)
     heated = [overlay(image, one, where, ends) for image, one in zip(photographs, maps, strict=True)]
-    method = f"Grad-CAM of their cosine, {float(heat.cosine[0]):.3f}" if heat.method == "Grad-CAM" else heat.method
+    method = f"Grad-CAM of their cosine, {heat.cosine:.3f}" if heat.method == "Grad-CAM" else heat.method
     found = f"{len(cosines)}, cosine {cosines.iloc[0]:.2f} to {cosines.iloc[-1]:.2f}" if len(cosines) else "none found"
     return [first, (method, heated), (f"alike places: {found}", photographs)]
 
@@ -253,11 +209,11 @@ def _draw_bar(canvas: Image.Image, corner: tuple[int, int], width: int, heat: He
 
 
 def _draw_lines(
-    draw: ImageDraw.ImageDraw, corners: Sequence[tuple[int, int]], size: tuple[int, int], clip: Backbone, maps: Maps
+    draw: ImageDraw.ImageDraw, corners: Sequence[tuple[int, int]], size: tuple[int, int], clip: Backbone, each: Look
 ) -> None:
-    down, across = attention.find_centres(clip, maps.grid)
+    down, across = attention.find_centres(clip, each.grid)
     lines = []
-    for places in maps.alike[correspondence.COLUMNS[:4]].to_numpy().reshape(-1, 2, 2):  # (row, column) of either end
+    for places in each.alike[correspondence.COLUMNS[:4]].to_numpy().reshape(-1, 2, 2):  # (row, column) of either end
         both = zip(corners, places, strict=True)
         lines.append([(x + FRAME + across[c] * size[0], y + FRAME + down[r] * size[1]) for (x, y), (r, c) in both])
     numbered = list(zip(range(1, len(lines) + 1), lines, COLOURS * len(lines), strict=False))[::-1]  # best comes on top
@@ -285,10 +241,11 @@ def _colour(grey: np.ndarray, share: np.ndarray) -> Image.Image:
 
 
 def _write_legend(clip: Backbone, looks: Sequence[Look]) -> list[str]:
-    whole = [(each.maps, each.result.score) for each in looks if each.maps]
+    whole = [(each.heat, each.grid, each.result.score) for each in looks if each.heat]
     if not whole:
         return ["No map and no lines: a photograph is missing or cannot be read."]
-    legend = [whole[0][0].heat.legend, correspondence.write_legend(clip, whole[0][0].grid)]
-    if any(abs(float(maps.heat.cosine[0]) - score) > 0.005 for maps, score in whole):  # more than the store rounds
+    heat, grid, _ = whole[0]
+    legend = [heat.legend, correspondence.write_legend(clip, grid)]
+    if any(abs(heat.cosine - score) > 0.005 for heat, _, score in whole):  # more than the store rounds
         legend.append("The scores are those of another embedding than the image's, which maps and lines are about.")
     return legend

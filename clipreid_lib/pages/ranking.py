@@ -5,6 +5,7 @@ tell another story than the table.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from clipreid_lib.base.errors import UserError
 from clipreid_lib.scores import metrics
 
 SIDES = {"left", "right"}
@@ -38,7 +40,7 @@ class Ranking:
         similarity: (Q, G) cosine similarity in [-1, 1]; -inf takes an image out of that query's gallery.
 
     Raises:
-        ValueError: a column is missing, shapes disagree, a similarity is not a number, or a query has no match.
+        UserError: shapes disagree, a similarity is not a number, or a query has no match.
     """
 
     query: pd.DataFrame
@@ -46,20 +48,25 @@ class Ranking:
     similarity: np.ndarray
 
     def __post_init__(self) -> None:
-        """Check what every method relies on."""
-        for name, table in (("query", self.query), ("gallery", self.gallery)):
-            lacking = {"path", "identity", "aspect"} - set(table.columns)
-            if lacking:
-                raise ValueError(f"the {name} table lacks the column(s) {', '.join(sorted(lacking))}")
-        expected = (len(self.query), len(self.gallery))
-        if self.similarity.shape != expected:
-            raise ValueError(f"similarity has shape {self.similarity.shape}, the tables ask for {expected}")
-        if np.isnan(self.similarity).any() or np.isposinf(self.similarity).any():
-            raise ValueError("similarity holds values that are not finite")
-        matched = (np.equal.outer(*self._labels) & (self.similarity > -np.inf)).any(axis=1)
-        if not matched.all():
-            path = self.query["path"].iloc[int(matched.argmin())]
-            raise ValueError(f"query {path} has no true match in the gallery, so it has no rank")
+        """Score every query, which checks the numbers too."""
+        first = self.first_hit()
+        if not first.all():
+            path = self.query["path"].iloc[int(first.argmin())]
+            raise UserError(f"query {path} has no true match in the gallery, so it has no rank")
+
+    def check_queries(self, queries: Iterable[int]) -> list[int]:
+        """Return positions in the query table as they are.
+
+        Raises:
+            UserError: none is given, or one is not there.
+        """
+        wanted = [int(q) for q in queries]
+        if not wanted:
+            raise UserError("queries: none are given; choose some, such as ranking.hardest(3)")
+        for q in wanted:
+            if not 0 <= q < len(self.query):
+                raise UserError(f"query: {q} is not there; positions go from 0 to {len(self.query) - 1}")
+        return wanted
 
     def order(self, q: int) -> np.ndarray:
         """Return gallery positions (G,), best first; on equal scores wrong ones first, then by position."""
@@ -91,16 +98,6 @@ class Ranking:
             if (rank <= top or right[g]) and self.similarity[q, g] > -np.inf
         ]
         return results[:top], results[top:]
-
-    def clamp(self, top: int) -> int:
-        """Return how many gallery images a row can show: ``top``, at most the gallery's size.
-
-        Raises:
-            ValueError: top below 1.
-        """
-        if top < 1:
-            raise ValueError(f"top must be at least 1, given: {top}")
-        return min(top, len(self.gallery))
 
     @cached_property
     def _labels(self) -> tuple[np.ndarray, np.ndarray]:

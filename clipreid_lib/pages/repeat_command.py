@@ -1,6 +1,6 @@
 """The command that repeats a run or a grid, proved by composing it again."""
 
-import json
+import math
 import shlex
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def list_changed(params: Params) -> dict:
 
 def repeat_run(params: Params) -> str:
     """Return ``clipreid run`` with one ``--set`` per key, quoted for a shell."""
-    return _write_command([f"{key}={_write_scalar(value)}" for key, value in list_changed(params).items()])
+    return _write_command([f"{key}={_write_value(value)}" for key, value in list_changed(params).items()])
 
 
 def repeat_grid(runs: list[Params]) -> str | None:
@@ -42,8 +42,7 @@ def repeat_grid(runs: list[Params]) -> str | None:
     for key in dict.fromkeys(key for values in each for key in values):
         default = Params.model_fields[key].default
         axis = list(dict.fromkeys(values.get(key, default) for values in each))
-        one = _write_scalar(axis[0])
-        settings.append(f"{key}={one}" if len(axis) == 1 else f"{key}=[{', '.join(map(_write_in_list, axis))}]")
+        settings.append(f"{key}={_write_value(axis[0] if len(axis) == 1 else axis)}")
     command = _write_command(settings)
     return command if list_runs(command) == sorted({params.run_id for params in runs}) else None
 
@@ -63,17 +62,7 @@ def _write_command(settings: list[str]) -> str:
     return " \\\n    ".join(parts)
 
 
-def _write_scalar(value: object) -> str:
-    """Write a value so that YAML reads the same one back."""
-    text = value if isinstance(value, str) else yaml.safe_dump(value).split("\n")[0]
-    try:
-        same = yaml.safe_load(text) == value
-    except yaml.YAMLError:
-        same = False
-    return text if same else json.dumps(value, ensure_ascii=False)
-
-
-def _write_in_list(value: object) -> str:
-    text = _write_scalar(value)
-    plain = not set(text) & set(",[]{}#:\"'")  # signs that end a plain word inside a list
-    return text if plain or not isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+def _write_value(value: object) -> str:
+    """Write a value, or a list of values, on one line of YAML."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=math.inf, allow_unicode=True)
+    return text.removesuffix("...\n").strip()

@@ -1,14 +1,33 @@
 """Reports: one page per run and one for several, for readers who have neither the code nor the images."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import write_text
-from clipreid_lib.pages import report_run, report_runs
+from clipreid_lib.pages import report_origin, report_runs, report_scores
+from clipreid_lib.pages.report_blocks import Facts, make_section, render
 from clipreid_lib.params.run_folder import list_run_folders
 from clipreid_lib.params.schema import project_path
 from clipreid_lib.scores.finished_run import FinishedRun
+from clipreid_lib.scores.score_names import FLOOR, format_score, name_method
+
+SECTIONS: dict[str, Callable[[FinishedRun], list]] = {
+    "Scores": report_scores.show_scores,
+    "Other ways to compare": report_scores.show_rows,
+    "Data and protocol": report_origin.show_data,
+    "Training": report_scores.show_curves,
+    "Pictures": report_scores.show_figures,
+    "Failures": report_scores.show_failures,
+    "Who it fails": report_scores.show_subgroups,
+    "Beside published numbers": report_scores.show_published,
+    "Model card": report_origin.show_card,
+    "Licences and citations": report_origin.show_licences,
+    "Provenance": lambda run: [Facts(report_origin.list_provenance(run))],
+    "Params": report_origin.show_params,
+    "How to repeat it": report_origin.show_repeat,
+    "Notebooks": report_origin.show_notebooks,
+}
 
 
 def write(folders: list[str], outputs: str | None = None) -> Iterator[str]:
@@ -16,8 +35,7 @@ def write(folders: list[str], outputs: str | None = None) -> Iterator[str]:
 
     Args:
         folders: of runs; every evaluated run of the outputs folder where empty.
-        outputs: the runs' outputs folder, which the grid's page goes to; where None the one that all runs given lie
-            in, else the project's.
+        outputs: where the grid's page goes to; None takes the folder that all runs given lie in, else the project's.
 
     Yields:
         Lines to print: the address of each page written, and a sentence for each run left out.
@@ -40,12 +58,34 @@ def write(folders: list[str], outputs: str | None = None) -> Iterator[str]:
         if not runs:
             raise UserError(f"{place / 'runs'}: no evaluated run to report; `clipreid run params/demo.yaml` makes some")
     for run in runs:
-        yield _write_page(run.folder / "report.html", report_run.lay_out(run))
+        path = run.folder / "report.html"
+        write_text(path, lay_out(run))
+        yield path.as_uri()
     if len(runs) > 1:
         path = place / "reports" / f"{report_runs.name_page(runs)}.html"
-        yield _write_page(path, report_runs.lay_out(runs, path.parent, place))
+        write_text(path, report_runs.lay_out(runs, path.parent, place))
+        yield path.as_uri()
 
 
-def _write_page(path: Path, page: str) -> str:
-    write_text(path, page)
-    return path.as_uri()
+def lay_out(run: FinishedRun) -> str:
+    """Return the run's report as HTML; its executed notebooks are written as pages beside them on the way."""
+    sections = [make_section(title, make, run) for title, make in SECTIONS.items()]
+    return render(run.name, _sum_up(run), sections, [run.folder, run.outputs])
+
+
+def _sum_up(run: FinishedRun) -> list[str]:
+    params, own = run.params, run.own
+    trained = "it was trained on other people" if params.trains_encoder else "nothing was trained"
+    if params.mode == "prompt_learn":
+        trained = "sentences were learned, the image encoder is as pretrained"
+    counts = {name: own.get(name, "?") for name in ("identities", "draws", "queries", "gallery")}
+    floor = own.get("rows", {}).get(FLOOR) or {}
+    return [
+        f"The model {params.model}, variant {name_method(params.variant, params.stage)}, seed {params.seed}, was "
+        f"tested on {params.dataset} {params.aspect} under protocol {params.protocol} ({trained}): "
+        f"{counts['identities']} people, {counts['draws']} draws, in the first of them "
+        f"{counts['queries']} queries and {counts['gallery']} gallery images.",
+        f"Rank-1 is {format_score(own, 'rank1')} and mAP {format_score(own, 'map')} (per cent, mean ± "
+        "deviation over draws [95 % interval over people]); nearest neighbour on 32x32 grey pixels, the floor, has "
+        f"rank-1 {format_score(floor, 'rank1')} and mAP {format_score(floor, 'map')}.",
+    ]

@@ -1,54 +1,59 @@
 """What a report's page is made of: a few kinds of block, laid out by one template into a file that needs no other."""
 
+import base64
 import functools
 import html
+import io
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import jinja2
+import matplotlib
+import matplotlib.pyplot as plt
 import pandas as pd
 import yaml
-from markupsafe import Markup
+from markupsafe import Markup, escape
+from PIL import Image
 
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.pages import style
+from clipreid_lib.pages.thumbnails import encode_jpeg
 from clipreid_lib.params.schema import ROOT
 
 WORDS = yaml.safe_load(Path(__file__).with_name("report_words.yaml").read_text(encoding="utf-8"))
 TEXTS, FIGURES = WORDS["texts"], WORDS["figures"]
-PICTURE = re.compile(r"(data:[^\"']*)")
+PICTURE = re.compile(r"(data:image/[^\"']*)")
+WIDEST = 1400  # px of a picture on a page
+LARGE = 400_000  # bytes from which a file is taken for photographs: as JPEG, which would blur a line drawing
+HALF = 5.0  # inches in print up to which a figure takes half of the page
+DPI = 150  # of figures drawn for the page alone
 
 
-@dataclass(frozen=True)
-class Words:
+class Words(NamedTuple):
     """A paragraph. ``missing`` marks one that says what could not be shown."""
 
     text: str
     missing: bool = False
-    kind: str = "words"
 
 
-@dataclass(frozen=True)
-class Link:
+class Link(NamedTuple):
     """A link to a file that lies beside the page, in a table or on a line of its own; ``note`` is said after it."""
 
     text: str
     href: str
     note: str = ""
-    kind: str = "link"
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """A table: the first cell of each row names it. A cell is text (line breaks are kept) or a :class:`Link`."""
 
     head: list[str]
     rows: Sequence[Sequence[str | Link]]
     caption: str = ""
-    kind: str = "table"
 
     @classmethod
     def of(cls, table: pd.DataFrame, caption: str = "", index: bool = True) -> "Table":
@@ -58,16 +63,13 @@ class Table:
         return cls(["" if str(name) in ("index", "level_0") else str(name) for name in table], cells, caption)
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
     """Names and what they are, one under the other."""
 
     rows: dict[str, str]
-    kind: str = "facts"
 
 
-@dataclass(frozen=True)
-class Figure:
+class Figure(NamedTuple):
     """A picture as a data address, with its size in px and a caption; ``wide`` ones take the whole width."""
 
     source: str
@@ -77,33 +79,26 @@ class Figure:
     wide: bool = False
 
 
-@dataclass(frozen=True)
-class Figures:
+class Figures(NamedTuple):
     """Pictures side by side where there is room."""
 
     items: list[Figure]
-    kind: str = "figures"
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """A command to copy."""
 
     text: str
-    kind: str = "command"
 
 
-@dataclass(frozen=True)
-class Folded:
+class Folded(NamedTuple):
     """Blocks that open on a click."""
 
     title: str
     blocks: list[Any]
-    kind: str = "folded"
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """A heading and its blocks."""
 
     title: str
@@ -115,9 +110,53 @@ class Section:
         return re.sub(r"\W+", "-", self.title.lower())
 
 
+def make_section(title: str, make: Callable[..., list], *given: object) -> Section:
+    """Make a section, or one that says which file of a run is missing or damaged.
+
+    Only what reading a file raises counts as that: any other error is a fault of ours and is not caught.
+    """
+    try:
+        return Section(title, make(*given))
+    except UserError as error:
+        return Section(title, [Words(f"Not to be shown: {str(error).rstrip('.')}.", missing=True)])
+
+
 def link_to(path: Path, folder: Path, text: str) -> Link:
     """Return a link to a file from a page in ``folder`` that works wherever both are copied."""
     return Link(text, quote(Path(os.path.relpath(path, folder)).as_posix()))
+
+
+def embed(path: Path, caption: str) -> Figure:
+    """Take a PNG file into a page, at most 1400 px wide: a drawing as PNG of 256 colours, photographs as JPEG.
+
+    Raises:
+        UserError: it is not there or no picture.
+    """
+    try:
+        with Image.open(path) as image:
+            per_inch, small = image.info.get("dpi", (style.PRINT,))[0], image.convert("RGB")
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow answers some damaged PNG files by SyntaxError
+        how = "is not there" if isinstance(error, FileNotFoundError) else "is no picture that can be read"
+        raise UserError(f"figures/{path.name} {how}") from None
+    wide = small.width > min(HALF * per_inch, 2 * small.height)
+    small.thumbnail((WIDEST, 10 * WIDEST))
+    if path.stat().st_size > LARGE:
+        source = "data:image/jpeg;base64," + encode_jpeg(small)
+        return Figure(source, small.width, small.height, caption, wide=True)  # its small print needs the room
+    memory = io.BytesIO()
+    small.quantize(256).save(memory, "PNG", optimize=True)
+    return Figure(_encode_png(memory), small.width, small.height, caption, wide)
+
+
+def draw(make: Callable[..., plt.Figure], caption: str, *values: object) -> Figure:
+    """Draw a figure by ``make(*values)`` in the library's style and take it into a page as PNG."""
+    with matplotlib.rc_context():
+        style.use()
+        figure, memory = make(*values), io.BytesIO()
+        figure.savefig(memory, format="png", dpi=DPI, bbox_inches="tight", metadata={"Software": None})
+        plt.close(figure)
+    width, height = Image.open(memory).size
+    return Figure(_encode_png(memory), width, height, caption, width > HALF * DPI)
 
 
 def render(title: str, lead: list[str], sections: list[Section], hidden: Sequence[Path] = (), body: str = "") -> str:
@@ -134,40 +173,35 @@ def render(title: str, lead: list[str], sections: list[Section], hidden: Sequenc
     Returns:
         The page, the same for the same input.
     """
-    places = _spell_places(hidden)
-    parts = PICTURE.split(body)  # text and pictures by turns; a picture's letters are not to be touched
-    parts[::2] = [_cut_places(part, places) for part in parts[::2]]
-    page = _compile(places)
-    return page.render(title=title, lead=lead, sections=sections, body=Markup("".join(parts))) + "\n"
+    page = _load_template().render(title=title, lead=lead, sections=sections, body=Markup(body)) + "\n"
+    parts = PICTURE.split(page)  # text and pictures by turns; a picture's letters are not to be touched
+    for place in _spell_places(hidden):
+        cut = re.compile("(?:file://)?" + re.escape(place) + r"(?:/|(?=[\s:;,.'\")<&]))")
+        parts[::2] = [cut.sub("", part) for part in parts[::2]]
+    return "".join(parts)
 
 
-@functools.lru_cache
-def _compile(places: tuple[str, ...]) -> jinja2.Template:
-    """Compile the page, which takes longer than filling it in."""
+@functools.cache
+def _load_template() -> jinja2.Template:
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,  # names come from data sets, params and paths
         undefined=jinja2.StrictUndefined,
-        finalize=functools.partial(_cut_places, places=places),
         trim_blocks=True,
         lstrip_blocks=True,
     ).get_template("report.html")
 
 
-def _cut_places(value: Any, places: Sequence[str]) -> Any:
-    """Cut folders' names out of a text; pictures, finished HTML and numbers pass."""
-    if not isinstance(value, str) or isinstance(value, Markup) or value.startswith("data:"):
-        return value
-    for place in places:
-        value = re.sub("(?:file://)?" + re.escape(place) + r"(?:/|(?=[\s:;,.'\")<&]|$))", "", value)
-    return value
-
-
-def _spell_places(hidden: Sequence[Path]) -> tuple[str, ...]:
+def _spell_places(hidden: Sequence[Path]) -> list[str]:
     """Return every way to write the folders that a page must not name, the longest first, as one may hold another."""
     places = [Path(place) for place in (*hidden, ROOT, Path.home())]
     named = {str(form) for place in places for form in (place.absolute(), place.resolve())}
     named |= {os.path.relpath(place, ROOT) for place in places}  # as notebooks name folders
     named = {name for name in named if name.strip("./") and name.startswith(("/", ".."))}
-    named |= {spell(name) for name in named for spell in (quote, html.escape)}  # as addresses and pages spell them
-    return tuple(sorted(named, key=lambda name: (-len(name), name)))
+    # As addresses, notebooks and pages spell them.
+    named |= {spell(name) for name in named for spell in (quote, html.escape, lambda name: str(escape(name)))}
+    return sorted(named, key=lambda name: (-len(name), name))
+
+
+def _encode_png(memory: io.BytesIO) -> str:
+    return "data:image/png;base64," + base64.b64encode(memory.getvalue()).decode("ascii")

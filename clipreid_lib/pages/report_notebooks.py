@@ -1,7 +1,6 @@
 """Executed notebooks as pages: what they say and show, without code, scripts or anything from a network."""
 
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,14 +17,9 @@ ELSEWHERE = re.compile(r"""<img\b[^>]*?\ssrc\s*=\s*["']?(?!["']?data:)[^>]*>""",
 
 
 def export(notebook: Path, hidden: Sequence[Path] = ()) -> Path:
-    """Write an executed notebook as HTML beside it, unless a newer page is there.
+    """Write an executed notebook as HTML beside it, unless a newer page is there, and return the page.
 
-    Args:
-        notebook: the ``.ipynb``.
-        hidden: folders whose names are cut out of it; see :func:`clipreid_lib.pages.report_blocks.render`.
-
-    Returns:
-        The page.
+    The names of ``hidden`` folders are cut out; see :func:`clipreid_lib.pages.report_blocks.render`.
 
     Raises:
         UserError: the notebook cannot be read.
@@ -33,7 +27,6 @@ def export(notebook: Path, hidden: Sequence[Path] = ()) -> Path:
     page = notebook.with_suffix(".html")
     if page.exists() and page.stat().st_mtime >= notebook.stat().st_mtime:
         return page
-    sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]  # as in clipreid_lib.runs.execute
     import nbformat  # here: both take a second to import
     from nbconvert import HTMLExporter
     from traitlets.config import Config

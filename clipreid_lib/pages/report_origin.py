@@ -6,8 +6,7 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import file_sha
 from clipreid_lib.data import datasets
 from clipreid_lib.pages import model_card, repeat_command, report_notebooks
-from clipreid_lib.pages.report_blocks import TEXTS, Command, Facts, Figures, Folded, Link, Table, Words, link_to
-from clipreid_lib.pages.report_figures import embed
+from clipreid_lib.pages import report_blocks as page
 from clipreid_lib.params.schema import Params
 from clipreid_lib.scores.finished_run import FinishedRun
 
@@ -25,46 +24,31 @@ def show_data(run: FinishedRun) -> list:
         "training seed": str(params.seed),
         "manifest": f"SHA-256 {own.get('manifest_sha', 'unknown')}",
     }
-    blocks: list = [Facts(facts)]
-    try:
-        rows = [[role, f"{images:,}", f"{people:,}"] for role, (images, people) in count_parts(run).items()]
-        blocks.append(Table(["part", "images", "people"], rows, "Who trains, who is tested and who distracts."))
-        if file_sha(run.folder / "manifest.csv") != own.get("manifest_sha"):
-            said = "manifest.csv is not the manifest that these scores were made with."
-            blocks.append(Words(said, missing=True))
-    except UserError as error:
-        blocks.append(Words(f"Images and people of each part: {error}.", missing=True))
+    rows = [[role, f"{images:,}", f"{people:,}"] for role, (images, people) in count_parts(run).items()]
+    caption = "Who trains, who is tested and who distracts."
+    blocks: list = [page.Facts(facts), page.Table(["part", "images", "people"], rows, caption)]
+    if file_sha(run.folder / "manifest.csv") != own.get("manifest_sha"):
+        said = "manifest.csv is not the manifest that these scores were made with."
+        blocks.append(page.Words(said, missing=True))
     split = run.survey / "figures" / "split.png"
     if split.is_file():
-        blocks.append(Figures([embed(split, "The part each person plays in each aspect (notebook 01).")]))
+        blocks.append(page.Figures([page.embed(split, "The part each person plays in each aspect (notebook 01).")]))
     return blocks
 
 
 def count_parts(run: FinishedRun) -> dict[str, tuple[int, int]]:
-    """Return (images, people) of each role that the manifest knows, in the order of a study.
-
-    Raises:
-        UserError: the manifest is lost or damaged.
-    """
+    """Return (images, people) of each role that the manifest knows, in the order of a study."""
     found = run.manifest.images.groupby("role")["subject"].agg(["size", "nunique"])
-    order = [role for role in ("train", "validation", "test", "distractor", "unpaired", "junk") if role in found.index]
-    return {role: (int(found.loc[role, "size"]), int(found.loc[role, "nunique"])) for role in order}
+    order = ("train", "validation", "test", "distractor", "unpaired", "junk")
+    return {role: tuple(found.loc[role].tolist()) for role in order if role in found.index}
 
 
 def show_card(run: FinishedRun) -> list:
-    """Return the model card; what is lost with a file of the run is left out of it, as other sections say."""
-    counts, split = {}, None
-    try:
-        counts = count_parts(run)
-    except UserError:
-        pass
-    try:
-        rated = run.groups["rank1"].notna()
-        split = int(rated.sum()), int((~rated).sum())
-    except UserError:
-        pass
-    card = model_card.fill_card(run.params, {**run.metrics, **run.own}, counts, split)
-    return [Facts(card), Words(f"The headings are those of {model_card.CITED}.")]
+    """Return the model card."""
+    rated = run.groups["rank1"].notna()
+    groups = int(rated.sum()), int((~rated).sum())
+    card = model_card.fill_card(run.params, {**run.metrics, **run.own}, count_parts(run), groups)
+    return [page.Facts(card), page.Words(f"The headings are those of {model_card.CITED}.")]
 
 
 def show_licences(run: FinishedRun) -> list:
@@ -72,7 +56,7 @@ def show_licences(run: FinishedRun) -> list:
     about = datasets.summary(run.params.dataset)
     start, licence = model_card.describe_weights(run.params)
     data = {"data set": about.title, "its licence": about.licence, "to cite": about.citation}
-    return [Facts({**data, "weights": start, "their licence": licence, "code": "MIT"})]
+    return [page.Facts({**data, "weights": start, "their licence": licence, "code": "MIT"})]
 
 
 def list_provenance(run: FinishedRun) -> dict[str, str]:
@@ -81,11 +65,10 @@ def list_provenance(run: FinishedRun) -> dict[str, str]:
     facts = began | {key: metrics[key] for key in ("git", "python", "system", "versions") if key in metrics}
     seconds = metrics.get("seconds") or {}
     done = {p.stem: run.read_record(f"done/{p.name}").get("finished") for p in (run.folder / "done").glob("*.json")}
-    versions = facts["versions"] if isinstance(facts.get("versions"), dict) else {}
     lines = {
         "code": f"git {facts.get('git', 'unknown')}",
         "Python": facts.get("python"),
-        "libraries": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "libraries": ", ".join(f"{name} {version}" for name, version in (facts.get("versions") or {}).items()),
         "machine": f"{facts.get('system', 'unknown system')}, {facts.get('cores', '?')} cores, "
         f"threads {facts.get('threads', '?')}, device {metrics.get('device', 'unknown')}",
         "started": _write_moment(began.get("started")),
@@ -113,13 +96,13 @@ def _write_moment(text: object) -> str:
 
 def show_params(run: FinishedRun) -> list:
     """Return every param, those changed from the defaults first."""
-    changed = repeat_command.list_changed(run.params)
-    rows = [[key, write_param(key, value), write_param(key, _default(key))] for key, value in changed.items()]
+    changed, fields = repeat_command.list_changed(run.params), Params.model_fields
+    rows = [[key, write_param(key, value), write_param(key, fields[key].default)] for key, value in changed.items()]
     every = {key: write_param(key, value) for key, value in run.params}
-    first = Table(["key", "this run", "default"], rows, "Changed from the defaults.")
+    first = page.Table(["key", "this run", "default"], rows, "Changed from the defaults.")
     return [
-        first if rows else Words("All at their defaults."),
-        Folded(f"All {len(every)} keys, as they were resolved", [Facts(every)]),
+        first if rows else page.Words("All at their defaults."),
+        page.Folded(f"All {len(every)} keys, as they were resolved", [page.Facts(every)]),
     ]
 
 
@@ -129,44 +112,35 @@ def write_param(key: str, value: object) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _default(key: str) -> object:
-    return Params.model_fields[key].default
-
-
 def show_command(command: str, names: list[str]) -> list:
-    """Return a command and, where it does not make the very runs it is said to repeat, why.
-
-    Args:
-        command: as ``clipreid_lib.pages.repeat_command`` writes it.
-        names: ids of the runs it is to make.
-    """
-    blocks: list = [Command(command)]
+    """Return a command and, where it does not make the very runs of these ids, why."""
+    blocks: list = [page.Command(command)]
     if repeat_command.ELSEWHERE in command:
-        blocks.append(Words(TEXTS["command with a place"]))
+        blocks.append(page.Words(page.TEXTS["command with a place"]))
     elif repeat_command.list_runs(command) != sorted(names):
-        blocks.append(Words(TEXTS["command of another run"], missing=True))
+        blocks.append(page.Words(page.TEXTS["command of another run"], missing=True))
     return blocks
 
 
 def show_repeat(run: FinishedRun) -> list:
     """Return the command that makes this run."""
     command = repeat_command.repeat_run(run.params)
-    return [Words("In the project's top folder:"), *show_command(command, [run.name])]
+    return [page.Words("In the project's top folder:"), *show_command(command, [run.name])]
 
 
 def show_notebooks(run: FinishedRun) -> list:
     """Return links to the executed notebooks and to pages made of them, which are written where they are older."""
-    rows: list[list[str | Link]] = []
-    blocks, folder = [], run.folder
+    rows: list[list] = []
+    lost, folder = [], run.folder
     for path in [path for place in (run.survey, folder) for path in sorted((place / "notebooks").glob("*.ipynb"))]:
         try:
-            page = report_notebooks.export(path, [folder, run.outputs])
+            exported = report_notebooks.export(path, [folder, run.outputs])
         except UserError as error:
-            blocks.append(Words(f"{error}.", missing=True))
+            lost.append(page.Words(f"{error}.", missing=True))
             continue
         note = "this run's" if path.is_relative_to(folder) else "shared by all runs on the same data"
-        rows.append([link_to(page, folder, path.stem), link_to(path, folder, "with its code"), note])
-    if not rows and not blocks:
-        return [Words("The executed notebooks are not there.", missing=True)]
+        rows.append([page.link_to(exported, folder, path.stem), page.link_to(path, folder, "with its code"), note])
+    if not rows and not lost:
+        return [page.Words("The executed notebooks are not there.", missing=True)]
     caption = "What the executed notebooks said and showed as pages, and the notebooks themselves."
-    return [Table(["page", "notebook", "whose"], rows, caption), *blocks]
+    return [page.Table(["page", "notebook", "whose"], rows, caption), *lost]

@@ -1,6 +1,8 @@
 """The report of several runs: one leaderboard, what they share and differ in, and one against another."""
 
 import hashlib
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +10,7 @@ import pandas as pd
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.pages import repeat_command, report_origin, score_figures
-from clipreid_lib.pages.report_blocks import TEXTS, Facts, Figures, Folded, Link, Table, Words, link_to, render
-from clipreid_lib.pages.report_figures import draw, embed
-from clipreid_lib.pages.report_run import make_section
+from clipreid_lib.pages import report_blocks as page
 from clipreid_lib.pages.report_scores import show_published
 from clipreid_lib.params.schema import Params
 from clipreid_lib.scores import comparison, leaderboard
@@ -37,26 +37,20 @@ def name_page(runs: Runs) -> str:
 
 
 def lay_out(runs: Runs, folder: Path, outputs: Path) -> str:
-    """Return the report of several runs as HTML.
-
-    Args:
-        runs: evaluated runs.
-        folder: where the page will lie, for its links.
-        outputs: the outputs folder, where ``across.csv`` may lie.
-    """
+    """Return the report of several runs as HTML that will lie in ``folder``; ``outputs`` may hold ``across.csv``."""
     runs = sorted(runs, key=lambda run: (LADDER.index(run.params.variant), run.name))
     sections = [
-        make_section("Leaderboard", _show_leaderboard, runs, folder),
-        make_section("Averages over seeds", _show_averages, runs),
-        make_section("Rank-1 and mAP, drawn", _show_figures, runs),
-        make_section("One against another", _show_pairs, runs),
-        make_section("What they share and differ in", _show_params, runs),
-        make_section("Beside published numbers", show_published, *runs),
-        make_section("Across aspects and data sets", _show_across, outputs),
-        make_section("Provenance", _show_provenance, runs),
-        make_section("How to repeat it", _show_repeat, runs),
+        page.make_section("Leaderboard", _show_leaderboard, runs, folder),
+        page.make_section("Averages over seeds", _show_averages, runs),
+        page.make_section("Rank-1 and mAP, drawn", _show_figures, runs),
+        page.make_section("One against another", _show_pairs, runs),
+        page.make_section("What they share and differ in", _show_params, runs),
+        page.make_section("Beside published numbers", show_published, *runs),
+        page.make_section("Across aspects and data sets", _show_across, outputs),
+        page.make_section("Provenance", _show_provenance, runs),
+        page.make_section("How to repeat it", _show_repeat, runs),
     ]
-    return render(name_page(runs), _sum_up(runs), sections, [outputs, *(run.folder for run in runs)])
+    return page.render(name_page(runs), _sum_up(runs), sections, [outputs, *(run.folder for run in runs)])
 
 
 def _sum_up(runs: Runs) -> list[str]:
@@ -76,21 +70,16 @@ def _sum_up(runs: Runs) -> list[str]:
 
 def _name_runs(runs: Runs) -> dict[str, str]:
     """Name runs by variant and stage, and by seed, aspect and id where several would share that name; by folder."""
-    varying = [
-        key
-        for key in ("dataset", "aspect", "protocol", "model", "seed")
-        if len({getattr(run.params, key) for run in runs}) > 1
-    ]
+    keys = ("dataset", "aspect", "protocol", "model", "seed")
+    varying = [key for key in keys if len({getattr(run.params, key) for run in runs}) > 1]
 
     def name(params: Params) -> str:
         parts = [params.variant] + ([params.mode] if params.mode != "full" else [])
         return ", ".join([*parts, *(f"{'seed ' * (key == 'seed')}{getattr(params, key)}" for key in varying)])
 
-    names = [name(run.params) for run in runs]
-    return {
-        run.name: mine if names.count(mine) == 1 else f"{mine}, {run.name[-8:]}"
-        for run, mine in zip(runs, names, strict=True)
-    }
+    names = {run.name: name(run.params) for run in runs}
+    shared = [mine for mine, count in Counter(names.values()).items() if count > 1]
+    return {run: f"{mine}, {run[-8:]}" if mine in shared else mine for run, mine in names.items()}
 
 
 def _group_tests(runs: Runs) -> dict[str, Runs]:
@@ -109,7 +98,7 @@ def _read_queries(group: Runs, names: dict[str, str]) -> tuple[dict[str, Finishe
             run.queries  # noqa: B018  read, and then kept
             whole[names[run.name]] = run
         except UserError as error:
-            lost.append(Words(f"{run.name}: {error}.", missing=True))
+            lost.append(page.Words(f"{run.name}: {error}.", missing=True))
     return whole, lost
 
 
@@ -120,32 +109,32 @@ def _show_leaderboard(runs: Runs, folder: Path) -> list:
         for protocol, scores in run.protocols.items():
             test = run.params.dataset, run.params.aspect, protocol, scores.get("compared_sha")
             tests.setdefault(test, []).append((run, scores))
-    blocks: list = [Words(TEXTS["leaderboard"])]
+    blocks: list = [page.Words(page.TEXTS["leaderboard"])]
     columns = {score: SHOWN.get(score, "EER") for score in ("rank1", "rank5", "map", "map_trapezoid", "minp", "eer")}
     for (dataset, aspect, protocol, _), found in tests.items():
         rows = []
         for run, scores in found:
             values = [format_score(scores, score).replace(" [", "\n[") for score in columns]
             counts = [str(scores.get(name, "–")) for name in ("queries", "gallery")]
-            page, gallery = _link(run, "report.html", folder, names[run.name]), _link(run, "gallery.html", folder)
-            rows.append([page or names[run.name], *values, *counts, gallery or "–"])
+            report, gallery = _link(run, "report.html", folder, names[run.name]), _link(run, "gallery.html", folder)
+            rows.append([report or names[run.name], *values, *counts, gallery or "–"])
         own = ", their own" if any(run.params.protocol == protocol for run, _ in found) else ""
         head = ["run", *columns.values(), "queries", "gallery", "rankings"]
-        blocks.append(Table(head, rows, f"{dataset} {aspect}, protocol {protocol}{own}"))
+        blocks.append(page.Table(head, rows, f"{dataset} {aspect}, protocol {protocol}{own}"))
     return blocks
 
 
-def _link(run: FinishedRun, file: str, folder: Path, text: str = "every query") -> Link | None:
+def _link(run: FinishedRun, file: str, folder: Path, text: str = "every query") -> page.Link | None:
     """Link to a file of a run; None where it is not there, or elsewhere: its path would name the machine."""
     target = run.folder / file
-    return link_to(target, folder, text) if target.is_relative_to(folder.parent) and target.is_file() else None
+    return page.link_to(target, folder, text) if target.is_relative_to(folder.parent) and target.is_file() else None
 
 
 def _show_averages(runs: Runs) -> list:
     table, note = leaderboard.summarise(runs)
     for key in set(table.index.names) & set(repeat_command.PLACES):
         table = table.rename(index=lambda value, key=key: repeat_command.hide_place(key, value), level=key)
-    return [Table.of(table.rename_axis(index={None: "variant"})), Words(note)]
+    return [page.Table.of(table.rename_axis(index={None: "variant"})), page.Words(note)]
 
 
 def _show_figures(runs: Runs) -> list:
@@ -154,22 +143,22 @@ def _show_figures(runs: Runs) -> list:
     figures, blocks = [], []
     for score, label in (("rank1", "Rank-1"), ("map", "mAP")):
         caption = f"{label} of each run under its own protocol, with 95 % intervals over people."
-        figures.append(draw(score_figures.draw_intervals, caption, table, score, label))
+        figures.append(page.draw(score_figures.draw_intervals, caption, table, score, label))
     for group in _group_tests(runs).values():
         whole, lost = _read_queries(group, names)
         blocks += lost
         if len(whole) > CURVES:
-            blocks.append(Words(f"{len(whole)} runs of one test: the CMC shows the first {CURVES}."))
+            blocks.append(page.Words(f"{len(whole)} runs of one test: the CMC shows the first {CURVES}."))
         if whole:
             first = group[0].params
             caption = f"CMC on {first.dataset} {first.aspect} ({first.protocol}); the band is one deviation over draws."
             curves = {name: run.cmc for name, run in list(whole.items())[:CURVES]}
-            figures.append(draw(score_figures.draw_cmc, caption, curves))
-    return [Figures(figures), *blocks]
+            figures.append(page.draw(score_figures.draw_cmc, caption, curves))
+    return [page.Figures(figures), *blocks]
 
 
 def _show_pairs(runs: Runs) -> list:
-    blocks: list = [Words(TEXTS["pairs"])]
+    blocks: list = [page.Words(page.TEXTS["pairs"])]
     for group in _group_tests(runs).values():
         whole, _ = _read_queries(group, _name_runs(runs))
         names = list(whole)
@@ -184,28 +173,34 @@ def _show_pairs(runs: Runs) -> list:
         alone = "" if every else f"; so many runs that each is compared with {names[0]} alone"
         first = group[0].params
         caption = f"{first.dataset} {first.aspect}, protocol {first.protocol}{alone}"
-        blocks.append(Table.of(pd.concat(tables), caption))
-    return blocks if len(blocks) > 1 else [Words("No two of them answered the same questions.")]
+        blocks.append(page.Table.of(pd.concat(tables), caption))
+    return blocks if len(blocks) > 1 else [page.Words("No two of them answered the same questions.")]
+
+
+def _compare(runs: Runs, facts: list[dict], caption: str, write: Callable = lambda _, fact: fact) -> tuple[dict, list]:
+    """Return the facts that all runs share, and a table of the others, if there are any, both written."""
+    varying = [key for key in facts[0] if len({repr(each[key]) for each in facts}) > 1]
+    written = [{key: write(key, fact) for key, fact in each.items()} for each in facts]
+    rows = [[run.name, *(each[key] for key in varying)] for run, each in zip(runs, written, strict=True)]
+    shared = {key: fact for key, fact in written[0].items() if key not in varying}
+    return shared, [page.Table(["run", *varying], rows, caption)] if varying else []
 
 
 def _show_params(runs: Runs) -> list:
-    settings = [{key: report_origin.write_param(key, value) for key, value in run.params} for run in runs]
-    varying = [key for key in settings[0] if len({repr(getattr(run.params, key)) for run in runs}) > 1]
-    blocks: list = [Words("Their params are the same.")]
-    if varying:
-        rows = [[run.name, *(each[key] for key in varying)] for run, each in zip(runs, settings, strict=True)]
-        blocks = [Table(["run", *varying], rows, "The keys they differ in.")]
-    changed = dict.fromkeys(key for run in runs for key in run.params.changed() if key not in varying)
+    settings = [dict(run.params) for run in runs]
+    same, blocks = _compare(runs, settings, "The keys they differ in.", report_origin.write_param)
+    blocks = blocks or [page.Words("Their params are the same.")]
+    changed = dict.fromkeys(key for run in runs for key in run.params.changed() if key in same)
     if changed:
-        blocks += [Words("Shared, and changed from the defaults:"), Facts({key: settings[0][key] for key in changed})]
-    same = {key: value for key, value in settings[0].items() if key not in varying}
-    return [*blocks, Folded(f"All {len(same)} keys that they share", [Facts(same)])]
+        facts = page.Facts({key: same[key] for key in changed})
+        blocks += [page.Words("Shared, and changed from the defaults:"), facts]
+    return [*blocks, page.Folded(f"All {len(same)} keys that they share", [page.Facts(same)])]
 
 
 def _show_across(outputs: Path) -> list:
     path = outputs / "across.csv"
     if not path.is_file():
-        return [Words("Not measured; clipreid across does it for runs of protocol common.")]
+        return [page.Words("Not measured; clipreid across does it for runs of protocol common.")]
     table = read_table(path, ACROSS).replace({np.nan: None})
     rows = []
     for row in table.to_dict("records"):
@@ -214,36 +209,30 @@ def _show_across(outputs: Path) -> list:
         why = row["left_out"] or ""
         values = ["" if why else format_score(row, score).replace(" [", "\n[") for score in ("rank1", "map")]
         rows.append([trained, f"{row['tested_dataset']} {row['tested_aspect']}", *values, why])
-    blocks: list = [Table(["trained on", "tested on", "rank-1", "mAP", "left out"], rows, TEXTS["across"])]
-    pictures = {score: outputs / f"across_{score}.png" for score in ("rank1", "map")}
+    blocks: list = [page.Table(["trained on", "tested on", "rank-1", "mAP", "left out"], rows, page.TEXTS["across"])]
     figures = [
-        embed(path, f"{SHOWN[score]}, per cent: rows trained on, columns tested on.")
-        for score, path in pictures.items()
-        if path.is_file()
+        page.embed(outputs / f"across_{score}.png", f"{SHOWN[score]}, per cent: rows trained on, columns tested on.")
+        for score in ("rank1", "map")
+        if (outputs / f"across_{score}.png").is_file()
     ]
-    return blocks + ([Figures(figures)] if figures else [])
+    return blocks + ([page.Figures(figures)] if figures else [])
 
 
 def _show_provenance(runs: Runs) -> list:
     keys = ("code", "Python", "machine", "training", "started", "manifest", "checkpoint", "libraries")
-    facts = [report_origin.list_provenance(run) for run in runs]
-    same = {key: facts[0][key] for key in keys if len({each[key] for each in facts}) == 1}
-    varying = [key for key in keys if key not in same]
-    versions = len({each["code"] for each in facts})
+    every = [report_origin.list_provenance(run) for run in runs]
+    same, differing = _compare(runs, [{key: each[key] for key in keys} for each in every], "Where they differ.")
+    versions = len({each["code"] for each in every})
     said = "All were made by one version of the code." if versions == 1 else f"Made by {versions} versions of the code."
-    blocks: list = [Words(said), Facts(same)]
-    if varying:
-        rows = [[run.name, *(each[key] for key in varying)] for run, each in zip(runs, facts, strict=True)]
-        blocks.append(Table(["run", *varying], rows, "Where they differ."))
-    return blocks
+    return [page.Words(said), page.Facts(same), *differing]
 
 
 def _show_repeat(runs: Runs) -> list:
     command = repeat_command.repeat_grid([run.params for run in runs])
     if command:
         names = [run.name for run in runs]
-        return [Words("In the project's top folder:"), *report_origin.show_command(command, names)]
-    blocks: list = [Words("They are no full grid of any keys, so one command each, in the project's top folder:")]
+        return [page.Words("In the project's top folder:"), *report_origin.show_command(command, names)]
+    blocks: list = [page.Words("They are no full grid of any keys, so one command each, in the project's top folder:")]
     for run in runs:
         blocks += report_origin.show_command(repeat_command.repeat_run(run.params), [run.name])
     return blocks

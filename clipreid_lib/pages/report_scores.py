@@ -1,12 +1,12 @@
 """What a run's report shows of its results: scores, curves, pictures, failures, subgroups, published numbers."""
 
 import numpy as np
+import pandas as pd
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.data.photographs import on_all_cores
+from clipreid_lib.pages import report_blocks as page
 from clipreid_lib.pages import training_figures
-from clipreid_lib.pages.report_blocks import FIGURES, TEXTS, Facts, Figure, Figures, Folded, Link, Table, Words
-from clipreid_lib.pages.report_figures import draw, embed
 from clipreid_lib.scores import leaderboard, published
 from clipreid_lib.scores.finished_run import FinishedRun, read_table
 from clipreid_lib.scores.score_names import DEFINITIONS, SHOWN, format_score, format_share, name_rates
@@ -33,23 +33,22 @@ def show_scores(run: FinishedRun) -> list:
     keys = dict.fromkeys(key for scores in run.protocols.values() for key in scores)
     labels = {key: label for key, label in (COUNTS | SHOWN | {"eer": "EER"}).items() if key in keys} | name_rates(keys)
     rows = [[label, *(_write(scores, key) for scores in run.protocols.values())] for key, label in labels.items()]
-    blocks: list = [Table(["", f"{names[0]} (the run's own)", *names[1:]], rows, TEXTS["scores"])]
+    blocks: list = [page.Table(["", f"{names[0]} (the run's own)", *names[1:]], rows, page.TEXTS["scores"])]
     if metrics.get("left_out"):
-        blocks.append(Facts({f"{name}: left out": str(why) for name, why in metrics["left_out"].items()}))
+        blocks.append(page.Facts({f"{name}: left out": why for name, why in metrics["left_out"].items()}))
     if metrics.get("closed_set"):
         rows = [[how, format_share(share)] for how, share in metrics["closed_set"].items()]
-        blocks.append(Table(["by", "right"], rows, TEXTS["closed set"]))
-    definitions = metrics.get("definitions") or DEFINITIONS
-    return [*blocks, Folded("Definitions", [Facts({str(name): str(text) for name, text in definitions.items()})])]
+        blocks.append(page.Table(["by", "right"], rows, page.TEXTS["closed set"]))
+    return [*blocks, page.Folded("Definitions", [page.Facts(metrics.get("definitions") or DEFINITIONS)])]
 
 
 def show_rows(run: FinishedRun) -> list:
     """Return the scores of the run's other embeddings, and of its own compared in other ways."""
-    blocks: list = [Words(TEXTS["rows"])]
+    blocks: list = [page.Words(page.TEXTS["rows"])]
     for number, (protocol, scores) in enumerate(run.protocols.items()):
         rows = [[name, *(_write(row, score) for score in SHOWN)] for name, row in scores.get("rows", {}).items()]
-        table = Table(["", *SHOWN.values()], rows, f"Under protocol {protocol}.")
-        blocks.append(Folded(f"Under protocol {protocol}", [table]) if number else table)
+        table = page.Table(["", *SHOWN.values()], rows, f"Under protocol {protocol}.")
+        blocks.append(page.Folded(f"Under protocol {protocol}", [table]) if number else table)
     return blocks
 
 
@@ -58,17 +57,13 @@ def show_curves(run: FinishedRun) -> list:
     if not run.logs:
         trains = run.params.learns_prompts or run.params.trains_encoder
         text = "The training logs are not there." if trains else "This run trains nothing, so there is no curve."
-        return [Words(text, missing=trains)]
-    blocks, figures = [], []
+        return [page.Words(text, missing=trains)]
+    figures = []
     for path in run.logs:
-        try:
-            log = read_table(path, {"epoch": int, "seconds": float})
-        except UserError as error:
-            blocks.append(Words(f"train_logs: {error}.", missing=True))
-            continue
+        log = read_table(path, {"epoch": int, "seconds": float})
         caption = f"{LOGS.get(path.stem, path.stem)}: {len(log)} epochs, {log['seconds'].sum():.0f} s."
-        figures.append(draw(training_figures.draw_curves, caption, log))
-    return [Figures(figures), *blocks]
+        figures.append(page.draw(training_figures.draw_curves, caption, log))
+    return [page.Figures(figures)]
 
 
 def show_figures(run: FinishedRun) -> list:
@@ -76,67 +71,67 @@ def show_figures(run: FinishedRun) -> list:
     there = {path.stem: path for path in sorted((run.folder / "figures").glob("*.png"))}
     if run.params.variant != "clipid":
         there.pop("anchor_map", None)  # it says in words that there are no anchors
-    names = [name for name in FIGURES if name in there]
-    names += [name for name in there if name not in FIGURES and name != "subgroups" and not name.endswith("curves")]
+    names = [name for name in page.FIGURES if name in there]
+    elsewhere = {"subgroups", "prompt_curves", "encoder_curves"}  # on this page
+    names += [name for name in there if name not in {*page.FIGURES, *elsewhere}]
 
-    def take(name: str) -> Figure | str:
+    def take(name: str) -> page.Figure | str:
         try:
-            return embed(there[name], FIGURES.get(name, f"{name.replace('_', ' ')}, by the run."))
+            return page.embed(there[name], page.FIGURES.get(name, f"{name.replace('_', ' ')}, by the run."))
         except UserError as error:
             return str(error)
 
     taken = list(on_all_cores(take, names))
-    figures = [each for each in taken if isinstance(each, Figure)]
+    figures = [each for each in taken if isinstance(each, page.Figure)]
     lost = [f"{name}.png" for name in EXPECTED if name not in there]
     lost += [each for each in taken if isinstance(each, str)]
-    blocks: list = [Figures(figures)] if figures else []
-    return blocks + ([Words(f"Not there: {', '.join(lost)}.", missing=True)] if lost else [])
+    blocks: list = [page.Figures(figures)] if figures else []
+    return blocks + ([page.Words(f"Not there: {', '.join(lost)}.", missing=True)] if lost else [])
 
 
 def show_failures(run: FinishedRun) -> list:
     """Return how much is wrong and who and what is hardest, with a link to the page of every query."""
-    blocks: list = [Words("gallery.html, the page of every query, is not there.", missing=True)]
+    blocks: list = [page.Words("gallery.html, the page of every query, is not there.", missing=True)]
     if (run.folder / "gallery.html").is_file():
-        blocks = [Link("Every query's ranked gallery", "gallery.html", "to filter, sort and search")]
-    try:
-        queries = run.queries
-    except UserError as error:
-        return [*blocks, Words(f"The hardest people and queries: {error}.", missing=True)]
+        blocks = [page.Link("Every query's ranked gallery", "gallery.html", "to filter, sort and search")]
+    queries = run.queries
     asked = queries[queries["first_hit"] > 0].assign(wrong=queries["first_hit"] > 1)
     people = asked.groupby("identity")["wrong"].agg(["sum", "size"])
     worst = np.sort(people["sum"])[::-1].cumsum()
     half = int((worst < worst[-1] / 2).sum() + (worst[-1] > 0))  # how many people account for half of all misses
-    blocks.append(
-        Words(
-            f"All draws together, {asked['wrong'].sum():,} of {len(asked):,} answers "
-            f"({format_share(asked['wrong'].mean())} %) put another person first. "
-            f"{(people['sum'] == 0).sum()} of {len(people)} people were never missed, and "
-            f"half of what is wrong falls on {half}."
-        )
+    said = (
+        f"All draws together, {asked['wrong'].sum():,} of {len(asked):,} answers "
+        f"({format_share(asked['wrong'].mean())} %) put another person first. {(people['sum'] == 0).sum()} of "
+        f"{len(people)} people were never missed, and half of what is wrong falls on {half}."
     )
-    hard = find_hardest(queries).join(people, how="inner")
-    hard["wrong"] = hard["sum"].astype(str) + " of " + hard["size"].astype(str)
-    hard = hard[["queries", "wrong", "rank-1", "mAP"]].rename(columns={"queries": "query images", "wrong": WRONG})
+    blocks.append(page.Words(said))
+    misses = people["sum"].astype(str) + " of " + people["size"].astype(str)
+    hard = find_hardest(queries).join(misses.rename(WRONG), how="inner").rename(columns={"queries": "query images"})
     caption = "The hardest people, lowest mAP over all draws first; rank-1 and mAP in per cent."
-    blocks.append(Table.of(hard, caption))
-    images = asked.groupby(["path", "identity"]).agg(
+    blocks.append(page.Table.of(hard[["query images", WRONG, "rank-1", "mAP"]], caption))
+    images = asked.groupby(["path", "identity"], as_index=False).agg(
         missed=("wrong", "sum"), asked=("wrong", "size"), worst=("first_hit", "max"), ap=("average_precision", "mean")
     )
-    images = images.sort_values(["ap", "worst"], ascending=[True, False], kind="stable").head(10).reset_index()
-    images[WRONG] = images["missed"].astype(str) + " of " + images["asked"].astype(str)
-    images["mAP"] = images["ap"].map(format_share)
-    images = images.rename(columns={"path": "image", "worst": "worst rank"})
-    table = images[["image", "identity", WRONG, "worst rank", "mAP"]]
-    return [*blocks, Folded("The hardest images", [Table.of(table, "Paths start at the data root.", index=False)])]
+    images = images.sort_values(["ap", "worst"], ascending=[True, False], kind="stable").head(10)
+    shown = {
+        "image": images["path"],
+        "identity": images["identity"],
+        WRONG: images["missed"].astype(str) + " of " + images["asked"].astype(str),
+        "worst rank": images["worst"],
+        "mAP": images["ap"].map(format_share),
+    }
+    table = page.Table.of(pd.DataFrame(shown), "Paths start at the data root.", index=False)
+    return [*blocks, page.Folded("The hardest images", [table])]
 
 
 def show_subgroups(run: FinishedRun) -> list:
     """Return the scores of subgroups, and what such a table cannot support."""
-    caveat = Words(TEXTS["subgroups"].format(fewest=FEWEST))
-    blocks: list = [caveat, Table.of(format_groups(run.groups), TEXTS["rates of subgroups"])]
+    caveat = page.Words(page.TEXTS["subgroups"].format(fewest=FEWEST))
+    blocks: list = [caveat, page.Table.of(format_groups(run.groups), page.TEXTS["rates of subgroups"])]
     picture = run.folder / "figures" / "subgroups.png"
     if picture.is_file():
-        blocks.append(Figures([embed(picture, "The same rank-1, drawn: groups whose bars overlap may well be equal.")]))
+        caption = "The same rank-1, drawn: groups whose bars overlap may well be equal."
+        blocks.append(page.Figures([page.embed(picture, caption)]))
     return blocks
 
 
@@ -146,9 +141,9 @@ def show_published(*runs: FinishedRun) -> list:
     said = "\n".join(dict.fromkeys(published.explain(rows).split("\n")))
     table = published.set_beside(rows)
     if table is None:
-        return [Words(said)]
+        return [page.Words(said)]
     table = table.rename(columns={"converted": "computed, not printed"})
-    return [Words(said), Table.of(table, "Per cent, best rank-1 first.", index=False)]
+    return [page.Words(said), page.Table.of(table, "Per cent, best rank-1 first.", index=False)]
 
 
 def _write(scores: dict, key: str) -> str:

@@ -20,19 +20,15 @@ TALL = (WIDE[0], 4.2)  # inches
 RATES = (0.001, 0.01, 0.05, 0.2, 0.5)  # ticks of the DET axes
 
 
-def draw_cmc(curves: dict[str, np.ndarray], top: int = 20) -> plt.Figure:
-    """Draw CMC curves: the mean over draws, with a band of one standard deviation.
+def draw_cmc(curves: dict[str, np.ndarray]) -> plt.Figure:
+    """Draw CMC curves, (draws, ranks) each: the mean over draws, with a band of one standard deviation.
 
     The axis begins at the multiple of ten below everything drawn, and says so: above it, curves have more room.
-
-    Args:
-        curves: CMC of each draw, (draws, ranks), by what the legend says.
-        top: ranks to show.
     """
     figure, axes = plt.subplots(figsize=TALL)
     lowest, last = 100.0, 1
     for (name, draws), mark in zip(curves.items(), itertools.cycle(MARKS), strict=False):
-        curve = 100 * draws[:, :top]
+        curve = 100 * draws[:, :20]
         ranks = np.arange(1, curve.shape[1] + 1)
         mean, spread = curve.mean(axis=0), curve.std(axis=0, ddof=1) if len(curve) > 1 else 0
         (line,) = axes.plot(ranks, mean, marker=mark, markersize=4, label=name)
@@ -53,15 +49,8 @@ def draw_score_distributions(pairs: pd.DataFrame) -> plt.Figure:
     scores, genuine = pairs["score"], pairs["genuine"]
     bins = np.linspace(scores.min(), scores.max(), 60)
     for kind, label in ((~genuine, "impostor"), (genuine, "genuine")):
-        sns.histplot(
-            scores[kind],
-            bins=bins,
-            stat="density",
-            ax=axes,
-            label=f"{label} ({kind.sum():,})",
-            element="step",
-            alpha=0.4,
-        )
+        look = {"bins": bins, "stat": "density", "element": "step", "alpha": 0.4}
+        sns.histplot(scores[kind], ax=axes, label=f"{label} ({kind.sum():,})", **look)
     axes.set(xlabel="cosine similarity", ylabel="density")
     axes.legend()
     return figure
@@ -103,11 +92,8 @@ def draw_roc_and_det(named: dict[str, Verification]) -> plt.Figure:
 def draw_intervals(table: pd.DataFrame, score: str, label: str, lacking: str = "") -> plt.Figure:
     """Draw a score of each row in per cent as a dot with its 95 % interval over people.
 
-    Args:
-        table: indexed by what is written beside a dot; shares in [0, 1] with ``<score>_low`` and ``<score>_high``.
-        score: column to draw.
-        label: what to call it.
-        lacking: what is written in place of a dot that there is no score for.
+    The table is indexed by what is written beside a dot, and holds shares in [0, 1], with ``<score>_low`` and
+    ``<score>_high``. ``lacking`` is written in place of a dot that there is no score for.
     """
     figure, axes = plt.subplots(figsize=(WIDE[0] if lacking else HALF[0], 0.8 + 0.3 * len(table)))
     values, low, high = 100 * table[[f"{score}{end}" for end in ENDS]].to_numpy(float).T
@@ -122,11 +108,7 @@ def draw_intervals(table: pd.DataFrame, score: str, label: str, lacking: str = "
 
 
 def draw_subgroups(table: pd.DataFrame) -> plt.Figure:
-    """Draw rank-1 of every subgroup in per cent with its interval; small groups have their count alone.
-
-    Args:
-        table: from :func:`clipreid_lib.scores.subgroups.score_groups`, shares in [0, 1].
-    """
+    """Draw rank-1 of every subgroup of ``score_groups`` with its interval; small groups have their count alone."""
     people = table["identities"].astype(int)
     names = [f"{attribute}: {group} ({count} people)" for (attribute, group), count in people.items()]
     label, lacking = "rank-1, with 95 % interval over people", f"fewer than {FEWEST} people: no rate"
@@ -136,12 +118,7 @@ def draw_subgroups(table: pd.DataFrame) -> plt.Figure:
 
 
 def draw_matrix(table: pd.DataFrame, label: str) -> plt.Figure:
-    """Draw a matrix of scores in per cent: rows trained, columns tested.
-
-    Args:
-        table: per cent; NaN leaves a cell empty.
-        label: what the numbers are.
-    """
+    """Draw a matrix of scores in per cent: rows trained, columns tested; NaN leaves a cell empty."""
     figure, axes = plt.subplots(figsize=(2.6 + 1.1 * table.shape[1], 1.4 + 0.5 * len(table)))
     table = table.rename(index=escape, columns=escape)
     sns.heatmap(table, annot=True, fmt=".1f", vmin=0, vmax=100, cmap="crest", ax=axes, cbar_kws={"label": label})

@@ -16,7 +16,7 @@ FRAME, LINE = 8, 32  # px in print: a tile's coloured frame, one line of caption
 def open_small(path: str | Path, side: int) -> Image.Image | str:
     """Open an image as RGB in its own shape, its longest side at most ``side`` px, or say in two words why not."""
     try:
-        small = open_rgb(path, side)  # upright, as the model sees it
+        small = open_rgb(path, side)
     except UnreadableImage:
         return explain_missing(path)
     small.thumbnail((side, side))
@@ -67,15 +67,9 @@ def draw_frame(
     colour: str,
     tick: bool | None = None,
 ) -> None:
-    """Draw a framed image on canvas, or a pale one with the words that stand for it, and a tick or a cross.
+    """Draw a framed image, or a pale tile with the words that stand for it; on it a tick (True) or a cross (False).
 
-    Args:
-        canvas: drawn on in place.
-        corner: left and top of the frame in px.
-        image: at most of that size, or why there is none.
-        size: width and height inside the frame in px.
-        colour: of the frame and of the mark.
-        tick: True draws a tick, False a cross, None neither.
+    ``corner`` is left and top of the frame in px, ``size`` width and height inside it, which the image must not exceed.
     """
     (x, y), (width, height), draw = corner, size, ImageDraw.Draw(canvas)
     right, bottom = x + width + 2 * FRAME, y + height + 2 * FRAME

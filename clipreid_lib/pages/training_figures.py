@@ -28,12 +28,7 @@ def draw_curves(log: pd.DataFrame) -> plt.Figure:
 
 
 def draw_anchor_similarity(anchors: np.ndarray, identities: list[int]) -> plt.Figure:
-    """Draw the cosine similarity between the identities' text anchors: the redder, the harder to tell apart.
-
-    Args:
-        anchors: (P, D) text features; their lengths do not matter.
-        identities: (P) whose they are; some, evenly spaced, are written at the axes.
-    """
+    """Draw the cosine similarity between the identities' text anchors (P, D): the redder, the harder to tell apart."""
     unit = anchors / np.linalg.norm(anchors, axis=1, keepdims=True)
     side = float(np.clip(0.13 * len(identities), 3, 6.5))  # inches of the square; the rest is for what is written
     figure, axes = plt.subplots(figsize=(side + 1.8, side + 0.7))
