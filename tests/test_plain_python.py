@@ -24,7 +24,7 @@ def test_the_script_of_the_readme_trains_and_ranks(tmp_path, hands):
         place = tmp_path / "photos" / f"person {row.identity}"
         place.mkdir(parents=True, exist_ok=True)
         Image.open(hands / row.path).save(place / Path(row.path).name)
-    query = next((tmp_path / "photos").glob("*/*.jpg"))
+    query = min((tmp_path / "photos").glob("*/*.jpg"))
     Image.open(query).save(tmp_path / "query.jpg", quality=60)
     place = tmp_path / "script.py"
     place.write_text(script, encoding="utf-8")
