@@ -9,7 +9,7 @@ from clipreid_lib.__main__ import main
 from clipreid_lib.data import audit, contract, datasets, eleven_k, inspection, protocols
 from clipreid_lib.data.contract import Summary
 
-NOTHING = Summary("", "", "", "", aspects=(), protocol="own")
+NOTHING = Summary("", "", "", "", protocol="own")
 
 
 def findings(root, **overrides) -> dict[str, audit.Finding]:
@@ -58,7 +58,7 @@ def test_every_kind_of_broken_file_is_told_by_name(copy):
 
 def test_a_look_alike_across_the_border_is_found_and_one_within_training_is_no_matter(copy):
     root, _ = copy
-    table = datasets.load_images("demo", root, "dorsal_r")
+    table = datasets.load_images("demo", root)
     manifest = protocols.build(table, "own", "dorsal_r", validation="none")
     source, within, across = (*manifest.train["path"].iloc[:2], manifest.test["path"].iloc[0])
     ImageEnhance.Brightness(Image.open(root / source).resize((200, 150))).enhance(0.9).save(root / within, quality=60)

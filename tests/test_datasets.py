@@ -18,7 +18,6 @@ def test_the_table_keeps_its_contract(hands):
     assert (hands / table["path"].iloc[0]).is_file()
     assert set(table["aspect"]) == {"dorsal_r", "dorsal_l", "palmar_r", "palmar_l"}
     assert table.groupby(["identity", "aspect"])["session"].nunique().eq(2).all()
-    assert len(datasets.load_images("demo", hands, "palmar_l")) == 8 * 4
 
 
 @pytest.fixture
@@ -81,5 +80,3 @@ def test_the_real_piece_reads_as_a_partial_download(real_hands):
     table = datasets.load_images("11k", real_hands, allow_missing=True)
     assert len(table) == 1027 and table.attrs["missing"] == 10049
     assert table["aspect"].value_counts().to_dict() == {"dorsal_r": 525, "palmar_r": 502}
-    with pytest.raises(UserError, match="no image of 'dorsal_l'"):
-        datasets.load_images("11k", real_hands, "dorsal_l", allow_missing=True)

@@ -22,7 +22,6 @@ SUMMARY = Summary(
     "images. Multimedia Tools and Applications, 2019",
     where="11k Hands is one download from its authors (search for '11K Hands dataset Afifi'); "
     "give the folder that holds HandInfo.csv and Hands/ as data_root",
-    aspects=("dorsal_r", "dorsal_l", "palmar_r", "palmar_l"),
     protocol="mba",
     size=(1600, 1200),
     # 190 id strings are 189 people: "1200000 " and "1200000" are one.
@@ -64,29 +63,12 @@ ASPECTS = {
 
 
 def read(root: Path, allow_missing: bool, burst_gap: int) -> pd.DataFrame:
-    """Read 11k Hands' metadata into the table of :mod:`clipreid_lib.data.contract`.
-
-    Args:
-        root: folder with ``HandInfo.csv`` and ``Hands/``.
-        allow_missing: leave out rows whose image file is absent.
-        burst_gap: see :func:`find_sessions`.
-
-    Returns:
-        The contract's columns, in any order; :func:`clipreid_lib.data.contract.check_table` sorts rows and sets types.
-
-    Raises:
-        UserError: the CSV is missing or broken, or image files are absent and that was not allowed.
-    """
-    table = read_metadata(root, burst_gap)
-    return drop_absent(table, root, allow_missing, "HandInfo.csv")
+    """Read the table of :mod:`clipreid_lib.data.contract`; for ``burst_gap`` see :func:`find_sessions`."""
+    return drop_absent(read_metadata(root, burst_gap), root, allow_missing, "HandInfo.csv")
 
 
 def read_metadata(root: Path, burst_gap: int) -> pd.DataFrame:
     """Read ``HandInfo.csv`` alone: every row it has, whether or not the image is there.
-
-    Args:
-        root: folder with ``HandInfo.csv``.
-        burst_gap: see :func:`find_sessions`.
 
     Raises:
         UserError: the CSV is missing or broken.
@@ -115,7 +97,7 @@ def read_metadata(root: Path, burst_gap: int) -> pd.DataFrame:
 
 
 def find_sessions(table: pd.DataFrame, burst_gap: int) -> pd.Series:
-    """Cut each hand's images into capture bursts, by their file numbers alone.
+    """Cut each hand's images into capture bursts, by their file numbers (the last digits of ``path``) alone.
 
     The photographs carry running numbers and no time. Within one hand (identity, aspect) a burst is a run of
     numbers each at most ``burst_gap`` above the one before; a larger jump starts the next burst. In 11k Hands
@@ -123,10 +105,6 @@ def find_sessions(table: pd.DataFrame, burst_gap: int) -> pd.Series:
     4,476 apart: somebody came back. Grey pixels correlate at 0.99 between next neighbours, 0.9 some ten numbers
     apart and 0.6 beyond 200. Runs are found among all rows of the metadata, so that a partial download does not
     tear them.
-
-    Args:
-        table: all rows, with ``path`` (whose last digits are the number), ``identity`` and ``aspect``.
-        burst_gap: largest step inside a burst.
 
     Returns:
         (rows,) burst of each image, counted from 0 within its hand.

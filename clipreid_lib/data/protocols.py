@@ -93,8 +93,6 @@ def build(
     if aspect is None or aspect not in there:
         raise UserError(f"aspect: {dataset} holds no image of {aspect!r}; it has {', '.join(there) or 'nothing'}")
 
-    if protocol in ("mba", "common") and "aspect" in table.attrs:
-        raise UserError(f"protocol: {protocol} looks at all aspects; load the images without naming one")
     table = table.sort_values("path")
     if protocol == "given":
         images, draws = _take_split(table, aspect, dataset), 1
