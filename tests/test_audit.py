@@ -33,7 +33,7 @@ def test_sound_hands_have_nothing_wrong(copy):
     root, _ = copy
     found = findings(root)
     assert not any(each.wrong for each in found.values())
-    assert audit.Findings(list(found.values())).lines[-1] == "OK"
+    assert audit.format_findings(list(found.values()))[-1] == "OK"
 
 
 def test_every_kind_of_broken_file_is_told_by_name(copy):
@@ -52,7 +52,7 @@ def test_every_kind_of_broken_file_is_told_by_name(copy):
     assert "1 image not of 160x120 pixels: 1 of 80x60" in wrong["size"]
     assert files[2].name in wrong["blank"] and files[3].name in wrong["blank"]
     assert "1 image stored more than once" in wrong["copies"] and files[4].name in wrong["copies"]
-    assert audit.Findings(list(found.values())).lines[-1] == "NOT OK: 5 things to put right"
+    assert audit.format_findings(list(found.values()))[-1] == "NOT OK: 5 things to put right"
     assert not findings(root, allow_missing=True)["missing"].wrong
 
 
