@@ -6,16 +6,7 @@ from clipreid_lib.clip.clip_towers import Backbone, ImageFeatures
 
 
 def normalise(pixels: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
-    """Map uint8 pixels (B, 3, H, W) to float32 with the checkpoint's channel means and deviations.
-
-    Args:
-        pixels: (B, 3, H, W) uint8.
-        mean: of each channel, of values in [0, 1].
-        std: of each channel, likewise.
-
-    Returns:
-        (B, 3, H, W) float32, on the pixels' device.
-    """
+    """Map pixels (B, 3, H, W) uint8 to float32, by the channels' means and deviations of values in [0, 1]."""
     middle = torch.tensor(mean, device=pixels.device).view(1, 3, 1, 1)
     spread = torch.tensor(std, device=pixels.device).view(1, 3, 1, 1)
     return (pixels.float() / 255 - middle) / spread
@@ -45,11 +36,11 @@ def encode(
     rows = []
     for start in range(0, len(pixels), batch):
         part = slice(start, start + batch)
-        normalised = normalise(pixels[part].to(backbone.device), *backbone.normalisation)
-        out = backbone.image_features(normalised, None if side is None else side[part]).to_float32()
-        three = [out.f_last, out.f, out.f_proj]
+        images = normalise(pixels[part].to(backbone.device), *backbone.normalisation)
+        mine = None if side is None else side[part]
+        three = vars(backbone.image_features(images, mine).to_float32())
         if mirrored:
-            out = backbone.image_features(normalised.flip(3), None if side is None else side[part]).to_float32()
-            three = [one + other for one, other in zip(three, (out.f_last, out.f, out.f_proj), strict=True)]
-        rows.append([each.cpu() for each in three])
+            other = vars(backbone.image_features(images.flip(3), mine).to_float32())
+            three = {name: three[name] + other[name] for name in three}
+        rows.append([each.cpu() for each in three.values()])
     return ImageFeatures(*(torch.cat(column) for column in zip(*rows, strict=True)))
