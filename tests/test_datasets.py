@@ -40,8 +40,8 @@ def broken(hands, tmp_path):
     [
         (lambda raw: raw.pop("skinColor"), "lacks the column 'skinColor'"),
         (lambda raw: raw.__setitem__("aspectOfHand", "dorsal"), "row 2: aspectOfHand is 'dorsal'"),
-        (lambda raw: raw.__setitem__("id", "12 "), "id '12 ' has white space"),
-        (lambda raw: raw.__setitem__("id", "x1"), "id 'x1' is not a whole number"),
+        (lambda raw: raw.__setitem__("id", "12 "), "row 2: id is '12 '; .* without white space"),
+        (lambda raw: raw.__setitem__("id", "x1"), "row 2: id is 'x1'; it must be a whole number"),
         (lambda raw: raw.__setitem__("age", "old"), "row 2: age is 'old'; it must be a whole number"),
         (lambda raw: raw.__setitem__("imageName", raw["imageName"][0]), "stands twice"),
         (lambda raw: raw.loc.__setitem__((0, "imageName"), "../Hand_1.jpg"), "plain file name"),

@@ -80,16 +80,20 @@ def read_metadata(root: Path, burst_gap: int) -> pd.DataFrame:
         raise UserError(f"{source}: lacks the column {absent[0]!r}; it must have {', '.join(COLUMNS)}")
     table = raw[list(COLUMNS)].rename(columns=COLUMNS)
 
-    table["identity"] = _parse_ids(table["identity"], source)
+    # One row of the original reads "1200000 " and is person 1200000. Any other pair of ids that differ by
+    # white space alone could be two people, so it is refused.
+    ids = table["identity"].replace("1200000 ", "1200000")
+    rule = "it must be a whole number of at most 15 digits, without white space around it"
+    refuse_rows(~ids.str.fullmatch(r"[0-9]{1,15}"), ids, "id", source, rule)
+    table["identity"] = ids.astype(int)
     unknown = ~table["aspect"].isin(list(ASPECTS))
     refuse_rows(unknown, table["aspect"], "aspectOfHand", source, f"allowed: {', '.join(ASPECTS)}")
     table["aspect"] = table["aspect"].map(ASPECTS)
     table["age"] = parse_whole_numbers(table["age"], "age", source)
     for name in FLAGS:
         table[name] = parse_flags(table[name], name, source)
-    strange = table["path"][table["path"].str.contains(r"[/\\]|^\.|^$", regex=True)]
-    if len(strange):
-        raise UserError(f"{source}: imageName {strange.iloc[0]!r} must be a plain file name inside Hands/")
+    strange = table["path"].str.contains(r"[/\\]|^\.|^$", regex=True)
+    refuse_rows(strange, table["path"], "imageName", source, "it must be a plain file name inside Hands/")
     table["session"] = find_sessions(table, burst_gap)
     table["camera"] = 0
     table["path"] = "Hands/" + table["path"]
@@ -113,16 +117,3 @@ def find_sessions(table: pd.DataFrame, burst_gap: int) -> pd.Series:
     frame = table[["identity", "aspect"]].assign(number=number).sort_values("number")
     hands = frame.groupby(["identity", "aspect"])["number"]
     return (hands.diff() > burst_gap).groupby([frame["identity"], frame["aspect"]]).cumsum().astype(int)
-
-
-def _parse_ids(ids: pd.Series, source: Path) -> pd.Series:
-    # One row of the original reads "1200000 " and is person 1200000. Any other pair of ids that differ by
-    # white space alone could be two people, so it is refused.
-    raw = ids.where(ids != "1200000 ", "1200000")
-    clean = raw.str.strip()
-    if (clean != raw).any():
-        raise UserError(f"{source}: id {raw[clean != raw].iloc[0]!r} has white space around it; mend the file")
-    odd = clean[~clean.str.fullmatch(r"[0-9]{1,15}")]
-    if len(odd):
-        raise UserError(f"{source}: id {odd.iloc[0]!r} is not a whole number of at most 15 digits")
-    return clean.astype(int)

@@ -88,9 +88,7 @@ def _read_table(source: Path, allow_missing: bool) -> pd.DataFrame:
         raise UserError(f"{source}: names no image")
     check_paths(raw["path"], str(source))
     table = raw.copy()
-    empty = table["identity"].str.strip() == ""
-    if empty.any():
-        raise UserError(f"{source}: row {empty.idxmax() + 2}: identity is empty")
+    refuse_rows(raw["identity"].str.strip() == "", raw["identity"], "identity", source, "it must name a person")
     if "name" not in raw and not table["identity"].str.fullmatch(r"[0-9]{1,15}").all():
         table["name"] = table["identity"]
     table["identity"] = _number_people(table["identity"], source)
@@ -116,8 +114,9 @@ def _number_people(names: pd.Series, source: Path) -> pd.Series:
     for name in distinct:  # "7" and "07", "ann" and "Ann ": people are told apart by what they are called
         key = str(int(name)) if is_number(name.strip()) else name.strip().casefold()
         if key in seen:
-            message = f"{seen[key]!r} and {name!r} would be one person; write each person's name one way"
-            raise UserError(f"{source}: {message}")
+            raise UserError(
+                f"{source}: {seen[key]!r} and {name!r} would be one person; write each person's name one way"
+            )
         seen[key] = name
     if all(map(is_number, distinct)):
         return names.astype(int)

@@ -12,7 +12,7 @@ def parse_size(size: int | str | tuple[int, int], key: str = "image_size") -> tu
         UserError: it is none of these, or has no pixels; the message calls it ``key``.
     """
     if isinstance(size, str) and re.fullmatch(r"\d{1,9}(x\d{1,9})?", size):
-        numbers = [int(number) for number in size.split("x")]
+        numbers: list = [int(number) for number in size.split("x")]
     else:
         numbers = list(size) if isinstance(size, (tuple, list)) else [size]
     if len(numbers) not in (1, 2) or not all(isinstance(number, int) and number > 0 for number in numbers):

@@ -322,9 +322,8 @@ def validate_params(values: dict, source: str | dict[str, str] = "params") -> Pa
     Raises:
         UserError: an unknown key (the nearest is offered), a wrong type or value, keys that contradict.
     """
-    for key in values:
-        refuse_unknown_key(key, name_source(source, key))
     for key, value in values.items():
+        refuse_unknown_key(key, name_source(source, key))
         if isinstance(value, (list, tuple)):
             raise UserError(
                 f"{name_source(source, key)}: {key}: holds the list {list(value)}; one run takes one value "
