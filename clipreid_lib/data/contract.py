@@ -2,7 +2,7 @@
 
 A reader is a module with a ``SUMMARY`` and a function ``read(root, allow_missing)`` that returns the table, its columns
 and rows in any order; :func:`check_table` sorts them and sets types. ``allow_missing`` leaves out what the disk lacks.
-It raises UserError where something is absent or broken, naming it.
+A reader raises UserError where something is absent or broken, naming it.
 
 The table has one row per image, sorted by path. Its columns are the contract the rest of the library relies on:
 

@@ -99,8 +99,8 @@ def expand(values: dict, source: str | dict[str, str] = "params", many: bool = F
         run = validate_params(point, source)
         _, first = unique.setdefault(run.run_id, (run, point))
         if differ := [key for key in point if point[key] != first[key]]:
-            place = name_source(source, differ[0])
-            raise UserError(f"{place}: {differ[0]}: some of its values make the same run; keep one of them")
+            where = name_source(source, differ[0])
+            raise UserError(f"{where}: {differ[0]}: some of its values make the same run; keep one of them")
     return [run for run, _ in unique.values()]
 
 
