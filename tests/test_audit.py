@@ -9,7 +9,7 @@ from clipreid_lib.__main__ import main
 from clipreid_lib.data import audit, contract, datasets, eleven_k, inspection, protocols
 from clipreid_lib.data.contract import Summary
 
-NOTHING = Summary("", "", "", "", aspects=(), protocol="own")
+NOTHING = Summary("", "", "", "", protocol="own")
 
 
 def findings(root, **overrides) -> dict[str, audit.Finding]:
@@ -33,7 +33,7 @@ def test_sound_hands_have_nothing_wrong(copy):
     root, _ = copy
     found = findings(root)
     assert not any(each.wrong for each in found.values())
-    assert audit.Findings(list(found.values())).lines[-1] == "OK"
+    assert audit.format_findings(list(found.values()))[-1] == "OK"
 
 
 def test_every_kind_of_broken_file_is_told_by_name(copy):
@@ -52,13 +52,13 @@ def test_every_kind_of_broken_file_is_told_by_name(copy):
     assert "1 image not of 160x120 pixels: 1 of 80x60" in wrong["size"]
     assert files[2].name in wrong["blank"] and files[3].name in wrong["blank"]
     assert "1 image stored more than once" in wrong["copies"] and files[4].name in wrong["copies"]
-    assert audit.Findings(list(found.values())).lines[-1] == "NOT OK: 5 things to put right"
+    assert audit.format_findings(list(found.values()))[-1] == "NOT OK: 5 things to put right"
     assert not findings(root, allow_missing=True)["missing"].wrong
 
 
 def test_a_look_alike_across_the_border_is_found_and_one_within_training_is_no_matter(copy):
     root, _ = copy
-    table = datasets.load_images("demo", root, "dorsal_r")
+    table = datasets.load_images("demo", root)
     manifest = protocols.build(table, "own", "dorsal_r", validation="none")
     source, within, across = (*manifest.train["path"].iloc[:2], manifest.test["path"].iloc[0])
     ImageEnhance.Brightness(Image.open(root / source).resize((200, 150))).enhance(0.9).save(root / within, quality=60)

@@ -143,8 +143,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("collects", ["enable", "disable"])
-def test_the_garbage_collector_is_as_before_after_the_heavy_imports(collects):
-    code = f"import gc, sys; gc.{collects}(); before = gc.isenabled(); import clipreid_lib.base.import_fixes; "
-    code += "sys.exit(gc.isenabled() != before or gc.get_freeze_count() < 10_000)"
+def test_the_garbage_collector_is_on_after_the_heavy_imports_and_leaves_them_alone():
+    code = "import gc, sys, clipreid_lib.base.import_fixes; "
+    code += "sys.exit(not gc.isenabled() or gc.get_freeze_count() < 10_000)"
     assert subprocess.run([sys.executable, "-c", code], env=os.environ).returncode == 0

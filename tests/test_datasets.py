@@ -18,7 +18,6 @@ def test_the_table_keeps_its_contract(hands):
     assert (hands / table["path"].iloc[0]).is_file()
     assert set(table["aspect"]) == {"dorsal_r", "dorsal_l", "palmar_r", "palmar_l"}
     assert table.groupby(["identity", "aspect"])["session"].nunique().eq(2).all()
-    assert len(datasets.load_images("demo", hands, "palmar_l")) == 8 * 4
 
 
 @pytest.fixture
@@ -41,8 +40,8 @@ def broken(hands, tmp_path):
     [
         (lambda raw: raw.pop("skinColor"), "lacks the column 'skinColor'"),
         (lambda raw: raw.__setitem__("aspectOfHand", "dorsal"), "row 2: aspectOfHand is 'dorsal'"),
-        (lambda raw: raw.__setitem__("id", "12 "), "id '12 ' has white space"),
-        (lambda raw: raw.__setitem__("id", "x1"), "id 'x1' is not a whole number"),
+        (lambda raw: raw.__setitem__("id", "12 "), "row 2: id is '12 '; .* without white space"),
+        (lambda raw: raw.__setitem__("id", "x1"), "row 2: id is 'x1'; it must be a whole number"),
         (lambda raw: raw.__setitem__("age", "old"), "row 2: age is 'old'; it must be a whole number"),
         (lambda raw: raw.__setitem__("imageName", raw["imageName"][0]), "stands twice"),
         (lambda raw: raw.loc.__setitem__((0, "imageName"), "../Hand_1.jpg"), "plain file name"),
@@ -81,5 +80,3 @@ def test_the_real_piece_reads_as_a_partial_download(real_hands):
     table = datasets.load_images("11k", real_hands, allow_missing=True)
     assert len(table) == 1027 and table.attrs["missing"] == 10049
     assert table["aspect"].value_counts().to_dict() == {"dorsal_r": 525, "palmar_r": 502}
-    with pytest.raises(UserError, match="no image of 'dorsal_l'"):
-        datasets.load_images("11k", real_hands, "dorsal_l", allow_missing=True)

@@ -19,8 +19,8 @@ def test_the_script_of_the_readme_trains_and_ranks(tmp_path, hands):
     assert not re.search(r"clipreid_lib\.(params|runs)|outputs", script)
     from clipreid_lib.data.datasets import load_images
 
-    table = load_images("11k", hands, "dorsal_r")
-    for row in table.itertuples():
+    table = load_images("11k", hands)
+    for row in table[table["aspect"] == "dorsal_r"].itertuples():
         place = tmp_path / "photos" / f"person {row.identity}"
         place.mkdir(parents=True, exist_ok=True)
         Image.open(hands / row.path).save(place / Path(row.path).name)

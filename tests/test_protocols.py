@@ -211,11 +211,6 @@ def test_misspelt_arguments_and_missing_people(table):
         protocols.build(table[table["aspect"] != "dorsal_l"], "own", "dorsal_l")
     with pytest.raises(UserError, match="draws: 0; give at least 1"):
         protocols.build(table, "own", "dorsal_r", draws=0)
-    for protocol in ("mba", "common"):
-        one = table[table["aspect"] == "dorsal_r"]
-        one.attrs["aspect"] = "dorsal_r"
-        with pytest.raises(UserError, match=f"{protocol} looks at all aspects"):
-            protocols.build(one, protocol, "dorsal_r")
     with pytest.raises(UserError, match="mba needs distractors"):
         protocols.build(table[table["aspect"] == "dorsal_r"], "mba", "dorsal_r")
     with pytest.raises(UserError, match="too few people"):

@@ -10,6 +10,7 @@ from PIL import Image
 from clipreid_lib.base import checkpoints
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.clip import backbone
+from clipreid_lib.clip import encode as encoding
 from clipreid_lib.clip.encode import encode
 from clipreid_lib.data.photographs import Photographs
 from clipreid_lib.method.clipid_model import ClipidModel
@@ -36,11 +37,12 @@ def make(tmp_path):
     return load
 
 
-def test_only_images_with_a_vector_change(make):
+def test_only_images_with_a_vector_change(make, monkeypatch):
+    monkeypatch.setattr(encoding, "BATCH", 3)
     clip, pixels = make(), torch.randint(0, 255, (4, 3, 32, 32), dtype=torch.uint8)
     side = clip.side_rows(pd.DataFrame({"camera": [1, 9, 6, 1]}))
     assert side.tolist() == [1, -1, 2, 1]  # camera 9 is unknown
-    plain, sided = encode(clip, pixels), encode(clip, pixels, side, batch=3)
+    plain, sided = encode(clip, pixels), encode(clip, pixels, side)
     for before, after in ((plain.f_last, sided.f_last), (plain.f, sided.f), (plain.f_proj, sided.f_proj)):
         same = [torch.allclose(a, b, atol=1e-6) for a, b in zip(before, after, strict=True)]
         assert same == [False, True, False, False]

@@ -14,12 +14,9 @@ from clipreid_lib.base.files import replacing
 
 
 def save(path: Path, tensors: dict[str, torch.Tensor], facts: dict) -> None:
-    """Write tensors and the facts that describe them into one safetensors file, atomically.
+    """Write tensors of any shape and the facts about them, of plain types, into one safetensors file, atomically.
 
-    Args:
-        path: the file.
-        tensors: name to tensor, of any shape, on any device.
-        facts: of plain types; ``kind`` says what the file holds.
+    The fact ``kind`` says what the file holds.
 
     Raises:
         UserError: the folder cannot be written or the disk is full.
@@ -32,14 +29,7 @@ def save(path: Path, tensors: dict[str, torch.Tensor], facts: dict) -> None:
 
 
 def load(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict]:
-    """Read a checkpoint's tensors and facts.
-
-    Args:
-        path: a file written by :func:`save`.
-        kind: what it must hold, as its facts say (``prompts`` or ``encoder``).
-
-    Returns:
-        Name to tensor, on the CPU, and the facts.
+    """Read what :func:`save` wrote, of one kind (``prompts``, ``encoder``): name to tensor, on the CPU, and the facts.
 
     Raises:
         UserError: the file is missing, cut short, or holds something else.
@@ -58,12 +48,7 @@ def load(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict]:
 
 
 def require(path: Path, found: dict, wanted: dict) -> None:
-    """Check that a checkpoint's facts agree with what it is to be loaded into.
-
-    Args:
-        path: the checkpoint, for the message.
-        found: its facts.
-        wanted: the facts that must be among them, with the values they must have.
+    """Check that the facts found in a checkpoint agree with what it is to be loaded into.
 
     Raises:
         UserError: naming the first field that differs.

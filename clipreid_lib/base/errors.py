@@ -7,9 +7,7 @@ class UserError(Exception):
     The command line prints the sentence and exits with status 2; a notebook shows it without a traceback.
     """
 
-    def _render_traceback_(
-        self,
-    ) -> list[str]:  # IPython asks an exception for this before it draws a traceback
+    def _render_traceback_(self) -> list[str]:  # IPython asks an exception for this before it draws a traceback
         return [f"clipreid: {self}"]
 
 

@@ -81,11 +81,8 @@ def file_sha(path: Path) -> str:
 
 @lru_cache
 def _hashed(path: Path, *_: int) -> str:
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

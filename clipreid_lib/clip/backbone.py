@@ -46,11 +46,10 @@ def load(
     Raises:
         UserError: unknown model, unknown or unfitting weights, no weights to be had, a shape it cannot take.
     """
-    name, tokenizer_options = ALIASES.get(model, model), {}
+    name, vocabulary = ALIASES.get(model, model), {}
     if model == EMBEDDED:
-        name = "embedded_clip"
+        name, vocabulary = "embedded_clip", {"bpe_path": str(SHIPPED / "merges.txt.gz")}
         open_clip.add_model_config(SHIPPED / f"{name}.json")
-        tokenizer_options["bpe_path"] = str(SHIPPED / "merges.txt.gz")
         pretrained = pretrained or str(SHIPPED / f"{name}.safetensors")
     elif pretrained is None:
         if model not in ALIASES:
@@ -69,7 +68,7 @@ def load(
             warnings.filterwarnings("error", message=".*QuickGELU")
             torch.manual_seed(0)  # so that `random` is the same untrained network in every notebook of a run
             clip = open_clip.create_model(name, pretrained=None if pretrained == "random" else pretrained)
-        tokenizer = open_clip.get_tokenizer(name, **tokenizer_options)
+        tokenizer = open_clip.get_tokenizer(name, **vocabulary)
     except Exception as error:  # open_clip raises whatever its loaders raise; the traceback stays with what is raised
         reason = " ".join(str(error).split()).split(". ")[0][:200]
         raise UserError(
@@ -80,7 +79,7 @@ def load(
     backbone = Backbone(clip, tokenizer, model, pretrained)
     fuse_attention(clip.visual)
     tower_shapes.adapt(clip.visual, model, image_size, patch_stride, last_stride)
-    if not tower_shapes.is_vit(clip.visual):
+    if not backbone.is_vit:
         clip.visual.to(memory_format=torch.channels_last)  # a ResNet's step takes two thirds of the time on a CPU
     clip.eval().requires_grad_(False)
     return backbone
@@ -88,18 +87,18 @@ def load(
 
 def describe(backbone: Backbone) -> dict:
     """Return the facts a checkpoint must state so that it is never loaded into something else."""
-    mean, std = backbone.normalisation
+    visual, (mean, std) = backbone.clip.visual, backbone.normalisation
     weights = Path(backbone.pretrained)
     return {
         "model": backbone.name,
         "pretrained": f"file {file_sha(weights)[:12]}" if weights.is_file() else backbone.pretrained,
         "image_size": spell(backbone.image_size),
-        "patch_stride": tower_shapes.patch_stride_of(backbone.clip.visual),
-        "last_stride": tower_shapes.last_stride_of(backbone.clip.visual),
+        "patch_stride": visual.conv1.stride[0] if backbone.is_vit else None,
+        "last_stride": None if backbone.is_vit else visual.layer4[0].stride,
         "side_info": backbone.side_info or "none",
         "side_values": backbone.side_values,
         "mean": json.dumps(mean),
         "std": json.dumps(std),
-        "embed_dim": backbone.clip.visual.output_dim,
+        "embed_dim": visual.output_dim,
         "text_width": backbone.text_width,
     }

@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.clip import tower_shapes
-from clipreid_lib.clip.recompute import recompute_activations
 
 import open_clip  # isort: skip
 from open_clip.transformer import text_global_pool  # isort: skip
@@ -19,17 +19,13 @@ from open_clip.transformer import text_global_pool  # isort: skip
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """CLIP-ReID's three features of an image batch (arXiv 2211.13977, supplementary material).
+    """CLIP-ReID's three features of an image batch (arXiv 2211.13977, supplementary material)."""
 
-    Attributes:
-        f_last: one block before the end: class token (ViT) or pooled layer 3 (ResNet), (B, width or width/2).
-        f: after the last block and final norm, or pooled layer 4, (B, width).
-        f_proj: in the space shared with text, un-normalised, (B, embed_dim).
-    """
-
-    f_last: torch.Tensor
-    f: torch.Tensor
-    f_proj: torch.Tensor
+    f_last: (
+        torch.Tensor
+    )  # (B, width or width/2), one block before the end: class token (ViT) or pooled layer 3 (ResNet)
+    f: torch.Tensor  # (B, width), after the last block and final norm, or pooled layer 4
+    f_proj: torch.Tensor  # (B, embed_dim), in the space shared with text, un-normalised
 
     def to_float32(self) -> "ImageFeatures":
         """Return the same in float32, whatever they were computed in: losses need all the digits."""
@@ -41,25 +37,41 @@ class ImageFeatures:
         return torch.cat([self.f, self.f_proj], dim=1)
 
 
-class Backbone(nn.Module):
-    """An open_clip model with the views of it that re-identification needs.
+def _recompute(layer: nn.Module, maps: torch.Tensor) -> torch.Tensor:
+    """Return a ResNet's ``layer(maps)``, keeping nothing of what lies in between until its gradient is wanted.
 
-    Args:
-        clip: a model made by ``open_clip.create_model``.
-        tokenizer: its tokenizer.
-        name: how the params named it.
-        pretrained: which weights it carries, in words.
-
-    Attributes:
-        side_info: column of the image table that :meth:`add_side_information` was told; None without.
-        side_values: that column's values, in the order of the vectors; None without.
+    This is activation checkpointing (Chen et al. 2016, arXiv 1604.06174), which open_clip offers for transformers
+    alone. Values, gradients and statistics are the same.
     """
+    context = contextlib.nullcontext(), _keep_statistics(layer)
+    return checkpoint(layer, maps, use_reentrant=False, context_fn=lambda: context)
+
+
+@contextlib.contextmanager
+def _keep_statistics(layer: nn.Module) -> Iterator[None]:
+    # The second pass updates copies of the batch norms' running statistics, so that each batch counts only once.
+    owners = [(part, name, kept) for part in layer.modules() for name, kept in part.named_buffers(recurse=False)]
+    try:
+        for part, name, kept in owners:
+            setattr(part, name, kept.clone())
+        yield
+    finally:
+        for part, name, kept in owners:
+            setattr(part, name, kept)
+
+
+class Backbone(nn.Module):
+    """An open_clip model with the views of it that re-identification needs."""
 
     clip: Any  # open_clip's model, whose parts differ from family to family
     text: Any  # its text tower
 
     def __init__(self, clip: nn.Module, tokenizer: Any, name: str, pretrained: str) -> None:
-        """Wrap a model whose image tower has class token or layers as CLIP-ReID needs them."""
+        """Wrap a model and its tokenizer, with the params' name of it and of its weights.
+
+        Raises:
+            UserError: its image tower has no class token or layers as CLIP-ReID needs them.
+        """
         super().__init__()
         self.clip = clip
         self.tokenizer = tokenizer
@@ -68,8 +80,8 @@ class Backbone(nn.Module):
         self.text = clip.text if hasattr(clip, "text") else clip  # CustomTextCLIP keeps its text tower apart
         self.is_vit = tower_shapes.is_vit(self.clip.visual)
         self.checkpointing = False
-        self.side_info: str | None = None
-        self.side_values: list | None = None
+        self.side_info: str | None = None  # column of the image table that `add_side_information` was told
+        self.side_values: list | None = None  # that column's values, in the order of the vectors
         # A ViT that pools all places has no class token to take the features from.
         visual = self.clip.visual
         class_token = self.is_vit and visual.attn_pool is None and visual.pool_type == "tok"
@@ -109,15 +121,11 @@ class Backbone(nn.Module):
         self.checkpointing = on  # ours, for a ResNet's layers
 
     def add_side_information(self, column: str, values: list) -> None:
-        """Give the image tower one trainable vector per camera (or other source of images), to add to its class token.
+        """Give the image tower a trainable vector for each of a table column's values, to add to its class token.
 
         The vectors belong to ``clip.visual``, are trained and saved with it, and start from the same truncated
         normal draw (deviation 0.02) every time. CLIP-ReID (arXiv 2211.13977, after TransReID, arXiv 2102.04378)
-        adds them with coefficient 1.
-
-        Args:
-            column: of the image table, ``camera`` or ``aspect``.
-            values: what may stand there, one vector each. Any other value gets no vector.
+        adds them with coefficient 1. Any other value gets no vector.
 
         Raises:
             UserError: the image tower is a ResNet, or there are no values.
@@ -166,7 +174,7 @@ class Backbone(nn.Module):
         maps = visual.stem(images)  # (B, C, H/4, W/4)
         seen = []
         for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
-            maps = recompute_activations(layer, maps) if self.checkpointing else layer(maps)
+            maps = _recompute(layer, maps) if self.checkpointing else layer(maps)
             seen.append(maps)
         layer3, layer4 = (each.mean(dim=(2, 3)) for each in seen[-2:])
         return ImageFeatures(layer3, layer4, visual.attnpool(maps))
@@ -215,15 +223,7 @@ class Backbone(nn.Module):
         return self.read_out(x, tokens)
 
     def read_out(self, states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Turn what the text tower's last block gives into text features.
-
-        Args:
-            states: (B, L, text_width).
-            tokens: (B, L) ids, which say where the end-of-text token stands.
-
-        Returns:
-            (B, embed_dim), un-normalised.
-        """
+        """Turn what the last block gives for ids (B, L), (B, L, text_width), into text features (B, embed_dim)."""
         tower = self.text
         x = tower.ln_final(states)
         pool = getattr(tower, "text_pool_type", None) or tower.pool_type

@@ -8,6 +8,8 @@ from clipreid_lib.clip.clip_towers import Backbone, ImageFeatures
 from clipreid_lib.clip.device import allow_tf32, move
 from clipreid_lib.clip.feed import Images, feed
 
+BATCH = 128  # images at once
+
 
 def normalise(pixels: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
     """Map uint8 pixels (B, 3, H, W) to float32 with the checkpoint's channel means and deviations.
@@ -33,11 +35,7 @@ def _per_channel(values: tuple[float, ...], device: torch.device) -> torch.Tenso
 
 @torch.no_grad()
 def encode(
-    backbone: Backbone,
-    pixels: Images,
-    side: torch.Tensor | None = None,
-    mirrored: bool = False,
-    batch: int = 128,
+    backbone: Backbone, pixels: Images, side: torch.Tensor | None = None, mirrored: bool = False
 ) -> ImageFeatures:
     """Return CLIP-ReID's features of many images, computed in float32 (on CUDA without TF32).
 
@@ -46,7 +44,6 @@ def encode(
         pixels: (N, 3, H, W) uint8, or anything indexed like it.
         side: (N,) each image's row of side information, from the backbone's ``side_rows``; None adds none.
         mirrored: add the mirrored image's features, as MBA-Net and CLIP-HandID do in their tests.
-        batch: images at once.
 
     Returns:
         Features of (N, D), un-normalised, float32 on the CPU; their ``embedding`` is what tests compare.
@@ -55,13 +52,11 @@ def encode(
     rows = []
     side = None if side is None else move(side, backbone.device)
     with allow_tf32(False):
-        for part, seen in feed(pixels, torch.arange(len(pixels)).split(batch), backbone.device):
-            normalised = normalise(seen, *backbone.normalisation)
-            sides = None if side is None else side[part]
-            out = backbone.image_features(normalised, sides).to_float32()
-            three = [out.f_last, out.f, out.f_proj]
+        for part, seen in feed(pixels, torch.arange(len(pixels)).split(BATCH), backbone.device):
+            images, mine = normalise(seen, *backbone.normalisation), None if side is None else side[part]
+            three = vars(backbone.image_features(images, mine).to_float32())
             if mirrored:
-                out = backbone.image_features(normalised.flip(3), sides).to_float32()
-                three = [one + other for one, other in zip(three, (out.f_last, out.f, out.f_proj), strict=True)]
-            rows.append(three)  # they stay on the device until all are there: no wait per batch
+                other = vars(backbone.image_features(images.flip(3), mine).to_float32())
+                three = {name: three[name] + other[name] for name in three}
+            rows.append(list(three.values()))  # they stay on the device until all are there: no wait per batch
     return ImageFeatures(*(torch.cat(column).cpu() for column in zip(*rows, strict=True)))

@@ -13,25 +13,25 @@ SLOT = "x"  # one token of CLIP's vocabulary; where it stands a learnt token goe
 
 
 class Sentences(nn.Module):
-    """One or more sentences that share the place of their slots and what stands before it.
-
-    Args:
-        backbone: whose vocabulary and text tower they are written for; it is not held or changed.
-        texts: with ``slots`` times ``x`` in a row at the same place in each; a list of one serves every row.
-        slots: number of learnt tokens.
-
-    Raises:
-        UserError: the vocabulary cuts a text in an unexpected way, or it does not fit the context.
-    """
+    """One or more sentences that share the place of their slots and what stands before it."""
 
     tokens: torch.Tensor  # (S, L), S sentences
     embedded: torch.Tensor  # (S, L, width)
 
     def __init__(self, backbone: Backbone, texts: Sequence[str], slots: int) -> None:
-        """Tokenise once and look the fixed words up."""
+        """Tokenise once and look the fixed words up.
+
+        Args:
+            backbone: whose vocabulary and text tower they are written for; it is not held or changed.
+            texts: with ``slots`` times ``x`` in a row at the same place in each; a list of one serves every row.
+            slots: number of learnt tokens.
+
+        Raises:
+            UserError: the vocabulary cuts a text in an unexpected way, or it does not fit the context.
+        """
         super().__init__()
         self.texts, self.slots = list(texts), slots
-        tokens = backbone.tokenize(self.texts)  # (S, L), S sentences
+        tokens = backbone.tokenize(self.texts)
         marks = tokens == backbone.tokenizer.encode(SLOT)[0]
         self.first = int(marks[0].int().argmax()) if slots else 0
         in_a_row = torch.zeros_like(marks)
@@ -40,8 +40,8 @@ class Sentences(nn.Module):
             raise UserError(f"num_prompts: {slots} tokens do not fit the text tower's context")
         with torch.no_grad():
             embedded = backbone.embed_tokens(tokens.to(backbone.device)).cpu()
-        self.register_buffer("tokens", tokens)  # (S, L)
-        self.register_buffer("embedded", embedded)  # (S, L, width)
+        self.register_buffer("tokens", tokens)
+        self.register_buffer("embedded", embedded)
         self._prefix: tuple[tuple, TextPrefix] | None = None
 
     def features(self, backbone: Backbone, learnt: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor:
@@ -60,9 +60,9 @@ class Sentences(nn.Module):
         if self.slots:
             assert learnt is not None  # as many as there are slots
             words = torch.cat([words[:, : self.first], learnt, words[:, self.first + self.slots :]], dim=1)
-        if self.slots and TextPrefix.fits(backbone):
-            states = self._beginning(backbone).states(backbone, words[:, self.first :])
-            return backbone.read_out(states, tokens[:, self.first :])
+            if TextPrefix.fits(backbone):
+                states = self._beginning(backbone).states(backbone, words[:, self.first :])
+                return backbone.read_out(states, tokens[:, self.first :])
         return backbone.text_features(words, tokens)
 
     def _beginning(self, backbone: Backbone) -> TextPrefix:

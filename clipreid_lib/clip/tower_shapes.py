@@ -29,23 +29,8 @@ def image_size_of(visual: Tower) -> tuple[int, int]:
     return parse_size(tuple(size) if isinstance(size, (tuple, list)) else size)
 
 
-def patch_stride_of(visual: Tower) -> int | None:
-    """Pixels from one patch to the next; None for a ResNet."""
-    return visual.conv1.stride[0] if is_vit(visual) else None
-
-
-def last_stride_of(visual: Tower) -> int | None:
-    """Stride of a ResNet's layer 4; None for a ViT."""
-    return None if is_vit(visual) else visual.layer4[0].stride
-
-
 def grid_of(visual: Tower, size: tuple[int, int]) -> tuple[int, int]:
-    """Count the places (rows, columns) that the tower looks at in an image of that size, as it is strided now.
-
-    Args:
-        visual: a VisionTransformer or ModifiedResNet.
-        size: (height, width) in pixels.
-    """
+    """Count the places (rows, columns) that the tower looks at in an image of (height, width), as it is strided now."""
     if is_vit(visual):
         patch, stride = visual.patch_size, visual.conv1.stride
         rows, columns = ((n - p) // s + 1 for n, p, s in zip(size, patch, stride, strict=True))
@@ -66,7 +51,7 @@ def adapt(
     Args:
         visual: a VisionTransformer or ModifiedResNet with its weights.
         name: what the params call the model, for messages.
-        size: of the input, in any spelling of :func:`clipreid_lib.params.image_sizes.pair`.
+        size: of the input, as :func:`clipreid_lib.params.image_sizes.parse_size` takes it.
         patch_stride: ViT only: pixels from patch to patch, at most a patch's side. CLIP-ReID takes 12 of 16; the
             grid becomes (H - patch) // stride + 1 high.
         last_stride: ResNet only: 1 or 2. CLIP-ReID takes 1, so that layer 4 keeps layer 3's resolution.
@@ -74,8 +59,8 @@ def adapt(
     Raises:
         UserError: a key of the other family, a stride that is not allowed, or an image smaller than one place.
     """
-    size = image_size_of(visual) if size is None else parse_size(size)
     before = grid_of(visual, image_size_of(visual))
+    size = image_size_of(visual) if size is None else parse_size(size)
     if is_vit(visual):
         if last_stride is not None:
             raise UserError(f"last_stride: {name} is a ViT, only a ResNet has a layer 4; leave it null")
@@ -90,13 +75,16 @@ def adapt(
             raise UserError(f"patch_stride: {name} is a ResNet, only a ViT has patches; leave it null")
         if last_stride not in (None, 1, 2):
             raise UserError(f"last_stride: {last_stride} is not allowed; {name} takes 1 or 2")
-        if last_stride is not None and last_stride != visual.layer4[0].stride:
-            _set_last_stride(visual.layer4[0], last_stride)
-        least, what = 16 * visual.layer4[0].stride, "one place of its last layer"
+        first = visual.layer4[0]
+        if last_stride is not None and last_stride != first.stride:
+            # In this ResNet striding is average pooling, once in the block's branch and once before its shortcut.
+            first.stride = last_stride
+            first.avgpool = nn.AvgPool2d(last_stride) if last_stride > 1 else nn.Identity()
+            first.downsample[0] = nn.AvgPool2d(last_stride) if last_stride > 1 else nn.Identity()
+        least, what = 16 * first.stride, "one place of its last layer"
     if min(size) < least:
         raise UserError(f"image_size: {spell(size)} is too small for {name}; {what} takes {least} pixels")
-    if size != image_size_of(visual):
-        visual.image_size = size
+    visual.image_size = size
     owner = visual if is_vit(visual) else visual.attnpool
     if (after := grid_of(visual, size)) != before:
         table = resize_positions(owner.positional_embedding.detach(), before, after)
@@ -106,25 +94,10 @@ def adapt(
 
 
 def resize_positions(table: torch.Tensor, before: tuple[int, int], after: tuple[int, int]) -> torch.Tensor:
-    """Interpolate position embeddings from one grid to another.
+    """Interpolate position embeddings (1 + rows * columns, C) from one grid (rows, columns) to another.
 
-    Args:
-        table: (1 + rows * columns, C); the first entry belongs to no place and stays as it is.
-        before: (rows, columns) of the table.
-        after: (rows, columns) wanted.
-
-    Returns:
-        (1 + rows * columns, C) of the wanted grid; the table itself where the grids are the same.
+    The first entry belongs to no place and stays as it is.
     """
-    if before == after:
-        return table
     places = table[1:].unflatten(0, before).permute(2, 0, 1)[None]  # (1, C, rows, columns)
     places = functional.interpolate(places, size=after, mode="bicubic", antialias=True, align_corners=False)
     return torch.cat([table[:1], places[0].permute(1, 2, 0).flatten(0, 1)])
-
-
-def _set_last_stride(first: Any, stride: int) -> None:
-    # In this ResNet striding is average pooling, once in the block's branch and once before its shortcut.
-    first.stride = stride
-    first.avgpool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
-    first.downsample[0] = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()

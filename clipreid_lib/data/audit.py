@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from clipreid_lib.base.errors import counted
 from clipreid_lib.data.contract import Summary
 from clipreid_lib.data.inspection import NEAR, find_pairs
 from clipreid_lib.data.manifest import Manifest
@@ -14,45 +15,23 @@ PARTS = ("train", "validation", "test", "query", "gallery")
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found.
+    """One thing found."""
 
-    Attributes:
-        about: what kind of thing, one or two words.
-        text: a sentence.
-        wrong: whether it has to be put right; otherwise it is only worth knowing.
-    """
-
-    about: str
-    text: str
-    wrong: bool = False
+    about: str  # what kind of thing, one or two words
+    text: str  # a sentence
+    wrong: bool = False  # whether it has to be put right; otherwise it is only worth knowing
 
 
-@dataclass(frozen=True)
-class Findings:
-    """All that an audit found, ready to print."""
-
-    findings: list[Finding]
-
-    @property
-    def wrong(self) -> int:
-        """How many things have to be put right."""
-        return sum(finding.wrong for finding in self.findings)
-
-    @property
-    def lines(self) -> list[str]:
-        """One line per finding, what is wrong first and a verdict last."""
-        ordered = sorted(self.findings, key=lambda finding: not finding.wrong)
-        lines = [f"{'WRONG' if finding.wrong else 'note '}  {finding.about}: {finding.text}" for finding in ordered]
-        verdict = f"NOT OK: {self.wrong} thing{'s' * (self.wrong != 1)} to put right" if self.wrong else "OK"
-        return [*lines, verdict]
+def format_findings(found: list[Finding]) -> list[str]:
+    """Return one line per finding, what is wrong first and a verdict last."""
+    ordered = sorted(found, key=lambda finding: not finding.wrong)
+    lines = [f"{'WRONG' if finding.wrong else 'note '}  {finding.about}: {finding.text}" for finding in ordered]
+    wrong = sum(finding.wrong for finding in found)
+    return [*lines, f"NOT OK: {counted(wrong, 'thing')} to put right" if wrong else "OK"]
 
 
 def count_images(table: pd.DataFrame, summary: Summary) -> pd.DataFrame:
     """Return how many images and people there are, beside how many the complete set has.
-
-    Args:
-        table: the image table.
-        summary: what the complete set has.
 
     Returns:
         One row per count of the summary (or, where it states none, images, identities and each aspect), columns
@@ -69,12 +48,7 @@ def count_images(table: pd.DataFrame, summary: Summary) -> pd.DataFrame:
 
 
 def count_parts(manifest: Manifest, aspect: str, summary: Summary) -> pd.DataFrame:
-    """Return images and people of each part, beside the published numbers where there are any.
-
-    Args:
-        manifest: the protocol's.
-        aspect: the one it was built for.
-        summary: whose published numbers stand beside, where the manifest is of its protocol.
+    """Return images and people of each part, beside those published for the aspect under the manifest's protocol.
 
     Returns:
         One row per part, columns ``images``, ``people`` and, null where unpublished, ``published images`` and
@@ -106,7 +80,12 @@ def judge_images(
         summary: what the data set should be.
         allow_missing: absent images are known about.
     """
-    found: list[Finding] = []
+    found = []
+
+    def add(about: str, number: int, what: str, items: Iterable[str]) -> None:
+        if number:
+            found.append(Finding(about, f"{counted(number, 'image')} {what}: {_list_some(items)}", True))
+
     missing, named = table.attrs.get("missing", 0), table.attrs.get("named", len(table))
     if missing:
         found.append(Finding("missing", f"{missing:,} of {named:,} images are absent", not allow_missing))
@@ -120,20 +99,11 @@ def judge_images(
     sizes = [f"{number:,} of {w}x{h}" for (w, h), number in odd.value_counts(["width", "height"]).head(3).items()]
     blank = good[good["contrast"] < 0.01]  # of a grey level's full range: a lens cap, an empty scan
     copies = [group["path"].tolist() for _, group in good.groupby("sha256") if len(group) > 1]
-    for about, number, what, items in (
-        ("unreadable", len(broken), "cannot be read", [f"{row.path} ({row.problem})" for row in broken.itertuples()]),
-        ("size", len(odd), f"not of {wide}x{high} pixels", sizes),
-        ("blank", len(blank), "of one colour", blank["path"]),
-        (
-            "copies",
-            sum(map(len, copies)) - len(copies),
-            "stored more than once, byte for byte",
-            [" = ".join(group) for group in copies],
-        ),
-    ):
-        if number:
-            images = f"{number:,} image{'s' * (number != 1)}"
-            found.append(Finding(about, f"{images} {what}: {_list_some(items)}", True))
+    more = sum(map(len, copies)) - len(copies)
+    add("unreadable", len(broken), "cannot be read", (f"{row.path} ({row.problem})" for row in broken.itertuples()))
+    add("size", len(odd), f"not of {wide}x{high} pixels", sizes)
+    add("blank", len(blank), "of one colour", blank["path"])
+    add("copies", more, "stored more than once, byte for byte", map(" = ".join, copies))
     return found
 
 
@@ -144,7 +114,7 @@ def judge_protocol(
 
     Args:
         manifest: the protocol's.
-        aspect: the one it was built for.
+        aspect: that it was built for.
         table: the image table it was built from.
         seen: inspection of its images at least.
         summary: what the data set should be.
@@ -157,9 +127,7 @@ def judge_protocol(
     published = count_parts(manifest, aspect, summary).dropna()
     if manifest.validation.empty or manifest.validates_people:  # training then differs from the papers' by intent
         published = published.drop(["train", "validation"], errors="ignore")
-    differ = published[
-        (published["images"] != published["published images"]) | (published["people"] != published["published people"])
-    ]
+    differ = published.query("images != `published images` or people != `published people`")
     if len(differ) and len(table) >= summary.counts.get("images", 0):  # a partial download cannot have them
         text = ", ".join(
             f"{part} {row['images']} of {row['people']} people, "
@@ -174,19 +142,16 @@ def judge_protocol(
     near = find_pairs(learned, tested)
     if len(near):
         text = _list_some(f"{row.left} ~ {row.right} ({row.bits} bits)" for row in near.itertuples())
-        add(
-            "near-duplicates",
-            f"{len(near):,} pairs of a training and a test image look alike (at most {NEAR} of 256 bits): {text}",
-            True,
-        )
-    unpaired = images[images["role"] == "unpaired"]
-    if len(unpaired):
-        text = _list_some(str(identity) for identity in unpaired["identity"])
-        add("one image", f"{_say_people(len(unpaired), 'test')} with a single image, who take no part: {text}")
-    lone = manifest.train["identity"].value_counts()
-    if (lone == 1).any():
-        text = _list_some(str(identity) for identity in sorted(lone.index[lone == 1]))
-        add("one image", f"{_say_people(int((lone == 1).sum()), 'training')} with a single image to train on: {text}")
+        text = f"{len(near):,} pairs of a training and a test image look alike (at most {NEAR} of 256 bits): {text}"
+        add("near-duplicates", text, True)
+    trained = manifest.train["identity"].value_counts()
+    for part, lone, what in (
+        ("test", images.loc[images["role"] == "unpaired", "identity"], ", who take no part"),
+        ("training", sorted(trained.index[trained == 1]), " to train on"),
+    ):
+        if len(lone):
+            who = f"{len(lone):,} {part} {'people' if len(lone) != 1 else 'person'}"
+            add("one image", f"{who} with a single image{what}: {_list_some(map(str, lone))}")
     people, distractors = set(manifest.test["subject"]), images[images["role"] == "distractor"]
     mirrored = {"r": "l", "l": "r"}.get(aspect[-1:]) if aspect[-2:-1] == "_" else None
     other_hand = people & set(distractors.loc[distractors["aspect"] == f"{aspect[:-1]}{mirrored}", "subject"])
@@ -197,22 +162,15 @@ def judge_protocol(
             f"{len(other_hand)} of {len(people)} test people have their own other hand among the distractors "
             f"({themselves} have some other view of themselves), counted as a wrong answer; train without flips",
         )
-    both = sorted(set(distractors["subject"]) & set(manifest.train["subject"]))
-    if both:
-        text = f"of the training people, {_list_some(map(str, both))} are distractors in another aspect"
-        add("train and test", text)
+    if both := sorted(set(distractors["subject"]) & set(manifest.train["subject"])):
+        add("train and test", f"of the training people, {_list_some(map(str, both))} are distractors in another aspect")
     query, gallery = manifest.draw(0)
     if query["session"].notna().all() and manifest.protocol != "given":
         session = gallery.drop_duplicates("identity").set_index("identity")["session"]
-        share = 100 * float((query["session"] == query["identity"].map(session)).mean())
-        add(
-            "sessions", f"{share:.0f} % of queries (draw 0) come from their gallery image's session (one capture burst)"
-        )
+        share = 100 * (query["session"] == query["identity"].map(session)).mean()
+        text = f"{share:.0f} % of queries (draw 0) come from their gallery image's session (one capture burst)"
+        add("sessions", text)
     return found
-
-
-def _say_people(number: int, part: str) -> str:
-    return f"{number:,} {part} {'people' if number != 1 else 'person'}"
 
 
 def _list_some(items: Iterable[str], most: int = 3) -> str:

@@ -1,5 +1,9 @@
 """What every data set keeps: a summary of facts, and a table whose columns are checked in one place.
 
+A reader is a module with a ``SUMMARY`` and a function ``read(root, allow_missing)`` that returns the table, its columns
+and rows in any order; :func:`check_table` sorts them and sets types. ``allow_missing`` leaves out what the disk lacks.
+A reader raises UserError where something is absent or broken, naming it.
+
 The table has one row per image, sorted by path. Its columns are the contract the rest of the library relies on:
 
 ==================  =======  ==========================================================================
@@ -25,7 +29,7 @@ and whichever of these the data set brings:
 ==================  =======  ==========================================================================
 
 ``table.attrs`` holds ``dataset`` (its name), ``named`` and ``missing`` (how many images the metadata names, and
-how many of them the disk lacks), and ``aspect`` where only that one was asked for.
+how many of them the disk lacks).
 """
 
 import os
@@ -47,37 +51,21 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}  
 
 @dataclass(frozen=True)
 class Summary:
-    """Facts about a data set that a paper would state.
-
-    Attributes:
-        title: its name in full.
-        licence: under which terms it may be used.
-        citation: whom to cite.
-        where: how a person gets it, and what to point ``data_root`` at. Nothing is ever downloaded.
-        aspects: what ``aspect`` may be; empty where the data decides.
-        protocol: the protocol its papers use.
-        size: (width, height) of every image in pixels; None where they differ.
-        counts: number of images of the complete set: ``images``, ``identities`` and one per part or aspect.
-        published: by aspect, (images, identities) of a published split's parts, for the audit to compare with.
-    """
+    """Facts about a data set that a paper would state."""
 
     title: str
     licence: str
     citation: str
-    where: str
-    aspects: tuple[str, ...]
-    protocol: str
-    size: tuple[int, int] | None = None
-    counts: dict[str, int] = field(default_factory=dict)
+    where: str  # how a person gets it, and what to point ``data_root`` at; nothing is ever downloaded
+    protocol: str  # the protocol its papers use
+    size: tuple[int, int] | None = None  # (width, height) of every image in pixels; None where they differ
+    counts: dict[str, int] = field(default_factory=dict)  # of the complete set: images, identities, each part or aspect
+    # By aspect, (images, identities) of a published split's parts, for the audit to compare with.
     published: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)
 
 
 def check_table(table: pd.DataFrame, source: Path) -> pd.DataFrame:
-    """Check a reader's table and return it in the contract's types and order.
-
-    Args:
-        table: with the required columns and any others; text cells as the source wrote them.
-        source: file or folder it was read from, for messages.
+    """Check a reader's table, read from ``source``, and return it in the contract's types and order.
 
     Raises:
         UserError: an image stands twice or its path leaves the data root.
@@ -94,12 +82,8 @@ def check_table(table: pd.DataFrame, source: Path) -> pd.DataFrame:
 def check_paths(paths: pd.Series, source: str) -> None:
     """Check that every path is plainly written and stays inside the data root.
 
-    Args:
-        paths: as the source writes them.
-        source: what they were read from, for messages.
-
     Raises:
-        UserError: naming the first that does not.
+        UserError: naming the source and the first path that does not.
     """
     for path in paths.astype(str):
         what = None
@@ -129,17 +113,10 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def refuse_rows(wrong: pd.Series, column: pd.Series, name: str, source: Path, rule: str) -> None:
-    """Refuse a file whose text column breaks a rule in some row.
-
-    Args:
-        wrong: (rows,) bool, where it does.
-        column: (rows,) text.
-        name: the column's, for the message.
-        source: file it was read from.
-        rule: what is allowed, in words.
+    """Refuse a file whose column (rows,) breaks a rule where ``wrong`` (rows,) is true.
 
     Raises:
-        UserError: naming the first such row.
+        UserError: naming the file, the first such row, the column's name and the rule.
     """
     if wrong.any():
         row = wrong.idxmax()
@@ -173,12 +150,8 @@ def parse_flags(column: pd.Series, name: str, source: Path) -> pd.Series:
 def read_csv(source: Path, where: str) -> pd.DataFrame:
     """Read a CSV as text, nothing guessed.
 
-    Args:
-        source: the file.
-        where: what to do if it is missing, in words.
-
     Raises:
-        UserError: it is missing or no CSV.
+        UserError: it is missing (then it says ``where`` to get it) or no CSV.
     """
     try:
         with warnings.catch_warnings():
@@ -193,30 +166,12 @@ def read_csv(source: Path, where: str) -> pd.DataFrame:
 
 
 def drop_absent(table: pd.DataFrame, root: Path, allow_missing: bool, named_in: str) -> pd.DataFrame:
-    """Leave out rows whose image the disk lacks, and count them in ``attrs``.
-
-    Args:
-        table: with ``path``.
-        root: folder the paths are relative to.
-        allow_missing: False refuses a table with absent images.
-        named_in: the file that names them, for messages.
-
-    Returns:
-        A copy of the rows whose image is there; ``attrs`` holds ``named`` and ``missing``, two counts of images.
+    """Leave out rows whose image, relative to root, the disk lacks; ``attrs`` counts images ``named`` and ``missing``.
 
     Raises:
-        UserError: images are absent and that was not allowed, or none is there at all.
+        UserError: images that a file (``named_in``) names are absent and that was not allowed, or none is there at all.
     """
-    there: set[str] = set()
-    for folder in sorted({str(PurePosixPath(path).parent) for path in table["path"]}):
-        try:
-            with os.scandir(root / folder) as entries:
-                there.update((PurePosixPath(folder) / e.name).as_posix() for e in entries if e.is_file())
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise UserError(f"{root / folder}: cannot be listed ({error.strerror})") from None
-    present = table["path"].isin(there)
+    present = table["path"].map(lambda path: os.path.isfile(root / path)).astype(bool)
     missing = int((~present).sum())
     if missing and not allow_missing:
         raise UserError(

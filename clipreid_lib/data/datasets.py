@@ -10,7 +10,6 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.data import contract, demo, eleven_k, folder, hd, market1501
 from clipreid_lib.params.schema import BURST_GAP
 
-# The demo hands are written in 11k Hands' layout and read by its reader.
 MODULES: dict[str, ModuleType] = {
     "demo": demo,
     "11k": eleven_k,
@@ -21,7 +20,7 @@ MODULES: dict[str, ModuleType] = {
 
 
 def summary(dataset: str) -> contract.Summary:
-    """Return the facts about a data set: licence, citation, where to get it, expected counts.
+    """Return the facts about a data set.
 
     Raises:
         UserError: unknown data set.
@@ -32,41 +31,30 @@ def summary(dataset: str) -> contract.Summary:
 
 
 def load_images(
-    dataset: str,
-    root: str | Path,
-    aspect: str | None = None,
-    allow_missing: bool = False,
-    burst_gap: int = BURST_GAP,
+    dataset: str, root: str | Path, allow_missing: bool = False, burst_gap: int = BURST_GAP
 ) -> pd.DataFrame:
     """Read a data set's metadata into one table; no image is opened and nothing is downloaded.
 
     Args:
         dataset: ``demo``, ``11k``, ``hd``, ``market1501`` or ``folder``.
         root: folder that holds the data set.
-        aspect: keep this aspect only; all of them where None.
         allow_missing: leave out images whose file is absent instead of refusing.
         burst_gap: where sessions are read off image numbers (``11k``, ``demo``), the largest step inside one.
 
     Returns:
-        The table of :mod:`clipreid_lib.data.contract`, sorted by path.
+        The table of :mod:`clipreid_lib.data.contract`, all aspects, sorted by path.
 
     Raises:
-        UserError: unknown data set or aspect, missing root, broken metadata, or files absent.
+        UserError: unknown data set, missing root, broken metadata, or files absent.
     """
     facts = summary(dataset)
     if not os.path.isdir(root):  # also where a folder above it may not be entered
         raise UserError(f"data_root: {root} is not a folder; {facts.where}")
     root = Path(root)
-    if dataset in ("demo", "11k"):
+    if dataset in ("demo", "11k"):  # the demo hands are written in 11k Hands' layout
         table = eleven_k.read(root, allow_missing, burst_gap)
     else:
         table = MODULES[dataset].read(root, allow_missing)
     table = contract.check_table(table, root)
     table.attrs = {"named": len(table), "missing": 0, **table.attrs, "dataset": dataset}
-    if aspect is not None:
-        there = sorted(table["aspect"].unique())
-        if aspect not in there:
-            raise UserError(f"aspect: {root} holds no image of {aspect!r}; it has {', '.join(there)}")
-        table = table[table["aspect"] == aspect].reset_index(drop=True)
-        table.attrs["aspect"] = aspect
     return table

@@ -22,7 +22,6 @@ SUMMARY = Summary(
     "images. Multimedia Tools and Applications, 2019",
     where="11k Hands is one download from its authors (search for '11K Hands dataset Afifi'); "
     "give the folder that holds HandInfo.csv and Hands/ as data_root",
-    aspects=("dorsal_r", "dorsal_l", "palmar_r", "palmar_l"),
     protocol="mba",
     size=(1600, 1200),
     # 190 id strings are 189 people: "1200000 " and "1200000" are one.
@@ -64,29 +63,12 @@ ASPECTS = {
 
 
 def read(root: Path, allow_missing: bool, burst_gap: int) -> pd.DataFrame:
-    """Read 11k Hands' metadata into the table of :mod:`clipreid_lib.data.contract`.
-
-    Args:
-        root: folder with ``HandInfo.csv`` and ``Hands/``.
-        allow_missing: leave out rows whose image file is absent.
-        burst_gap: see :func:`find_sessions`.
-
-    Returns:
-        The contract's columns, in any order; :func:`clipreid_lib.data.contract.check_table` sorts rows and sets types.
-
-    Raises:
-        UserError: the CSV is missing or broken, or image files are absent and that was not allowed.
-    """
-    table = read_metadata(root, burst_gap)
-    return drop_absent(table, root, allow_missing, "HandInfo.csv")
+    """Read the table of :mod:`clipreid_lib.data.contract`; for ``burst_gap`` see :func:`find_sessions`."""
+    return drop_absent(read_metadata(root, burst_gap), root, allow_missing, "HandInfo.csv")
 
 
 def read_metadata(root: Path, burst_gap: int) -> pd.DataFrame:
     """Read ``HandInfo.csv`` alone: every row it has, whether or not the image is there.
-
-    Args:
-        root: folder with ``HandInfo.csv``.
-        burst_gap: see :func:`find_sessions`.
 
     Raises:
         UserError: the CSV is missing or broken.
@@ -98,16 +80,20 @@ def read_metadata(root: Path, burst_gap: int) -> pd.DataFrame:
         raise UserError(f"{source}: lacks the column {absent[0]!r}; it must have {', '.join(COLUMNS)}")
     table = raw[list(COLUMNS)].rename(columns=COLUMNS)
 
-    table["identity"] = _parse_ids(table["identity"], source)
+    # One row of the original reads "1200000 " and is person 1200000. Any other pair of ids that differ by
+    # white space alone could be two people, so it is refused.
+    ids = table["identity"].replace("1200000 ", "1200000")
+    rule = "it must be a whole number of at most 15 digits, without white space around it"
+    refuse_rows(~ids.str.fullmatch(r"[0-9]{1,15}"), ids, "id", source, rule)
+    table["identity"] = ids.astype(int)
     unknown = ~table["aspect"].isin(list(ASPECTS))
     refuse_rows(unknown, table["aspect"], "aspectOfHand", source, f"allowed: {', '.join(ASPECTS)}")
     table["aspect"] = table["aspect"].map(ASPECTS)
     table["age"] = parse_whole_numbers(table["age"], "age", source)
     for name in FLAGS:
         table[name] = parse_flags(table[name], name, source)
-    strange = table["path"][table["path"].str.contains(r"[/\\]|^\.|^$", regex=True)]
-    if len(strange):
-        raise UserError(f"{source}: imageName {strange.iloc[0]!r} must be a plain file name inside Hands/")
+    strange = table["path"].str.contains(r"[/\\]|^\.|^$", regex=True)
+    refuse_rows(strange, table["path"], "imageName", source, "it must be a plain file name inside Hands/")
     table["session"] = find_sessions(table, burst_gap)
     table["camera"] = 0
     table["path"] = "Hands/" + table["path"]
@@ -115,7 +101,7 @@ def read_metadata(root: Path, burst_gap: int) -> pd.DataFrame:
 
 
 def find_sessions(table: pd.DataFrame, burst_gap: int) -> pd.Series:
-    """Cut each hand's images into capture bursts, by their file numbers alone.
+    """Cut each hand's images into capture bursts, by their file numbers (the last digits of ``path``) alone.
 
     The photographs carry running numbers and no time. Within one hand (identity, aspect) a burst is a run of
     numbers each at most ``burst_gap`` above the one before; a larger jump starts the next burst. In 11k Hands
@@ -124,10 +110,6 @@ def find_sessions(table: pd.DataFrame, burst_gap: int) -> pd.Series:
     apart and 0.6 beyond 200. Runs are found among all rows of the metadata, so that a partial download does not
     tear them.
 
-    Args:
-        table: all rows, with ``path`` (whose last digits are the number), ``identity`` and ``aspect``.
-        burst_gap: largest step inside a burst.
-
     Returns:
         (rows,) burst of each image, counted from 0 within its hand.
     """
@@ -135,16 +117,3 @@ def find_sessions(table: pd.DataFrame, burst_gap: int) -> pd.Series:
     frame = table[["identity", "aspect"]].assign(number=number).sort_values("number")
     hands = frame.groupby(["identity", "aspect"])["number"]
     return (hands.diff() > burst_gap).groupby([frame["identity"], frame["aspect"]]).cumsum().astype(int)
-
-
-def _parse_ids(ids: pd.Series, source: Path) -> pd.Series:
-    # One row of the original reads "1200000 " and is person 1200000. Any other pair of ids that differ by
-    # white space alone could be two people, so it is refused.
-    raw = ids.where(ids != "1200000 ", "1200000")
-    clean = raw.str.strip()
-    if (clean != raw).any():
-        raise UserError(f"{source}: id {raw[clean != raw].iloc[0]!r} has white space around it; mend the file")
-    odd = clean[~clean.str.fullmatch(r"[0-9]{1,15}")]
-    if len(odd):
-        raise UserError(f"{source}: id {odd.iloc[0]!r} is not a whole number of at most 15 digits")
-    return clean.astype(int)

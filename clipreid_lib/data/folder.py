@@ -29,7 +29,6 @@ SUMMARY = Summary(
     citation="yours to state",
     where="give a folder with one folder of images per person (PERSON/IMAGE or PERSON/ASPECT/IMAGE), or one that "
     "holds a single CSV with the columns path and identity, as data_root",
-    aspects=(),
     protocol="own",
 )
 ASPECT = "hand"  # where nothing names one
@@ -39,32 +38,15 @@ TAKEN = ("subject", "role", "dataset", "protocol")  # what a manifest adds
 
 
 def read(root: Path, allow_missing: bool) -> pd.DataFrame:
-    """Read a folder of one's own into the table of :mod:`clipreid_lib.data.contract`.
-
-    Args:
-        root: the folder. A single CSV at its top decides; otherwise each sub-folder is a person.
-        allow_missing: leave out images that a CSV names and the disk lacks.
-
-    Returns:
-        The contract's columns, in any order; :func:`clipreid_lib.data.contract.check_table` sorts rows and sets types.
-
-    Raises:
-        UserError: nothing to read, or something that cannot be understood, named.
-    """
-    top = _list_folder(root)
+    """Read the table of :mod:`clipreid_lib.data.contract`: from the CSV at the folder's top, else from sub-folders."""
+    try:
+        top = sorted(path for path in root.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"{root}: cannot be listed ({error.strerror})") from None
     tables = [path for path in top if path.suffix.lower() == ".csv"]
     if len(tables) > 1:
         raise UserError(f"{root}: holds {len(tables)} CSV files ({tables[0].name}, {tables[1].name}); keep one")
-    if tables:
-        return _read_table(tables[0], allow_missing)
-    return _read_folders(root, top)
-
-
-def _list_folder(folder: Path) -> list[Path]:
-    try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be listed ({error.strerror})") from None
+    return _read_table(tables[0], allow_missing) if tables else _read_folders(root, top)
 
 
 def _read_folders(root: Path, top: list[Path]) -> pd.DataFrame:
@@ -106,9 +88,7 @@ def _read_table(source: Path, allow_missing: bool) -> pd.DataFrame:
         raise UserError(f"{source}: names no image")
     check_paths(raw["path"], str(source))
     table = raw.copy()
-    empty = table["identity"].str.strip() == ""
-    if empty.any():
-        raise UserError(f"{source}: row {empty.idxmax() + 2}: identity is empty")
+    refuse_rows(raw["identity"].str.strip() == "", raw["identity"], "identity", source, "it must name a person")
     if "name" not in raw and not table["identity"].str.fullmatch(r"[0-9]{1,15}").all():
         table["name"] = table["identity"]
     table["identity"] = _number_people(table["identity"], source)
@@ -134,8 +114,9 @@ def _number_people(names: pd.Series, source: Path) -> pd.Series:
     for name in distinct:  # "7" and "07", "ann" and "Ann ": people are told apart by what they are called
         key = str(int(name)) if is_number(name.strip()) else name.strip().casefold()
         if key in seen:
-            message = f"{seen[key]!r} and {name!r} would be one person; write each person's name one way"
-            raise UserError(f"{source}: {message}")
+            raise UserError(
+                f"{source}: {seen[key]!r} and {name!r} would be one person; write each person's name one way"
+            )
         seen[key] = name
     if all(map(is_number, distinct)):
         return names.astype(int)

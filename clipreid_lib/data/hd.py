@@ -14,7 +14,6 @@ SUMMARY = Summary(
     "IEEE Transactions on Information Forensics and Security, 2016",
     where="HD is given out on request by the Hong Kong Polytechnic University (search for 'PolyU Contactless Hand "
     "Dorsal Images Database'); give the folder that holds 'Original Images' as data_root",
-    aspects=("dorsal",),
     protocol="mba",
     counts={"images": 5992, "identities": 715, "distractor": 1342},
     # MBA-Net's split: 502 people in the first folder, 213 more in the second, who join every gallery.
@@ -31,18 +30,9 @@ FOLDERS = {"1-501": "", "502-712": "distractor"}  # folder -> split
 def read(root: Path, allow_missing: bool) -> pd.DataFrame:
     """Read HD's two folders into the table of :mod:`clipreid_lib.data.contract`.
 
-    The identity stands before a file name's first underscore. People of ``502-712`` are marked as distractors.
+    The identity stands before a file name's first underscore. People of ``502-712`` are marked as distractors;
+    ``allow_missing`` goes without that folder.
     A number that both folders use names two people; the second folder's then gets 10,000 added.
-
-    Args:
-        root: folder that holds ``Original Images``.
-        allow_missing: go without the folder ``502-712``.
-
-    Returns:
-        The contract's columns, in any order; :func:`clipreid_lib.data.contract.check_table` sorts rows and sets types.
-
-    Raises:
-        UserError: a folder is missing or empty, or a file name does not begin with a number and an underscore.
     """
     parts = []
     for name, split in FOLDERS.items():

@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import pandas as pd
@@ -70,8 +70,7 @@ class Manifest:
     @property
     def validates_people(self) -> bool:
         """Whether validation is a retrieval of its own, with people nobody trains on."""
-        drawn = self.validation.filter(regex=DRAW)
-        return bool((drawn != "").any(axis=None))
+        return bool((self.validation.filter(regex=DRAW) != "").any(axis=None))
 
     @property
     def draws(self) -> int:
@@ -86,23 +85,15 @@ class Manifest:
     def draw(self, index: int, part: str = "test") -> tuple[pd.DataFrame, pd.DataFrame]:
         """Return the (query, gallery) tables of one draw; the gallery's own images come before distractors.
 
-        They are made once and shared by all who ask: copy them before you change them.
-
         Args:
             index: of the draw, from 0.
             part: ``test``, with distractors in the gallery, or ``validation``, without.
         """
-        if (index, part) not in self._drawn:
-            images = self.in_tests if part == "test" else self._select(part)
-            column = images[f"draw_{index}"]
-            gallery = images[column == "gallery"]
-            gallery = gallery.sort_values("role", key=lambda role: role == "distractor", kind="stable")
-            self._drawn[index, part] = images[column == "query"], gallery
-        return self._drawn[index, part]
-
-    @cached_property
-    def _drawn(self) -> dict[tuple[int, str], tuple[pd.DataFrame, pd.DataFrame]]:
-        return {}
+        images = self.in_tests if part == "test" else self._select(part)
+        column = images[f"draw_{index}"]
+        gallery = images[column == "gallery"]
+        gallery = gallery.sort_values("role", key=lambda role: role == "distractor", kind="stable")
+        return images[column == "query"], gallery
 
     @cached_property
     def sha(self) -> str:
@@ -127,10 +118,11 @@ class Manifest:
 
         Args:
             path: CSV written by :meth:`save`.
-            table: the image table it is to be used with, if it shall be held against one.
+            table: the image table, all aspects, that it is to be used with, if it shall be held against one.
 
         Raises:
-            UserError: the file is missing, breaks a rule of the protocol, or belongs to another data set.
+            UserError: the file is missing, breaks a rule of the protocol, is of another data set, or names an image
+                that is absent from the table or another person's there.
         """
         try:
             images = pd.read_csv(path, keep_default_na=False, dtype=str)
@@ -143,37 +135,20 @@ class Manifest:
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{path}: cannot be read as a manifest ({' '.join(str(error).split())})") from None
         manifest = cls(images).check(str(path))
-        return manifest if table is None else manifest.fits(table, str(path))
-
-    def fits(self, table: pd.DataFrame, name: str = "manifest") -> "Manifest":
-        """Return self after checking that it was made from this data set.
-
-        Args:
-            table: the data set's image table, all aspects.
-            name: what to call the manifest in messages.
-
-        Raises:
-            UserError: it was made from another data set, or names an image that is absent or another person's.
-        """
-        if table.attrs.get("dataset", self.dataset) != self.dataset:
-            raise UserError(f"{name}: is a manifest of {self.dataset}, not of {table.attrs['dataset']}")
-        people = self.images["path"].map(table.set_index("path")["identity"])
-        for wrong, what in (
-            (people.isna(), "is not in the data set"),
-            (people != self.images["subject"], "is another person's in the data set"),
-        ):
-            if wrong.any():
-                raise UserError(f"{name}: image {_name_first(self.images, wrong)} {what}")
-        return self
+        if table is not None:
+            there = table.attrs.get("dataset", manifest.dataset)
+            if there != manifest.dataset:
+                raise UserError(f"{path}: is a manifest of {manifest.dataset}, not of {there}")
+            people = images["path"].map(table.set_index("path")["identity"])
+            _refuse(str(path), images, people.isna(), "is not in the data set")
+            _refuse(str(path), images, people != images["subject"], "is another person's in the data set")
+        return manifest
 
     def check(self, name: str = "manifest") -> "Manifest":
         """Return self after checking its rules.
 
         Raises:
-            UserError: a column is missing, a path leaves the data root, an image stands twice, an image is used
-                against its role, people cross between train and test, a test or validation person lacks query or
-                gallery in a draw, query and gallery share a burst (``cross_session``), or a query has matches by its
-                own camera alone (``given``). The message names the first image.
+            UserError: a rule is broken, as each message says; it names the first image that breaks it.
         """
         images, drawn = self.images, self.images.filter(regex=DRAW)
         for column in (*COLUMNS, *(f"draw_{index}" for index in range(max(1, self.draws)))):
@@ -188,35 +163,23 @@ class Manifest:
         if NEEDS.get(self.protocol, "path") not in images:
             raise UserError(f"{name}: lacks the column {NEEDS[self.protocol]!r}, which {self.protocol} needs")
         check_paths(images["path"], name)
-        distractor = images["role"] == "distractor"
+        distractor, refuse = images["role"] == "distractor", partial(_refuse, name, images)
+        refuse(images["path"].duplicated(), "stands twice")
+        refuse(~images["role"].isin(ROLES), f"has an unknown role; allowed: {', '.join(ROLES)}")
+        refuse(~drawn.isin(["", "query", "gallery"]).all(axis=1), "is neither query nor gallery nor unused in a draw")
         idle = images["role"].isin(["train", "unpaired", "junk"]) & (drawn != "").any(axis=1)
-        for wrong, what in (
-            (images["path"].duplicated(), "stands twice"),
-            (~images["role"].isin(ROLES), f"has an unknown role; allowed: {', '.join(ROLES)}"),
-            (~drawn.isin(["", "query", "gallery"]).all(axis=1), "is neither query nor gallery nor unused in a draw"),
-            (idle, "takes no part in tests but is drawn"),
-            (distractor & (drawn == "query").any(axis=1), "is a distractor and a query"),
-            (
-                self._find_shared(("train", "validation"), ("test", "unpaired")),
-                "shows a person both trained on and tested",
-            ),
-            (~distractor & (images["identity"] != images["subject"]), "has another person's number"),
-            (
-                distractor & images["identity"].isin(self.test["identity"]),
-                "is a distractor with a test person's number",
-            ),
-        ):
-            if wrong.any():
-                raise UserError(f"{name}: image {_name_first(images, wrong)} {what}")
+        refuse(idle, "takes no part in tests but is drawn")
+        refuse(distractor & (drawn == "query").any(axis=1), "is a distractor and a query")
+        crossing = self._find_shared(("train", "validation"), ("test", "unpaired"))
+        refuse(crossing, "shows a person both trained on and tested")
+        refuse(~distractor & (images["identity"] != images["subject"]), "has another person's number")
+        named_alike = distractor & images["identity"].isin(self.test["identity"])
+        refuse(named_alike, "is a distractor with a test person's number")
         if self.test.empty:
             raise UserError(f"{name}: holds no test image")
         self._check_draws("test", name)
         if self.validates_people:
-            trained = self._find_shared(("train",), ("validation",))
-            if trained.any():
-                raise UserError(
-                    f"{name}: image {_name_first(images, trained)} shows a person both trained on and validated"
-                )
+            refuse(self._find_shared(("train",), ("validation",)), "shows a person both trained on and validated")
             self._check_draws("validation", name)
         return self
 
@@ -224,24 +187,19 @@ class Manifest:
         people = self._select(part)
         for index in range(self.draws):
             query, gallery = self.draw(index, part)
-            own = gallery[gallery["role"] == part]
-            wrongs = [
-                (people, ~people["identity"].isin(query["identity"]), "shows a person without query"),
-                (people, ~people["identity"].isin(own["identity"]), "shows a person without gallery"),
-            ]
+            own, there = gallery[gallery["role"] == part], f"in draw {index}"
+            _refuse(name, people, ~people["identity"].isin(query["identity"]), f"shows a person without query {there}")
+            _refuse(name, people, ~people["identity"].isin(own["identity"]), f"shows a person without gallery {there}")
             if self.protocol != "given" or part == "validation":
-                wrongs.append((own, own["identity"].duplicated(), "is its person's second gallery image"))
+                _refuse(name, own, own["identity"].duplicated(), f"is its person's second gallery image {there}")
             if self.protocol == "cross_session":
                 burst = query["identity"].map(own.drop_duplicates("identity").set_index("identity")["session"])
                 shared = (query["session"] == burst) | query["session"].isna() | burst.isna()
-                wrongs.append((query, shared.astype(bool), "may share its gallery image's burst"))
+                _refuse(name, query, shared.astype(bool), f"may share its gallery image's burst {there}")
             if part == "test" and self.same_camera_rule:
                 pairs = query[["path", "identity", "camera"]].merge(own[["identity", "camera"]], on="identity")
                 seen = pairs.loc[pairs["camera_x"] != pairs["camera_y"], "path"]
-                wrongs.append((query, ~query["path"].isin(seen), "has no gallery image by another camera"))
-            for table, wrong, what in wrongs:
-                if wrong.any():
-                    raise UserError(f"{name}: image {_name_first(table, wrong)} {what} in draw {index}")
+                _refuse(name, query, ~query["path"].isin(seen), f"has no gallery image by another camera {there}")
 
     def _select(self, *roles: str) -> pd.DataFrame:
         return self.images[self.images["role"].isin(roles)]
@@ -254,5 +212,6 @@ class Manifest:
         return self.images.to_csv(index=False, lineterminator="\n")
 
 
-def _name_first(table: pd.DataFrame, wrong: pd.Series) -> str:
-    return str(table.loc[wrong, "path"].iloc[0])
+def _refuse(name: str, table: pd.DataFrame, wrong: pd.Series, what: str) -> None:
+    if wrong.any():
+        raise UserError(f"{name}: image {table.loc[wrong, 'path'].iloc[0]} {what}")

@@ -14,7 +14,6 @@ SUMMARY = Summary(
     citation="L. Zheng et al., Scalable person re-identification: a benchmark. ICCV 2015",
     where="Market-1501 is a download from its authors (search for 'Market-1501 Zheng'); give the folder that holds "
     "bounding_box_train, query and bounding_box_test as data_root",
-    aspects=("body",),
     protocol="given",
     size=(64, 128),
     counts={"images": 36036, "train": 12936, "query": 3368, "junk": 3819},
@@ -28,17 +27,7 @@ def read(root: Path, allow_missing: bool) -> pd.DataFrame:
     """Read Market-1501's three folders into the table of :mod:`clipreid_lib.data.contract`.
 
     Person 0000 is everybody in the background (distractors, matching nobody); person -1 is junk, detections
-    that neither help nor harm a ranking and therefore take no part.
-
-    Args:
-        root: folder that holds the three.
-        allow_missing: go without a folder's images where it is empty.
-
-    Returns:
-        The contract's columns, in any order; :func:`clipreid_lib.data.contract.check_table` sorts rows and sets types.
-
-    Raises:
-        UserError: a folder is missing or empty, or a file is named otherwise.
+    that neither help nor harm a ranking and therefore take no part. With ``allow_missing`` folders may be empty.
     """
     rows = []
     for name, split in FOLDERS.items():

@@ -64,18 +64,15 @@ def build(
     validation: str = "none",
     draws: int = 10,
 ) -> Manifest:
-    """Build one protocol's manifest from an image table that holds all aspects.
+    """Build one protocol's manifest, checked, from an image table that holds all aspects.
 
     Args:
         table: as :func:`clipreid_lib.data.datasets.load_images` returns it.
-        protocol: one of ``own``, ``mba``, ``common``, ``cross_session`` and ``given``.
+        protocol: as described above; ``given`` has one draw.
         aspect: the aspect that trains and is tested; None where the table has one.
         seed: which draws and which validation people.
         validation: ``identity_disjoint``, ``published`` or ``none``.
-        draws: how many gallery/query draws (the papers take 10); ``given`` has one.
-
-    Returns:
-        The manifest, checked.
+        draws: how many gallery/query draws (the papers take 10).
 
     Raises:
         UserError: a misspelt argument, an aspect the table lacks, or data that the protocol cannot work with.
@@ -92,9 +89,6 @@ def build(
         aspect = there[0]
     if aspect is None or aspect not in there:
         raise UserError(f"aspect: {dataset} holds no image of {aspect!r}; it has {', '.join(there) or 'nothing'}")
-
-    if protocol in ("mba", "common") and "aspect" in table.attrs:
-        raise UserError(f"protocol: {protocol} looks at all aspects; load the images without naming one")
     table = table.sort_values("path")
     if protocol == "given":
         images, draws = _take_split(table, aspect, dataset), 1
@@ -120,11 +114,10 @@ def _assign_roles(table: pd.DataFrame, protocol: str, aspect: str, dataset: str,
     extra, bare = bare[extra & (bare["aspect"] == aspect)], bare[~extra]
     mine = bare[bare["aspect"] == aspect]
     if mine.empty:
-        lacks = ", ".join(sorted(bare["aspect"].unique())) or "nothing"
-        raise UserError(f"aspect: {dataset} holds no usable image of {aspect!r}; it has {lacks}")
-    trainers = (
-        _choose_half(bare, dataset, seed) if protocol == "common" else _choose_trainers(mine, dataset, aspect, seed)
-    )
+        there = ", ".join(sorted(bare["aspect"].unique())) or "nothing"
+        raise UserError(f"aspect: {dataset} holds no usable image of {aspect!r}; it has {there}")
+    half = protocol == "common"
+    trainers = _choose_half(bare, dataset, seed) if half else _choose_trainers(mine, dataset, aspect, seed)
     mine = mine.assign(subject=mine["identity"], role=np.where(mine["identity"].isin(trainers), "train", "test"))
     mine.loc[_find_lone(mine) & (mine["role"] == "test"), "role"] = "unpaired"
     if protocol == "cross_session":
@@ -182,9 +175,8 @@ def _find_lone(images: pd.DataFrame, column: str | None = None) -> pd.Series:
 def _choose_trainers(images: pd.DataFrame, dataset: str, aspect: str, seed: int) -> set[int]:
     # MBA-Net chose its thresholds so that half of an aspect's people train; elsewhere that rule itself serves.
     published = THRESHOLDS.get(dataset, {}).get(aspect)
-    if published is None:
-        return _choose_half(images, dataset, seed)
-    return {person for person in images["identity"].unique() if person <= published}
+    people = set(images["identity"])
+    return _choose_half(images, dataset, seed) if published is None else {each for each in people if each <= published}
 
 
 def _choose_half(images: pd.DataFrame, dataset: str, seed: int) -> set[int]:

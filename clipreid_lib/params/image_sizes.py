@@ -6,24 +6,16 @@ from clipreid_lib.base.errors import UserError
 
 
 def parse_size(size: int | str | tuple[int, int], key: str = "image_size") -> tuple[int, int]:
-    """Turn any spelling of a size into (height, width) in pixels.
-
-    Args:
-        size: a side, ``"N"``, ``"HEIGHTxWIDTH"`` or (height, width). One number means a square.
-        key: what the user called it, for the message.
+    """Turn a side, ``"N"``, ``"HEIGHTxWIDTH"`` or (height, width) into (height, width) in pixels.
 
     Raises:
-        UserError: it is none of these, or has no pixels.
+        UserError: it is none of these, or has no pixels; the message calls it ``key``.
     """
     if isinstance(size, str) and re.fullmatch(r"\d{1,9}(x\d{1,9})?", size):
-        numbers = [int(number) for number in size.split("x")]
-    elif isinstance(size, int):
-        numbers = [size]
-    elif isinstance(size, (tuple, list)) and len(size) == 2 and all(isinstance(number, int) for number in size):
-        numbers = list(size)
+        numbers: list = [int(number) for number in size.split("x")]
     else:
-        numbers = [0]
-    if min(numbers) < 1:
+        numbers = list(size) if isinstance(size, (tuple, list)) else [size]
+    if len(numbers) not in (1, 2) or not all(isinstance(number, int) and number > 0 for number in numbers):
         raise UserError(f"{key}: {size!r} is no size; give a side in pixels (224) or HEIGHTxWIDTH (256x128)")
     return numbers[0], numbers[-1]
 

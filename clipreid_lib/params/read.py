@@ -15,13 +15,13 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from clipreid_lib.base.errors import UserError
-from clipreid_lib.params.schema import Params, refuse_unknown_key, validate_params
+from clipreid_lib.params.schema import Params, name_source, refuse_unknown_key, validate_params
 
 MANY = 100  # runs in a grid that nobody starts by a slip of the keyboard
 
 
 def read_yaml(path: str | Path) -> dict:
-    """Read one params file: a flat mapping of keys to scalars or lists.
+    """Read one params file: a flat mapping of keys to scalars or lists; an empty file is an empty mapping.
 
     Raises:
         UserError: the file is missing, is not YAML, or is not a mapping.
@@ -32,19 +32,13 @@ def read_yaml(path: str | Path) -> dict:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{path}: is not YAML ({' '.join(str(error).split())})") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
+    if not isinstance(values, (dict, type(None))):
         raise UserError(f"{path}: holds a {type(values).__name__}; a params file is a list of `key: value` lines")
-    return values
+    return values or {}
 
 
 def compose(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> tuple[dict, dict[str, str]]:
-    """Merge params files left to right, then ``key=value`` overrides.
-
-    Args:
-        files: params files; later ones override earlier ones.
-        overrides: ``key=value`` each, the value as in YAML.
+    """Merge params files left to right, then overrides ``key=value``, the value as in YAML.
 
     Returns:
         The merged values (lists kept) and, for each key, the file or override that set it.
@@ -80,36 +74,33 @@ def expand(values: dict, source: str | dict[str, str] = "params", many: bool = F
     Args:
         values: from :func:`compose`.
         source: where they came from, for messages.
-        many: whether a large grid is meant.
+        many: whether more than ``MANY`` runs are meant.
 
     Raises:
-        UserError: as :func:`validate_params`; a list is empty; ``exclude`` leaves nothing, or names no key; the grid
-            has more than ``MANY`` runs and ``many`` is not said.
+        UserError: as :func:`validate_params`; a list is empty; ``exclude`` leaves nothing, or names no key; too many.
     """
     values = dict(values)
     rules = values.pop("exclude", [])
     axes = {key: value if isinstance(value, list) else [value] for key, value in values.items()}
-
-    def where(key: str) -> str:
-        return source if isinstance(source, str) else source.get(key, "params")
-
     for key, axis in axes.items():
         if not axis:
-            raise UserError(f"{where(key)}: {key}: the list is empty; give at least one value")
+            raise UserError(f"{name_source(source, key)}: {key}: the list is empty; give at least one value")
     size = math.prod(map(len, axes.values()))
     if size > MANY and not many:
         raise UserError(f"the grid has {size:,} combinations; --yes says that more than {MANY} are meant")
-    rules = [{key: _typed(key, value, where("exclude")) for key, value in rule.items()} for rule in rules]
+    place = name_source(source, "exclude")
+    rules = [{key: _typed(key, value, place) for key, value in rule.items()} for rule in rules]
     points = [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]
     left = [point for point in points if not any(_matches(point, rule) for rule in rules)]
     if not left:
-        raise UserError(f"{where('exclude')}: exclude: leaves none of {size:,} combinations")
+        raise UserError(f"{place}: exclude: leaves none of {size:,} combinations")
     unique: dict[str, tuple[Params, dict]] = {}
     for point in left:
         run = validate_params(point, source)
         _, first = unique.setdefault(run.run_id, (run, point))
         if differ := [key for key in point if point[key] != first[key]]:
-            raise UserError(f"{where(differ[0])}: {differ[0]}: some of its values make the same run; keep one of them")
+            where = name_source(source, differ[0])
+            raise UserError(f"{where}: {differ[0]}: some of its values make the same run; keep one of them")
     return [run for run, _ in unique.values()]
 
 
@@ -122,11 +113,8 @@ def _rules(layer: dict, path: str) -> list[dict]:
 
 def _matches(point: dict, rule: dict) -> bool:
     """Whether a combination is one that a rule leaves out; a key that no file sets has its default."""
-    for key, value in rule.items():
-        mine = _typed(key, point.get(key, Params.model_fields[key].default), "params")
-        if not set(mine) & set(value):
-            return False
-    return True
+    default = {key: Params.model_fields[key].default for key in rule}
+    return all(_typed(key, (default | point)[key], "params")[0] in values for key, values in rule.items())
 
 
 def _typed(key: str, value: object, where: str) -> list:
@@ -142,22 +130,14 @@ def _typed(key: str, value: object, where: str) -> list:
 
 
 def from_namespace(namespace: dict) -> Params:
-    """Collect the params a notebook's cells set, papermill's injected cell included.
-
-    Args:
-        namespace: the notebook's ``globals()``, before anything but imports has run.
+    """Collect the params a notebook's cells set, papermill's injected cell included, from its ``globals()``.
 
     Raises:
         UserError: a plain value has a name that is no key of the schema, or as :func:`validate_params`.
     """
-    scalars = (str, int, float, bool, list, tuple, type(None))
-    given = {
-        key: value
-        for key, value in namespace.items()
-        if not key.startswith("_")
-        and isinstance(value, scalars)
-        and (key not in {"In", "Out"})  # IPython's own history
-    }
+    plain = (str, int, float, bool, list, tuple, type(None))
+    given = {key: value for key, value in namespace.items() if not key.startswith("_") and isinstance(value, plain)}
+    given.pop("In", None)  # IPython's own history
     for key in given:
         refuse_unknown_key(key, "the notebook's parameters", f"call a variable of your own _{key}")
     return validate_params(given, "the notebook's parameters").resolved()

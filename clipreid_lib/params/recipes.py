@@ -1,6 +1,6 @@
 """Training defaults per backbone family: what a ``null`` in a params file stands for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 # The user's short names, as open_clip spells the models OpenAI trained (they need QuickGELU).
@@ -16,37 +16,21 @@ SHIPPED = Path(__file__).parent.parent / "embedded" / "weights"  # its config, v
 
 @dataclass(frozen=True)
 class Recipe:
-    """Numbers of one backbone family; rates are per optimiser step, lengths in epochs.
+    """Numbers of one backbone family; rates are per optimiser step, lengths in epochs."""
 
-    Attributes:
-        prompt_epochs: length of stage 2a.
-        prompt_lr: its peak rate.
-        prompt_warm_up: share of it that warms up.
-        encoder_epochs: length of stages 1 and 2b.
-        encoder_lr: their peak rate.
-        head_lr: rate of the classifier heads.
-        id_weight: of the two identity losses.
-        batch_size: images per step.
-        last_stride: stride of a ResNet's layer 4; ViTs have none.
-        weight_decay: Adam's L2 term in stages 1 and 2b.
-        bias_factor: how much faster biases learn than weights.
-        warm_start: share of the peak rate that warm-up starts from.
-        steps: shares of the run after which the rate falls to a tenth.
-    """
-
-    prompt_epochs: int
-    prompt_lr: float
-    prompt_warm_up: float
-    encoder_epochs: int
-    encoder_lr: float
-    head_lr: float
-    id_weight: float
-    batch_size: int
-    last_stride: int | None
-    weight_decay: float
-    bias_factor: float
-    warm_start: float
-    steps: tuple[float, float]
+    prompt_epochs: int  # of stage 2a
+    prompt_lr: float  # its peak rate
+    prompt_warm_up: float  # share of it that warms up
+    encoder_epochs: int  # of stages 1 and 2b
+    encoder_lr: float  # their peak rate
+    head_lr: float  # of the classifier heads
+    id_weight: float  # of the two identity losses
+    batch_size: int  # images per step
+    last_stride: int | None  # of a ResNet's layer 4; ViTs have none
+    weight_decay: float  # Adam's L2 term in stages 1 and 2b
+    bias_factor: float  # how much faster biases learn than weights
+    warm_start: float  # share of the peak rate that warm-up starts from
+    steps: tuple[float, float]  # shares of the run after which the rate falls to a tenth
 
 
 # CLIP-ReID (arXiv 2211.13977), configs/person: the ViT is fine-tuned very gently, and its identity loss is
@@ -69,37 +53,32 @@ VIT = Recipe(
 )
 # CLIP-ReID's ResNet needs a seventy times larger rate, more weight decay, a gentler start and half as many prompt
 # epochs; layer 4 keeps its input's resolution, which gives the attention pool four times as many places to look at.
-RESNET = Recipe(
+RESNET = replace(
+    VIT,
     prompt_epochs=60,
-    prompt_lr=3.5e-4,
     prompt_warm_up=5 / 60,
     encoder_epochs=120,
     encoder_lr=3.5e-4,
     head_lr=3.5e-4,
     id_weight=1.0,
-    batch_size=64,
     last_stride=1,
     weight_decay=5e-4,
-    bias_factor=2.0,
     warm_start=0.01,
     steps=(40 / 120, 70 / 120),
 )
 # The embedded CLIP is a fiftieth of ViT-B-16's size and was trained on CPU, so it takes large steps and few
 # epochs. Chosen on synthetic people of other seeds than the ones the demo trains and tests on.
-SMALL = Recipe(
+SMALL = replace(
+    VIT,
     prompt_epochs=40,
     prompt_lr=1e-2,
-    prompt_warm_up=5 / 120,
     encoder_epochs=30,
     encoder_lr=1e-3,
     head_lr=3e-3,
     id_weight=1.0,
     batch_size=32,
     last_stride=2,  # as it was pretrained: at 96 pixels there is little resolution to keep
-    weight_decay=1e-4,
     bias_factor=1.0,
-    warm_start=0.1,
-    steps=(30 / 60, 50 / 60),
 )
 
 

@@ -21,12 +21,6 @@ def read_params(folder: Path) -> Params:
 
 
 def place_inside(params: Params, folder: Path, place: str) -> Path:
-    """Return a folder of params (``output_dir``, ``save_dir``): inside the run's, unless it is absolute.
-
-    Args:
-        params: of the run, whose id names the folder in an absolute place.
-        folder: the run's.
-        place: as the params name it.
-    """
+    """Return the folder that params call ``place``: in the run's folder, or under the run's id in an absolute one."""
     path = Path(place).expanduser()
     return path / params.run_id if path.is_absolute() else folder / path

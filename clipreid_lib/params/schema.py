@@ -1,6 +1,5 @@
 """Params: one flat, typed schema. ``params/base.yaml`` explains every key; a test holds the two together."""
 
-import dataclasses
 import difflib
 import hashlib
 import json
@@ -146,13 +145,12 @@ class Params(BaseModel):
         aspects = ASPECTS[self.dataset]
         if aspects and self.aspect not in aspects:
             raise ValueError(f"aspect|{self.dataset} has no {self.aspect!r}; allowed: {', '.join(aspects)}")
-        if self.mode == "full":
-            for key in ("epochs", "lr"):
-                if getattr(self, key) is not None:
-                    raise ValueError(
-                        f"{key}|belongs to mode {PROMPT_LEARN} or {ENCODER_FINETUNE}, which train one stage; in mode "
-                        f"full write prompt_{key} (stage 2a) or encoder_{key} (stages 1 and 2b)"
-                    )
+        for key in ("epochs", "lr"):
+            if self.mode == "full" and getattr(self, key) is not None:
+                raise ValueError(
+                    f"{key}|belongs to mode {PROMPT_LEARN} or {ENCODER_FINETUNE}, which train one stage; in mode "
+                    f"full write prompt_{key} (stage 2a) or encoder_{key} (stages 1 and 2b)"
+                )
         if self.mode == PROMPT_LEARN and self.variant != "clipid":
             raise ValueError(f"mode|variant {self.variant} learns no prompts; prompt_learn goes with clipid")
         if self.mode == ENCODER_FINETUNE and self.variant in TRAIN_NOTHING:
@@ -183,28 +181,22 @@ class Params(BaseModel):
 
     def resolved(self) -> "Params":
         """Return the same run with every null that stands for a default replaced by its number."""
-        recipe, mine = recipe_of(self.model), self.model_dump()
-        if self.mode == PROMPT_LEARN:
-            mine.update(prompt_epochs=self.epochs or self.prompt_epochs, prompt_lr=self.lr or self.prompt_lr)
-        if self.mode == ENCODER_FINETUNE:
-            mine.update(encoder_epochs=self.epochs or self.encoder_epochs, encoder_lr=self.lr or self.encoder_lr)
-        for field in dataclasses.fields(recipe):
-            if field.name in mine and mine[field.name] is None:
-                mine[field.name] = getattr(recipe, field.name)
+        mine = self.model_dump()
+        if stage := {PROMPT_LEARN: "prompt", ENCODER_FINETUNE: "encoder"}.get(self.mode):
+            for key in ("epochs", "lr"):
+                mine[f"{stage}_{key}"] = mine[key] or mine[f"{stage}_{key}"]
+        for key, value in vars(recipe_of(self.model)).items():
+            if key in mine and mine[key] is None:
+                mine[key] = value
         mine["experiment"] = self.experiment or f"{self.dataset}-{self.model.replace('/', '_')}"
         return Params.model_construct(**mine)
 
     def changed(self) -> dict:
-        """Return the fewest keys that make this run out of the defaults: what a notebook needs to be told."""
-        told = {key: value for key, value in self if value != Params.model_fields[key].default}
-        for key in list(told):
-            fewer = {name: value for name, value in told.items() if name != key}
-            try:
-                if Params(**fewer).resolved() == self.resolved():
-                    told = fewer
-            except ValidationError:  # without this key the others contradict each other
-                continue
-        return told
+        """Return the keys that make this run out of the defaults and its model's recipe: what a notebook is told."""
+        deciding = {key: getattr(self, key) for key in ("dataset", "model", "mode", "epochs", "lr")}
+        usual = dict(Params.model_construct(**deciding).resolved())
+        default = {key: field.default for key, field in Params.model_fields.items()}
+        return {key: value for key, value in self if value != default[key] and (key in deciding or value != usual[key])}
 
     @property
     def run_id(self) -> str:
@@ -285,13 +277,7 @@ def allowed_words(key: str) -> tuple[str, ...]:
 
 
 def digest(params: Params, keep: set[str], **more: str | None) -> str:
-    """Hash the named keys of some params, and more facts, into eight letters.
-
-    Args:
-        params: of a run.
-        keep: keys to hash.
-        **more: facts to hash with them.
-    """
+    """Hash the named keys of some params, and more facts, into eight letters."""
     kept = {key: value for key, value in params.model_dump().items() if key in keep} | more
     if logits := kept.pop("prompt_logits", None):  # hashed as version 0.1.0 named both, so that its runs are found
         kept["prompt_loss"] = OLDER_WORDS.get((kept["prompt_loss"], logits), f"{kept['prompt_loss']} {logits}")
@@ -309,21 +295,21 @@ def project_path(path: str) -> Path:
 
 
 def refuse_unknown_key(key: str, where: str, otherwise: str | None = None) -> None:
-    """Refuse a key that the schema has not.
-
-    Args:
-        key: as it is written.
-        where: it stands, for the message.
-        otherwise: what to say where no key is near; None lists them all.
+    """Refuse a key that the schema has not, written ``where`` the message says.
 
     Raises:
-        UserError: naming the nearest one.
+        UserError: naming the nearest key; where none is near, it says ``otherwise`` or lists them all.
     """
     if key not in Params.model_fields:
         near = difflib.get_close_matches(str(key), Params.model_fields, n=1)
         others = otherwise or f"known keys: {', '.join(Params.model_fields)}"
         hint = f"did you mean {near[0]!r}?" if near else others
         raise UserError(f"{where}: unknown key {key!r}; {hint}")
+
+
+def name_source(source: str | dict[str, str], key: str) -> str:
+    """Say where a key was written: one name for all keys, or the key's own."""
+    return source if isinstance(source, str) else source.get(key, "params")
 
 
 def validate_params(values: dict, source: str | dict[str, str] = "params") -> Params:
@@ -336,16 +322,11 @@ def validate_params(values: dict, source: str | dict[str, str] = "params") -> Pa
     Raises:
         UserError: an unknown key (the nearest is offered), a wrong type or value, keys that contradict.
     """
-
-    def where(key: str) -> str:
-        return source if isinstance(source, str) else source.get(key, "params")
-
-    for key in values:
-        refuse_unknown_key(key, where(key))
     for key, value in values.items():
+        refuse_unknown_key(key, name_source(source, key))
         if isinstance(value, (list, tuple)):
             raise UserError(
-                f"{where(key)}: {key}: holds the list {list(value)}; one run takes one value "
+                f"{name_source(source, key)}: {key}: holds the list {list(value)}; one run takes one value "
                 f"(`clipreid run` expands lists, papermill takes `-p {key} VALUE`)"
             )
     try:
@@ -359,4 +340,4 @@ def validate_params(values: dict, source: str | dict[str, str] = "params") -> Pa
             message = f"{like or message[0].lower() + message[1:]}, got {first['input']!r}"
         else:
             key, _, message = message.partition("|")
-        raise UserError(f"{where(key)}: {key}: {message}") from None
+        raise UserError(f"{name_source(source, key)}: {key}: {message}") from None

@@ -67,9 +67,8 @@ def check(
         found += audit.judge_protocol(manifest, each, table, seen, summary)
     if not built:
         found.append(audit.Finding("protocol", f"{protocol} can be applied to no aspect there is", wrong=True))
-    findings = audit.Findings(found)
-    print("", *findings.lines, sep="\n")
-    return int(findings.wrong > 0)
+    print("", *audit.format_findings(found), sep="\n")
+    return int(any(finding.wrong for finding in found))
 
 
 def prepare(

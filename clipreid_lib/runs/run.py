@@ -191,7 +191,7 @@ class Run:
         """
         if self._tested is not None and notebook != RETRIEVAL:
             params = self.params
-            datasets.load_images(params.dataset, self.data_root, None, params.allow_missing, params.burst_gap)
+            datasets.load_images(params.dataset, self.data_root, params.allow_missing, params.burst_gap)
         self.manifest  # noqa: B018
 
     @property
