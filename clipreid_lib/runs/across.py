@@ -17,8 +17,8 @@ from clipreid_lib.data.manifest import Manifest
 from clipreid_lib.data.photographs import Photographs
 from clipreid_lib.pages import score_figures, style
 from clipreid_lib.params.schema import ASPECTS, project_path
+from clipreid_lib.runs.loading import load_trained_encoder
 from clipreid_lib.runs.run import Run
-from clipreid_lib.runs.stages import load_trained
 from clipreid_lib.scores.assessment import count_test
 from clipreid_lib.scores.evaluation import evaluate
 from clipreid_lib.scores.feature_store import FeatureStore
@@ -109,7 +109,8 @@ def measure(runs: list[Run], aims: list[Target], outputs: Path) -> pd.DataFrame:
     """
     rows = []
     for run in runs:
-        encoder, keys = load_trained(run), ("experiment", "dataset", "aspect", "model", "variant", "stage", "seed")
+        encoder = load_trained_encoder(run)
+        keys = ("experiment", "dataset", "aspect", "model", "variant", "stage", "seed")
         mine = {key: getattr(run.params, key) for key in keys}
         for aim in aims:
             row = {**mine, "tested_dataset": aim.dataset, "tested_aspect": aim.aspect}

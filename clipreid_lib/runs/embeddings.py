@@ -7,8 +7,8 @@ from torch.nn import functional
 from clipreid_lib.method.labels import map_labels
 from clipreid_lib.method.prompt_bank import PromptBank, text_logits
 from clipreid_lib.method.tip_adapter import cache_logits
+from clipreid_lib.runs.loading import load_pretrained_encoder
 from clipreid_lib.runs.run import Run
-from clipreid_lib.runs.stages import load_pretrained
 from clipreid_lib.runs.training import load_prompts
 from clipreid_lib.scores.encoder import Encoder
 from clipreid_lib.scores.features import Embeddings
@@ -25,7 +25,7 @@ def embed(run: Run, encoder: Encoder, images: pd.DataFrame) -> dict[str, Embeddi
 
     Args:
         run: the run.
-        encoder: its own, from :func:`~clipreid_lib.runs.stages.load_trained`.
+        encoder: its own, from :func:`~clipreid_lib.runs.loading.load_trained_encoder`.
         images: rows of the image table or of a manifest.
 
     Returns:
@@ -44,7 +44,7 @@ def embed(run: Run, encoder: Encoder, images: pd.DataFrame) -> dict[str, Embeddi
         )
         made["mirrored"] = encoder.embed(images, mirrored=True)
     if run.params.trains_encoder:
-        made["stage 0"] = load_pretrained(run).embed(images)
+        made["stage 0"] = load_pretrained_encoder(run).embed(images)
     return made
 
 

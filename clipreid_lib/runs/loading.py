@@ -1,4 +1,4 @@
-"""What the ladder's stages start from and leave behind: the run's backbone, pretrained and trained."""
+"""Loads a run's backbone, and its image encoder before and after training."""
 
 from clipreid_lib.base import checkpoints
 from clipreid_lib.base.errors import UserError
@@ -31,7 +31,7 @@ def load_backbone(run: Run) -> Backbone:
     return clip.to(choose_device(params.device))
 
 
-def load_pretrained(run: Run) -> Encoder:
+def load_pretrained_encoder(run: Run) -> Encoder:
     """Load the run's encoder as it was before any training: stage 0.
 
     Raises:
@@ -41,7 +41,7 @@ def load_pretrained(run: Run) -> Encoder:
     return Encoder(clip, backbone.describe(clip)["pretrained"], _store(run))
 
 
-def load_trained(run: Run) -> Encoder:
+def load_trained_encoder(run: Run) -> Encoder:
     """Load the encoder as the run's last stage left it.
 
     A run that trains no image encoder leaves it as it was pretrained.
@@ -50,7 +50,7 @@ def load_trained(run: Run) -> Encoder:
         UserError: the encoder was not trained yet, or its checkpoint belongs to another backbone or data.
     """
     if not run.params.trains_encoder:
-        return load_pretrained(run)
+        return load_pretrained_encoder(run)
     clip = load_backbone(run)
     path = run.models / "encoder.safetensors"
     if not path.exists():
