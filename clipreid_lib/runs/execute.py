@@ -25,8 +25,8 @@ OURS = {UserError.__name__, *(error.__name__ for error in UserError.__subclasses
 
 def main(arguments: list[str]) -> int:
     """Run ``notebook output params folder``; print what the notebook prints, and one line if it fails."""
-    # jsonschema would compile this one's grammars, for a second and nothing
-    sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]  # which Python takes for: not installed
+    # Says that this package is not installed. jsonschema would compile its grammars, which takes a second.
+    sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError, strip_color

@@ -1,14 +1,15 @@
 """Runs on this machine: several chains at once, cores and accelerators shared out among them; and the summary."""
 
-import collections
 import contextlib
 import os
 import shutil
 import subprocess
 import threading
 import time
+from collections import defaultdict, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 from clipreid_lib.base.errors import UserError, counted
 from clipreid_lib.params.schema import SURVEY, Params, project_path
@@ -57,10 +58,9 @@ class Local:
     def _side_by_side(self, todo: dict[Run, tuple[str, ...]]) -> dict[str, str]:
         """Do the notebooks of runs, ``jobs`` at once; one that would have to wait for another lets others go first."""
         failed: dict[str, str] = {}
-        chains = [
-            Chain(run, names, force=self.force, asked=self._asked, stopped=self._stopped) for run, names in todo.items()
-        ]
-        waiting = collections.deque(chains)
+        make = partial(Chain, force=self.force, asked=self._asked, stopped=self._stopped)
+        chains = [make(run, names) for run, names in todo.items()]
+        waiting = deque(chains)
 
         def work(slot: dict[str, str]) -> None:
             while waiting and not self._stopped.is_set():
@@ -68,8 +68,9 @@ class Local:
                     chain = waiting.popleft()
                 except IndexError:  # another job was quicker
                     return
-                all_devices = ":" in chain.run.params.device  # a run that names its accelerator sees them all
-                chain.environment = {k: v for k, v in slot.items() if not all_devices or k != "CUDA_VISIBLE_DEVICES"}
+                chain.environment = dict(slot)
+                if ":" in chain.run.params.device:  # a run that names its accelerator sees them all
+                    chain.environment.pop("CUDA_VISIBLE_DEVICES", None)
                 try:
                     failure = chain.do()
                 except Stopped:
@@ -121,11 +122,11 @@ def print_summary(batch: Local, failed: dict[str, str], seconds: float) -> None:
         print(f"\n{table.to_string()}\n\n{note}")
     if (beside := published.set_beside(leaderboard.list_rows(*(run.metrics for run in evaluated)))) is not None:
         print(f"\nBeside published results:\n\n{beside.drop(columns=['source', 'note']).to_string()}")
-    for outputs in {project_path(run.params.outputs_root) for run in runs}:
-        try:
+    try:
+        for outputs in {project_path(run.params.outputs_root) for run in runs}:
             leaderboard.refresh_leaderboard(outputs)
-        except UserError as error:  # a disk that is full or read-only: what failed is still to be said
-            print(f"leaderboard not written: {error}")
+    except UserError as error:  # a disk that is full or read-only: what failed is still to be said
+        print(f"leaderboard not written: {error}")
     _list("executed notebooks:", [os.path.relpath(path) for run in runs if (path := run.folder / "notebooks").is_dir()])
     pages = [path for run in runs if (path := run.folder / "gallery.html").exists()]
     _list("ranked galleries, to open in a browser:", [page.as_uri() for page in pages])
@@ -136,16 +137,14 @@ def print_summary(batch: Local, failed: dict[str, str], seconds: float) -> None:
         try:
             for address in report.write([str(run.folder) for run in evaluated]):
                 print(f"  {address}", flush=True)
-        except UserError as error:  # a full disk: the runs stand, and `clipreid report` makes their pages later
+        except UserError as error:  # as above; `clipreid report` makes the pages later
             print(f"  not written: {error}")
-    alike = collections.defaultdict(list)  # one fault may stop many runs: told once, with RUN for each one's folder
+    alike = defaultdict(list)  # one fault may stop many runs: told once, with RUN for each one's folder
     for run in runs:
         if failure := failed.get(run.folder.name):
             alike[failure.replace(str(run.folder), "RUN")].append(run.folder.name)
-    _list(
-        "failures, with tracebacks in each run's log.txt:",
-        [f"{why} ({', '.join(names)})" for why, names in alike.items()],
-    )
+    lines = [f"{why} ({', '.join(names)})" for why, names in alike.items()]
+    _list("failures, with tracebacks in each run's log.txt:", lines)
 
 
 def _list(title: str, lines: list[str]) -> None:

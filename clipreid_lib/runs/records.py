@@ -27,7 +27,6 @@ PRODUCTS = {
     EVALUATION: ("metrics.json", "per_draw.csv", "per_query.csv", "subgroups.csv"),
     RETRIEVAL: ("gallery.html",),
 }
-# The figures of the training notebooks. Another run with the same key copies them with the products.
 FIGURES = {
     PROMPTS: ("prompt_curves.png", "anchor_similarity.png", "anchors.png"),
     ENCODER: ("encoder_curves.png", "neighbours_before.png", "neighbours_after.png"),
@@ -44,6 +43,12 @@ def list_products(params: Params, folder: Path, notebook: str) -> list[Path]:
     return found
 
 
+def list_shared(params: Params, folder: Path, notebook: str) -> list[Path]:
+    """Return what another run with the same key copies: the products, the figures and the executed notebook."""
+    figures = [folder / "figures" / name for name in FIGURES[notebook]]
+    return [*list_products(params, folder, notebook), *figures, folder / "notebooks" / f"{notebook}.ipynb"]
+
+
 def hash_notebook(notebook: str) -> str:
     """Hash the code of a notebook in the project's ``notebooks/``, without its parameters cell and its text."""
     cells = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
@@ -53,13 +58,9 @@ def hash_notebook(notebook: str) -> str:
 
 
 def write_record(params: Params, folder: Path, notebook: str, facts: dict) -> None:
-    """Write the record of a finished notebook: the last thing that happens in it.
+    """Write the record of a finished notebook, the last thing that happens in it.
 
-    Args:
-        params: of the run.
-        folder: the run's.
-        notebook: its name.
-        facts: what else to keep; ``code`` where the results are copied from another run.
+    ``facts`` are kept in it, too. Where results are copied from another run, they hold ``code`` of its notebook.
     """
     running = read_json(folder / "running.json") or {}
     begun = running.get("code") if running.get("notebook") == notebook else None  # it may have been edited since
@@ -74,23 +75,24 @@ def write_record(params: Params, folder: Path, notebook: str, facts: dict) -> No
     write_json(_done(folder, notebook), facts | record)
 
 
-def read(folder: Path, notebook: str) -> dict | None:
-    """Return a notebook's record; None where there is none, or it or a file that it lists is damaged."""
+def read(folder: Path, notebook: str, params: Params | None = None) -> dict | None:
+    """Return the record of a finished notebook; None where there is none, or it or a file that it lists is damaged.
+
+    Args:
+        folder: the run's.
+        notebook: its name.
+        params: whose key the record must have; None takes any.
+    """
     record = read_json(_done(folder, notebook))
-    whole = record and all(_size(folder / name) == size for name, size in record.get("files", {}).items())
-    return record if whole else None
+    if not record or (params is not None and record.get("key") != notebook_key(params, notebook)):
+        return None
+    files = {folder / name: size for name, size in record.get("files", {}).items()}
+    return record if all(path.is_file() and path.stat().st_size == size for path, size in files.items()) else None
 
 
 def is_done(params: Params, folder: Path, notebook: str) -> bool:
     """Whether a notebook is finished: there is a record, its key is that of the params, and its files are whole."""
-    record = read(folder, notebook)
-    return record is not None and record.get("key") == notebook_key(params, notebook)
-
-
-def list_edited(params: Params, folder: Path) -> list[str]:
-    """Return the finished notebooks whose code in the project's ``notebooks/`` was edited afterwards."""
-    done = [name for name in params.notebooks if is_done(params, folder, name)]
-    return [name for name in done if not is_current(read(folder, name) or {}, name)]
+    return read(folder, notebook, params) is not None
 
 
 def is_current(record: dict, notebook: str) -> bool:
@@ -108,7 +110,7 @@ def forget(folder: Path, notebook: str) -> None:
 
 def begin(folder: Path, notebook: str) -> None:
     """Write down that a notebook starts. Whoever runs it calls :func:`beat` every few seconds."""
-    _clear(folder)
+    clear_running(folder, notebook, None)
     write_json(folder / "running.json", {"notebook": notebook, "began": time.time(), "code": hash_notebook(notebook)})
 
 
@@ -119,21 +121,17 @@ def beat(folder: Path) -> None:
 
 def clear_running(folder: Path, notebook: str, failure: str | None) -> None:
     """Write down that a notebook has ended, and why where it failed (None where it did not)."""
-    _clear(folder)  # first: on a full disk this may make room for what follows
+    for name in ("running.json", "failed.json"):
+        (folder / name).unlink(missing_ok=True)  # first: on a full disk this may make room for what follows
     if failure is not None:
         write_json(folder / "failed.json", {"notebook": notebook, "message": failure})
 
 
 def state(params: Params, folder: Path) -> tuple[str, str, str]:
-    """Say how far a run is.
+    """Say how far a run is: its state, the notebook that this is about, and a message or nothing.
 
-    Args:
-        params: of the run, resolved.
-        folder: the run's.
-
-    Returns:
-        ``done``, ``running``, ``failed``, ``killed``, ``started`` (some notebooks are done, none is running) or
-        ``waiting``; the notebook it is about; and a message, or nothing.
+    The state is ``done``, ``running``, ``failed``, ``killed``, ``started`` (some notebooks are done, none is running)
+    or ``waiting``.
     """
     todo = [name for name in params.notebooks if not is_done(params, folder, name)]
     if not todo:
@@ -155,15 +153,3 @@ def at_work(folder: Path) -> tuple[str, str, str] | None:
 
 def _done(folder: Path, notebook: str) -> Path:
     return folder / "done" / f"{notebook}.json"
-
-
-def _clear(folder: Path) -> None:
-    for name in ("running.json", "failed.json"):
-        (folder / name).unlink(missing_ok=True)
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1

@@ -80,8 +80,6 @@ class Run:
         Raises:
             UserError: the folder is no run's.
         """
-        if not (folder / "params.yaml").is_file():
-            raise UserError(f"{folder}: is no run's folder (it holds no params.yaml); give one of outputs/runs/")
         return cls(read_params(folder), folder.resolve())
 
     @property

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from clipreid_lib.base.errors import UserError
-from clipreid_lib.base.files import locked, read_json, write_json
+from clipreid_lib.base.files import read_json, write_json
 from clipreid_lib.params.schema import SURVEY, Params, project_path
 
 if TYPE_CHECKING:  # slow to import
@@ -53,20 +54,16 @@ class Job:
     asked: float
 
     def __call__(self) -> None:
-        """Do everything that is not finished.
-
-        Raises:
-            UserError: a notebook failed; SLURM then says FAILED of the job.
-        """
+        """Do everything that is not finished; a UserError for a notebook that failed makes SLURM say FAILED."""
         from clipreid_lib.runs.chain import PAUSE, Busy, Chain, Stopped
         from clipreid_lib.runs.run import Run
 
         signal.signal(signal.SIGTERM, self._end)  # after submitit, whose own handler would let the children go on
-        survey, run = Run.open_data(self.params), Run.open(self.params)
+        survey, run, stopped = Run.open_data(self.params), Run.open(self.params), threading.Event()
         for each, names in ((survey, (SURVEY,)), (run, run.params.notebooks)):
-            # not a field: it holds locks and processes, which no pickle can
-            self._chain = chain = Chain(each, names, {"OMP_NUM_THREADS": str(self.cpus)}, self.force, self.asked)
-            while not chain.stopped.is_set():
+            chain = Chain(each, names, {"OMP_NUM_THREADS": str(self.cpus)}, self.force, self.asked, stopped)
+            self._chain = chain  # not a field: it holds locks and processes, which no pickle can
+            while True:
                 try:
                     if failure := chain.do():
                         raise UserError(f"{run.folder.name}: {failure}")
@@ -74,9 +71,7 @@ class Job:
                 except Busy:
                     time.sleep(PAUSE)
                 except Stopped:
-                    break
-            if chain.stopped.is_set():
-                raise SystemExit("stopped: SLURM ended the job")
+                    raise SystemExit("stopped: SLURM ended the job") from None
 
     def checkpoint(self) -> "DelayedSubmission":
         """Stop, and say what is to go back into the queue. submitit calls it on preemption and time-out."""
@@ -117,28 +112,25 @@ def submit(runs: list[Params], settings: Settings, force: frozenset[str] = froze
 
     for command in ("sbatch", "squeue", "srun"):
         if shutil.which(command) is None:
-            raise UserError(
-                f"--backend slurm: {command} is not on this machine's PATH; run it on a login node, or use "
-                "--backend local"
-            )
+            hint = "run it on a login node, or use --backend local"
+            raise UserError(f"--backend slurm: {command} is not on this machine's PATH; {hint}")
     opened = [Run.open(params) for params in runs]
     folder = project_path(runs[0].outputs_root) / "slurm"
     folder.mkdir(exist_ok=True)
-    with locked(folder / ".lock"):  # two submissions of the same grid at once: the second finds the first one's jobs
-        left, asked = [], time.time()
-        queue = queue_states(run.folder for run in opened)
-        for run in opened:
-            state = queue.get(run.folder.name, "")
-            if state.startswith(ACTIVE):
-                print(f"{run.folder.name}: job {_job(run.folder)} has it, {state}")
-            elif not force and Run.open_data(run.params).is_done(SURVEY) and run.done:
-                print(f"{run.folder.name}: nothing to do, it is done")
-            else:
-                left.append(run)
-        ids = _send(folder, [Job(run.params, settings.cpus, force, asked) for run in left], settings)
-        for run, job in zip(left, ids, strict=True):
-            write_json(run.folder / "slurm.json", {"job": job})
-            print(f"{run.folder.name}: job {job}, its log will be {folder / f'{job}_0_log.out'}")
+    left, asked = [], time.time()
+    queue = queue_states(run.folder for run in opened)
+    for run in opened:
+        state = queue.get(run.folder.name, "")
+        if state.startswith(ACTIVE):
+            print(f"{run.folder.name}: job {_job(run.folder)} has it, {state}")
+        elif not force and Run.open_data(run.params).is_done(SURVEY) and run.done:
+            print(f"{run.folder.name}: nothing to do, it is done")
+        else:
+            left.append(run)
+    ids = _send(folder, [Job(run.params, settings.cpus, force, asked) for run in left], settings) if left else []
+    for run, job in zip(left, ids, strict=True):
+        write_json(run.folder / "slurm.json", {"job": job})
+        print(f"{run.folder.name}: job {job}, its log will be {folder / f'{job}_0_log.out'}")
     return ids
 
 
@@ -157,8 +149,6 @@ def queue_states(folders: Iterable[Path]) -> dict[str, str]:
 
 
 def _send(folder: Path, jobs: list[Job], settings: Settings) -> list[str]:
-    if not jobs:
-        return []
     import submitit
 
     executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=TIME_OUTS)

@@ -40,8 +40,6 @@ class FinishedRun:
         Raises:
             UserError: the folder is no run's, or holds no metrics that can be read.
         """
-        if not (folder / "params.yaml").is_file():
-            raise UserError(f"{folder}: is no run's folder (it holds no params.yaml); give one of outputs/runs/")
         params, metrics = read_params(folder), read_metrics(folder) or {}
         protocols = metrics.get("protocols") or {}
         whole = all(isinstance(scores, dict) for scores in protocols.values())
