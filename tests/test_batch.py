@@ -15,7 +15,7 @@ from clipreid_lib.base.files import write_json, write_yaml
 from clipreid_lib.params import read, schema
 from clipreid_lib.params.schema import project_path
 from clipreid_lib.runs import chain, clean, local, plan, records, status
-from clipreid_lib.runs.notebook_keys import notebook_key
+from clipreid_lib.runs.records import notebook_key
 from clipreid_lib.runs.run import Run
 
 GRID = "aspect: [dorsal_r, palmar_r]\nvariant: [frozen, clipid]\nseed: [0, 1]\n"

@@ -16,7 +16,7 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import read_json, write_json
 from clipreid_lib.params import schema
 from clipreid_lib.runs import chain, local, records
-from clipreid_lib.runs.notebook_keys import notebook_key
+from clipreid_lib.runs.records import notebook_key
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores.leaderboard import read_metrics, refresh_leaderboard
 

@@ -24,7 +24,6 @@ from clipreid_lib.params.run_folder import list_run_folders, read_params
 from clipreid_lib.params.schema import ROOT, project_path
 from clipreid_lib.runs import records
 from clipreid_lib.runs.execute import FAILED
-from clipreid_lib.runs.notebook_keys import notebook_key
 from clipreid_lib.runs.run import Run
 
 QUIET = 5.0  # seconds between two epochs of a run that are printed; log.txt has them all
@@ -39,7 +38,7 @@ class Busy(Exception):
     """The next notebook runs elsewhere; call :meth:`Chain.do` again later."""
 
 
-@dataclass(eq=False)  # two chains are never the same, even if all their fields are
+@dataclass
 class Chain:
     """A run (or a data set's folder, for notebook 01) and how its notebooks are executed."""
 
@@ -54,10 +53,7 @@ class Chain:
     _child: subprocess.Popen | None = None
 
     def do(self) -> str | None:
-        """Do every notebook that is not finished.
-
-        Returns:
-            Which notebook failed, and why; those after it are not begun. None where none failed.
+        """Do every notebook that is not finished, up to one that fails; return which that is and why, or None.
 
         Raises:
             Stopped: the runner was told to end.
@@ -91,8 +87,7 @@ class Chain:
 
     def say(self, text: str) -> None:
         """Print a line with the time and the run's name, in one piece: other threads print, too."""
-        sys.stdout.write(f"{time.strftime('%H:%M:%S')} {self.run.folder.name}: {text}\n")
-        sys.stdout.flush()
+        print(f"{time.strftime('%H:%M:%S')} {self.run.folder.name}: {text}\n", end="", flush=True)
 
     def _log_traceback(self, text: str) -> None:
         with contextlib.suppress(OSError), open(self.run.folder / "log.txt", "a", encoding="utf-8") as log:
@@ -137,7 +132,7 @@ class Chain:
         """Hold the run's lock and the notebook's; yield their file descriptors for the child to inherit."""
         folder = project_path(self.run.params.outputs_root) / ".locks"
         folder.mkdir(parents=True, exist_ok=True)
-        locks = self.run.folder.name, f"{name}-{notebook_key(self.run.params, name)}"
+        locks = self.run.folder.name, f"{name}-{records.notebook_key(self.run.params, name)}"
         try:
             import fcntl
         except ImportError:  # Windows: two runners at once may do a notebook twice, with the same results
@@ -174,12 +169,7 @@ class Chain:
         return ""
 
     def _execute(self, name: str, locks: tuple[int, ...]) -> None:
-        """Run one notebook to its end.
-
-        Raises:
-            UserError: it failed.
-            Stopped: the runner was told to end.
-        """
+        """Run one notebook to its end; raise a UserError where it failed, Stopped where the runner was told to end."""
         run, problem, shown = self.run, "", 0.0
         output = run.folder / "notebooks" / f"{name}.ipynb"
         output.parent.mkdir(parents=True, exist_ok=True)

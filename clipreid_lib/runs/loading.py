@@ -24,9 +24,8 @@ def load_backbone(run: Run) -> Backbone:
     if params.side_info != "none":
         values = sorted(run.manifest.train[params.side_info].unique().tolist())
         if len(values) < 2:  # a vector that all training images share would only mark images of other cameras
-            raise UserError(
-                f"side_info: the training images have one {params.side_info} alone, {values[0]!r}; use none"
-            )
+            told = f"the training images have one {params.side_info} alone, {values[0]!r}"
+            raise UserError(f"side_info: {told}; use none")
         clip.add_side_information(params.side_info, values)
     return clip.to(choose_device(params.device))
 
@@ -42,9 +41,7 @@ def load_pretrained_encoder(run: Run) -> Encoder:
 
 
 def load_trained_encoder(run: Run) -> Encoder:
-    """Load the encoder as the run's last stage left it.
-
-    A run that trains no image encoder leaves it as it was pretrained.
+    """Load the encoder as the run's last stage left it; as it was pretrained where no stage trains it.
 
     Raises:
         UserError: the encoder was not trained yet, or its checkpoint belongs to another backbone or data.

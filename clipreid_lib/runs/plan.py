@@ -4,7 +4,6 @@ from clipreid_lib.base.errors import counted
 from clipreid_lib.params.run_folder import list_run_folders
 from clipreid_lib.params.schema import SURVEY, Params, project_path
 from clipreid_lib.runs import records
-from clipreid_lib.runs.notebook_keys import notebook_key
 
 Row = tuple[str, tuple[str, ...], dict[str, str]]  # run, notebooks to execute, notebook to the run it is copied from
 
@@ -22,7 +21,7 @@ def plan_runs(runs: list[Params]) -> list[Row]:
         done = [records.is_done(run, run.folder, name) for name in run.notebooks]
         left = run.notebooks[done.index(False) :] if False in done else ()
         shared = [name for name in left if name in records.SHARED]
-        sources = {name: makers.setdefault(notebook_key(run, name), run.run_id) for name in shared}
+        sources = {name: makers.setdefault(records.notebook_key(run, name), run.run_id) for name in shared}
         copied = {name: source for name, source in sources.items() if source != run.run_id}
         rows.append((run.run_id, tuple(name for name in left if name not in copied), copied))
     return rows

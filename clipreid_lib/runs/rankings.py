@@ -24,19 +24,15 @@ def rank_stages(run: Run, before: Encoder, encoder: Encoder) -> dict[str, Rankin
     """Rank draw 0's gallery under stage 0, a classifier run with the same draws if there is one, and this run.
 
     Args:
-        run: an evaluated run.
+        run: an evaluated run; the last ranking is its own.
         before: its encoder as it was pretrained.
         encoder: its own.
-
-    Returns:
-        Rankings of the same queries, by stage; the run's own last.
     """
     images = run.manifest.images[run.manifest.images["draw_0"] != ""]
     found = {}
     if run.params.trains_encoder:
         found["stage 0, frozen"] = before.embed(images)
-    beyond_stage_1 = run.params.stage == ENCODER_FINETUNE
-    if beyond_stage_1 and (other := _find_classifier(run)):
+    if run.params.stage == ENCODER_FINETUNE and (other := _find_classifier(run)):
         with contextlib.suppress(UserError):  # its checkpoint is gone: then this run is looked at without it
             found["stage 1, classifier"] = load_trained_encoder(other).embed(images)
     found[f"this run, {run.params.variant}"] = embed_own(run, encoder, images)

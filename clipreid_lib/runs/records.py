@@ -3,6 +3,11 @@
 A notebook is finished when ``done/<notebook>.json`` exists, which its last cell writes. The executed notebook is no
 proof: papermill marks the cells of a killed kernel as completed. A record holds the notebook's key and the sizes of the
 files the notebook wrote, so a changed parameter or a file that is cut short makes the notebook unfinished again.
+
+The key is a hash of the parameters that affect the notebook and those before it, and of the content of weights and
+prompts that are read from files. Runs with the same key get the same results. Runs that differ only in fine-tuning
+reuse one notebook 02; ``device`` is ignored. No key covers one thing: notebook 05 also shows stage 1 where a classifier
+run with the same draws lies in the same folder.
 """
 
 import contextlib
@@ -15,8 +20,18 @@ from pathlib import Path
 
 from clipreid_lib.base.files import read_json, write_json
 from clipreid_lib.params.run_folder import place_inside
-from clipreid_lib.params.schema import ENCODER, EVALUATION, PROMPTS, RETRIEVAL, ROOT, Params
-from clipreid_lib.runs.notebook_keys import notebook_key
+from clipreid_lib.params.schema import (
+    DATA_KEYS,
+    ENCODER,
+    EVALUATION,
+    NOT_IN_ID,
+    PROMPTS,
+    RETRIEVAL,
+    ROOT,
+    SURVEY,
+    Params,
+    digest,
+)
 
 BEAT = 5.0  # seconds between two touches of running.json while a notebook runs
 SILENT = 60.0  # seconds without a touch after which the notebook counts as killed; clocks may differ, disks be busy
@@ -32,15 +47,35 @@ FIGURES = {
     ENCODER: ("encoder_curves.png", "neighbours_before.png", "neighbours_after.png"),
 }
 SHARED = tuple(FIGURES)  # notebooks whose results another run with the same key may copy
+# Parameters that act after stage 2a only. A test trains stage 2a with each of them changed and finds the same prompts.
+# ``epochs`` and ``lr`` are among them: of a run of stage 2a alone, ``Params.resolved`` makes them prompt_epochs and
+# prompt_lr, which are not. Code reads those, or encoder_epochs and encoder_lr, and never ``epochs`` and ``lr``.
+AFTER_PROMPTS = {
+    *("variant", "mode", "epochs", "lr", "encoder_epochs", "encoder_lr", "head_lr", "images_per_identity"),
+    *("id_weight", "triplet_weight", "triplet_margin", "text_weight", "label_smoothing", "text_logits"),
+    *("weight_decay", "accumulate", "precision", "output_dir", "save_dir"),
+}
+# Parameters outside the run id that change what a notebook after training writes.
+SHOWN_BY = {EVALUATION: {"flip_test"}, RETRIEVAL: {"flip_test", "top_k"}}
+
+
+def notebook_key(params: Params, notebook: str) -> str:
+    """Return eight letters that are the same for all runs that get the same results from a notebook."""
+    mine = params.resolved()
+    if notebook == SURVEY:
+        return mine.data_id.rsplit("-", 1)[1]
+    keep = set(Params.model_fields) - NOT_IN_ID
+    if notebook == PROMPTS:
+        keep -= AFTER_PROMPTS
+    if mine.dataset != "demo":
+        keep -= {key for key in DATA_KEYS if key.startswith("demo_")}
+    return digest(mine, keep | SHOWN_BY.get(notebook, set()), data=mine.data_id, **mine.parents)
 
 
 def list_products(params: Params, folder: Path, notebook: str) -> list[Path]:
     """Return the files that a notebook writes for later ones; none where it writes none."""
-    found = []
-    for name in PRODUCTS.get(notebook, ()):
-        place, _, file = name.rpartition("/")
-        found.append((place_inside(params, folder, getattr(params, place)) if place else folder) / file)
-    return found
+    parts = [name.rpartition("/") for name in PRODUCTS.get(notebook, ())]
+    return [place_inside(params, folder, getattr(params, place, "")) / file for place, _, file in parts]
 
 
 def list_shared(params: Params, folder: Path, notebook: str) -> list[Path]:
@@ -64,13 +99,12 @@ def write_record(params: Params, folder: Path, notebook: str, facts: dict) -> No
     """
     running = read_json(folder / "running.json") or {}
     begun = running.get("code") if running.get("notebook") == notebook else None  # it may have been edited since
+    products = list_products(params, folder, notebook)
     record = {
         "finished": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "key": notebook_key(params, notebook),
         "code": facts.get("code") or begun or hash_notebook(notebook),
-        "files": {
-            os.path.relpath(path, folder): path.stat().st_size for path in list_products(params, folder, notebook)
-        },
+        "files": {os.path.relpath(path, folder): path.stat().st_size for path in products},
     }
     write_json(_done(folder, notebook), facts | record)
 

@@ -17,15 +17,10 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import read_json, write_json
 from clipreid_lib.params.schema import SURVEY, Params, project_path
-
-if TYPE_CHECKING:  # slow to import
-    from submitit.helpers import DelayedSubmission
 
 TIME_OUTS = 20  # of one job; an epoch that takes longer than the time limit must not come back for ever
 WARNING = 90  # seconds before the end of its time at which a job is told, to go back into the queue
@@ -34,14 +29,14 @@ ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "SIGNALING", "COMPLETING", "SUSPE
 
 @dataclass(frozen=True)
 class Settings:
-    """What every job of an array asks SLURM for."""
+    """What every job of an array asks SLURM for: ``time`` in minutes, ``memory`` in gigabytes."""
 
     partition: str | None = None  # the cluster's default
-    time: int = 240  # minutes; a run that needs more goes back into the queue
-    gpus: int = 1  # per job
-    memory: int = 16  # gigabytes per job
-    cpus: int = 4  # cores per job
-    max_running: int | None = None  # jobs of the array at once; as many as SLURM lets run
+    time: int = 240
+    gpus: int = 1
+    memory: int = 16
+    cpus: int = 4
+    max_running: int | None = None  # as many as SLURM lets run
 
 
 @dataclass
@@ -73,14 +68,14 @@ class Job:
                 except Stopped:
                     raise SystemExit("stopped: SLURM ended the job") from None
 
-    def checkpoint(self) -> "DelayedSubmission":
+    def checkpoint(self) -> object:
         """Stop, and say what is to go back into the queue. submitit calls it on preemption and time-out."""
         from submitit.helpers import DelayedSubmission
 
         self._stop()
         return DelayedSubmission(dataclasses.replace(self))
 
-    def _end(self, number: int, frame: FrameType | None) -> None:
+    def _end(self, *_: object) -> None:
         # SLURM sends SIGTERM to a job that is cancelled, and to one that is preempted after some grace. The second
         # still counts as running, or as being signalled, and SLURM does not requeue it if it ends in its grace.
         # SLURM sends it to all processes of the job, perhaps twice. squeue starts with it ignored, and survives.
@@ -100,10 +95,7 @@ class Job:
 
 
 def submit(runs: list[Params], settings: Settings, force: frozenset[str] = frozenset()) -> list[str]:
-    """Send every run that is neither done nor in the queue as one array, and write down which job has which run.
-
-    Returns:
-        The ids of the jobs now sent, such as ``12_0``.
+    """Send every run that is neither done nor in the queue as one array; return the ids of its jobs, such as ``12_0``.
 
     Raises:
         UserError: there is no SLURM here, it refuses, or the outputs folder cannot be written.
@@ -135,11 +127,11 @@ def submit(runs: list[Params], settings: Settings, force: frozenset[str] = froze
 
 
 def queue_states(folders: Iterable[Path]) -> dict[str, str]:
-    """Ask SLURM's queue, in one call, what it says of the latest job of each run.
+    """Ask SLURM's queue what it says of the latest job of each run that was ever sent.
 
     Returns:
-        By the folder's name, for runs that were ever sent: ``RUNNING``, ``PENDING (Resources)``, ``COMPLETED``, ...;
-        some minutes after the job's end an empty text. Nothing at all where there is no queue to ask.
+        By the folder's name ``RUNNING``, ``PENDING (Resources)``, ``COMPLETED``, ...; some minutes after the job's end
+        an empty text. Nothing at all where there is no queue to ask.
     """
     jobs = {folder.name: job for folder in folders if (job := _job(folder))}
     if not jobs or shutil.which("squeue") is None:
