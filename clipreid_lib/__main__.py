@@ -13,7 +13,7 @@ from typing import NoReturn
 from clipreid_lib.base.errors import UserError, counted
 from clipreid_lib.params import read
 from clipreid_lib.params.schema import ASPECTS, BURST_GAP, NOTEBOOKS, Params, project_path
-from clipreid_lib.runs import preflight
+from clipreid_lib.runs import clean, plan, preflight, slurm, status
 
 
 class Parser(argparse.ArgumentParser):
@@ -57,10 +57,10 @@ def parser() -> argparse.ArgumentParser:
     def add(name: str, what: str, to: argparse._SubParsersAction = verbs) -> argparse.ArgumentParser:
         return to.add_parser(name, parents=[common], help=what, description=what)
 
-    plan = add("plan", "say what run would do: notebooks to execute, notebooks to copy; nothing starts")
+    planned = add("plan", "say what run would do: notebooks to execute, notebooks to copy; nothing starts")
     run = add("run", "execute the notebooks of every run in some params files; what is done is not done again")
     override = "override one key; [a,b] makes a list"
-    for verb in (plan, run):
+    for verb in (planned, run):
         verb.add_argument("files", nargs="+", metavar="FILE", help="params files, for example params/demo.yaml")
         verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=override)
         verb.add_argument("--jobs", type=_count, default=1, metavar="N", help="runs at once (default 1)")
@@ -72,9 +72,9 @@ def parser() -> argparse.ArgumentParser:
     for option, (kind, what) in SLURM.items():
         name = f"--{option.replace('_', '-')}"
         cluster.add_argument(name, type=kind, metavar="NAME" if kind is str else "N", help=what)
-    status = add("status", "say how far every run is; from another terminal or machine, at any time")
-    clean = add("clean", "list what can be made again, and delete it with --yes; results stay")
-    clean.add_argument("--yes", action="store_true", help="delete")
+    shown = add("status", "say how far every run is; from another terminal or machine, at any time")
+    cleaned = add("clean", "list what can be made again, and delete it with --yes; results stay")
+    cleaned.add_argument("--yes", action="store_true", help="delete")
     across = add("across", "test runs on the aspects and data sets of one another, under protocol common")
     across.add_argument("runs", nargs="*", metavar="RUN", help="default: every evaluated run of protocol common")
     more = "one more data set to test on; NAME:ASPECT too"
@@ -84,20 +84,16 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--outputs", metavar="FOLDER", help="default: the one the runs lie in, or outputs")
     data = add("data", "check a data set, or decode its images ahead of training")
     jobs = data.add_subparsers(dest="job", required=True)
-    check = add(
-        "check", "count, open and compare a data set's images; end with OK, or what is wrong and status 1", jobs
-    )
+    check = add("check", "count, open and compare a data set's images; end with OK, or with what is wrong", jobs)
     check.add_argument("--aspect", help="apply the protocol to this aspect alone (default: every one there is)")
     check.add_argument("--protocol", help="default: the one the data set's papers use")
     check.add_argument("--burst-gap", type=_count, default=BURST_GAP, metavar="N", help="see params/base.yaml")
-    prepare = add(
-        "prepare", "decode every image once into the store that runs read; goes on where it was stopped", jobs
-    )
+    prepare = add("prepare", "decode every image once into the store that runs read; it may be stopped", jobs)
     sizes = "a square's side or HEIGHTxWIDTH such as 256x128 (default 224 32: OpenAI's CLIP, and the pixel floor)"
     prepare.add_argument("--size", dest="sizes", nargs="+", default=["224", "32"], metavar="PIXELS", help=sizes)
     resize = "as in the params of the runs to come: the whole picture (the default), or its centre"
     prepare.add_argument("--resize", choices=("squash", "crop"), default="squash", help=resize)
-    for verb in (status, clean, across, prepare):
+    for verb in (shown, cleaned, across, prepare):
         verb.add_argument("--outputs", default="outputs", metavar="FOLDER", help="outputs_root of the runs")
     for job in (check, prepare):
         job.add_argument("--dataset", required=True, metavar="NAME", help=", ".join(ASPECTS))
@@ -134,20 +130,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _do(given: argparse.Namespace) -> int:
-    match given.verb:  # each imports what it needs, so that help stays quick
+    match given.verb:  # what is slow to import is imported where it is needed
         case "run":
             return _run(given)
         case "plan":
-            from clipreid_lib.runs import plan
-
             plan.print_plan(_runs(given))
         case "status":
-            from clipreid_lib.runs import status
-
             status.print_status(project_path(given.outputs))
         case "clean":
-            from clipreid_lib.runs import clean
-
             clean.clean(project_path(given.outputs), given.yes)
         case "across":
             from clipreid_lib.runs import across
@@ -176,8 +166,6 @@ def _run(given: argparse.Namespace) -> int:
     runs = _runs(given)
     asked = {name: getattr(given, name) for name in SLURM if getattr(given, name) is not None}
     if given.backend == "slurm":
-        from clipreid_lib.runs import slurm
-
         sent = slurm.submit(runs, slurm.Settings(**asked), frozenset(given.force))
         print(f"{counted(len(sent), 'job')} sent; `clipreid status` follows them, `clipreid report` sums up")
         return 0

@@ -26,7 +26,7 @@ from clipreid_lib.runs import records
 from clipreid_lib.runs.execute import FAILED
 from clipreid_lib.runs.run import Run
 
-QUIET = 5.0  # seconds between two epochs of a run that are printed; log.txt has them all
+QUIET = 5.0  # seconds between two epochs of a run that are printed, or a grid prints thousands; log.txt has them all
 PAUSE = 0.5  # seconds before a notebook that runs elsewhere is looked at again
 
 
@@ -46,7 +46,8 @@ class Chain:
     names: tuple[str, ...]  # its notebooks in order
     environment: dict[str, str] = field(default_factory=dict)  # of the child processes, added to this process's own
     force: frozenset[str] = frozenset()  # notebooks to do again although they are finished; later ones follow
-    asked: float = field(default_factory=time.time)  # Unix time of that request; what finishes later is not redone
+    # Unix time of that request. What finishes later is not done again, or each run would redo a notebook they share.
+    asked: float = field(default_factory=time.time)
     stopped: threading.Event = field(default_factory=threading.Event)  # set when the runner is told to end
     _began: bool = False  # whether there was anything to do
     _waits: str = ""  # the notebook that runs elsewhere

@@ -19,20 +19,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from clipreid_lib.base.files import read_json, write_json
+from clipreid_lib.params import schema
 from clipreid_lib.params.run_folder import place_inside
-from clipreid_lib.params.schema import (
-    DATA_KEYS,
-    ENCODER,
-    EVALUATION,
-    NOT_IN_ID,
-    PROMPTS,
-    RETRIEVAL,
-    ROOT,
-    SURVEY,
-    Params,
-    digest,
-)
+from clipreid_lib.params.schema import ENCODER, EVALUATION, PROMPTS, RETRIEVAL, Params
 
+# Without these touches, another machine could not tell a killed notebook from one that runs.
 BEAT = 5.0  # seconds between two touches of running.json while a notebook runs
 SILENT = 60.0  # seconds without a touch after which the notebook counts as killed; clocks may differ, disks be busy
 # The files each notebook writes and later ones read, in the run's folder, or where output_dir and save_dir lead.
@@ -62,14 +53,14 @@ SHOWN_BY = {EVALUATION: {"flip_test"}, RETRIEVAL: {"flip_test", "top_k"}}
 def notebook_key(params: Params, notebook: str) -> str:
     """Return eight letters that are the same for all runs that get the same results from a notebook."""
     mine = params.resolved()
-    if notebook == SURVEY:
+    if notebook == schema.SURVEY:
         return mine.data_id.rsplit("-", 1)[1]
-    keep = set(Params.model_fields) - NOT_IN_ID
+    keep = set(Params.model_fields) - schema.NOT_IN_ID
     if notebook == PROMPTS:
         keep -= AFTER_PROMPTS
     if mine.dataset != "demo":
-        keep -= {key for key in DATA_KEYS if key.startswith("demo_")}
-    return digest(mine, keep | SHOWN_BY.get(notebook, set()), data=mine.data_id, **mine.parents)
+        keep -= {key for key in schema.DATA_KEYS if key.startswith("demo_")}
+    return schema.digest(mine, keep | SHOWN_BY.get(notebook, set()), data=mine.data_id, **mine.parents)
 
 
 def list_products(params: Params, folder: Path, notebook: str) -> list[Path]:
@@ -86,7 +77,7 @@ def list_shared(params: Params, folder: Path, notebook: str) -> list[Path]:
 
 def hash_notebook(notebook: str) -> str:
     """Hash the code of a notebook in the project's ``notebooks/``, without its parameters cell and its text."""
-    cells = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
+    cells = json.loads((schema.ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     code = ["".join(cell["source"]) for cell in code if "parameters" not in cell["metadata"].get("tags", [])]
     return hashlib.sha256("\0".join(code).encode()).hexdigest()[:16]
@@ -110,12 +101,9 @@ def write_record(params: Params, folder: Path, notebook: str, facts: dict) -> No
 
 
 def read(folder: Path, notebook: str, params: Params | None = None) -> dict | None:
-    """Return the record of a finished notebook; None where there is none, or it or a file that it lists is damaged.
+    """Return the record of a finished notebook, under the key of ``params`` where they are given.
 
-    Args:
-        folder: the run's.
-        notebook: its name.
-        params: whose key the record must have; None takes any.
+    None where there is none, or where it or a file that it lists is damaged.
     """
     record = read_json(_done(folder, notebook))
     if not record or (params is not None and record.get("key") != notebook_key(params, notebook)):
@@ -130,7 +118,7 @@ def is_done(params: Params, folder: Path, notebook: str) -> bool:
 
 
 def is_current(record: dict, notebook: str) -> bool:
-    """Whether a record was made by the notebook's code as it is in the project now, and not before an edit."""
+    """Whether a record was made by the notebook's code as it is now; else old results would pass for new ones."""
     return record.get("code") == hash_notebook(notebook)
 
 

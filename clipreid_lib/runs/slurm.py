@@ -153,8 +153,8 @@ def _send(folder: Path, jobs: list[Job], settings: Settings) -> list[str]:
         slurm_signal_delay_s=WARNING,
         slurm_srun_args=[f"--cpus-per-task={settings.cpus}"],  # srun does not read sbatch's since SLURM 22.05
         slurm_additional_parameters={"requeue": True},  # whatever the cluster's default
-        **({"gpus_per_node": settings.gpus} if settings.gpus else {}),
-        **({"slurm_partition": settings.partition} if settings.partition else {}),
+        gpus_per_node=settings.gpus or None,  # None asks for none, as below for the cluster's default
+        slurm_partition=settings.partition,
     )
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # where submitit repeats sbatch's message
