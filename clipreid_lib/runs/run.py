@@ -147,10 +147,12 @@ class Run:
         kept = self.folder / "manifest.csv"
         if kept.is_file() and file_sha(kept) == manifest.sha:
             return manifest
+        done = [record for name in params.notebooks if (record := records.read(self.folder, name))]
+        began_with = done[0].get("manifest_sha") if done else manifest.sha
         if kept.exists() and not self.fixed:
-            for record in (self.folder / "done").glob("*.json"):
-                record.unlink()
-        elif kept.exists() and self._began_with() not in (manifest.sha, None):
+            for path in (self.folder / "done").glob("*.json"):
+                path.unlink()
+        elif kept.exists() and began_with != manifest.sha:
             Manifest.load(kept, self.table)  # may have a more telling answer: damaged, or of another data set
             hint = "give the run another experiment name, or delete its folder"
             raise UserError(f"{kept}: the data at {self.data_root} has changed since this run began; {hint}")
@@ -174,11 +176,6 @@ class Run:
             return set()
         images = self.manifest.images
         return set(images.loc[images["role"].isin(["train", "validation"]), "subject"])
-
-    def _began_with(self) -> str | None:
-        """Hash of the manifest that finished notebooks stand on; None where none is finished."""
-        found = [records.read(self.folder, name) for name in self.params.notebooks]
-        return next((record.get("manifest_sha", "unknown") for record in found if record), None)
 
     def facts(self) -> dict:
         """What a checkpoint of this run says about its origin: seed, manifest, every param, library versions."""
