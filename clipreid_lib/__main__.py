@@ -13,7 +13,7 @@ from typing import NoReturn
 from clipreid_lib.base.errors import UserError, counted
 from clipreid_lib.params import read
 from clipreid_lib.params.schema import ASPECTS, BURST_GAP, NOTEBOOKS, Params, project_path
-from clipreid_lib.runs import preflight
+from clipreid_lib.runs import clean, plan, preflight, slurm, status
 
 
 class Parser(argparse.ArgumentParser):
@@ -53,17 +53,15 @@ def parser() -> argparse.ArgumentParser:
     common.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks of faults")
     top = Parser(prog="clipreid", description="Hand-based person re-identification with CLIP.", parents=[common])
     verbs = top.add_subparsers(dest="verb", required=True)
-    add = partial(verbs.add_parser, parents=[common])
-    plan = add("plan", help="say what run would do: notebooks to execute, notebooks to copy; nothing starts")
-    run = add(
-        "run",
-        help="execute the notebooks of every run in some params files",
-        description="Compose params files left to right, expand lists into one run per combination, and execute "
-        "each run's notebooks by papermill. What is already done is not done again.",
-    )
-    for verb in (plan, run):
+
+    def add(name: str, what: str, to: argparse._SubParsersAction = verbs) -> argparse.ArgumentParser:
+        return to.add_parser(name, parents=[common], help=what, description=what)
+
+    planned = add("plan", "say what run would do: notebooks to execute, notebooks to copy; nothing starts")
+    run = add("run", "execute the notebooks of every run in some params files; what is done is not done again")
+    override = "override one key; [a,b] makes a list"
+    for verb in (planned, run):
         verb.add_argument("files", nargs="+", metavar="FILE", help="params files, for example params/demo.yaml")
-        override = "override one key; [a,b] makes a list"
         verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=override)
         verb.add_argument("--jobs", type=_count, default=1, metavar="N", help="runs at once (default 1)")
         verb.add_argument("--yes", action="store_true", help="a grid of more than 100 combinations is meant")
@@ -74,55 +72,29 @@ def parser() -> argparse.ArgumentParser:
     for option, (kind, what) in SLURM.items():
         name = f"--{option.replace('_', '-')}"
         cluster.add_argument(name, type=kind, metavar="NAME" if kind is str else "N", help=what)
-    status = add("status", help="say how far every run is; from another terminal or machine, at any time")
-    clean = add("clean", help="list what can be made again, and delete it with --yes; results stay")
-    clean.add_argument("--yes", action="store_true", help="delete")
-    across = add(
-        "across",
-        help="test what was trained on one aspect or data set on every other one",
-        description="Test every run on the aspects and data sets of all of them, under protocol common, and write "
-        "across.csv and heat maps into the outputs folder.",
-    )
+    shown = add("status", "say how far every run is; from another terminal or machine, at any time")
+    cleaned = add("clean", "list what can be made again, and delete it with --yes; results stay")
+    cleaned.add_argument("--yes", action="store_true", help="delete")
+    across = add("across", "test runs on the aspects and data sets of one another, under protocol common")
     across.add_argument("runs", nargs="*", metavar="RUN", help="default: every evaluated run of protocol common")
     more = "one more data set to test on; NAME:ASPECT too"
     across.add_argument("--on", action="append", default=[], metavar="NAME=FOLDER", help=more)
-    for verb in (status, clean, across):
-        verb.add_argument("--outputs", default="outputs", metavar="FOLDER", help="outputs_root of the runs")
-    report = add(
-        "report",
-        help="write what runs found as pages that need no network",
-        description="Write RUN/report.html for every run, and one page for all of them in reports/ of the outputs "
-        "folder: scores with intervals, figures, failures, model card, provenance and the command that repeats them.",
-    )
+    report = add("report", "write RUN/report.html for every run, and one page for all of them into reports/")
     report.add_argument("runs", nargs="*", metavar="RUN", help="run folders (default: every evaluated run)")
     report.add_argument("--outputs", metavar="FOLDER", help="default: the one the runs lie in, or outputs")
-    data = add("data", help="check a data set, or decode its images ahead of training")
+    data = add("data", "check a data set, or decode its images ahead of training")
     jobs = data.add_subparsers(dest="job", required=True)
-    check = jobs.add_parser(
-        "check",
-        parents=[common],
-        help="count, open and compare a data set's images; ends with OK or what is wrong and status 1",
-        description="Print found against expected counts, and missing, unreadable, wrongly sized and duplicated "
-        "images; under a protocol, near-duplicates across the border between training and test, people with a "
-        "single image, and people whose other hand is a distractor.",
-    )
+    check = add("check", "count, open and compare a data set's images; end with OK, or with what is wrong", jobs)
     check.add_argument("--aspect", help="apply the protocol to this aspect alone (default: every one there is)")
     check.add_argument("--protocol", help="default: the one the data set's papers use")
     check.add_argument("--burst-gap", type=_count, default=BURST_GAP, metavar="N", help="see params/base.yaml")
-    prepare = jobs.add_parser(
-        "prepare",
-        parents=[common],
-        help="decode every image once into the store that training and evaluation read",
-        description="Fill the image store under the outputs folder. It is keyed by the content of each file, so it "
-        "may be stopped and started again, and a changed image is decoded anew.",
-    )
+    prepare = add("prepare", "decode every image once into the store that runs read; it may be stopped", jobs)
     sizes = "a square's side or HEIGHTxWIDTH such as 256x128 (default 224 32: OpenAI's CLIP, and the pixel floor)"
-    prepare.add_argument(
-        "--size", "--sizes", dest="sizes", nargs="+", default=["224", "32"], metavar="PIXELS", help=sizes
-    )
+    prepare.add_argument("--size", dest="sizes", nargs="+", default=["224", "32"], metavar="PIXELS", help=sizes)
     resize = "as in the params of the runs to come: the whole picture (the default), or its centre"
     prepare.add_argument("--resize", choices=("squash", "crop"), default="squash", help=resize)
-    prepare.add_argument("--outputs", default="outputs", metavar="FOLDER", help="outputs_root of the runs to come")
+    for verb in (shown, cleaned, across, prepare):
+        verb.add_argument("--outputs", default="outputs", metavar="FOLDER", help="outputs_root of the runs")
     for job in (check, prepare):
         job.add_argument("--dataset", required=True, metavar="NAME", help=", ".join(ASPECTS))
         job.add_argument("--root", metavar="FOLDER", help="from the project's folder, as data_root: default data/NAME")
@@ -158,20 +130,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _do(given: argparse.Namespace) -> int:
-    match given.verb:  # each imports what it needs, so that help stays quick
+    match given.verb:  # what is slow to import is imported where it is needed
         case "run":
             return _run(given)
         case "plan":
-            from clipreid_lib.runs import plan
-
             plan.print_plan(_runs(given))
         case "status":
-            from clipreid_lib.runs import status
-
             status.print_status(project_path(given.outputs))
         case "clean":
-            from clipreid_lib.runs import clean
-
             clean.clean(project_path(given.outputs), given.yes)
         case "across":
             from clipreid_lib.runs import across
@@ -200,8 +166,6 @@ def _run(given: argparse.Namespace) -> int:
     runs = _runs(given)
     asked = {name: getattr(given, name) for name in SLURM if getattr(given, name) is not None}
     if given.backend == "slurm":
-        from clipreid_lib.runs import slurm
-
         sent = slurm.submit(runs, slurm.Settings(**asked), frozenset(given.force))
         print(f"{counted(len(sent), 'job')} sent; `clipreid status` follows them, `clipreid report` sums up")
         return 0

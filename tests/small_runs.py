@@ -7,7 +7,7 @@ from pathlib import Path
 from clipreid_lib.method import encoder_finetune
 from clipreid_lib.method.prompt_learning import learn_prompts
 from clipreid_lib.params.schema import Params
-from clipreid_lib.runs import records, stages, training
+from clipreid_lib.runs import loading, records, training
 
 TINY = {
     "demo_people": 8,
@@ -38,7 +38,7 @@ def finish(params: Params, folder: Path, *notebooks: str, **facts) -> None:
 
 def learn(run, clip=None, **more):
     """Do stage 2a of a run as notebook 02 does; return backbone, prompt bank and log."""
-    clip = clip or stages.load_backbone(run)
+    clip = clip or loading.load_backbone(run)
     data = training.load_training_set(run, clip)
     settings, keep = training.prompt_settings(run), training.keep_prompts(run)
     bank, log = learn_prompts(clip, data.images, data.labels, settings, words=data.words, keep=keep, **more)
@@ -48,7 +48,7 @@ def learn(run, clip=None, **more):
 
 def finetune(run, clip=None, **more):
     """Do stage 1 or 2b of a run as notebook 03 does; return backbone, model and log."""
-    clip = clip or stages.load_backbone(run)
+    clip = clip or loading.load_backbone(run)
     data, terms = training.load_training_set(run, clip), training.loss_terms(run, clip)
     kept = {"validate": training.make_validation(run, clip), "keep": training.keep_encoder(run)} | more
     settings = training.encoder_settings(run)

@@ -12,7 +12,7 @@ import torch
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.data import protocols
 from clipreid_lib.data.datasets import load_images
-from clipreid_lib.runs import across, embeddings, stages
+from clipreid_lib.runs import across, embeddings, loading
 from clipreid_lib.scores import assessment, comparison, finished_run, leaderboard, open_set, score_names, subgroups
 from clipreid_lib.scores.evaluation import evaluate
 from clipreid_lib.scores.features import Embeddings
@@ -232,7 +232,7 @@ def test_one_draw_has_no_spread(manifest):
 def test_mirrored_features_are_one_more_row_and_a_warning(open_run, capsys):
     plain, flipped = (open_run(variant="frozen", flip_test=flip) for flip in (False, True))
     assert plain.folder == flipped.folder  # a switch of the evaluation, not another run
-    made = embeddings.embed(flipped, stages.load_trained(flipped), flipped.manifest.test)
+    made = embeddings.embed(flipped, loading.load_trained_encoder(flipped), flipped.manifest.test)
     assert list(made) == ["image", "mirrored"] and not torch.equal(made["image"].values, made["mirrored"].values)
     assert "looks like a left hand" in capsys.readouterr().out
 

@@ -11,7 +11,7 @@ from small_rankings import draw_pictures, random_ranking
 from clipreid_lib.data.photographs import Photographs
 from clipreid_lib.pages import browser, overlays, retrieval
 from clipreid_lib.pages.ranking import Ranking
-from clipreid_lib.runs import stages
+from clipreid_lib.runs import loading
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def browsing(open_run, tmp_path):
         "now": Ranking(query, after.gallery, after.similarity),
     }
     draw_pictures(tmp_path, query, before.gallery)
-    encoder = stages.load_pretrained(open_run(variant="frozen"))
+    encoder = loading.load_pretrained_encoder(open_run(variant="frozen"))
     return browser.Browser(named, encoder, Photographs(tmp_path), query, encoder, seed=0, top=8)
 
 

@@ -16,7 +16,7 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import read_json, write_json
 from clipreid_lib.params import schema
 from clipreid_lib.runs import chain, local, records
-from clipreid_lib.runs.notebook_keys import notebook_key
+from clipreid_lib.runs.records import notebook_key
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores.leaderboard import read_metrics, refresh_leaderboard
 
@@ -137,7 +137,7 @@ def test_what_stands_on_a_forced_notebook_is_forced_with_it(two):
     run = Run.open(two[0])
     finish(run.params, run.folder, *run.params.notebooks)
     forced = chain.Chain(run, run.params.notebooks, force=frozenset({ENCODER}), asked=2e9)
-    assert [forced._is_in(run.folder, name) for name in forced.names] == [True, False, False, False]
+    assert [forced._find(run.folder, name) is not None for name in forced.names] == [True, False, False, False]
 
 
 def test_changed_data_is_described_anew_where_a_run_is_to_come(two, executed):

@@ -139,17 +139,17 @@ from clipreid_lib.method.loss_terms import IdentityLoss, Term
 from clipreid_lib.method.mean_loss import pull_to_mean
 from clipreid_lib.pages import model_card, report_runs
 from clipreid_lib.params.schema import validate_params
-from clipreid_lib.runs import stages, training
+from clipreid_lib.runs import loading, training
 from clipreid_lib.runs.run import Run
 run = Run.open(validate_params({values}))
 def train(terms):
-    clip = stages.load_backbone(run)
+    clip = loading.load_backbone(run)
     data = training.load_training_set(run, clip)
     return clip, *finetune(clip, data.images, data.labels, terms, training.encoder_settings(run))
 terms = training.loss_terms(run, None)
 clip, model, log = train(terms)
 training.save_encoder(run, clip, model, terms)
-stages.load_trained(run)
+loading.load_trained_encoder(run)
 assert (log["loss"] - log["identity"] - log["mean"]).abs().max() < 1e-4 and log["mean"].min() > 0
 *_, plain = train({{"identity": Term(run.params.id_weight, IdentityLoss()), "mean": Term(1.0, pull_to_mean)}})
 assert plain["mean"].equals(log["mean"])

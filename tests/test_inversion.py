@@ -3,7 +3,7 @@ from small_runs import finetune
 
 from clipreid_lib.clip import backbone
 from clipreid_lib.method.inversion import Inversion
-from clipreid_lib.runs import stages
+from clipreid_lib.runs import loading
 
 
 def test_each_image_gets_a_sentence_of_its_own_and_gradients_reach_the_network():
@@ -28,10 +28,10 @@ def test_words_start_as_long_as_the_vocabularys():
 
 def test_the_stage_moves_image_tower_and_network_alone(open_run, tmp_path):
     run = open_run(fresh=tmp_path, variant="inversion")
-    clip = stages.load_backbone(run)
+    clip = loading.load_backbone(run)
     before = {name: value.clone() for name, value in clip.clip.state_dict().items()}
     _, _, log = finetune(run, clip)
     changed = {name for name, value in clip.clip.state_dict().items() if not torch.equal(value, before[name])}
     assert changed and all(name.startswith("visual.") for name in changed)
     assert {"identity", "image_to_text", "text_to_image"} <= set(log)
-    assert stages.load_trained(run).sha
+    assert loading.load_trained_encoder(run).sha

@@ -8,12 +8,12 @@ from small_runs import learn
 from clipreid_lib.method.prompt_bank import PromptBank
 from clipreid_lib.pages import neighbours
 from clipreid_lib.pages.ranking import Ranking
-from clipreid_lib.runs import stages
+from clipreid_lib.runs import loading
 
 
 def test_no_training_image_is_its_own_neighbour(open_run):
     run = open_run(variant="classifier")
-    ranking = neighbours.rank_training_images(run.manifest.train, stages.load_pretrained(run))
+    ranking = neighbours.rank_training_images(run.manifest.train, loading.load_pretrained_encoder(run))
     train = run.manifest.train
     assert len(ranking.gallery) == len(train)
     for q in range(len(ranking.query)):
@@ -48,7 +48,7 @@ def test_gains_come_first_and_losses_last():
 
 def test_every_anchor_ranks_all_training_images(open_run):
     run = open_run(variant="clipid")
-    start = stages.load_pretrained(run)
+    start = loading.load_pretrained_encoder(run)
     people = sorted(run.manifest.train["identity"].unique())
     ranking = neighbours.rank_for_anchors(run.manifest.train, start, PromptBank(start.backbone, people))
     assert ranking.query["identity"].tolist() == people
@@ -58,7 +58,7 @@ def test_every_anchor_ranks_all_training_images(open_run):
 def test_the_anchor_map_shows_before_and_after_where_there_are_anchors(open_run, tmp_path):
     run = open_run(fresh=tmp_path, variant="clipid")
     clip, bank, _ = learn(run)
-    train, start = run.manifest.train, stages.load_pretrained(run)
+    train, start = run.manifest.train, loading.load_pretrained_encoder(run)
     assert [axes.get_title() for axes in neighbours.draw_anchor_map(train, start, start, bank).axes] == [
         "before fine-tuning"
     ]
@@ -71,7 +71,7 @@ def test_the_anchor_map_shows_before_and_after_where_there_are_anchors(open_run,
 
 
 def test_a_token_that_is_a_word_is_named_by_it(open_run):
-    clip = stages.load_backbone(open_run(variant="clipid"))
+    clip = loading.load_backbone(open_run(variant="clipid"))
     bank = PromptBank(clip, [5, 6], num_prompts=1)
     with torch.no_grad():
         for row, word in enumerate(("dark", "left")):

@@ -6,7 +6,7 @@ from small_runs import learn
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.clip import backbone
 from clipreid_lib.method.prompt_bank import PromptBank, describe_people
-from clipreid_lib.runs import stages, training
+from clipreid_lib.runs import loading, training
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,6 @@ def test_every_form_and_loss_learns_and_comes_back(open_run, tmp_path, form, los
     else:
         # three or four people share few attributes, so single epochs of so small a set go up and down
         assert log["loss"].iloc[1:].min() < log["loss"].iloc[0]
-    again = training.load_prompts(run, stages.load_backbone(run))
+    again = training.load_prompts(run, loading.load_backbone(run))
     torch.testing.assert_close(again.anchors(clip), bank.anchors(clip))
     assert again.texts == bank.texts and not any(p.requires_grad for p in again.parameters())

@@ -14,7 +14,7 @@ from clipreid_lib.params import schema
 from clipreid_lib.params.schema import NOT_IN_ID, NOTEBOOKS, Params
 from clipreid_lib.runs import records
 from clipreid_lib.runs.chain import Chain
-from clipreid_lib.runs.notebook_keys import AFTER_PROMPTS, notebook_key
+from clipreid_lib.runs.records import AFTER_PROMPTS, notebook_key
 from clipreid_lib.runs.run import Run
 
 SURVEY, PROMPTS, ENCODER, SCORES, GALLERY = NOTEBOOKS

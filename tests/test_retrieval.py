@@ -13,7 +13,7 @@ from clipreid_lib.base.files import write_json
 from clipreid_lib.pages import choices, gallery, gallery_page, overlays, retrieval
 from clipreid_lib.pages.browser import browse
 from clipreid_lib.pages.ranking import Ranking
-from clipreid_lib.runs import rankings, records, stages
+from clipreid_lib.runs import loading, rankings, records
 from clipreid_lib.runs.run import Run
 
 
@@ -71,7 +71,7 @@ def scored(compared_sha: str) -> dict:
 
 
 def rank(run):
-    return rankings.rank_stages(run, stages.load_pretrained(run), stages.load_trained(run))
+    return rankings.rank_stages(run, loading.load_pretrained_encoder(run), loading.load_trained_encoder(run))
 
 
 def test_every_stage_at_hand_ranks_the_same_draw(open_run, tmp_path):
@@ -110,7 +110,7 @@ def test_only_a_classifier_of_the_same_backbone_and_draws_stands_before_a_run(op
 def test_an_image_gone_or_broken_since_the_evaluation_is_a_tile_that_says_so(open_run, hands, tmp_path):
     root = shutil.copytree(hands, tmp_path / "hands")
     run = open_run(fresh=tmp_path / "out", variant="frozen", dataset="11k", data_root=str(root), protocol="common")
-    encoder = stages.load_trained(run)
+    encoder = loading.load_trained_encoder(run)
     images = run.manifest.images[run.manifest.images["draw_0"] != ""]
     *_, ranking = rank(run).values()
     for product in records.list_products(run.params, run.folder, "04_evaluation"):
@@ -172,10 +172,10 @@ def test_a_sentence_finds_what_it_says(open_run):
         ("a photo of the back of a hand", "dorsal_r"),
         ("a photo of the palm of a hand", "palmar_r"),
     ):
-        found = retrieval.ask(stages.load_pretrained(run), images, sentence, top=10)
+        found = retrieval.ask(loading.load_pretrained_encoder(run), images, sentence, top=10)
         assert (found["aspect"] == aspect).mean() >= 0.8  # the small CLIP tells them apart nearly always
         assert found["score"].is_monotonic_decreasing and len(found) == 10
     drawn = gallery.draw_found(found, run.data_root, sentence)
     assert drawn.width > drawn.height
     with pytest.raises(UserError, match="sentence: is empty"):
-        retrieval.ask(stages.load_pretrained(run), images, "  ")
+        retrieval.ask(loading.load_pretrained_encoder(run), images, "  ")

@@ -17,7 +17,7 @@ from clipreid_lib.method.encoder_finetune import finetune as finetune_anything
 from clipreid_lib.method.loss_terms import IdentityLoss, Term
 from clipreid_lib.method.resume import Keep
 from clipreid_lib.method.training_loop import Loop
-from clipreid_lib.runs import stages, training
+from clipreid_lib.runs import loading, training
 
 pytestmark = pytest.mark.training
 
@@ -32,7 +32,7 @@ def state(clip) -> dict:
 
 def test_stage_2a_moves_prompts_and_nothing_else(open_run):
     run = open_run(variant="clipid")
-    clip = stages.load_backbone(run)
+    clip = loading.load_backbone(run)
     before = state(clip)
     _, bank, log = learn(run, clip)
     assert moved(before, clip.clip.state_dict()) == set()
@@ -56,7 +56,7 @@ def test_the_encoder_stages_move_the_image_tower_and_nothing_else(open_run, vari
     if variant == "clipid":
         learn(run)
         prompts = file_sha(run.prompts)
-    clip = stages.load_backbone(run)
+    clip = loading.load_backbone(run)
     before = state(clip)
     _, _, log = finetune(run, clip)
     changed = moved(before, clip.clip.state_dict())
@@ -67,7 +67,7 @@ def test_the_encoder_stages_move_the_image_tower_and_nothing_else(open_run, vari
     assert log["loss"].to_numpy() == pytest.approx(log[sorted(terms)].sum(axis=1).to_numpy(), rel=1e-5)
     if variant == "clipid":
         assert file_sha(run.prompts) == prompts
-    trained = stages.load_trained(run)
+    trained = loading.load_trained_encoder(run)
     assert moved(clip.clip.state_dict(), trained.backbone.clip.state_dict()) == set()
     assert trained.sha == file_sha(run.models / "encoder.safetensors")
 
@@ -200,7 +200,7 @@ def test_missing_parents_are_told(open_run, tmp_path):
     with pytest.raises(UserError, match="no learned prompts there; run notebook 02"):
         finetune(run)
     with pytest.raises(UserError, match="no trained encoder there; run notebook 03"):
-        stages.load_trained(run)
+        loading.load_trained_encoder(run)
 
 
 def test_validation_people_are_scored_every_epoch(open_run, tmp_path):
@@ -275,7 +275,7 @@ def test_side_information_needs_two_values_and_a_stage_that_learns_it(open_run):
         open_run(variant="frozen", model="vitb32", pretrained="random", side_info="camera")
     run = open_run(variant="classifier", model="ViT-S-32", pretrained="random", side_info="camera")
     with pytest.raises(UserError, match="the training images have one camera alone, 0; use none"):
-        stages.load_backbone(run)
+        loading.load_backbone(run)
 
 
 def test_prompts_of_another_resize_rule_are_refused(open_run):

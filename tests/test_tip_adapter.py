@@ -5,7 +5,7 @@ from small_runs import finetune, learn
 
 from clipreid_lib.method.tip_adapter import cache_logits
 from clipreid_lib.runs import embeddings as run_embeddings
-from clipreid_lib.runs import stages
+from clipreid_lib.runs import loading
 from clipreid_lib.scores import evaluation
 
 
@@ -23,7 +23,7 @@ def test_an_identity_without_training_images_gets_no_votes():
 
 def test_the_run_is_scored_by_votes_and_the_closed_set_is_named(open_run, tmp_path):
     run = open_run(fresh=tmp_path, variant="tip_adapter", validation="published")
-    encoder = stages.load_trained(run)
+    encoder = loading.load_trained_encoder(run)
     embeddings = run_embeddings.embed(run, encoder, run.manifest.test)
     assert list(embeddings) == ["tip_adapter", "image"]
     assert embeddings["tip_adapter"].values.shape[1] == run.manifest.train["identity"].nunique()
@@ -38,7 +38,7 @@ def test_a_profile_is_shares_over_the_anchors(open_run, tmp_path):
     run = open_run(fresh=tmp_path, variant="clipid")
     clip, _, _ = learn(run)
     finetune(run, clip)
-    embeddings = run_embeddings.embed(run, stages.load_trained(run), run.manifest.test)
+    embeddings = run_embeddings.embed(run, loading.load_trained_encoder(run), run.manifest.test)
     assert list(embeddings) == ["image", "profile", "stage 0"]
     profile = embeddings["profile"].values
     assert profile.shape == (len(run.manifest.test), run.manifest.train["identity"].nunique())

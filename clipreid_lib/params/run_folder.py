@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from clipreid_lib.base.errors import UserError
 from clipreid_lib.params.read import read_yaml
 from clipreid_lib.params.schema import Params, validate_params
 
@@ -15,9 +16,12 @@ def read_params(folder: Path) -> Params:
     """Return the params of the run, or the survey, that lives in a folder.
 
     Raises:
-        UserError: they cannot be read, or are of another version.
+        UserError: the folder is no run's; the params cannot be read, or are of another version.
     """
-    return validate_params(read_yaml(folder / "params.yaml"), str(folder / "params.yaml"))
+    path = folder / "params.yaml"
+    if not path.is_file():
+        raise UserError(f"{folder}: is no run's folder (it holds no params.yaml); give one of outputs/runs/")
+    return validate_params(read_yaml(path), str(path))
 
 
 def place_inside(params: Params, folder: Path, place: str) -> Path:

@@ -17,30 +17,23 @@ from clipreid_lib.data.manifest import Manifest
 from clipreid_lib.data.photographs import Photographs
 from clipreid_lib.pages import score_figures, style
 from clipreid_lib.params.schema import ASPECTS, project_path
+from clipreid_lib.runs.loading import load_trained_encoder
 from clipreid_lib.runs.run import Run
-from clipreid_lib.runs.stages import load_trained
 from clipreid_lib.scores.assessment import count_test
 from clipreid_lib.scores.evaluation import evaluate
 
+TRAINED = ("experiment", "dataset", "aspect", "model", "variant", "stage", "seed")  # how a run was trained
 SCORES = ("rank1", "map", "map_trapezoid")
 
 
 @dataclass(frozen=True)
 class Target:
-    """One aspect of one data set to test on.
-
-    Attributes:
-        dataset: its name.
-        root: folder of its images.
-        table: its image table, all aspects.
-        manifest: its ``common`` protocol for one aspect.
-        aspect: which.
-    """
+    """One aspect of one data set to test on."""
 
     dataset: str
-    root: Path
-    table: pd.DataFrame
-    manifest: Manifest
+    root: Path  # folder of its images
+    table: pd.DataFrame  # its image table, all aspects
+    manifest: Manifest  # protocol ``common`` of the aspect
     aspect: str
 
 
@@ -55,9 +48,8 @@ def open_runs(folders: list[str], outputs: Path) -> list[Run]:
     runs = [Run.at(path.parent) for path in sorted((outputs / "runs").glob("*/metrics.json"))]
     runs = [run for run in runs if run.params.protocol == "common"]
     if not runs:
-        raise UserError(
-            f"{outputs / 'runs'}: no evaluated run of protocol common; make some with --set protocol=common"
-        )
+        hint = "make some with --set protocol=common"
+        raise UserError(f"{outputs / 'runs'}: no evaluated run of protocol common; {hint}")
     return runs
 
 
@@ -81,12 +73,10 @@ def list_targets(runs: list[Run], on: list[str]) -> list[Target]:
         key = name, project_path(place)
         tables[key] = tables[key] if key in tables else datasets.load_images(*key)
         wanted += [(*key, each) for each in ([aspect] if aspect else sorted(tables[key]["aspect"].unique()))]
-    params, found = runs[0].params, []
+    drawn, found = {"seed": runs[0].params.draw_seed, "draws": runs[0].params.draws}, []
     for dataset, root, aspect in dict.fromkeys(wanted):
         table = tables[dataset, root]
-        manifest = protocols.build(
-            table, "common", aspect, seed=params.draw_seed, validation="none", draws=params.draws
-        )
+        manifest = protocols.build(table, "common", aspect, validation="none", **drawn)
         found.append(Target(dataset, root, table, manifest, aspect))
     return found
 
@@ -96,7 +86,7 @@ def measure(runs: list[Run], aims: list[Target], outputs: Path) -> pd.DataFrame:
 
     Args:
         runs: trained runs.
-        aims: what to test them on, from :func:`list_targets`.
+        aims: from :func:`list_targets`.
         outputs: folder of the feature store and the image store.
 
     Returns:
@@ -108,8 +98,7 @@ def measure(runs: list[Run], aims: list[Target], outputs: Path) -> pd.DataFrame:
     """
     rows = []
     for run in runs:
-        encoder, keys = load_trained(run), ("experiment", "dataset", "aspect", "model", "variant", "stage", "seed")
-        mine = {key: getattr(run.params, key) for key in keys}
+        encoder, mine = load_trained_encoder(run), {key: getattr(run.params, key) for key in TRAINED}
         for aim in aims:
             row = {**mine, "tested_dataset": aim.dataset, "tested_aspect": aim.aspect}
             if leak := _find_leaked(run, aim):
@@ -128,11 +117,7 @@ def measure(runs: list[Run], aims: list[Target], outputs: Path) -> pd.DataFrame:
 
 
 def arrange(table: pd.DataFrame, score: str = "rank1") -> pd.DataFrame:
-    """Arrange one score as a matrix in per cent, averaged over seeds: rows trained, columns tested.
-
-    Args:
-        table: from :func:`measure`.
-        score: its column, a share in [0, 1].
+    """Arrange one score of :func:`measure` as a matrix in per cent, averaged over seeds.
 
     Returns:
         One row per way of training, one column per target; NaN where nothing was tested.
@@ -146,15 +131,9 @@ def arrange(table: pd.DataFrame, score: str = "rank1") -> pd.DataFrame:
 
 
 def report(folders: list[str], on: list[str], outputs: Path) -> str:
-    """Do all of it: write ``across.csv``, ``across_rank1.png`` and ``across_map.png``, and return what to print.
+    """Write ``across.csv``, ``across_rank1.png`` and ``across_map.png`` into ``outputs``; return what to print.
 
-    Args:
-        folders: of runs, as for :func:`open_runs`.
-        on: more data sets, as for :func:`list_targets`.
-        outputs: folder to look for runs in and to write to.
-
-    Raises:
-        UserError: as :func:`open_runs`, :func:`list_targets` and :func:`measure`.
+    Arguments and errors are those of :func:`open_runs`, :func:`list_targets` and :func:`measure`.
     """
     runs = open_runs(folders, outputs)
     table = measure(runs, list_targets(runs, on), outputs)

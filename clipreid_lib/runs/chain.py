@@ -20,14 +20,13 @@ from pathlib import Path
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import replacing
-from clipreid_lib.params.run_folder import list_run_folders
+from clipreid_lib.params.run_folder import list_run_folders, read_params
 from clipreid_lib.params.schema import ROOT, project_path
 from clipreid_lib.runs import records
 from clipreid_lib.runs.execute import FAILED
-from clipreid_lib.runs.notebook_keys import notebook_key
 from clipreid_lib.runs.run import Run
 
-QUIET = 5.0  # seconds between two epochs of a run that are printed; log.txt has them all
+QUIET = 5.0  # seconds between two epochs of a run that are printed, or a grid prints thousands; log.txt has them all
 PAUSE = 0.5  # seconds before a notebook that runs elsewhere is looked at again
 
 
@@ -39,7 +38,7 @@ class Busy(Exception):
     """The next notebook runs elsewhere; call :meth:`Chain.do` again later."""
 
 
-@dataclass(eq=False)  # two chains are never the same, even if all their fields are
+@dataclass
 class Chain:
     """A run (or a data set's folder, for notebook 01) and how its notebooks are executed."""
 
@@ -47,25 +46,23 @@ class Chain:
     names: tuple[str, ...]  # its notebooks in order
     environment: dict[str, str] = field(default_factory=dict)  # of the child processes, added to this process's own
     force: frozenset[str] = frozenset()  # notebooks to do again although they are finished; later ones follow
-    asked: float = field(default_factory=time.time)  # Unix time of that request; what finishes later is not redone
+    # Unix time of that request. What finishes later is not done again, or each run would redo a notebook they share.
+    asked: float = field(default_factory=time.time)
     stopped: threading.Event = field(default_factory=threading.Event)  # set when the runner is told to end
     _began: bool = False  # whether there was anything to do
     _waits: str = ""  # the notebook that runs elsewhere
     _child: subprocess.Popen | None = None
 
     def do(self) -> str | None:
-        """Do every notebook that is not finished.
-
-        Returns:
-            Which notebook failed, and why; those after it are not begun. None where none failed.
+        """Do every notebook that is not finished, up to one that fails; return which that is and why, or None.
 
         Raises:
             Stopped: the runner was told to end.
             Busy: the next notebook runs elsewhere.
         """
-        for place, name in enumerate(self.names):
+        for name in self.names:
             try:
-                self._began |= self._notebook(name, self.names[place:])
+                self._began |= self._notebook(name)
                 continue
             except (Stopped, Busy, BrokenPipeError):  # of the last: nobody reads this output any more
                 raise
@@ -91,8 +88,7 @@ class Chain:
 
     def say(self, text: str) -> None:
         """Print a line with the time and the run's name, in one piece: other threads print, too."""
-        sys.stdout.write(f"{time.strftime('%H:%M:%S')} {self.run.folder.name}: {text}\n")
-        sys.stdout.flush()
+        print(f"{time.strftime('%H:%M:%S')} {self.run.folder.name}: {text}\n", end="", flush=True)
 
     def _log_traceback(self, text: str) -> None:
         with contextlib.suppress(OSError), open(self.run.folder / "log.txt", "a", encoding="utf-8") as log:
@@ -100,16 +96,18 @@ class Chain:
         if os.environ.get("CLIPREID_DEBUG"):
             sys.stderr.write(text)
 
-    def _notebook(self, name: str, here_and_later: tuple[str, ...]) -> bool:
+    def _notebook(self, name: str) -> bool:
         """Do one notebook under its locks; return whether there was anything to do."""
+        if self.stopped.is_set():
+            raise Stopped
         run = self.run
-        if self._is_in(run.folder, name):  # asked without the locks first, which a read-only disk could not hold
+        if self._find(run.folder, name):  # asked without the locks first, which a read-only disk could not hold
             return False
         with self._locks(name) as locks:
-            if self._is_in(run.folder, name):  # by another runner in between
+            if self._find(run.folder, name):  # by another runner in between
                 return False
             run.require_data(name)
-            for later in here_and_later:  # they read what this one writes
+            for later in self.names[self.names.index(name) :]:  # they read what this one writes
                 records.forget(run.folder, later)
             if other := self._copy_from_other(name):
                 self.say(f"{name} copied from {other}, which has the same parameters up to there")
@@ -123,20 +121,19 @@ class Chain:
             self.say(f"{name} done in {time.perf_counter() - began:.0f} s")
             return True
 
-    def _is_in(self, folder: Path, name: str) -> bool:
-        """Whether a run's folder holds this notebook's results, since it was forced where it is forced."""
-        record = records.read(folder, name)
-        if record is None or record.get("key") != notebook_key(self.run.params, name):
-            return False
-        forced = self.force.intersection(self.names[: self.names.index(name) + 1])
-        return not forced or datetime.fromisoformat(record["finished"]).timestamp() >= self.asked
+    def _find(self, folder: Path, name: str) -> dict | None:
+        """Return the record of this notebook's results in a run's folder; where it is forced, of results since then."""
+        record = records.read(folder, name, self.run.params)
+        if record and self.force.intersection(self.names[: self.names.index(name) + 1]):
+            return record if datetime.fromisoformat(record["finished"]).timestamp() >= self.asked else None
+        return record
 
     @contextlib.contextmanager
     def _locks(self, name: str) -> Iterator[tuple[int, ...]]:
         """Hold the run's lock and the notebook's; yield their file descriptors for the child to inherit."""
         folder = project_path(self.run.params.outputs_root) / ".locks"
         folder.mkdir(parents=True, exist_ok=True)
-        locks = self.run.folder.name, f"{name}-{notebook_key(self.run.params, name)}"
+        locks = self.run.folder.name, f"{name}-{records.notebook_key(self.run.params, name)}"
         try:
             import fcntl
         except ImportError:  # Windows: two runners at once may do a notebook twice, with the same results
@@ -159,16 +156,11 @@ class Chain:
         run = self.run
         for folder in list_run_folders(run.folder.parent.parent) if name in records.SHARED else ():
             with contextlib.suppress(UserError, OSError):  # of another version, or gone meanwhile
-                record = records.read(folder, name) or {}
-                if not self._is_in(folder, name) or record.get("manifest_sha") != run.manifest.sha:
+                record = self._find(folder, name) or {}
+                if record.get("manifest_sha") != run.manifest.sha or not records.is_current(record, name):
                     continue
-                if not records.is_current(record, name):
-                    continue
-                theirs, mine = (records.list_products(each.params, each.folder, name) for each in (Run.at(folder), run))
-                beside = [Path("figures", figure) for figure in records.FIGURES[name]]
-                beside.append(Path("notebooks", f"{name}.ipynb"))
-                pairs = [*zip(theirs, mine, strict=True), *((folder / each, run.folder / each) for each in beside)]
-                for source, copy in pairs:
+                theirs = records.list_shared(read_params(folder), folder, name)
+                for source, copy in zip(theirs, records.list_shared(run.params, run.folder, name), strict=True):
                     if source.is_file():
                         with replacing(copy) as temporary:
                             shutil.copyfile(source, temporary)
@@ -178,26 +170,21 @@ class Chain:
         return ""
 
     def _execute(self, name: str, locks: tuple[int, ...]) -> None:
-        """Run one notebook to its end.
-
-        Raises:
-            UserError: it failed.
-            Stopped: the runner was told to end.
-        """
+        """Run one notebook to its end; raise a UserError where it failed, Stopped where the runner was told to end."""
         run, problem, shown = self.run, "", 0.0
         output = run.folder / "notebooks" / f"{name}.ipynb"
         output.parent.mkdir(parents=True, exist_ok=True)
         for left in (*run.models.glob(".*.safetensors"), *run.models.glob(".*.pt")):
             left.unlink(missing_ok=True)  # a kill in mid-write leaves them, and they are large
-        notebook, params = str(ROOT / "notebooks" / f"{name}.ipynb"), json.dumps(run.params.changed())
-        environment = {"OMP_WAIT_POLICY": "PASSIVE"}
-        environment["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's python3 kernel, whatever the user installed
+        arguments = [str(ROOT / "notebooks" / f"{name}.ipynb"), str(output), json.dumps(run.params.changed())]
+        # This environment's kernel, whichever the user has installed; and jobs whose threads wait without spinning.
+        settings = {"JUPYTER_PREFER_ENV_PATH": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         records.begin(run.folder, name)
         with open(run.folder / "log.txt", "ab", buffering=0) as log:
             self._child = child = subprocess.Popen(
-                [sys.executable, "-m", "clipreid_lib.runs.execute", notebook, str(output), params, str(run.folder)],
+                [sys.executable, "-m", "clipreid_lib.runs.execute", *arguments, str(run.folder)],
                 cwd=output.parent,  # notebooks find the project by the library, never by the folder they run in
-                env=os.environ | environment | self.environment,
+                env=os.environ | settings | self.environment,
                 stdin=subprocess.PIPE,  # which closes when this process ends, however it ends; the child then ends, too
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -19,7 +19,7 @@ def clean(outputs: Path, really: bool) -> None:
         UserError: the folder holds no run, or something is running in it.
     """
     total = 0
-    for kind, paths in leftovers(outputs).items():
+    for kind, paths in find_leftovers(outputs).items():
         size = sum(_size(path) for path in paths)
         total += size
         print(f"{size / 1e6:10.1f} MB  {len(paths):4d}  {kind}")
@@ -31,7 +31,7 @@ def clean(outputs: Path, really: bool) -> None:
     print(f"{total / 1e6:10.1f} MB in all " + ("deleted" if really else "could go; --yes deletes it"))
 
 
-def leftovers(outputs: Path) -> dict[str, list[Path]]:
+def find_leftovers(outputs: Path) -> dict[str, list[Path]]:
     """Return what may go, by what it is; raises as :func:`clean`."""
     runs = list_run_folders(outputs)
     if not runs:
@@ -41,11 +41,10 @@ def leftovers(outputs: Path) -> dict[str, list[Path]]:
             raise UserError(f"{folder.name} is running; clean when nothing is (`clipreid status` tells)")
     hidden = [*outputs.glob(".leaderboard.csv.*"), *outputs.glob(".across*")]
     hidden += [path for name in WRITTEN for path in (outputs / name).rglob(".*")]
-    stores = {name: outputs / name for name in ("features", "image_store")}
-    there = {name: [path] if path.is_dir() and not path.is_symlink() else [] for name, path in stores.items()}
+    there = [path for path in outputs.glob("*") if path.is_dir() and not path.is_symlink()]
     return {
-        "features (encoded again when asked for)": there["features"],
-        "decoded images (data prepare makes them again)": there["image_store"],
+        "features (encoded again when asked for)": [path for path in there if path.name == "features"],
+        "decoded images (data prepare makes them again)": [path for path in there if path.name == "image_store"],
         "states of unfinished training (it begins again)": [path for run in runs for path in run.rglob("*.resume.pt")],
         "files that killed writers left": [p for p in hidden if TEMPORARY.fullmatch(p.name) and p.is_file()],
     }

@@ -7,8 +7,8 @@ from torch.nn import functional
 from clipreid_lib.method.labels import map_labels
 from clipreid_lib.method.prompt_bank import PromptBank, text_logits
 from clipreid_lib.method.tip_adapter import cache_logits
+from clipreid_lib.runs.loading import load_pretrained_encoder
 from clipreid_lib.runs.run import Run
-from clipreid_lib.runs.stages import load_pretrained
 from clipreid_lib.runs.training import load_prompts
 from clipreid_lib.scores.encoder import Encoder
 from clipreid_lib.scores.features import Embeddings
@@ -17,20 +17,16 @@ from clipreid_lib.scores.features import Embeddings
 def embed(run: Run, encoder: Encoder, images: pd.DataFrame) -> dict[str, Embeddings]:
     """Return every embedding that images can be compared by; the run's own scores stand on the first.
 
-    ``image`` is CLIP-ReID's: ``f`` and ``f_proj`` side by side. ``profile`` says how alike an image is to each of the
-    run's learned anchors, as shares that sum to one: the softmax of its similarities to all of them.
-    ``tip_adapter`` is the same with votes of the training images in place of anchors. ``stage 0`` is the encoder's
-    before any training, for comparison. ``mirrored`` adds the features of each image's mirror image, where
-    ``flip_test`` asks for it.
-
     Args:
         run: the run.
-        encoder: its own, from :func:`~clipreid_lib.runs.stages.load_trained`.
+        encoder: its own, from :func:`~clipreid_lib.runs.loading.load_trained_encoder`.
         images: rows of the image table or of a manifest.
 
     Returns:
-        Name to embeddings: ``tip_adapter`` where that is the variant, ``image``, ``profile`` for ``clipid``,
-        ``mirrored`` with ``flip_test``, ``stage 0`` where the run trains the encoder.
+        ``tip_adapter``, where that is the variant: votes of the training images. ``image``: CLIP-ReID's ``f`` and
+        ``f_proj`` side by side. ``profile``, for ``clipid``: the softmax of an image's similarities to all anchors.
+        ``mirrored``, with ``flip_test``: features of each image plus those of its mirror image. ``stage 0``, where the
+        run trains the encoder: the embedding before any training.
     """
     image = encoder.embed(images)
     made = {"tip_adapter": _vote(run, encoder, image)} if run.params.variant == "tip_adapter" else {}
@@ -44,18 +40,12 @@ def embed(run: Run, encoder: Encoder, images: pd.DataFrame) -> dict[str, Embeddi
         )
         made["mirrored"] = encoder.embed(images, mirrored=True)
     if run.params.trains_encoder:
-        made["stage 0"] = load_pretrained(run).embed(images)
+        made["stage 0"] = load_pretrained_encoder(run).embed(images)
     return made
 
 
 def embed_own(run: Run, encoder: Encoder, images: pd.DataFrame) -> Embeddings:
-    """Return the embedding that the run's own scores stand on: the image's, or Tip-Adapter's votes, (N, D).
-
-    Args:
-        run: the run.
-        encoder: its own.
-        images: rows of the image table or of a manifest.
-    """
+    """Return the embedding that the run's own scores stand on: the image's, or Tip-Adapter's votes, (N, D)."""
     image = encoder.embed(images)
     return _vote(run, encoder, image) if run.params.variant == "tip_adapter" else image
 
@@ -72,14 +62,10 @@ def load_anchors(run: Run, encoder: Encoder) -> PromptBank | None:
 def identify(run: Run, encoder: Encoder) -> dict[str, float]:
     """Identify the held-out images of training people: the closed set, where everybody is known.
 
-    Args:
-        run: with ``validation: published``; others hold out nobody who is trained on.
-        encoder: its own.
-
     Returns:
         Share of right answers of ``nearest image`` (the training image of highest cosine), ``tip_adapter``
-        (the votes of all training images) and, for ``clipid``, ``anchors`` (the nearest learned anchor). Empty where no
-        such images are held out.
+        (the votes of all training images) and, for ``clipid``, ``anchors`` (the nearest learned anchor). Empty unless
+        the run has ``validation: published``.
     """
     held_out = run.manifest.validation
     if held_out.empty or run.manifest.validates_people:

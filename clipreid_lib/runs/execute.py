@@ -23,16 +23,15 @@ FAILED = "\x1efailed: "  # begins the last line, for the runner: message and tra
 OURS = {UserError.__name__, *(error.__name__ for error in UserError.__subclasses__())}  # their message says it all
 
 
-def main(arguments: list[str]) -> int:
-    """Run ``notebook output params folder``; print what the notebook prints, and one line if it fails."""
-    # jsonschema would compile this one's grammars, for a second and nothing
-    sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]  # which Python takes for: not installed
+def main(notebook: str, output: str, params: str, folder: str) -> int:
+    """Execute a notebook with params (JSON) for a run's folder; print what it prints, and one line if it fails."""
+    # Says that this package is not installed. jsonschema would compile its grammars, which takes a second.
+    sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError, strip_color
     from traitlets.config import Config
 
-    notebook, output, params, folder = arguments
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_leave_with_runner, daemon=True).start()
     threading.Thread(target=_beat, args=(Path(folder),), daemon=True).start()
@@ -43,16 +42,14 @@ def main(arguments: list[str]) -> int:
     try:
         papermill.execute_notebook(
             notebook,
-            # papermill fills {braces} in a path with parameters; ours are plain characters
-            output.replace("{", "{{").replace("}", "}}"),
+            output.replace("{", "{{").replace("}", "}}"),  # papermill would fill {braces} with parameters
             parameters=json.loads(params),
             kernel_name="python3",
             progress_bar=False,
             stdout_file=sys.stdout,
             config=config,
             coalesce_streams=True,  # or every epoch that is printed becomes an output, and a page a box, of its own
-            # Record or failure is written by now; only taking CLIP apart in good order is left, for two seconds.
-            shutdown_kernel="immediate",
+            shutdown_kernel="immediate",  # record or failure is written by now; a kernel in good order takes 2 seconds
         )
         return 0
     except PapermillExecutionError as error:
@@ -89,4 +86,4 @@ def _beat(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(*sys.argv[1:]))

@@ -1,14 +1,15 @@
 """Runs on this machine: several chains at once, cores and accelerators shared out among them; and the summary."""
 
-import collections
 import contextlib
 import os
 import shutil
 import subprocess
 import threading
 import time
+from collections import defaultdict, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 from clipreid_lib.base.errors import UserError, counted
 from clipreid_lib.params.schema import SURVEY, Params, project_path
@@ -24,31 +25,28 @@ class Local:
     """A list of runs and the chains that do them."""
 
     runs: list[Params]
-    jobs: int = 1  # how many at once
+    jobs: int = 1  # at once
     force: frozenset[str] = frozenset()  # notebooks to do again although they are finished
     worked: bool = False  # whether anything was to do
     _asked: float = field(default_factory=time.time)
     _stopped: threading.Event = field(default_factory=threading.Event)
 
     def do(self) -> dict[str, str]:
-        """Do everything that is not finished: notebook 01 once per data set, then each run's own notebooks.
-
-        Returns:
-            The failures, by run folder's name.
+        """Do what is not finished, notebook 01 once per data set; return the failures by the run folder's name.
 
         Raises:
             UserError: a folder cannot be written.
         """
-        runs = [Run.open(params) for params in self.runs]
-        surveys = {params.data_id: Run.open_data(params) for params in self.runs}
         for line in plan.list_edited(self.runs):
             print(line, flush=True)
+        runs = [Run.open(params) for params in self.runs]
+        surveys = {params.data_id: Run.open_data(params) for params in self.runs}
         left = {run.params.data_id for run in runs if not run.done}
         self.worked = bool(left or self.force)
         for name, survey in surveys.items():
             if name in left or not survey.is_done(SURVEY):
+                # Draws the demo hands, with all cores; and where the data has changed, the survey's records go.
                 with contextlib.suppress(UserError):  # the survey's notebook will say it, and stop no other
-                    # Draws the demo hands, with all cores; and where the data has changed, the survey's records go.
                     survey.manifest  # noqa: B018
         broken = self._side_by_side(dict.fromkeys(surveys.values(), (SURVEY,)))
         failed = {run.folder.name: broken[data] for run in runs if (data := run.params.data_id) in broken}
@@ -57,19 +55,19 @@ class Local:
     def _side_by_side(self, todo: dict[Run, tuple[str, ...]]) -> dict[str, str]:
         """Do the notebooks of runs, ``jobs`` at once; one that would have to wait for another lets others go first."""
         failed: dict[str, str] = {}
-        chains = [
-            Chain(run, names, force=self.force, asked=self._asked, stopped=self._stopped) for run, names in todo.items()
-        ]
-        waiting = collections.deque(chains)
+        make = partial(Chain, force=self.force, asked=self._asked, stopped=self._stopped)
+        chains = [make(run, names) for run, names in todo.items()]
+        waiting = deque(chains)
 
         def work(slot: dict[str, str]) -> None:
-            while waiting and not self._stopped.is_set():
+            while waiting:
                 try:
                     chain = waiting.popleft()
                 except IndexError:  # another job was quicker
                     return
-                all_devices = ":" in chain.run.params.device  # a run that names its accelerator sees them all
-                chain.environment = {k: v for k, v in slot.items() if not all_devices or k != "CUDA_VISIBLE_DEVICES"}
+                chain.environment = dict(slot)
+                if ":" in chain.run.params.device:  # a run that names its accelerator sees them all
+                    chain.environment.pop("CUDA_VISIBLE_DEVICES", None)
                 try:
                     failure = chain.do()
                 except Stopped:
@@ -86,14 +84,13 @@ class Local:
             try:
                 list(pool.map(work, self._slots()))
             except BaseException:
-                self._stopped.set()  # before the pool waits for its threads
-                for chain in chains:
+                for chain in chains:  # before the pool waits for its threads
                     chain.stop()
                 raise
         return failed
 
     def _slots(self) -> list[dict[str, str]]:
-        """Return one set of environment variables per job: its share of the cores, and an accelerator of its own."""
+        """Return environment variables for each job: its share of the cores, and an accelerator of its own."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         slot, there = {"OMP_NUM_THREADS": str(max(1, cores // self.jobs))}, accelerators()
         if len(there) < 2 or self.jobs == 1:
@@ -121,14 +118,14 @@ def print_summary(batch: Local, failed: dict[str, str], seconds: float) -> None:
         print(f"\n{table.to_string()}\n\n{note}")
     if (beside := published.set_beside(leaderboard.list_rows(*(run.metrics for run in evaluated)))) is not None:
         print(f"\nBeside published results:\n\n{beside.drop(columns=['source', 'note']).to_string()}")
-    for outputs in {project_path(run.params.outputs_root) for run in runs}:
-        try:
+    try:
+        for outputs in {project_path(run.params.outputs_root) for run in runs}:
             leaderboard.refresh_leaderboard(outputs)
-        except UserError as error:  # a disk that is full or read-only: what failed is still to be said
-            print(f"leaderboard not written: {error}")
-    _list("executed notebooks:", [os.path.relpath(path) for run in runs if (path := run.folder / "notebooks").is_dir()])
-    pages = [path for run in runs if (path := run.folder / "gallery.html").exists()]
-    _list("ranked galleries, to open in a browser:", [page.as_uri() for page in pages])
+    except UserError as error:  # a disk that is full or read-only: what failed is still to be said
+        print(f"leaderboard not written: {error}")
+    _print_list("executed notebooks:", [os.path.relpath(p) for run in runs if (p := run.folder / "notebooks").is_dir()])
+    pages = [path.as_uri() for run in runs if (path := run.folder / "gallery.html").exists()]
+    _print_list("ranked galleries, to open in a browser:", pages)
     if batch.worked and evaluated:
         from clipreid_lib.pages import report  # here: it loads torch, and a batch with nothing to do must end at once
 
@@ -136,20 +133,16 @@ def print_summary(batch: Local, failed: dict[str, str], seconds: float) -> None:
         try:
             for address in report.write([str(run.folder) for run in evaluated]):
                 print(f"  {address}", flush=True)
-        except UserError as error:  # a full disk: the runs stand, and `clipreid report` makes their pages later
+        except UserError as error:  # as above; `clipreid report` makes the pages later
             print(f"  not written: {error}")
-    alike = collections.defaultdict(list)  # one fault may stop many runs: told once, with RUN for each one's folder
+    alike = defaultdict(list)  # one fault may stop many runs: told once, with RUN for each one's folder
     for run in runs:
         if failure := failed.get(run.folder.name):
             alike[failure.replace(str(run.folder), "RUN")].append(run.folder.name)
-    _list(
-        "failures, with tracebacks in each run's log.txt:",
-        [f"{why} ({', '.join(names)})" for why, names in alike.items()],
-    )
+    lines = [f"{why} ({', '.join(names)})" for why, names in alike.items()]
+    _print_list("failures, with tracebacks in each run's log.txt:", lines)
 
 
-def _list(title: str, lines: list[str]) -> None:
+def _print_list(title: str, lines: list[str]) -> None:
     if lines:
-        print(title)
-        for line in lines:
-            print(f"  {line}")
+        print(title, *lines, sep="\n  ")

@@ -13,13 +13,7 @@ PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pandas", "pillo
 
 
 def provenance() -> dict:
-    """Describe the machine and the code in words: enough to repeat a run, nothing that names a person or host."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed"
+    """Describe the machine and the code: enough to repeat a run, nothing that names a person or host."""
     try:
         command = ["git", "describe", "--always", "--dirty"]
         git = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
@@ -32,7 +26,7 @@ def provenance() -> dict:
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
         "threads": os.environ.get("OMP_NUM_THREADS", "all"),
-        "versions": versions,
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
 
 

@@ -4,7 +4,6 @@ from clipreid_lib.base.errors import counted
 from clipreid_lib.params.run_folder import list_run_folders
 from clipreid_lib.params.schema import SURVEY, Params, project_path
 from clipreid_lib.runs import records
-from clipreid_lib.runs.notebook_keys import notebook_key
 
 Row = tuple[str, tuple[str, ...], dict[str, str]]  # run, notebooks to execute, notebook to the run it is copied from
 
@@ -19,11 +18,10 @@ def plan_runs(runs: list[Params]) -> list[Row]:
                     makers.setdefault(record.get("key", ""), folder.name)
     rows = []
     for run in runs:
-        done = [records.is_done(run.resolved(), run.folder, name) for name in run.notebooks]
+        done = [records.is_done(run, run.folder, name) for name in run.notebooks]
         left = run.notebooks[done.index(False) :] if False in done else ()
-        sources = {
-            name: makers.setdefault(notebook_key(run, name), run.run_id) for name in left if name in records.SHARED
-        }
+        shared = [name for name in left if name in records.SHARED]
+        sources = {name: makers.setdefault(records.notebook_key(run, name), run.run_id) for name in shared}
         copied = {name: source for name, source in sources.items() if source != run.run_id}
         rows.append((run.run_id, tuple(name for name in left if name not in copied), copied))
     return rows
@@ -36,12 +34,9 @@ def print_plan(runs: list[Params]) -> None:
     rows: list[Row] = [*((name, (SURVEY,), {}) for name in data), *each]
     wide = max(len(name) for name, *_ in rows)
     for run_id, todo, copied in rows:
-        said = ", ".join(name.split("_")[0] for name in todo) or "done"
-        print(
-            f"{run_id:<{wide}}  {said}",
-            *(f"{name[:2]} copied from {source}" for name, source in copied.items()),
-            sep="; ",
-        )
+        said = [", ".join(name[:2] for name in todo) or "done"]
+        said += [f"{name[:2]} copied from {source}" for name, source in copied.items()]
+        print(f"{run_id:<{wide}}  {'; '.join(said)}")
     print(*list_edited(runs), sep="\n")
     done = sum(not todo and not copied for _, todo, copied in each)
     left, to_copy = sum(len(todo) for _, todo, _ in rows), sum(len(copied) for *_, copied in rows)
@@ -52,8 +47,10 @@ def list_edited(runs: list[Params]) -> list[str]:
     """Return a sentence for each notebook whose code was edited after it was done, with the runs that it concerns."""
     found: dict[str, list[str]] = {}
     for run in runs:
-        for name in records.list_edited(run.resolved(), run.folder):
-            found.setdefault(name, []).append(run.run_id)
+        for name in run.notebooks:
+            record = records.read(run.folder, name, run)
+            if record and not records.is_current(record, name):
+                found.setdefault(name, []).append(run.run_id)
     return [
         f"{name} was edited after it was done in {', '.join(ids)}; --force {name} does it again"
         for name, ids in sorted(found.items())

@@ -21,15 +21,22 @@ def check(runs: list[Params]) -> None:
     Raises:
         UserError: a model that is unknown or lacks weights, or a weights or prompts file that is missing.
     """
-    for prompts in {run.resume_prompt for run in runs if run.resume_prompt}:
-        if not project_path(prompts).is_file():
-            raise UserError(f"resume_prompt: {prompts} is not there")
-    for model, weights in {(run.model, run.pretrained) for run in runs}:
-        _check_model(model)
-        if weights is None and model not in (EMBEDDED, *ALIASES):
+    package = importlib.util.find_spec("open_clip")  # importing it would load torch
+    assert package is not None and package.origin is not None
+    configs = sorted(Path(package.origin).with_name("model_configs").glob("*.json"))
+    ours = [EMBEDDED, *ALIASES]
+    known = [*ours, *(path.stem for path in configs)]
+    for model, weights, prompts in {(run.model, run.pretrained, run.resume_prompt) for run in runs}:
+        if model not in known:
+            near = difflib.get_close_matches(model, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"use {', '.join(ours)} or a name that open_clip has"
+            raise UserError(f"model: {model!r} is unknown; {hint}")
+        if weights is None and model not in ours:
             raise UserError(f"pretrained: the open_clip model {model!r} needs a weights tag, or a file")
         if weights is not None and Path(weights).suffix in WEIGHTS and not project_path(weights).is_file():
             raise UserError(f"pretrained: {weights} is not there")
+        if prompts is not None and not project_path(prompts).is_file():
+            raise UserError(f"resume_prompt: {prompts} is not there")
 
 
 def check_here(runs: list[Params], force: frozenset[str] = frozenset()) -> None:
@@ -38,7 +45,7 @@ def check_here(runs: list[Params], force: frozenset[str] = frozenset()) -> None:
     Raises:
         UserError: the Jupyter kernel, a data folder, a device or, for fp16, the GPU is missing.
     """
-    left = [run for run in runs if force or records.state(run.resolved(), run.folder)[0] != "done"]
+    left = [run for run in runs if force or records.state(run, run.folder)[0] != "done"]
     if left and importlib.util.find_spec("ipykernel") is None:
         raise UserError("this Python has no Jupyter kernel to run notebooks in; pip install ipykernel")
     for run in {run.data_id: run for run in left if run.dataset != "demo"}.values():
@@ -52,14 +59,3 @@ def check_here(runs: list[Params], force: frozenset[str] = frozenset()) -> None:
             from clipreid_lib.runs.machine import choose_device
 
             resolve_precision("fp16" if fp16 else "auto", choose_device(device))
-
-
-def _check_model(model: str) -> None:
-    package = importlib.util.find_spec("open_clip")  # importing it would load torch
-    assert package is not None and package.submodule_search_locations is not None
-    (there,) = package.submodule_search_locations
-    known = [EMBEDDED, *ALIASES, *(path.stem for path in sorted((Path(there) / "model_configs").glob("*.json")))]
-    if model not in known:
-        near = difflib.get_close_matches(model, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"use {', '.join([EMBEDDED, *ALIASES])} or a name open_clip has"
-        raise UserError(f"model: {model!r} is unknown; {hint}")

@@ -9,8 +9,8 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.pages.ranking import Ranking
 from clipreid_lib.params.schema import ENCODER_FINETUNE
 from clipreid_lib.runs.embeddings import embed_own
+from clipreid_lib.runs.loading import load_trained_encoder
 from clipreid_lib.runs.run import Run
-from clipreid_lib.runs.stages import load_trained
 from clipreid_lib.scores import evaluation
 from clipreid_lib.scores.encoder import Encoder
 from clipreid_lib.scores.finished_run import find_runs
@@ -24,21 +24,17 @@ def rank_stages(run: Run, before: Encoder, encoder: Encoder) -> dict[str, Rankin
     """Rank draw 0's gallery under stage 0, a classifier run with the same draws if there is one, and this run.
 
     Args:
-        run: an evaluated run.
+        run: an evaluated run; the last ranking is its own.
         before: its encoder as it was pretrained.
         encoder: its own.
-
-    Returns:
-        Rankings of the same queries, by stage; the run's own last.
     """
     images = run.manifest.images[run.manifest.images["draw_0"] != ""]
     found = {}
     if run.params.trains_encoder:
         found["stage 0, frozen"] = before.embed(images)
-    beyond_stage_1 = run.params.stage == ENCODER_FINETUNE
-    if beyond_stage_1 and (other := _find_classifier(run)):
+    if run.params.stage == ENCODER_FINETUNE and (other := _find_classifier(run)):
         with contextlib.suppress(UserError):  # its checkpoint is gone: then this run is looked at without it
-            found["stage 1, classifier"] = load_trained(other).embed(images)
+            found["stage 1, classifier"] = load_trained_encoder(other).embed(images)
     found[f"this run, {run.params.variant}"] = embed_own(run, encoder, images)
     return {name: Ranking(*evaluation.compare_draw(each, run.manifest, 0)) for name, each in found.items()}
 

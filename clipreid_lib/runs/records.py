@@ -3,6 +3,11 @@
 A notebook is finished when ``done/<notebook>.json`` exists, which its last cell writes. The executed notebook is no
 proof: papermill marks the cells of a killed kernel as completed. A record holds the notebook's key and the sizes of the
 files the notebook wrote, so a changed parameter or a file that is cut short makes the notebook unfinished again.
+
+The key is a hash of the parameters that affect the notebook and those before it, and of the content of weights and
+prompts that are read from files. Runs with the same key get the same results. Runs that differ only in fine-tuning
+reuse one notebook 02; ``device`` is ignored. No key covers one thing: notebook 05 also shows stage 1 where a classifier
+run with the same draws lies in the same folder.
 """
 
 import contextlib
@@ -14,10 +19,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from clipreid_lib.base.files import read_json, write_json
+from clipreid_lib.params import schema
 from clipreid_lib.params.run_folder import place_inside
-from clipreid_lib.params.schema import ENCODER, EVALUATION, PROMPTS, RETRIEVAL, ROOT, Params
-from clipreid_lib.runs.notebook_keys import notebook_key
+from clipreid_lib.params.schema import ENCODER, EVALUATION, PROMPTS, RETRIEVAL, Params
 
+# Without these touches, another machine could not tell a killed notebook from one that runs.
 BEAT = 5.0  # seconds between two touches of running.json while a notebook runs
 SILENT = 60.0  # seconds without a touch after which the notebook counts as killed; clocks may differ, disks be busy
 # The files each notebook writes and later ones read, in the run's folder, or where output_dir and save_dir lead.
@@ -27,74 +33,92 @@ PRODUCTS = {
     EVALUATION: ("metrics.json", "per_draw.csv", "per_query.csv", "subgroups.csv"),
     RETRIEVAL: ("gallery.html",),
 }
-# The figures of the training notebooks. Another run with the same key copies them with the products.
 FIGURES = {
     PROMPTS: ("prompt_curves.png", "anchor_similarity.png", "anchors.png"),
     ENCODER: ("encoder_curves.png", "neighbours_before.png", "neighbours_after.png"),
 }
 SHARED = tuple(FIGURES)  # notebooks whose results another run with the same key may copy
+# Parameters that act after stage 2a only. A test trains stage 2a with each of them changed and finds the same prompts.
+# ``epochs`` and ``lr`` are among them: of a run of stage 2a alone, ``Params.resolved`` makes them prompt_epochs and
+# prompt_lr, which are not. Code reads those, or encoder_epochs and encoder_lr, and never ``epochs`` and ``lr``.
+AFTER_PROMPTS = {
+    *("variant", "mode", "epochs", "lr", "encoder_epochs", "encoder_lr", "head_lr", "images_per_identity"),
+    *("id_weight", "triplet_weight", "triplet_margin", "text_weight", "label_smoothing", "text_logits"),
+    *("weight_decay", "accumulate", "precision", "output_dir", "save_dir"),
+}
+# Parameters outside the run id that change what a notebook after training writes.
+SHOWN_BY = {EVALUATION: {"flip_test"}, RETRIEVAL: {"flip_test", "top_k"}}
+
+
+def notebook_key(params: Params, notebook: str) -> str:
+    """Return eight letters that are the same for all runs that get the same results from a notebook."""
+    mine = params.resolved()
+    if notebook == schema.SURVEY:
+        return mine.data_id.rsplit("-", 1)[1]
+    keep = set(Params.model_fields) - schema.NOT_IN_ID
+    if notebook == PROMPTS:
+        keep -= AFTER_PROMPTS
+    if mine.dataset != "demo":
+        keep -= {key for key in schema.DATA_KEYS if key.startswith("demo_")}
+    return schema.digest(mine, keep | SHOWN_BY.get(notebook, set()), data=mine.data_id, **mine.parents)
 
 
 def list_products(params: Params, folder: Path, notebook: str) -> list[Path]:
     """Return the files that a notebook writes for later ones; none where it writes none."""
-    found = []
-    for name in PRODUCTS.get(notebook, ()):
-        place, _, file = name.rpartition("/")
-        found.append((place_inside(params, folder, getattr(params, place)) if place else folder) / file)
-    return found
+    parts = [name.rpartition("/") for name in PRODUCTS.get(notebook, ())]
+    return [place_inside(params, folder, getattr(params, place, "")) / file for place, _, file in parts]
+
+
+def list_shared(params: Params, folder: Path, notebook: str) -> list[Path]:
+    """Return what another run with the same key copies: the products, the figures and the executed notebook."""
+    figures = [folder / "figures" / name for name in FIGURES[notebook]]
+    return [*list_products(params, folder, notebook), *figures, folder / "notebooks" / f"{notebook}.ipynb"]
 
 
 def hash_notebook(notebook: str) -> str:
     """Hash the code of a notebook in the project's ``notebooks/``, without its parameters cell and its text."""
-    cells = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
+    cells = json.loads((schema.ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     code = ["".join(cell["source"]) for cell in code if "parameters" not in cell["metadata"].get("tags", [])]
     return hashlib.sha256("\0".join(code).encode()).hexdigest()[:16]
 
 
 def write_record(params: Params, folder: Path, notebook: str, facts: dict) -> None:
-    """Write the record of a finished notebook: the last thing that happens in it.
+    """Write the record of a finished notebook, the last thing that happens in it.
 
-    Args:
-        params: of the run.
-        folder: the run's.
-        notebook: its name.
-        facts: what else to keep; ``code`` where the results are copied from another run.
+    ``facts`` are kept in it, too. Where results are copied from another run, they hold ``code`` of its notebook.
     """
     running = read_json(folder / "running.json") or {}
     begun = running.get("code") if running.get("notebook") == notebook else None  # it may have been edited since
+    products = list_products(params, folder, notebook)
     record = {
         "finished": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "key": notebook_key(params, notebook),
         "code": facts.get("code") or begun or hash_notebook(notebook),
-        "files": {
-            os.path.relpath(path, folder): path.stat().st_size for path in list_products(params, folder, notebook)
-        },
+        "files": {os.path.relpath(path, folder): path.stat().st_size for path in products},
     }
     write_json(_done(folder, notebook), facts | record)
 
 
-def read(folder: Path, notebook: str) -> dict | None:
-    """Return a notebook's record; None where there is none, or it or a file that it lists is damaged."""
+def read(folder: Path, notebook: str, params: Params | None = None) -> dict | None:
+    """Return the record of a finished notebook, under the key of ``params`` where they are given.
+
+    None where there is none, or where it or a file that it lists is damaged.
+    """
     record = read_json(_done(folder, notebook))
-    whole = record and all(_size(folder / name) == size for name, size in record.get("files", {}).items())
-    return record if whole else None
+    if not record or (params is not None and record.get("key") != notebook_key(params, notebook)):
+        return None
+    files = {folder / name: size for name, size in record.get("files", {}).items()}
+    return record if all(path.is_file() and path.stat().st_size == size for path, size in files.items()) else None
 
 
 def is_done(params: Params, folder: Path, notebook: str) -> bool:
     """Whether a notebook is finished: there is a record, its key is that of the params, and its files are whole."""
-    record = read(folder, notebook)
-    return record is not None and record.get("key") == notebook_key(params, notebook)
-
-
-def list_edited(params: Params, folder: Path) -> list[str]:
-    """Return the finished notebooks whose code in the project's ``notebooks/`` was edited afterwards."""
-    done = [name for name in params.notebooks if is_done(params, folder, name)]
-    return [name for name in done if not is_current(read(folder, name) or {}, name)]
+    return read(folder, notebook, params) is not None
 
 
 def is_current(record: dict, notebook: str) -> bool:
-    """Whether a record was made by the notebook's code as it is in the project now, and not before an edit."""
+    """Whether a record was made by the notebook's code as it is now; else old results would pass for new ones."""
     return record.get("code") == hash_notebook(notebook)
 
 
@@ -108,7 +132,7 @@ def forget(folder: Path, notebook: str) -> None:
 
 def begin(folder: Path, notebook: str) -> None:
     """Write down that a notebook starts. Whoever runs it calls :func:`beat` every few seconds."""
-    _clear(folder)
+    clear_running(folder, notebook, None)
     write_json(folder / "running.json", {"notebook": notebook, "began": time.time(), "code": hash_notebook(notebook)})
 
 
@@ -119,21 +143,17 @@ def beat(folder: Path) -> None:
 
 def clear_running(folder: Path, notebook: str, failure: str | None) -> None:
     """Write down that a notebook has ended, and why where it failed (None where it did not)."""
-    _clear(folder)  # first: on a full disk this may make room for what follows
+    for name in ("running.json", "failed.json"):
+        (folder / name).unlink(missing_ok=True)  # first: on a full disk this may make room for what follows
     if failure is not None:
         write_json(folder / "failed.json", {"notebook": notebook, "message": failure})
 
 
 def state(params: Params, folder: Path) -> tuple[str, str, str]:
-    """Say how far a run is.
+    """Say how far a run is: its state, the notebook that this is about, and a message or nothing.
 
-    Args:
-        params: of the run, resolved.
-        folder: the run's.
-
-    Returns:
-        ``done``, ``running``, ``failed``, ``killed``, ``started`` (some notebooks are done, none is running) or
-        ``waiting``; the notebook it is about; and a message, or nothing.
+    The state is ``done``, ``running``, ``failed``, ``killed``, ``started`` (some notebooks are done, none is running)
+    or ``waiting``.
     """
     todo = [name for name in params.notebooks if not is_done(params, folder, name)]
     if not todo:
@@ -155,15 +175,3 @@ def at_work(folder: Path) -> tuple[str, str, str] | None:
 
 def _done(folder: Path, notebook: str) -> Path:
     return folder / "done" / f"{notebook}.json"
-
-
-def _clear(folder: Path) -> None:
-    for name in ("running.json", "failed.json"):
-        (folder / name).unlink(missing_ok=True)
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1

@@ -20,7 +20,7 @@ def write_metrics(
         run: the run.
         assessments: by protocol. The first is the run's own.
         checkpoint_sha: of the weights that made the embeddings.
-        closed_set: shares of held-out images of training people identified, by way of identifying them.
+        closed_set: from :func:`clipreid_lib.runs.embeddings.identify`.
         left_out: protocols that could not test this run, and why.
 
     Returns:

@@ -1,16 +1,4 @@
-"""Run folders: where a run keeps its params, logs, checkpoints, results and records of what is finished.
-
-::
-
-    outputs/runs/<run id>/
-        params.yaml  provenance.json  manifest.csv
-        train_logs/     one CSV per trained stage                (output_dir)
-        saved_models/   prompts.safetensors, encoder.safetensors (save_dir)
-        notebooks/      the executed notebooks
-        figures/        what they drew
-        metrics.json  per_draw.csv  per_query.csv  subgroups.csv  gallery.html
-        done/           one record per finished notebook, written last (clipreid_lib/runs/records.py)
-"""
+"""A run: its params, its data, and its folder. ``outputs/README.md`` lists what lies in the folder."""
 
 import os
 from dataclasses import dataclass
@@ -31,9 +19,8 @@ from clipreid_lib.params.run_folder import place_inside, read_params
 from clipreid_lib.params.schema import EVALUATION, RETRIEVAL, ROOT, Params, project_path
 from clipreid_lib.runs import records
 from clipreid_lib.runs.machine import choose_device, provenance
-from clipreid_lib.runs.notebook_keys import SHOWN_BY
 
-SHOWN = sorted(set().union(*SHOWN_BY.values()))  # keys that a finished run may be looked at again with
+SHOWN = sorted(set().union(*records.SHOWN_BY.values()))  # keys that a finished run may be looked at again with
 
 
 @dataclass(frozen=True)
@@ -64,14 +51,13 @@ class Run:
 
     @classmethod
     def _open(cls, params: Params, folder: Path, fixed: bool = True) -> "Run":
-        run = cls(params, folder, fixed)
-        kept = run.folder / "params.yaml"
+        kept = folder / "params.yaml"
         if not os.path.exists(kept):
-            write_json(run.folder / "provenance.json", provenance())
+            write_json(folder / "provenance.json", provenance())
             write_yaml(kept, params.model_dump())
         elif any(read_yaml(kept).get(key) != getattr(params, key) for key in SHOWN):  # what the id does not hold
             write_yaml(kept, params.model_dump())
-        return run
+        return cls(params, folder, fixed)
 
     @classmethod
     def at(cls, folder: Path) -> "Run":
@@ -80,8 +66,6 @@ class Run:
         Raises:
             UserError: the folder is no run's.
         """
-        if not (folder / "params.yaml").is_file():
-            raise UserError(f"{folder}: is no run's folder (it holds no params.yaml); give one of outputs/runs/")
         return cls(read_params(folder), folder.resolve())
 
     @property
@@ -97,9 +81,8 @@ class Run:
     @property
     def prompts(self) -> Path:
         """Checkpoint that stage 2b starts from: ``resume_prompt``, or this run's own."""
-        if self.params.resume_prompt:
-            return project_path(self.params.resume_prompt)
-        return self.models / "prompts.safetensors"
+        given = self.params.resume_prompt
+        return project_path(given) if given else self.models / "prompts.safetensors"
 
     @cached_property
     def data_root(self) -> Path:
@@ -120,21 +103,24 @@ class Run:
             UserError: as :func:`clipreid_lib.data.datasets.load_images`; its people are others than those this run was
                 tested on.
         """
-        read = partial(datasets.load_images, self.params.dataset, self.data_root, burst_gap=self.params.burst_gap)
-        tested = self._tested
+        tested, allowed = self._tested, self.params.allow_missing
         if tested is None:
-            return read(allow_missing=self.params.allow_missing)
-        there = read(allow_missing=True)
+            return self._read_images(allowed)
+        there = self._read_images(allow_missing=True)
         known = tested.images.drop_duplicates("path")
         same = there.merge(known[["path", "subject"]], on="path")
         gone = known[~known["path"].isin(there["path"])]
-        if not self.params.allow_missing and there.attrs["missing"] > len(gone):
-            return read(allow_missing=False)  # refuses: images are gone that this run has no features of
+        if not allowed and there.attrs["missing"] > len(gone):
+            return self._read_images(allow_missing=False)  # refuses: images are gone that have no features
         if (same["identity"] != same["subject"]).any():
             raise UserError(f"{self.data_root}: its people are others than those this run was tested on")
         whole = pd.concat([there, gone.assign(identity=gone["subject"])[list(there)]])
         whole.attrs = there.attrs
         return whole.sort_values("path", ignore_index=True) if len(gone) else there
+
+    def _read_images(self, allow_missing: bool) -> pd.DataFrame:
+        params = self.params
+        return datasets.load_images(params.dataset, self.data_root, allow_missing, params.burst_gap)
 
     @cached_property
     def _tested(self) -> Manifest | None:
@@ -156,31 +142,21 @@ class Run:
         if self._tested is not None:
             return self._tested
         params = self.params
-        manifest = protocols.build(
-            self.table,
-            params.protocol,
-            params.aspect,
-            seed=params.draw_seed,
-            validation=params.validation,
-            draws=params.draws,
-        )
+        build = partial(protocols.build, self.table, params.protocol, params.aspect, seed=params.draw_seed)
+        manifest = build(validation=params.validation, draws=params.draws)
         kept = self.folder / "manifest.csv"
         if kept.is_file() and file_sha(kept) == manifest.sha:
             return manifest
-        if not kept.exists():
-            manifest.save(kept)
-        elif not self.fixed:
-            for record in (self.folder / "done").glob("*.json"):
-                record.unlink()
-            manifest.save(kept)
-        elif self._began_with() in (manifest.sha, None):
-            manifest.save(kept)  # the file was cut short; the data is what it was
-        else:
+        done = [record for name in params.notebooks if (record := records.read(self.folder, name))]
+        began_with = done[0].get("manifest_sha") if done else manifest.sha
+        if kept.exists() and not self.fixed:
+            for path in (self.folder / "done").glob("*.json"):
+                path.unlink()
+        elif kept.exists() and began_with != manifest.sha:
             Manifest.load(kept, self.table)  # may have a more telling answer: damaged, or of another data set
-            raise UserError(
-                f"{kept}: the data at {self.data_root} has changed since this run began; "
-                "give the run another experiment name, or delete its folder"
-            )
+            hint = "give the run another experiment name, or delete its folder"
+            raise UserError(f"{kept}: the data at {self.data_root} has changed since this run began; {hint}")
+        manifest.save(kept)  # anew where it was cut short, and the data is what it was
         return manifest
 
     def require_data(self, notebook: str) -> None:
@@ -190,8 +166,7 @@ class Run:
             UserError: as :attr:`table` and :attr:`manifest`; an evaluated run needs no images for its pictures alone.
         """
         if self._tested is not None and notebook != RETRIEVAL:
-            params = self.params
-            datasets.load_images(params.dataset, self.data_root, params.allow_missing, params.burst_gap)
+            self._read_images(self.params.allow_missing)
         self.manifest  # noqa: B018
 
     @property
@@ -201,11 +176,6 @@ class Run:
             return set()
         images = self.manifest.images
         return set(images.loc[images["role"].isin(["train", "validation"]), "subject"])
-
-    def _began_with(self) -> str | None:
-        """Hash of the manifest that finished notebooks stand on; None where none is finished."""
-        found = [records.read(self.folder, name) for name in self.params.notebooks]
-        return next((record.get("manifest_sha", "unknown") for record in found if record), None)
 
     def facts(self) -> dict:
         """What a checkpoint of this run says about its origin: seed, manifest, every param, library versions."""
@@ -235,12 +205,7 @@ class Run:
         return all(map(self.is_done, self.params.notebooks))
 
     def finish(self, notebook: str, **facts: object) -> None:
-        """Record that a notebook has finished; the last thing it does. Resume states are not needed after that.
-
-        Args:
-            notebook: that has finished.
-            **facts: what else its record is to keep.
-        """
+        """Record that a notebook has finished, with more facts; the last thing it does. Resume states go."""
         records.write_record(self.params, self.folder, notebook, {"manifest_sha": self.manifest.sha, **facts})
         for state in self.models.glob("*.resume.pt"):
             state.unlink()
@@ -248,16 +213,13 @@ class Run:
 
 def banner(run: Run) -> pd.DataFrame:
     """Say what is about to run and on what: the first thing every notebook shows."""
-    facts = provenance()
+    facts, params = provenance(), run.params
     pd.options.display.max_colwidth = 120  # folder names are longer than pandas shows by default
-    return pd.DataFrame.from_dict(
-        {
-            "folder": os.path.relpath(run.folder, ROOT),
-            "data": f"{run.params.dataset} {run.params.aspect}, protocol {run.params.protocol}",
-            "model": f"{run.params.model}, variant {run.params.variant}, mode {run.params.mode}",
-            "code": f"git {facts['git']}, Python {facts['python']}, torch {facts['versions']['torch']}",
-            "device": f"{choose_device(run.params.device)}, threads {facts['threads']}",
-        },
-        orient="index",
-        columns=[""],
-    )
+    lines = {
+        "folder": os.path.relpath(run.folder, ROOT),
+        "data": f"{params.dataset} {params.aspect}, protocol {params.protocol}",
+        "model": f"{params.model}, variant {params.variant}, mode {params.mode}",
+        "code": f"git {facts['git']}, Python {facts['python']}, torch {facts['versions']['torch']}",
+        "device": f"{choose_device(params.device)}, threads {facts['threads']}",
+    }
+    return pd.DataFrame({"": lines})

@@ -12,19 +12,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING
 
 from clipreid_lib.base.errors import UserError
-from clipreid_lib.base.files import locked, read_json, write_json
+from clipreid_lib.base.files import read_json, write_json
 from clipreid_lib.params.schema import SURVEY, Params, project_path
-
-if TYPE_CHECKING:  # slow to import
-    from submitit.helpers import DelayedSubmission
 
 TIME_OUTS = 20  # of one job; an epoch that takes longer than the time limit must not come back for ever
 WARNING = 90  # seconds before the end of its time at which a job is told, to go back into the queue
@@ -33,14 +29,14 @@ ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "SIGNALING", "COMPLETING", "SUSPE
 
 @dataclass(frozen=True)
 class Settings:
-    """What every job of an array asks SLURM for."""
+    """What every job of an array asks SLURM for: ``time`` in minutes, ``memory`` in gigabytes."""
 
     partition: str | None = None  # the cluster's default
-    time: int = 240  # minutes; a run that needs more goes back into the queue
-    gpus: int = 1  # per job
-    memory: int = 16  # gigabytes per job
-    cpus: int = 4  # cores per job
-    max_running: int | None = None  # jobs of the array at once; as many as SLURM lets run
+    time: int = 240
+    gpus: int = 1
+    memory: int = 16
+    cpus: int = 4
+    max_running: int | None = None  # as many as SLURM lets run
 
 
 @dataclass
@@ -53,20 +49,16 @@ class Job:
     asked: float
 
     def __call__(self) -> None:
-        """Do everything that is not finished.
-
-        Raises:
-            UserError: a notebook failed; SLURM then says FAILED of the job.
-        """
+        """Do everything that is not finished; a UserError for a notebook that failed makes SLURM say FAILED."""
         from clipreid_lib.runs.chain import PAUSE, Busy, Chain, Stopped
         from clipreid_lib.runs.run import Run
 
         signal.signal(signal.SIGTERM, self._end)  # after submitit, whose own handler would let the children go on
-        survey, run = Run.open_data(self.params), Run.open(self.params)
+        survey, run, stopped = Run.open_data(self.params), Run.open(self.params), threading.Event()
         for each, names in ((survey, (SURVEY,)), (run, run.params.notebooks)):
-            # not a field: it holds locks and processes, which no pickle can
-            self._chain = chain = Chain(each, names, {"OMP_NUM_THREADS": str(self.cpus)}, self.force, self.asked)
-            while not chain.stopped.is_set():
+            chain = Chain(each, names, {"OMP_NUM_THREADS": str(self.cpus)}, self.force, self.asked, stopped)
+            self._chain = chain  # not a field: it holds locks and processes, which no pickle can
+            while True:
                 try:
                     if failure := chain.do():
                         raise UserError(f"{run.folder.name}: {failure}")
@@ -74,18 +66,16 @@ class Job:
                 except Busy:
                     time.sleep(PAUSE)
                 except Stopped:
-                    break
-            if chain.stopped.is_set():
-                raise SystemExit("stopped: SLURM ended the job")
+                    raise SystemExit("stopped: SLURM ended the job") from None
 
-    def checkpoint(self) -> "DelayedSubmission":
+    def checkpoint(self) -> object:
         """Stop, and say what is to go back into the queue. submitit calls it on preemption and time-out."""
         from submitit.helpers import DelayedSubmission
 
         self._stop()
         return DelayedSubmission(dataclasses.replace(self))
 
-    def _end(self, number: int, frame: FrameType | None) -> None:
+    def _end(self, *_: object) -> None:
         # SLURM sends SIGTERM to a job that is cancelled, and to one that is preempted after some grace. The second
         # still counts as running, or as being signalled, and SLURM does not requeue it if it ends in its grace.
         # SLURM sends it to all processes of the job, perhaps twice. squeue starts with it ignored, and survives.
@@ -105,10 +95,7 @@ class Job:
 
 
 def submit(runs: list[Params], settings: Settings, force: frozenset[str] = frozenset()) -> list[str]:
-    """Send every run that is neither done nor in the queue as one array, and write down which job has which run.
-
-    Returns:
-        The ids of the jobs now sent, such as ``12_0``.
+    """Send every run that is neither done nor in the queue as one array; return the ids of its jobs, such as ``12_0``.
 
     Raises:
         UserError: there is no SLURM here, it refuses, or the outputs folder cannot be written.
@@ -117,37 +104,34 @@ def submit(runs: list[Params], settings: Settings, force: frozenset[str] = froze
 
     for command in ("sbatch", "squeue", "srun"):
         if shutil.which(command) is None:
-            raise UserError(
-                f"--backend slurm: {command} is not on this machine's PATH; run it on a login node, or use "
-                "--backend local"
-            )
+            hint = "run it on a login node, or use --backend local"
+            raise UserError(f"--backend slurm: {command} is not on this machine's PATH; {hint}")
     opened = [Run.open(params) for params in runs]
     folder = project_path(runs[0].outputs_root) / "slurm"
     folder.mkdir(exist_ok=True)
-    with locked(folder / ".lock"):  # two submissions of the same grid at once: the second finds the first one's jobs
-        left, asked = [], time.time()
-        queue = queue_states(run.folder for run in opened)
-        for run in opened:
-            state = queue.get(run.folder.name, "")
-            if state.startswith(ACTIVE):
-                print(f"{run.folder.name}: job {_job(run.folder)} has it, {state}")
-            elif not force and Run.open_data(run.params).is_done(SURVEY) and run.done:
-                print(f"{run.folder.name}: nothing to do, it is done")
-            else:
-                left.append(run)
-        ids = _send(folder, [Job(run.params, settings.cpus, force, asked) for run in left], settings)
-        for run, job in zip(left, ids, strict=True):
-            write_json(run.folder / "slurm.json", {"job": job})
-            print(f"{run.folder.name}: job {job}, its log will be {folder / f'{job}_0_log.out'}")
+    left, asked = [], time.time()
+    queue = queue_states(run.folder for run in opened)
+    for run in opened:
+        state = queue.get(run.folder.name, "")
+        if state.startswith(ACTIVE):
+            print(f"{run.folder.name}: job {_job(run.folder)} has it, {state}")
+        elif not force and Run.open_data(run.params).is_done(SURVEY) and run.done:
+            print(f"{run.folder.name}: nothing to do, it is done")
+        else:
+            left.append(run)
+    ids = _send(folder, [Job(run.params, settings.cpus, force, asked) for run in left], settings) if left else []
+    for run, job in zip(left, ids, strict=True):
+        write_json(run.folder / "slurm.json", {"job": job})
+        print(f"{run.folder.name}: job {job}, its log will be {folder / f'{job}_0_log.out'}")
     return ids
 
 
 def queue_states(folders: Iterable[Path]) -> dict[str, str]:
-    """Ask SLURM's queue, in one call, what it says of the latest job of each run.
+    """Ask SLURM's queue what it says of the latest job of each run that was ever sent.
 
     Returns:
-        By the folder's name, for runs that were ever sent: ``RUNNING``, ``PENDING (Resources)``, ``COMPLETED``, ...;
-        some minutes after the job's end an empty text. Nothing at all where there is no queue to ask.
+        By the folder's name ``RUNNING``, ``PENDING (Resources)``, ``COMPLETED``, ...; some minutes after the job's end
+        an empty text. Nothing at all where there is no queue to ask.
     """
     jobs = {folder.name: job for folder in folders if (job := _job(folder))}
     if not jobs or shutil.which("squeue") is None:
@@ -157,8 +141,6 @@ def queue_states(folders: Iterable[Path]) -> dict[str, str]:
 
 
 def _send(folder: Path, jobs: list[Job], settings: Settings) -> list[str]:
-    if not jobs:
-        return []
     import submitit
 
     executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=TIME_OUTS)
@@ -171,8 +153,8 @@ def _send(folder: Path, jobs: list[Job], settings: Settings) -> list[str]:
         slurm_signal_delay_s=WARNING,
         slurm_srun_args=[f"--cpus-per-task={settings.cpus}"],  # srun does not read sbatch's since SLURM 22.05
         slurm_additional_parameters={"requeue": True},  # whatever the cluster's default
-        **({"gpus_per_node": settings.gpus} if settings.gpus else {}),
-        **({"slurm_partition": settings.partition} if settings.partition else {}),
+        gpus_per_node=settings.gpus or None,  # None asks for none, as below for the cluster's default
+        slurm_partition=settings.partition,
     )
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # where submitit repeats sbatch's message

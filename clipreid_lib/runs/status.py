@@ -19,19 +19,17 @@ def states(outputs: Path) -> list[tuple[str, str, str, str]]:
     folders = list_run_folders(outputs)
     if not folders:
         raise UserError(f"{outputs / 'runs'}: holds no run; `clipreid run params/demo.yaml` makes some")
-    queued = slurm.queue_states(folders)
-    rows = []
+    queued, rows = slurm.queue_states(folders), []
     for folder in folders:
         try:
             params = read_params(folder)
             state, notebook, more = records.state(params, folder)
-            if state == "waiting":  # perhaps for notebook 01, which it shares
-                shared = records.at_work(outputs / "data" / params.data_id)
-                state, notebook, more = shared or (state, notebook, more)
+            if state == "waiting" and (shared := records.at_work(outputs / "data" / params.data_id)):
+                state, notebook, more = shared  # of notebook 01
         except UserError as error:
             state, notebook, more = "unreadable", "", str(error)
         if queued.get(folder.name):
-            more = f"SLURM: {queued[folder.name]}" + (f"; {more}" if more else "")
+            more = "; ".join(filter(None, (f"SLURM: {queued[folder.name]}", more)))
         rows.append((folder.name, state, notebook, more))
     return sorted(rows, key=lambda row: (ORDER.index(row[1]), row[0]))
 

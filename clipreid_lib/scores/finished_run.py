@@ -41,11 +41,10 @@ class FinishedRun:
         Raises:
             UserError: the folder is no run's, or holds no metrics that can be read.
         """
-        if not (folder / "params.yaml").is_file():
-            raise UserError(f"{folder}: is no run's folder (it holds no params.yaml); give one of outputs/runs/")
-        params, metrics = read_params(folder), read_metrics(folder)
-        own = metrics["protocols"].get(params.protocol, {}) if metrics else {}
-        if not metrics or not {"rank1", "map", "compared_sha"} <= set(own):
+        params, metrics = read_params(folder), read_metrics(folder) or {}
+        protocols = metrics.get("protocols") or {}
+        whole = all(isinstance(scores, dict) for scores in protocols.values())
+        if not whole or not {"rank1", "map", "compared_sha"} <= set(protocols.get(params.protocol, ())):
             how = "is damaged or of an older version" if (folder / "metrics.json").exists() else "is not there"
             raise UserError(f"{folder}: has no scores to report (metrics.json {how}); run notebook 04 with its params")
         return cls(folder.resolve(), params, metrics)

@@ -13,7 +13,7 @@ from rows import Row, in_turn
 
 from clipreid_lib.data.manifest import DRAW, Manifest
 from clipreid_lib.params import schema
-from clipreid_lib.runs import stages
+from clipreid_lib.runs import loading
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores.evaluation import evaluate
 
@@ -36,7 +36,7 @@ def rows() -> list[Row]:
     """Score the demo hands both ways."""
     with tempfile.TemporaryDirectory() as scratch:
         run = Run.open(schema.validate_params(SETTINGS | {"outputs_root": scratch}))
-        start, manifest = stages.load_pretrained(run), run.manifest
+        start, manifest = loading.load_pretrained_encoder(run), run.manifest
         draws = [alone(manifest, draw) for draw in range(DRAWS)]
 
         def anew(_: int) -> pd.DataFrame:

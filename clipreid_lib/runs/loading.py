@@ -1,4 +1,4 @@
-"""What the ladder's stages start from and leave behind: the run's backbone, pretrained and trained."""
+"""Loads a run's backbone, and its image encoder before and after training."""
 
 from clipreid_lib.base import checkpoints
 from clipreid_lib.base.errors import UserError
@@ -23,14 +23,13 @@ def load_backbone(run: Run) -> Backbone:
     if params.side_info != "none":
         values = sorted(run.manifest.train[params.side_info].unique().tolist())
         if len(values) < 2:  # a vector that all training images share would only mark images of other cameras
-            raise UserError(
-                f"side_info: the training images have one {params.side_info} alone, {values[0]!r}; use none"
-            )
+            told = f"the training images have one {params.side_info} alone, {values[0]!r}"
+            raise UserError(f"side_info: {told}; use none")
         clip.add_side_information(params.side_info, values)
     return clip.to(choose_device(params.device))
 
 
-def load_pretrained(run: Run) -> Encoder:
+def load_pretrained_encoder(run: Run) -> Encoder:
     """Load the run's encoder as it was before any training: stage 0.
 
     Raises:
@@ -40,16 +39,14 @@ def load_pretrained(run: Run) -> Encoder:
     return _keep_features(run, clip, backbone.describe(clip)["pretrained"])
 
 
-def load_trained(run: Run) -> Encoder:
-    """Load the encoder as the run's last stage left it.
-
-    A run that trains no image encoder leaves it as it was pretrained.
+def load_trained_encoder(run: Run) -> Encoder:
+    """Load the encoder as the run's last stage left it; as it was pretrained where no stage trains it.
 
     Raises:
         UserError: the encoder was not trained yet, or its checkpoint belongs to another backbone or data.
     """
     if not run.params.trains_encoder:
-        return load_pretrained(run)
+        return load_pretrained_encoder(run)
     clip = load_backbone(run)
     path = run.models / "encoder.safetensors"
     if not path.exists():
