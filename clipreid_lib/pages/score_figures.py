@@ -1,6 +1,7 @@
 """Figures of scores: CMC, score distributions, ROC and DET, subgroups, and the matrix of aspects and data sets."""
 
 import itertools
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,7 +13,9 @@ from scipy import stats
 from clipreid_lib.pages.style import HALF, WIDE, escape
 from clipreid_lib.scores.score_names import format_share
 from clipreid_lib.scores.subgroups import ENDS, FEWEST
-from clipreid_lib.scores.verification import Pairs, Verification
+
+if TYPE_CHECKING:  # slow to import, and reports need no network
+    from clipreid_lib.scores.verification import Pairs, Verification
 
 POSITIVE = "false positive rate, per cent"
 MARKS = "osD^v<>P"  # of curves, beside their colours
@@ -47,7 +50,7 @@ def draw_cmc(curves: dict[str, np.ndarray], top: int = 20) -> plt.Figure:
     return figure
 
 
-def draw_score_distributions(pairs: Pairs) -> plt.Figure:
+def draw_score_distributions(pairs: "Pairs") -> plt.Figure:
     """Draw the similarity of genuine and impostor pairs, each as a density of its own."""
     figure, axes = plt.subplots(figsize=HALF)
     scores, genuine = pairs.table["score"], pairs.table["genuine"]
@@ -67,7 +70,7 @@ def draw_score_distributions(pairs: Pairs) -> plt.Figure:
     return figure
 
 
-def draw_roc_and_det(named: dict[str, Verification]) -> plt.Figure:
+def draw_roc_and_det(named: "dict[str, Verification]") -> plt.Figure:
     """Draw ROC (true against false positive rate, the latter on a log axis) and DET (both errors, normal deviates).
 
     A DET curve is straight where both kinds of score are normally distributed (Martin et al. 1997). Curves end at the

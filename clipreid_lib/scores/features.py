@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -9,9 +10,10 @@ import torch
 from torch.nn import functional
 
 from clipreid_lib.base.errors import UserError
-from clipreid_lib.clip.backbone import Backbone, ImageFeatures
-from clipreid_lib.clip.encode import encode
 from clipreid_lib.data.photographs import Photographs
+
+if TYPE_CHECKING:  # slow to import, and reports need no network
+    from clipreid_lib.clip.backbone import Backbone, ImageFeatures
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class Embeddings:
 
 
 def embed_table(
-    backbone: Backbone, table: pd.DataFrame, photographs: Photographs, mirrored: bool = False
-) -> tuple[list[str], ImageFeatures]:
+    backbone: "Backbone", table: pd.DataFrame, photographs: Photographs, mirrored: bool = False
+) -> "tuple[list[str], ImageFeatures]":
     """Decode and encode every distinct image of a table, with the side information its columns give it.
 
     Args:
@@ -60,6 +62,8 @@ def embed_table(
     Raises:
         UserError: an image cannot be read, or its embedding is not finite (naming it).
     """
+    from clipreid_lib.clip.encode import encode
+
     distinct = table.drop_duplicates("path")
     pixels = torch.from_numpy(photographs.load(distinct, backbone.image_size))
     encoded = encode(backbone, pixels, backbone.side_rows(distinct), mirrored)

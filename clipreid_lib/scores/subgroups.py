@@ -1,13 +1,17 @@
 """Who it fails: scores by gender, age, skin colour and other columns of the image table, with counts and intervals."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 
 from clipreid_lib.data.manifest import Manifest
-from clipreid_lib.scores import uncertainty, verification
-from clipreid_lib.scores.evaluation import Evaluation
+from clipreid_lib.scores import uncertainty
 from clipreid_lib.scores.score_names import format_share, name_attribute
-from clipreid_lib.scores.verification import Pairs
+
+if TYPE_CHECKING:  # slow to import, and reports show groups that were scored before
+    from clipreid_lib.scores.evaluation import Evaluation
+    from clipreid_lib.scores.verification import Pairs
 
 FEWEST = 10  # people in a group before a rate is printed: with fewer, one person moves it by more than ten points
 AGES = ((0, 19, "under 20"), (20, 29, "20 to 29"), (30, 39, "30 to 39"), (40, 49, "40 to 49"), (50, 999, "50 and over"))
@@ -39,7 +43,7 @@ def list_attributes(manifest: Manifest) -> pd.DataFrame:
     return pd.DataFrame(known, index=test.index).rename(columns=name_attribute)
 
 
-def score_groups(scores: Evaluation, pairs: Pairs, manifest: Manifest, seed: int = 0) -> pd.DataFrame:
+def score_groups(scores: "Evaluation", pairs: "Pairs", manifest: Manifest, seed: int = 0) -> pd.DataFrame:
     """Score every group of queries.
 
     Rank-1 and mAP are of the group's queries against the whole gallery; EER is of the pairs with an image of the group
@@ -57,6 +61,8 @@ def score_groups(scores: Evaluation, pairs: Pairs, manifest: Manifest, seed: int
         biometrics has for them, at the threshold of everybody's EER), shares in [0, 1]; NaN where a group has fewer
         than 10 identities.
     """
+    from clipreid_lib.scores import verification
+
     known, rows = list_attributes(manifest), {}
     queries = scores.per_query.assign(rank1=scores.of("rank1"))
     threshold = verification.verify(pairs).eer_threshold if pairs.both else np.nan
