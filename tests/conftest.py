@@ -115,7 +115,7 @@ def made_ladder(tmp_path_factory) -> Path:
     place.mkdir(exist_ok=True)
     with locked(place / ".lock"):
         if not (place / "said.json").exists():
-            mine = LADDER | {"variant": ["frozen", "clipid"], "outputs_root": str(place / "out")}
+            mine = {"variant": ["frozen", "clipid"], **LADDER, "outputs_root": str(place / "out")}
             (place / "mine.yaml").write_text(json.dumps(mine))  # JSON is YAML
             done = run(place, str(place / "mine.yaml"), *JOBS)
             if done.returncode == 0:
