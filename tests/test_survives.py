@@ -397,7 +397,8 @@ def test_a_read_only_and_then_a_full_disk(disk, reference):
     fails_with("No space left on device", "in mid-training", "disk full")
     assert remount("size=200m") == 0
     threads = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // 2))}  # as of each of two jobs
-    assert Chain(Run.at(folder), (ENCODER,), threads).do() is None
+    mine = Run.open(schema.validate_params(read_yaml(place.folder / "mine.yaml")))
+    assert Chain(mine, (ENCODER,), threads).do() is None
     assert_trained_alike(folder, undisturbed(reference))
     SURVIVED.update({key: times for key, times in TRIED.items() if key[0] in ("disk full", "read-only")})
 
