@@ -1,15 +1,18 @@
 """Fixtures: hands and runs as small as they can be while everything still happens (tiny, for speed)."""
 
+import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from small_rankings import draw_pictures, table
-from small_runs import TINY, run
+from small_runs import JOBS, LADDER, TINY, run
 
+from clipreid_lib.base.files import locked, write_json
 from clipreid_lib.embedded import synthetic_hands
 from clipreid_lib.pages.ranking import Ranking
 from clipreid_lib.params import schema  # noqa: F401  before any test imports open_clip
@@ -23,13 +26,13 @@ REAL = Path(__file__).resolve().parents[2] / "shared" / "real_hands"
 
 # Fixtures that make a test one of these kinds, whatever it is marked by itself.
 BY_FIXTURE = {
-    **{"ladder": "training", "reference": "training", "cluster": "training"},
+    **{"ladder": "training", "made_ladder": "training", "cluster": "training"},
     **{"chromium": "browser", "demo": "slow", "execute": "slow"},
 }
-# The files that use the ladder share a worker, and so the ladder.
+# The files whose tests add to the ladder share a worker.
 OF_LADDER = ("test_jupyterlab", "test_notebooks", "test_report")
-# The longest first, so that two workers end together.
-LONGEST = ("test_survives", *OF_LADDER, "test_slurm", "test_demo_numbers", "test_chain")
+# The longest first, so that two workers end together. While one makes the ladder, the other waits for SLURM.
+LONGEST = (*OF_LADDER, "test_slurm", "test_survives", "test_demo_numbers", "test_chain")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -102,15 +105,30 @@ def open_run(shared_outputs, drawn_hands):
 
 
 @pytest.fixture(scope="session")
-def ladder(tmp_path_factory):
-    """One tiny clipid run and one frozen run, by the command line, from an unrelated folder."""
-    place = tmp_path_factory.mktemp("a place with spaces, ü and {braces}")
-    mine = place / "mine.yaml"
-    mine.write_text(
-        "experiment: tiny\nvariant: [frozen, clipid]\ndemo_people: 8\ndemo_images: 4\ndemo_sessions: 2\n"
-        f"draws: 2\nprompt_epochs: 2\nencoder_epochs: 2\nbatch_size: 8\nencoder_lr: 1e-4\noutputs_root: '{place}/out'\n"
-    )
-    return place, run(place, str(mine), "--jobs", "2")
+def made_ladder(tmp_path_factory) -> Path:
+    """The folder of one tiny clipid run and one frozen run, by the command line, from an unrelated folder.
+
+    All workers share it: the first that asks makes it, and others wait. In it, `said.json` has what was said, and
+    `as made` a copy of the outputs that no test may change.
+    """
+    base = tmp_path_factory.getbasetemp()
+    place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "a place with spaces, ü and {braces}"
+    place.mkdir(exist_ok=True)
+    with locked(place / ".lock"):
+        if not (place / "said.json").exists():
+            mine = {"variant": ["frozen", "clipid"], **LADDER, "outputs_root": str(place / "out")}
+            (place / "mine.yaml").write_text(json.dumps(mine))  # JSON is YAML
+            done = run(place, str(place / "mine.yaml"), *JOBS)
+            if done.returncode == 0:
+                shutil.copytree(place / "out", place / "as made", ignore=shutil.ignore_patterns(".locks"))
+            write_json(place / "said.json", [done.returncode, done.stdout, done.stderr])
+    return place
+
+
+@pytest.fixture(scope="session")
+def ladder(made_ladder):
+    """The ladder, and how its command ended. The tests of the files that share a worker may add to its outputs."""
+    return made_ladder, subprocess.CompletedProcess([], *json.loads((made_ladder / "said.json").read_text()))
 
 
 @pytest.fixture

@@ -19,6 +19,9 @@ TINY = {
     "batch_size": 8,
     "device": "cpu",
 }
+# Of the runs that all notebooks make: long enough for their trainings to be killed in the middle.
+LADDER = TINY | {"experiment": "tiny", "prompt_epochs": 4, "encoder_epochs": 16, "encoder_lr": 1e-4}
+JOBS = ("--jobs", "2")  # the same for all runs that are compared: it says how many threads a training has
 
 
 def run(place, *arguments) -> subprocess.CompletedProcess:

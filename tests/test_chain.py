@@ -140,6 +140,14 @@ def test_what_stands_on_a_forced_notebook_is_forced_with_it(two):
     assert [forced._find(run.folder, name) is not None for name in forced.names] == [True, False, False, False]
 
 
+def test_a_deleted_record_has_its_notebook_and_all_later_ones_done_again(two, executed):
+    run = Run.open(two[0])
+    finish(run.params, run.folder, *run.params.notebooks, manifest_sha=run.manifest.sha)
+    (run.folder / "done" / f"{ENCODER}.json").unlink()
+    assert chain.Chain(run, run.params.notebooks).do() is None
+    assert notebooks(executed, two[0]) == ["03", "04", "05"]
+
+
 def test_changed_data_is_described_anew_where_a_run_is_to_come(two, executed):
     local.Local(two[:1]).do()
     survey = Run.open_data(two[0])

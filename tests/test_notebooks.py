@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pandas as pd
@@ -132,19 +133,9 @@ def test_a_run_leaves_what_it_promises(ladder):
     assert not [name for name in os.listdir(folder / "saved_models") if "resume" in name]
 
 
-def test_running_again_does_nothing(ladder):
-    place, _ = ladder
-    before = {path: path.stat().st_mtime_ns for path in (place / "out" / "runs").rglob("*") if path.is_file()}
-    again = run(place, str(place / "mine.yaml"))
-    assert again.returncode == 0 and again.stdout.count("nothing to do") == 3
-    assert " starts" not in again.stdout
-    after = {path: path.stat().st_mtime_ns for path in (place / "out" / "runs").rglob("*") if path.is_file()}
-    assert before == after
-
-
 def test_prompts_of_one_run_serve_the_fine_tuning_of_another(ladder):
     place, _ = ladder
-    (prompts,) = (place / "out" / "runs").glob("tiny-dorsal_r-clipid-*/saved_models/prompts.safetensors")
+    (prompts,) = (place / "as made" / "runs").glob("tiny-dorsal_r-clipid-*/saved_models/prompts.safetensors")
     given = {"variant": "clipid", "mode": "img_encoder_finetune", "resume_prompt": str(prompts), "epochs": 1}
     second = Run.open(schema.validate_params(read_yaml(place / "mine.yaml") | given | {"experiment": "second"}))
     assert "02_prompt_learning" not in second.params.notebooks
@@ -152,37 +143,54 @@ def test_prompts_of_one_run_serve_the_fine_tuning_of_another(ladder):
     assert second.is_done("03_encoder_finetune") and (second.models / "encoder.safetensors").exists()
 
 
+def run_of(place: Path, variant: str) -> Path:
+    (folder,) = (place / "as made" / "runs").glob(f"tiny-dorsal_r-{variant}-*")
+    return place / "out" / "runs" / folder.name
+
+
+def stamps(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.fixture(scope="module")
 def again(ladder):
-    """The ladder's frozen run again, without the record of its notebook 04, and before it a run that has to fail."""
+    """The ladder's frozen run without its last record, and before it a run that has the prompts of clipid and fails."""
     place, _ = ladder
-    (folder,) = (place / "out" / "runs").glob("tiny-dorsal_r-frozen-*")
-    (folder / "done" / "04_evaluation.json").unlink()
+    (run_of(place, "frozen") / "done" / "05_retrieval_visualisation.json").unlink()
     grid = place / "grid.yaml"
     grid.write_text(
-        "variant: [classifier, frozen]\nencoder_lr: [1.0e-4, 1.0e+30]\n"
-        "exclude:\n  - {variant: classifier, encoder_lr: 1.0e-4}\n  - {variant: frozen, encoder_lr: 1.0e+30}\n"
+        "variant: [clipid, frozen]\nencoder_lr: [1.0e-4, 1.0e+30]\n"
+        "exclude:\n  - {variant: clipid, encoder_lr: 1.0e-4}\n  - {variant: frozen, encoder_lr: 1.0e+30}\n"
     )
-    return folder, run(place, str(place / "mine.yaml"), str(grid))
+    before = stamps(run_of(place, "clipid"))
+    done = run(place, str(place / "mine.yaml"), str(grid))
+    assert stamps(run_of(place, "clipid")) == before  # other params are another run
+    return place, done
 
 
 def test_a_failing_run_is_named_in_one_line_and_stops_no_other(again):
-    folder, done = again
+    place, done = again
     assert done.returncode == 1
-    failed = r"tiny-dorsal_r-classifier-\S+: 03_encoder_finetune FAILED: .*lower the learning rate"
-    assert re.search(rf"{failed}.*{folder.name}: 05_retrieval_visualisation done", done.stdout, re.S)
-    assert done.stderr.count("\n") == 1 and "1 of 2 runs failed: tiny-dorsal_r-classifier" in done.stderr
+    frozen, clipid = run_of(place, "frozen").name, run_of(place, "clipid").name
+    failed = r"tiny-dorsal_r-clipid-\S+: 03_encoder_finetune FAILED: .*lower the learning rate"
+    assert re.search(rf"{failed}.*{frozen}: 05_retrieval_visualisation done", done.stdout, re.S)
+    assert done.stderr.count("\n") == 1 and "1 of 2 runs failed: tiny-dorsal_r-clipid" in done.stderr
+    assert f"02_prompt_learning copied from {clipid}" in done.stdout and "Traceback" not in done.stdout
+    started = re.findall(r": (\S+) starts", done.stdout)
+    assert started == ["03_encoder_finetune", "05_retrieval_visualisation"]
 
 
-def test_a_deleted_record_has_its_notebook_and_all_later_ones_run_again(again):
-    folder, done = again
-    started = re.findall(r"(\S+): (\S+) starts", done.stdout)
-    assert [name for run, name in started if run == folder.name] == ["04_evaluation", "05_retrieval_visualisation"]
+def test_running_again_does_nothing(again):
+    place, _ = again
+    before = stamps(place / "out" / "runs")
+    done = run(place, str(place / "mine.yaml"))
+    assert done.returncode == 0 and done.stdout.count("nothing to do") == 3
+    assert " starts" not in done.stdout and stamps(place / "out" / "runs") == before
 
 
-# 01 and 05 as a person's papermill executes them, 02 to 04, which open a run as 05 does, in this process: a kernel's
-# start costs more than the cells.
-@pytest.mark.parametrize("notebook", NOTEBOOKS[1:4], ids=NAMES[1:4])
+# 01 as a person's papermill executes it, the others, which open a run alike, in this process: a kernel's start costs
+# more than the cells.
+@pytest.mark.parametrize("notebook", NOTEBOOKS[1:], ids=NAMES[1:])
 def test_cells_leave_nothing_behind_that_passes_for_a_param(ladder, tmp_path, monkeypatch, notebook):
     place, _ = ladder
     files = ("params/base.yaml", place / "mine.yaml", "params/variants/clipid.yaml")
@@ -198,10 +206,9 @@ def test_cells_leave_nothing_behind_that_passes_for_a_param(ladder, tmp_path, mo
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("notebook", [NOTEBOOKS[0], NOTEBOOKS[-1]], ids=[NAMES[0], NAMES[-1]])
-def test_plain_papermill_runs_a_notebook_from_any_folder_and_again_in_one_kernel(ladder, tmp_path, notebook):
+def test_plain_papermill_runs_a_notebook_from_any_folder_and_again_in_one_kernel(ladder, tmp_path):
     place, _ = ladder
-    content = nbformat.read(notebook, as_version=4)
+    content = nbformat.read(NOTEBOOKS[0], as_version=4)
     # A person changes a parameter and runs all cells again: nothing a cell leaves behind may pass for a param.
     again = "print('read again', from_namespace(globals()).data_id == run.params.data_id)"
     content.cells.append(nbformat.v4.new_code_cell(again))

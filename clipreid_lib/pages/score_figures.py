@@ -1,6 +1,7 @@
 """Figures of scores: CMC, score distributions, ROC and DET, subgroups, and the matrix of aspects and data sets."""
 
 import itertools
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,7 +13,9 @@ from scipy import stats
 from clipreid_lib.pages.style import HALF, WIDE, escape
 from clipreid_lib.scores.score_names import format_share
 from clipreid_lib.scores.subgroups import ENDS, FEWEST
-from clipreid_lib.scores.verification import Verification
+
+if TYPE_CHECKING:  # slow to import, and reports need no network
+    from clipreid_lib.scores.verification import Verification
 
 POSITIVE = "false positive rate, per cent"
 MARKS = "osD^v<>P"  # of curves, beside their colours
@@ -56,7 +59,7 @@ def draw_score_distributions(pairs: pd.DataFrame) -> plt.Figure:
     return figure
 
 
-def draw_roc_and_det(named: dict[str, Verification]) -> plt.Figure:
+def draw_roc_and_det(named: "dict[str, Verification]") -> plt.Figure:
     """Draw ROC (true against false positive rate, the latter on a log axis) and DET (both errors, normal deviates).
 
     A DET curve is straight where both kinds of score are normally distributed (Martin et al. 1997). Curves end at the

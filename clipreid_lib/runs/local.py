@@ -127,7 +127,7 @@ def print_summary(batch: Local, failed: dict[str, str], seconds: float) -> None:
     pages = [path.as_uri() for run in runs if (path := run.folder / "gallery.html").exists()]
     _print_list("ranked galleries, to open in a browser:", pages)
     if batch.worked and evaluated:
-        from clipreid_lib.pages import report  # here: it loads torch, and a batch with nothing to do must end at once
+        from clipreid_lib.pages import report  # here: it loads seaborn, and a batch with nothing to do must end at once
 
         print("reports:", flush=True)
         try:

@@ -1,12 +1,16 @@
 """Who it fails: scores by gender, age, skin colour and other columns of the image table, with counts and intervals."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 
 from clipreid_lib.data.manifest import Manifest
-from clipreid_lib.scores import uncertainty, verification
-from clipreid_lib.scores.evaluation import Evaluation
+from clipreid_lib.scores import uncertainty
 from clipreid_lib.scores.score_names import format_share, name_attribute
+
+if TYPE_CHECKING:  # slow to import, and reports show groups that were scored before
+    from clipreid_lib.scores.evaluation import Evaluation
 
 FEWEST = 10  # people in a group before a rate is printed: with fewer, one person moves it by more than ten points
 AGES = {"under 20": 19, "20 to 29": 29, "30 to 39": 39, "40 to 49": 49, "50 and over": 999}  # the last year of each
@@ -33,7 +37,7 @@ def list_attributes(manifest: Manifest) -> pd.DataFrame:
     return pd.DataFrame(known, index=test.index).rename(columns=name_attribute)
 
 
-def score_groups(scores: Evaluation, pairs: pd.DataFrame, manifest: Manifest) -> pd.DataFrame:
+def score_groups(scores: "Evaluation", pairs: pd.DataFrame, manifest: Manifest) -> pd.DataFrame:
     """Score every group of queries.
 
     Rank-1 and mAP are of the group's queries against the whole gallery; EER is of the pairs with an image of the group
@@ -50,6 +54,8 @@ def score_groups(scores: Evaluation, pairs: pd.DataFrame, manifest: Manifest) ->
         biometrics has for them, at the threshold of everybody's EER), shares in [0, 1]; NaN where a group has fewer
         than 10 identities.
     """
+    from clipreid_lib.scores import verification
+
     known, rows = list_attributes(manifest), {}
     queries = scores.per_query.assign(rank1=scores.of("rank1"), map=scores.of("map"))
     threshold = verification.verify(pairs).eer_threshold if verification.has_both(pairs) else np.nan
