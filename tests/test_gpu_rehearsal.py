@@ -83,6 +83,24 @@ def test_sections_without_time_are_skipped_and_said_to_be():
     assert taken == {"long_1": 70, "short_3": 5}
 
 
+def test_a_section_that_the_budget_stops_has_not_failed():
+    from budget import run_sections
+    from verdicts import FAILED, Row
+
+    now, rows = [0.0], []
+
+    def start(name, limit):
+        yield Row("first")
+        now[0] += limit
+        yield Row(name, verdict=FAILED, note="took more than that")
+
+    run_sections({"quick": 10, "slow": 70}, 100, start, rows.append, clock=lambda: now[0])
+    assert [(row.section, row.verdict) for row in rows] == [
+        *(("quick", "ok"), ("quick", "FAILED")),  # two and a half times its estimate
+        *(("slow", "ok"), ("slow", "no time")),
+    ]
+
+
 @pytest.mark.slow
 def test_a_section_that_fails_dies_or_hangs_leaves_its_rows_and_says_why(tmp_path, monkeypatch):
     from budget import run_in_child

@@ -29,7 +29,7 @@ COSTS: dict[str, float] = {
     "state": 20,
     "resume": 70,
     "curves": 50,
-    "memory": 30,
+    "memory": 45,
     "encode": 25,
     "sharing": 35,
     "ladder": 110,

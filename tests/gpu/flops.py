@@ -15,6 +15,7 @@ PEAKS = {
     "A100": 312,
     "A10G": 70,
     "L40S": 362,
+    "L40": 181,
     "L4": 121,
     "RTX 4090": 165,
     "RTX 3090": 71,
@@ -64,9 +65,8 @@ def _attention_flops(clip: Backbone) -> float:
     if not clip.is_vit:
         pool = visual.attnpool
         tokens, width = pool.positional_embedding.shape
-        # Keys and values of all tokens, one query, its output; the products of attention itself.
-        linear = 2 * width * width * (2 * tokens + 1) + 2 * width * pool.c_proj.out_features
-        return linear + 4 * tokens * width
+        # open_clip lets every place ask, not the mean alone.
+        return 2 * tokens * width * (3 * width + pool.c_proj.out_features) + 4 * tokens**2 * width
     tokens, width = visual.positional_embedding.shape
     blocks = len(visual.transformer.resblocks)
     projection = 0 if visual.proj is None else 2 * width * visual.proj.shape[1]

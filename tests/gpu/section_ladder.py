@@ -13,7 +13,7 @@ from verdicts import SKIPPED, Row
 
 from clipreid_lib.base.files import write_csv, write_yaml
 
-NEEDED = ("papermill", "ipykernel", "nbconvert", "imagehash", "psutil", "jinja2", "submitit", "matplotlib")
+NEEDED = ("pydantic", "papermill", "ipykernel", "nbconvert", "imagehash", "psutil", "jinja2", "submitit", "matplotlib")
 MEASURED, FULL = 3, {"prompts": 120, "encoder": 60}  # epochs
 ROOT = Path(__file__).resolve().parents[2]
 

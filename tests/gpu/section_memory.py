@@ -1,6 +1,7 @@
 """7 memory: how much a training takes at its peak, and what is said when there is not enough."""
 
 import contextlib
+import gc
 from collections.abc import Iterator
 from unittest import mock
 
@@ -42,6 +43,7 @@ def train(place: Place, model: str, precision: str, checkpointing: bool = False,
         epochs=1, batch_size=place.pick(64, 8), precision=place.has(precision), checkpointing=checkpointing
     )
     terms = make_terms(clip, "clipid", labels) | (more or {})
+    gc.collect()  # what the training before has left
     if place.device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -64,6 +66,7 @@ def name_the_remedy(place: Place) -> Row:
 @contextlib.contextmanager
 def shorten(place: Place) -> Iterator[dict[str, Term]]:
     """Leave the GPU little memory while the block runs; on a CPU a loss term pretends that none is left."""
+    gc.collect()
     if place.device.type == "cuda":
         torch.cuda.empty_cache()
         total = torch.cuda.get_device_properties(0).total_memory
