@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
 
     planned = add("plan", "say what run would do: notebooks to execute, notebooks to copy; nothing starts")
     run = add("run", "execute the notebooks of every run in some params files; what is done is not done again")
-    override = "override one key; [a,b] makes a list"
+    override = "override one key, the value as it stands; [a,b] makes a list"
     for verb in (planned, run):
         verb.add_argument("files", nargs="+", metavar="FILE", help="params files, for example params/demo.yaml")
         verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=override)

@@ -223,6 +223,8 @@ def test_the_traceback_of_a_failed_cell_is_in_the_log_and_with_debug_on_the_term
         (["dataset=11k", "data_root=/nowhere"], "data_root: /nowhere is not a folder; 11k Hands is one download"),
         (["model=ViT-B-32-256"], "pretrained: the open_clip model 'ViT-B-32-256' needs a weights tag, or a file"),
         (["model=vitb16", "pretrained=/nowhere.pt"], "pretrained: /nowhere.pt is not there"),
+        (["model=vitb16", "pretrained=w.pt"], f"pretrained: {schema.ROOT / 'w.pt'} is not there; a relative"),
+        (["model=vitb16", "pretrained=models/w"], f"pretrained: {schema.ROOT / 'models' / 'w'} is not there"),
         (["device=cuda:99"], "device: cuda:99 is not available here; use auto or cpu"),
         (["device=cpu", "precision=fp16"], "precision: fp16 needs a GPU; use float32 (or bf16) on cpu"),
     ],

@@ -88,6 +88,65 @@ def test_numbers_without_a_dot_count_as_numbers():
     assert schema.validate_params({"encoder_lr": "1e-4"}).encoder_lr == 1e-4
 
 
+def test_text_keys_keep_what_was_written(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("dataset: folder\naspect: [010, 1_0, yes]\nexperiment: 1.10\nimage_size: 0224\nsave_dir: 'null'\n")
+    runs = read.expand(*read.compose([file]))
+    assert [run.aspect for run in runs] == ["010", "1_0", "yes"]
+    assert {(run.experiment, run.image_size, run.save_dir) for run in runs} == {("1.10", "0224", "null")}
+
+
+@pytest.mark.parametrize("text", ["010", "1:30", "2024_01", "0x1F", "0-4", "1,5", ".inf", "2024-01-01", "1e", "０"])
+def test_number_keys_take_plain_decimals_alone(tmp_path, text):
+    file = tmp_path / "mine.yaml"
+    for key in ("draw_seed", "head_lr", "prompt_epochs"):
+        file.write_text(f"{key}: {text}\n")
+        for files, settings in (([file], []), ([], [f"{key}={text}"]), ([], [f"{key}=['{text}']"])):
+            with pytest.raises(UserError, match=f"{key}: write a plain decimal number.*got {text!r}"):
+                read.expand(*read.compose(files, settings))
+
+
+@pytest.mark.parametrize(("text", "number"), [("1e-4", 1e-4), ("5.0e-06", 5e-6), ("+2.", 2), (".5", 0.5), ("30", 30)])
+def test_plain_decimals_are_read_alike_in_a_file_and_by_set(tmp_path, text, number):
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"head_lr: {text}\nflip_test: true\nepochs:\n")
+    by_file, by_set = read.compose([file]), read.compose([], [f"head_lr={text}", "flip_test=true", "epochs=null"])
+    for values, source in (by_file, by_set):
+        (run,) = read.expand(values, source)
+        assert (run.head_lr, run.flip_test, run.epochs) == (number, True, None)
+
+
+def test_a_key_twice_is_refused_with_both_lines(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("seed: 1\n\nvariant: clipid\nseed: 2\n")
+    with pytest.raises(UserError, match=r"mine.yaml: seed: stands in line 1 and again in line 4; keep one"):
+        read.compose([file])
+    file.write_text("seed: [1, 2]\nexclude:\n  - seed: 1\n    seed: 2\n")
+    with pytest.raises(UserError, match="seed: stands in line 3 and again in line 4"):
+        read.compose([file])
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("data_root=/data/hands #2", "/data/hands #2"),
+        ("data_root=C:\\hands: new", "C:\\hands: new"),
+        ("data_root=[old", "[old"),
+        ("data_root=[old] # hands", "[old] # hands"),
+        ("data_root={1}", "{1}"),
+        ("data_root=~/hands", "~/hands"),
+        ("data_root='/data/hands #2'", "/data/hands #2"),
+        ("data_root='null'", "null"),
+        ("data_root=null", None),
+        ("experiment=1.10", "1.10"),
+        ("experiment='010'", "010"),
+    ],
+)
+def test_set_takes_text_as_it_stands(setting, value):
+    (run,) = read.expand(*read.compose([], [setting]))
+    assert getattr(run, setting.partition("=")[0]) == value
+
+
 def test_lists_expand_into_their_product_and_each_file_answers_for_its_keys(tmp_path):
     first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
     first.write_text("variant: [frozen, classifier]\nseed: [0, 1, 2]\n")

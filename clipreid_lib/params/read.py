@@ -15,19 +15,58 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from clipreid_lib.base.errors import UserError
-from clipreid_lib.params.schema import Params, name_source, refuse_unknown_key, validate_params
+from clipreid_lib.params.schema import (
+    DECIMAL,
+    ONE_VALUE,
+    TEXT,
+    Params,
+    describe_odd_number,
+    name_source,
+    refuse_unknown_key,
+    validate_params,
+)
 
 MANY = 100  # runs in a grid that nobody starts by a slip of the keyboard
+GUESSED = {f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float", "timestamp")}  # of bare words, by YAML
+
+
+class Loader(yaml.SafeLoader):
+    """YAML in which a key stands once, text keys keep what was written, and other keys read plain decimals alone."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """Construct one mapping.
+
+        Raises:
+            UserError: a key stands twice.
+        """
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in lines:
+                raise UserError(f"{self.name}: {name}: stands in line {lines[name]} and again in line {line}; keep one")
+            lines[name] = line
+            keep_written(name, value)
+        return super().construct_mapping(node, deep)
+
+
+def keep_written(key: str, node: yaml.Node) -> None:
+    """Take back what YAML guessed of a key's value, or of a list of values, where the key shall not have it guessed."""
+    for each in node.value if isinstance(node, yaml.SequenceNode) else [node]:
+        sound = each.tag.endswith(":bool") or DECIMAL.fullmatch(str(each.value))
+        if each.tag in GUESSED and (key in TEXT or not sound):
+            each.tag = "tag:yaml.org,2002:str"
 
 
 def read_yaml(path: str | Path) -> dict:
     """Read one params file: a flat mapping of keys to scalars or lists; an empty file is an empty mapping.
 
     Raises:
-        UserError: the file is missing, is not YAML, or is not a mapping.
+        UserError: the file is missing, is not YAML, is not a mapping, or names a key twice.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        loader = Loader(Path(path).read_text(encoding="utf-8"))
+        loader.name = str(path)  # for messages
+        values = loader.get_single_data()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, ValueError) as error:
@@ -38,7 +77,9 @@ def read_yaml(path: str | Path) -> dict:
 
 
 def compose(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> tuple[dict, dict[str, str]]:
-    """Merge params files left to right, then overrides ``key=value``, the value as in YAML.
+    """Merge params files left to right, then overrides ``key=value``.
+
+    The value of an override is what stands there; a list, ``null`` and a text in quotes are read as YAML.
 
     Returns:
         The merged values (lists kept) and, for each key, the file or override that set it.
@@ -58,10 +99,7 @@ def compose(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> tuple
         key, equals, text = override.partition("=")
         if not equals:
             raise UserError(f"--set {override}: write it as key=value")
-        try:
-            values[key] = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError):
-            values[key] = text  # not YAML (a Windows path, a date that is none): take the characters as they stand
+        values[key] = _read_override(key, text)
         source[key] = f"--set {override}"
         if key == "exclude":
             values[key] = _rules(values, source[key])
@@ -85,6 +123,8 @@ def expand(values: dict, source: str | dict[str, str] = "params", many: bool = F
     for key, axis in axes.items():
         if not axis:
             raise UserError(f"{name_source(source, key)}: {key}: the list is empty; give at least one value")
+        if len(axis) > 1 and key in ONE_VALUE:
+            raise UserError(f"{name_source(source, key)}: {key}: a list is not allowed for this key; give one value")
     size = math.prod(map(len, axes.values()))
     if size > MANY and not many:
         raise UserError(f"the grid has {size:,} combinations; --yes says that more than {MANY} are meant")
@@ -104,6 +144,21 @@ def expand(values: dict, source: str | dict[str, str] = "params", many: bool = F
     return [run for run, _ in unique.values()]
 
 
+def _read_override(key: str, text: str) -> object:
+    if text in ("", "~", "null"):
+        return None
+    try:
+        loader = Loader(text)
+        node = loader.get_single_node()
+        read = isinstance(node, yaml.SequenceNode) or getattr(node, "style", None) in ("'", '"')
+        if node is not None and read and not text[node.end_mark.index :].strip():  # the end was taken for no comment
+            keep_written(key, node)
+            return loader.construct_document(node)
+    except (yaml.YAMLError, ValueError):
+        pass  # a folder may be called [old
+    return text
+
+
 def _rules(layer: dict, path: str) -> list[dict]:
     rules = layer.get("exclude") or []
     if not isinstance(rules, list) or not all(isinstance(rule, dict) and rule for rule in rules):
@@ -121,6 +176,8 @@ def _typed(key: str, value: object, where: str) -> list:
     """Return the values a rule names, or a combination has, as the schema's type: ``1e-4`` is a number."""
     refuse_unknown_key(key, f"{where}: exclude")
     values = value if isinstance(value, list) else [value]
+    if odd := next(filter(None, (describe_odd_number(key, each) for each in values)), None):
+        raise UserError(f"{where}: exclude: {key}: {odd}")
     kind: Any = Params.model_fields[key].annotation
     try:
         return [TypeAdapter(kind).validate_python(each) for each in values]

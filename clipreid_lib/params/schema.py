@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -53,6 +54,8 @@ WRITTEN = {
 # Data sets and the aspects they have; nothing where the data itself decides (clipreid_lib/data).
 HANDS = ("dorsal_r", "dorsal_l", "palmar_r", "palmar_l")
 ASPECTS = {"demo": HANDS, "11k": HANDS, "hd": ("dorsal",), "market1501": ("body",), "folder": ()}
+# A number that everybody reads alike: YAML also takes 010 for 8 and 1:30 for 90, Python 2024_01 for 202401.
+DECIMAL = re.compile(r"[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
 BURST_GAP = 10  # image numbers; 99.5 % of one hand's neighbours in 11k Hands lie within it
 
 
@@ -138,6 +141,14 @@ class Params(BaseModel):
         for key, value in values.items():
             if isinstance(value, bool) and key not in ("allow_missing", "checkpointing", "flip_test"):
                 raise ValueError(f"{key}|is {str(value).lower()}; a word such as no or on is to be written in quotes")
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_odd_numbers(cls, values: dict) -> dict:
+        for key, value in values.items():
+            if odd := describe_odd_number(key, value):
+                raise ValueError(f"{key}|{odd}")
         return values
 
     @model_validator(mode="after")
@@ -274,6 +285,21 @@ class Params(BaseModel):
 def allowed_words(key: str) -> tuple[str, ...]:
     """Return the words that a key may hold."""
     return get_args(Params.model_fields[key].annotation)
+
+
+_SHAPES = {key: said.get("anyOf", [said]) for key, said in Params.model_json_schema()["properties"].items()}
+_KINDS = {key: {shape.get("type") for shape in shapes} for key, shapes in _SHAPES.items()}
+TEXT = {key for key, kinds in _KINDS.items() if "string" in kinds}  # keys that keep what was written
+NUMBERS = {key for key, kinds in _KINDS.items() if kinds & {"integer", "number"}}
+# Keys of which one run takes one value and a grid no other: runs are not told apart by them.
+ONE_VALUE = NOT_IN_ID - {"experiment", "pretrained", "resume_prompt"}
+
+
+def describe_odd_number(key: str, value: object) -> str | None:
+    """Say what is wrong with text that stands for a number and is no plain decimal; None where nothing is."""
+    if key not in NUMBERS or not isinstance(value, str) or DECIMAL.fullmatch(value):
+        return None
+    return f"write a plain decimal number, such as 4 or 1.0e-4 (or several: [0, 1, 2]), got {value!r}"
 
 
 def digest(params: Params, keep: set[str], **more: str | None) -> str:

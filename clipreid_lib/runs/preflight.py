@@ -12,8 +12,6 @@ from clipreid_lib.params.recipes import ALIASES, EMBEDDED
 from clipreid_lib.params.schema import Params, project_path
 from clipreid_lib.runs import records
 
-WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")  # how a file of weights ends; a tag or a name on a hub does not
-
 
 def check(runs: list[Params]) -> None:
     """Look for what runs need on any machine.
@@ -33,10 +31,10 @@ def check(runs: list[Params]) -> None:
             raise UserError(f"model: {model!r} is unknown; {hint}")
         if weights is None and model not in ours:
             raise UserError(f"pretrained: the open_clip model {model!r} needs a weights tag, or a file")
-        if weights is not None and Path(weights).suffix in WEIGHTS and not project_path(weights).is_file():
-            raise UserError(f"pretrained: {weights} is not there")
-        if prompts is not None and not project_path(prompts).is_file():
-            raise UserError(f"resume_prompt: {prompts} is not there")
+        files = {"pretrained": weights if {*(weights or "")} & {*"./\\"} else None, "resume_prompt": prompts}
+        for key, file in files.items():  # no tag of open_clip holds a dot or a slash
+            if file is not None and not (path := project_path(file)).is_file():
+                raise UserError(f"{key}: {path} is not there; a relative path starts at the project's folder")
 
 
 def check_here(runs: list[Params], force: frozenset[str] = frozenset()) -> None:
