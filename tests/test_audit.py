@@ -155,3 +155,14 @@ def test_a_protocol_that_fits_nothing_is_wrong_and_hides_no_other_finding(hands,
     assert main([*check[:4], "--protocol", "given", "--root", str(root)]) == 1
     out = capsys.readouterr().out
     assert "given needs a split column" in out and files[0].name in out
+
+
+def test_a_test_of_one_person_is_told(tmp_path, capsys):
+    for person in range(3):
+        for shot in range(2):
+            (tmp_path / str(person)).mkdir(exist_ok=True)
+            Image.effect_noise((32, 32), 80 + 10 * person).save(tmp_path / str(person) / f"{shot}.png")
+    assert main(["data", "check", "--dataset", "folder", "--root", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert "too few people of 'hand' for a test: a gallery shows one person alone" in out
+    assert "WRONG  protocol: own can be applied to no aspect there is" in out

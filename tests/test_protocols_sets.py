@@ -223,6 +223,7 @@ def test_a_folders_own_split_is_used_as_it_stands(own_split):
         ("tt tt tqg", "trained on and tested"),
         ("tt tt q qg", "person without gallery in draw 0"),
         ("tt tt g qg", "person without query in draw 0"),
+        ("tt tt qg", "too few people of 'hand' for a test: a gallery shows one person alone"),
         ("tt tt qgd", "is a distractor with a test person's number"),
     ],
 )
@@ -277,6 +278,19 @@ def test_common_halves_the_people_of_all_aspects_and_own_those_of_its_own():
 def test_on_the_real_metadata_mba_mixes_six_people_and_common_none(real):
     assert trained_and_tested(across(real[10], "mba")) == {1039, 1042, 1043, 1046, 1050, 1051}
     assert trained_and_tested(across(real[10], "common")) == set()
+
+
+# Nobody to tell a person from
+
+
+@pytest.mark.parametrize("protocol", ["own", "common", "cross_session"])
+def test_a_gallery_of_one_person_is_told_before_anything_is_trained(protocol):
+    three = rows({person: [0, 1] for person in (1, 2, 3)})
+    assert "too few people of 'dorsal_r' for a test: a gallery shows one person alone" in refusal(three, protocol)
+    protocols.build(rows({person: [0, 1] for person in (1, 2, 3, 4)}), protocol)
+    other = rows({person: [0, 1] for person in (1, 2, 3)}, "palmar_r")
+    mixed = protocols.build(pd.concat([three, other], ignore_index=True), "mba", "dorsal_r")
+    assert mixed.draw(0)[1]["role"].tolist() == ["test", "distractor"]  # somebody to be taken for
 
 
 # Queries from other sessions
@@ -374,6 +388,8 @@ def pinned() -> pd.DataFrame:
     return table.assign(camera=table.index % 2, accessories=table.index % 7 == 3, split=split)
 
 
+# Under common the palms of one person alone would be tested.
+ASPECT = {protocol: "dorsal_r" if protocol == "common" else "palmar_r" for protocol in protocols.PROTOCOLS}
 SHAS = {
     ("own", "identity_disjoint"): "026635ac02688e2e56dac60985b44e850c5096e581951f9048d56074ed704d41",
     ("own", "published"): "134bab0f7661ac40930689bbfe4229577b2f8d903af397f59f0284271b54164d",
@@ -381,9 +397,9 @@ SHAS = {
     ("mba", "identity_disjoint"): "2d6a0c983b146884517b254cd80ad7b284addd241a5738526d253ff1cbbd68c5",
     ("mba", "published"): "f95155bda368037cda7636d1f39d74f0349ab4f0802b5426532f8cebbe29bc12",
     ("mba", "none"): "cbd761ae7ce5a525fb6a82c518f685814a2fb96e3918dfff09efa8db563b305d",
-    ("common", "identity_disjoint"): "b454e3aadf23e7a2f30bd429be728639db3a4ac740672faae4dd3a4bb2e7c035",
-    ("common", "published"): "9f263c3c227f4091b24f34a61b1cb9523b7895ddf8333f0f6f98d53308d78fef",
-    ("common", "none"): "6333049450d26ac9a351722ac1c1be4a87a3f4702b32e6bdde67525b10eef774",
+    ("common", "identity_disjoint"): "aff434cdf742c668293f8cab06f28ea9d0572899ce7cc33105ab31496d351673",
+    ("common", "published"): "c4e000c4f3b1b6ba6afa3544eef423b20f6820de8960094e2dd1247bb287e70f",
+    ("common", "none"): "9c4838e80d6684c10a284d3a5764c8da4a50a1196191bf5a6127ad034532f882",
     ("cross_session", "identity_disjoint"): "b8812c1c478ef88674663742536ded537f2cadf6ceeb70d403101b8c8b9730a7",
     ("cross_session", "published"): "b9bf469161f9e9e3a1cad9dc7cfd5c8a293ae0cfe0e961b5b5b2fe2cf26d045c",
     ("cross_session", "none"): "9a8ad16e566aed9d1d0fb384c67e52ffce5eef564a95fad1dc7e93726ac766a0",
@@ -400,14 +416,14 @@ def test_every_protocol_is_pinned_under_every_validation():
 
 @pytest.mark.parametrize(("protocol", "validation"), SHAS)
 def test_the_whole_manifest_is_pinned(pinned, protocol, validation):
-    manifest = protocols.build(pinned, protocol, "palmar_r", seed=1, validation=validation, draws=3)
+    manifest = protocols.build(pinned, protocol, ASPECT[protocol], seed=1, validation=validation, draws=3)
     assert manifest.sha == SHAS[protocol, validation]
 
 
 @pytest.mark.parametrize(("protocol", "validation"), SHAS)
 def test_row_order_never_matters(pinned, protocol, validation):
     first, again = (
-        protocols.build(table, protocol, "palmar_r", seed=1, validation=validation, draws=3)
+        protocols.build(table, protocol, ASPECT[protocol], seed=1, validation=validation, draws=3)
         for table in (pinned, pinned.sample(frac=1, random_state=2))
     )
     pd.testing.assert_frame_equal(by_path(first), by_path(again))

@@ -1,4 +1,5 @@
 import socket
+import unicodedata
 from pathlib import Path
 from typing import get_args
 
@@ -165,10 +166,47 @@ def test_hidden_files_hidden_people_and_other_files_are_passed_over(tmp_path):
     assert datasets.load_images("folder", root)["path"].tolist() == ["ann/1.jpg"]
 
 
-@pytest.mark.parametrize(("one", "other"), [("7", "07"), ("ann", "ann "), ("0", "000")])
+ONE_NAME = [
+    *(("7", "07"), ("0", "000"), ("1", "1.0"), ("ann", "ann "), ("ann", "Ann"), ("ann b", "ann  b")),
+    *(("ann b", "ann\u00a0b"), ("ann", "ann\u200b"), ("zo\u00eb", "zoe\u0308"), ("zo\u00eb", "ZOE\u0308")),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), ONE_NAME)
 def test_names_that_would_be_one_person_are_refused(tmp_path, one, other):
-    message = refusal("folder", touched(tmp_path, f"{one}/1.jpg", f"{other}/1.jpg", "ben/1.jpg"))
-    assert repr(one) in message and repr(other) in message and "would be one person" in message
+    message = refusal("folder", touched(tmp_path / "folders", f"{one}/1.jpg", f"{other}/1.jpg", "ben/1.jpg"))
+    alike = unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other)
+    assert all((ascii if alike else repr)(name) in message for name in (one, other))
+    assert "would be one person" in message
+    root = listed(tmp_path / "csv", "path,identity", f"ann/1.jpg,{one}", f"ann/2.jpg,{other}", "ben/1.jpg,ben")
+    assert "would be one person" in refusal("folder", root)
+
+
+@pytest.mark.parametrize(("one", "other"), [pair for pair in ONE_NAME if pair[1] != "ann "])  # blanks around go
+def test_aspects_that_would_be_one_are_refused(tmp_path, one, other):
+    root = listed(tmp_path, "path,identity,aspect", f"ann/1.jpg,1,{one}", f"ann/2.jpg,1,{other}")
+    assert "would be one aspect; write each aspect one way" in refusal("folder", root)
+
+
+def test_paths_that_would_be_one_are_refused(tmp_path):
+    for one, other in (
+        ("ann/zo\u00eb.jpg", "ann/zoe\u0308.jpg"),
+        ("ann/a.jpg", "ann/A.JPG"),
+        ("1/a b.jpg", "1/a  b.jpg"),
+    ):
+        root = touched(tmp_path / str(len(one + other)), one, other)
+        assert "would be one image; write each image one way" in refusal("folder", root)
+
+
+def test_an_aspect_is_named_in_composed_letters_as_params_name_it(tmp_path):
+    table = datasets.load_images("folder", touched(tmp_path / "folders", "ann/pa\u0302le/1.jpg"))
+    assert set(table["aspect"]) == {"p\u00e2le"} and (tmp_path / "folders" / table["path"][0]).is_file()
+    root = listed(tmp_path / "csv", "path,identity,aspect", "ann/1.jpg,1,pa\u0302le\u00a0hand")
+    assert set(datasets.load_images("folder", root)["aspect"]) == {"p\u00e2le hand"}
+
+
+def test_a_folder_that_a_program_named_where_it_knew_no_person_is_refused(tmp_path):
+    assert "nan: is no person's name" in refusal("folder", touched(tmp_path, "ann/1.jpg", "nan/1.jpg"))
 
 
 @pytest.mark.parametrize("name", ["ann/IMG_1.heic", "ann/IMG_1.HEIC", "ann/left/1.dng", "ben/1.NEF"])
@@ -196,8 +234,9 @@ IMAGES = ("ann/1.jpg", "ann/2.jpg", "ben/1.jpg")
 
 
 def listed(root: Path, *lines: str, name: str = "people.csv") -> Path:
+    touched(root, *IMAGES)
     (root / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return touched(root, *IMAGES)
+    return root
 
 
 def test_a_csv_needs_but_path_and_identity(tmp_path):
@@ -219,7 +258,7 @@ def test_a_csv_may_name_people_in_words(tmp_path):
 def test_a_csv_may_bring_the_whole_contract_with_nulls(tmp_path):
     columns = "path,identity,aspect,session,camera,age,gender,skin_color,accessories,nail_polish,irregularities,split"
     full = "ann/1.jpg,1,palm,3,2,41,female,fair,1,TRUE,0,query"
-    root = listed(tmp_path, columns, full, "ann/2.jpg,1,,,,,,,,,,", "ben/1.jpg,2,palm,0,1,7,,,false,0,1,junk")
+    root = listed(tmp_path, columns, full, "ann/2.jpg,1,,,4,,,,,,,", "ben/1.jpg,2,palm,0,1,7,,,false,0,1,junk")
     table = datasets.load_images("folder", root)
     assert keeps_the_contract(table) and sorted(table.columns) == sorted(columns.split(","))
     first, second, third = table.to_dict("records")
@@ -227,14 +266,19 @@ def test_a_csv_may_bring_the_whole_contract_with_nulls(tmp_path):
         **{"gender": "female", "skin_color": "fair", "split": "query"},
         **{"accessories": True, "nail_polish": True, "irregularities": False},
     }
-    assert second["aspect"] == "hand" and second["camera"] == 0 and second["split"] == second["gender"] == ""
+    assert second["aspect"] == "hand" and second["camera"] == 4 and second["split"] == second["gender"] == ""
     assert pd.isna(second["session"]) and pd.isna(second["age"]) and second["accessories"] is False
     assert third["irregularities"] is True and table["accessories"].dtype == bool and table["age"].dtype == "Int64"
 
 
 def test_a_csv_may_bring_columns_of_its_own(tmp_path):
-    root = listed(tmp_path, "path,identity,lamp", *(f"{image},1,left" for image in IMAGES))
+    root = listed(tmp_path, "path,identity,lamp,camera,camera_id,file_name", *(f"{i},1,left,0,x,y" for i in IMAGES))
     assert set(datasets.load_images("folder", root)["lamp"]) == {"left"}
+
+
+def test_a_camera_column_may_be_empty_and_people_may_be_called_nan(tmp_path):
+    table = datasets.load_images("folder", listed(tmp_path, "path,identity,camera", "ann/1.jpg,Nan,", "ben/1.jpg,Na,"))
+    assert set(table["camera"]) == {0} and set(table["name"]) == {"Nan", "Na"}
 
 
 @pytest.mark.parametrize(
@@ -250,6 +294,23 @@ def test_a_csv_may_bring_columns_of_its_own(tmp_path):
         ("path,identity,draw_0", "ann/1.jpg,1,query", "column 'draw_0' is one that manifests add"),
         ("path,identity", "ann/1.jpg,", "row 2: identity is ''; it must name a person"),
         ("path,identity", "ann/1.jpg,   ", "row 2: identity is '   '; it must name a person"),
+        *(
+            ("path,identity", f"ann/1.jpg,ann\nann/2.jpg,{cell}", f"row 3: identity is '{cell}'; it must name a person")
+            for cell in ("nan", "None", "<NA>", "NULL", "N/A")
+        ),
+        ("path,identity,aspect", "ann/1.jpg,1,nan", "row 2: aspect is 'nan'; leave it empty"),
+        (
+            "path,identity,camera",
+            "ann/1.jpg,1,2\nann/2.jpg,1,",
+            "row 3: camera is ''; fill it in every row, or in none",
+        ),
+        *(
+            ("path,identity," + name, "ann/1.jpg,1,2", f"unknown column '{name}'; did you mean '{meant}'?")
+            for name, meant in {
+                **{"camera_id": "camera", "camID": "camera", "Cameras": "camera", "cam 1": "camera"},
+                **{"session_no": "session", "sess": "session", "aspect_name": "aspect", "split_index": "split"},
+            }.items()
+        ),
         ("path,identity", "ann/1.jpg,1\nann/2.jpg,01", "'01' and '1' would be one person"),
         ("path,identity,session", "ann/1.jpg,1,0\nann/2.jpg,1,June", "row 3: session is 'June'; it must be a whole"),
         ("path,identity,session", "ann/1.jpg,1,1.5", "row 2: session is '1.5'; it must be a whole number"),

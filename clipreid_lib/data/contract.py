@@ -11,7 +11,7 @@ The table has one row per image, sorted by path. Its columns are the contract th
 ``identity``        int      the person's number (in a :class:`~clipreid_lib.data.manifest.Manifest`: the label)
 ``aspect``          str      which view of the hand, for example ``dorsal_r``
 ``session``         Int64    capture burst, numbered within (identity, aspect); null where unknown
-``camera``          int      0 where the data set has one camera
+``camera``          int      0 where the data set has one camera; known of every image, or of none (then 0)
 ==================  =======  ==========================================================================
 
 and whichever of these the data set brings:
@@ -34,7 +34,9 @@ how many of them the disk lacks).
 
 import os
 import re
+import unicodedata
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -46,6 +48,8 @@ REQUIRED = ("path", "identity", "aspect", "session", "camera")
 FLAGS = ("accessories", "nail_polish", "irregularities")
 OPTIONAL = ("age", "gender", "skin_color", *FLAGS, "name", "split")
 SPLITS = ("", "train", "query", "gallery", "distractor", "junk")
+# Cells that programs write where nothing is known. A person may be called Nan or Na.
+UNKNOWN = ("", "nan", "NaN", "NaT", "None", "none", "NULL", "null", "NA", "N/A", "n/a", "<NA>", "#N/A")
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}  # what a folder of images may hold
 
 
@@ -68,12 +72,15 @@ def check_table(table: pd.DataFrame, source: Path) -> pd.DataFrame:
     """Check a reader's table, read from ``source``, and return it in the contract's types and order.
 
     Raises:
-        UserError: an image stands twice or its path leaves the data root.
+        UserError: an image stands twice, its path leaves the data root, or an image or aspect is spelt in two ways.
     """
     check_paths(table["path"], str(source))
     twice = table["path"].duplicated()
     if twice.any():
         raise UserError(f"{source}: image {table.loc[twice, 'path'].iloc[0]!r} stands twice")
+    for column, what in (("path", "image"), ("aspect", "aspect")):
+        refuse_two_spellings(table[column].unique(), source, what)
+    table["aspect"] = [re.sub(r"[^\S ]", " ", unicodedata.normalize("NFC", each)) for each in table["aspect"]]
     extra = [name for name in table if name not in REQUIRED]
     table = table[[*REQUIRED, *extra]].astype({"identity": int, "session": "Int64", "camera": int})
     return table.sort_values("path").reset_index(drop=True)
@@ -99,6 +106,24 @@ def check_paths(paths: pd.Series, source: str) -> None:
             what = f"must be written plainly: {PurePosixPath(path).as_posix()!r}"
         if what:
             raise UserError(f"{source}: path {path!r} {what}")
+
+
+def refuse_two_spellings(names: Iterable[str], source: Path, what: str) -> None:
+    """Refuse names that differ and read as one: by capitals, blanks or the way an accent is coded, or as 7, 07 and 7.0.
+
+    Raises:
+        UserError: naming the source and the two.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        seen_by_eye = "".join(each for each in name if each.isprintable() or each.isspace())
+        form = " ".join(unicodedata.normalize("NFC", seen_by_eye).lower().split())
+        number = re.fullmatch(r"0*([0-9]+)(\.0*)?", form)
+        other = seen.setdefault(number[1] if number else form, name)
+        if other != name:
+            alike = unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", name)
+            one, two = map(ascii if alike else repr, (other, name))
+            raise UserError(f"{source}: {one} and {two} would be one {what}; write each {what} one way")
 
 
 def is_number(text: str) -> bool:

@@ -1,6 +1,7 @@
 """Reader of anybody's own hands: one folder per person, or a CSV with the contract's columns."""
 
 import difflib
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,7 @@ from clipreid_lib.data.contract import (
     REQUIRED,
     SPLITS,
     SUFFIXES,
+    UNKNOWN,
     Summary,
     check_paths,
     drop_absent,
@@ -21,6 +23,7 @@ from clipreid_lib.data.contract import (
     parse_whole_numbers,
     read_csv,
     refuse_rows,
+    refuse_two_spellings,
 )
 
 SUMMARY = Summary(
@@ -34,6 +37,7 @@ SUMMARY = Summary(
 ASPECT = "hand"  # where nothing names one
 # Photographs that telephones and cameras write and Pillow cannot read: passing them over would lose people.
 UNREADABLE = {".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw"}
+COUNTED = re.compile(r"[\W_]*(ids?|no|nr|num|number|index|code|name|label|s)?[\W_\d]*$")  # how a column's name may end
 TAKEN = ("subject", "role", "dataset", "protocol")  # what a manifest adds
 
 
@@ -58,6 +62,8 @@ def _read_folders(root: Path, top: list[Path]) -> pd.DataFrame:
         unreadable = [p for p in person.rglob("[!.]*") if p.suffix.lower() in UNREADABLE]
         if unreadable:
             raise UserError(f"{unreadable[0]}: cannot be read; convert it to one of {', '.join(sorted(SUFFIXES))}")
+        if person.name in UNKNOWN:
+            raise UserError(f"{person}: is no person's name; a program wrote it where it knew none")
         files = image_files(person)
         if not files:
             raise UserError(f"{person}: holds no image; each person's folder needs one at least")
@@ -80,21 +86,31 @@ def _read_table(source: Path, allow_missing: bool) -> pd.DataFrame:
     known = (*REQUIRED, *OPTIONAL)
     for name in raw:
         near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.9)
+        stem = COUNTED.sub("", str(name).lower())  # of camera_id, camID, cameras: camera, cam, camera
+        near = near or [each for each in known if each not in raw and len(stem) > 2 and each.startswith(stem)]
         if name not in known and near:
-            raise UserError(f"{source}: unknown column {name!r}; did you mean {near[0]!r}?")
+            hint = f"did you mean {near[0]!r}? If not, call it otherwise"
+            raise UserError(f"{source}: unknown column {name!r}; {hint}")
         if name in TAKEN or str(name).startswith("draw_"):
             raise UserError(f"{source}: column {name!r} is one that manifests add; call it otherwise")
     if raw.empty:
         raise UserError(f"{source}: names no image")
     check_paths(raw["path"], str(source))
     table = raw.copy()
-    refuse_rows(raw["identity"].str.strip() == "", raw["identity"], "identity", source, "it must name a person")
+    unknown = raw["identity"].str.strip().isin(UNKNOWN)
+    refuse_rows(unknown, raw["identity"], "identity", source, "it must name a person")
+    for name in [each for each in ("aspect", "name", "gender", "skin_color") if each in raw]:
+        odd = raw[name].str.strip().isin(UNKNOWN[1:])
+        refuse_rows(odd, raw[name], name, source, "leave it empty where it is not known")
     if "name" not in raw and not table["identity"].str.fullmatch(r"[0-9]{1,15}").all():
         table["name"] = table["identity"]
     table["identity"] = _number_people(table["identity"], source)
     table["aspect"] = raw["aspect"].str.strip().replace("", ASPECT) if "aspect" in raw else ASPECT
     for name, absent in (("session", pd.NA), ("camera", 0)):
         table[name] = parse_whole_numbers(raw[name], name, source, nullable=True) if name in raw else absent
+    unknown = pd.isna(table["camera"])  # two of them would be taken for one camera, and their match left out
+    if "camera" in raw and not unknown.all():
+        refuse_rows(unknown, raw["camera"], "camera", source, "fill it in every row, or in none")
     table["camera"] = table["camera"].fillna(0)
     if "age" in raw:
         table["age"] = parse_whole_numbers(raw["age"], "age", source, nullable=True)
@@ -110,14 +126,7 @@ def _read_table(source: Path, allow_missing: bool) -> pd.DataFrame:
 def _number_people(names: pd.Series, source: Path) -> pd.Series:
     """Return a whole number per person: the names themselves where all are numbers, else their place in order."""
     distinct = sorted(names.unique())
-    seen: dict[str, str] = {}
-    for name in distinct:  # "7" and "07", "ann" and "Ann ": people are told apart by what they are called
-        key = str(int(name)) if is_number(name.strip()) else name.strip().casefold()
-        if key in seen:
-            raise UserError(
-                f"{source}: {seen[key]!r} and {name!r} would be one person; write each person's name one way"
-            )
-        seen[key] = name
+    refuse_two_spellings(distinct, source, "person")
     if all(map(is_number, distinct)):
         return names.astype(int)
     return names.map({name: number for number, name in enumerate(distinct, 1)})

@@ -105,7 +105,12 @@ def build(
     images.insert(0, "dataset", dataset)
     images.insert(1, "protocol", protocol)
     images.attrs.clear()  # attrs would not survive the CSV, so nothing may come to rely on them
-    return Manifest(images).check()
+    manifest = Manifest(images).check()
+    for index in range(draws):
+        if manifest.draw(index)[1]["identity"].nunique() < 2:
+            who = f"too few people of {aspect!r} for a test: a gallery shows one person alone"
+            raise TooFewPeople(f"aspect: {dataset} has {who}, and nobody to tell them from")
+    return manifest
 
 
 def _assign_roles(table: pd.DataFrame, protocol: str, aspect: str, dataset: str, seed: int) -> pd.DataFrame:
