@@ -8,9 +8,10 @@ import pandas as pd
 import torch
 from torch import nn
 
+from clipreid_lib.base.accelerator import resolve_precision
 from clipreid_lib.base.seeding import stable_seed
 from clipreid_lib.clip.backbone import Backbone
-from clipreid_lib.clip.device import FORMATS, allow_tf32, explain_out_of_memory, resolve_precision
+from clipreid_lib.clip.device import FORMATS, allow_tf32, explain_out_of_memory, is_out_of_memory
 from clipreid_lib.clip.feed import Images, feed, keep_on_device
 from clipreid_lib.method import sampler, schedules
 from clipreid_lib.method.augment import Augment
@@ -108,7 +109,7 @@ def finetune(
             loss.build(clip)
         loss.to(clip.device)
     device = clip.device
-    precision = resolve_precision(settings.precision, device)
+    precision = resolve_precision(settings.precision, str(device))
     augment = Augment(clip.image_size, *clip.normalisation)
     pixels, targets = keep_on_device(images, device), rows.to(device)
     sides = None if side is None else side.to(device)
@@ -147,7 +148,9 @@ def finetune(
     try:
         with allow_tf32(precision == "tf32"):
             log = loop.run(keep.for_settings(settings, precision, said) if keep else None, watch)
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         raise explain_out_of_memory(device, settings.batch_size, clip.image_size) from error
     finally:
         clip.set_checkpointing(False)
