@@ -120,10 +120,13 @@ def finetune(
         with allow_tf32(False):  # rounded to ten bits, cosines times CLIP's scale would be rounded to quarters
             return weigh_terms(terms, out, targets[row])
 
-    def sample(epoch: int) -> list[torch.Tensor]:
-        draw = sampler.SAMPLERS[settings.sampler]
-        return draw(rows.numpy(), settings.batch_size, settings.images_per_identity, epoch, settings.seed)
+    def sample(epoch: int, how: str = settings.sampler) -> list[torch.Tensor]:
+        cut = settings.batch_size, settings.images_per_identity
+        return sampler.SAMPLERS[how](rows.numpy(), *cut, epoch, settings.seed)
 
+    steps, published = (settings.epochs * len(sample(0, how)) for how in (settings.sampler, "published"))
+    steps = -(-steps // settings.accumulate)
+    (watch or print)(f"encoder: about {steps:,} optimiser steps (CLIP-ReID's sampler would take {published:,})")
     groups = model.parameter_groups(settings.lr, settings.head_lr, settings.bias_factor)
     for loss in learning:
         groups.append({"params": list(loss.parameters()), "lr": settings.head_lr, "peak": settings.head_lr})
@@ -141,13 +144,13 @@ def finetune(
         losses=losses,
         measure=lambda: validate(model) if validate else {},
         accumulate=settings.accumulate,
-        scaled=precision == "fp16",
+        number=precision,
     )
     said = {name: (term.weight, describe_loss(term.loss)) for name, term in terms.items()}
     clip.set_checkpointing(settings.checkpointing)
     try:
         with allow_tf32(precision == "tf32"):
-            log = loop.run(keep.for_settings(settings, precision, said) if keep else None, watch)
+            log = loop.run(keep.for_settings(settings, said) if keep else None, watch)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
