@@ -58,8 +58,8 @@ def open_rgb(path: str | Path, side: int, content: bytes | None = None) -> Image
         content: the file's bytes, where they have been read already.
 
     Raises:
-        UnreadableImage: the file is missing, is no image, ends early, is too large, holds more than 16 bits per channel,
-            or is of 16 bits and uses 14 or fewer.
+        UnreadableImage: the file is missing, is no image, ends early, is too large, holds more than 16 bits per
+            channel, or is of 16 bits and uses 14 or fewer.
     """
     try:
         # Not by its name: Pillow would map the file into memory, and scrambles plain grey TIFFs that it also turns.
@@ -86,7 +86,9 @@ def open_rgb(path: str | Path, side: int, content: bytes | None = None) -> Image
         raise UnreadableImage(f"{path}: image not found") from None
     except Image.DecompressionBombError:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
-        raise UnreadableImage(f"{path}: is too large; at most {most:.0f} megapixels are read, save it smaller") from None
+        raise UnreadableImage(
+            f"{path}: is too large; at most {most:.0f} megapixels are read, save it smaller"
+        ) from None
     except BROKEN as error:
         reason = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
         raise UnreadableImage(f"{path}: is not an image that can be read{reason}") from None
