@@ -1,6 +1,7 @@
 """The command line: ``clipreid plan``, ``run``, ``status``, ``report``, ``across``, ``clean``, ``data``."""
 
 import argparse
+import codecs
 import os
 import signal
 import sys
@@ -102,8 +103,18 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _write_plainly(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end].translate({ord("±"): "+-", ord("–"): "-", ord("…"): "..."})
+    return text.encode("ascii", "backslashreplace").decode(), error.end
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb and return the exit status: 0 well, 1 a run failed or a fault of ours, 2 a user's mistake."""
+    codecs.register_error("plainly", _write_plainly)
+    for stream in (sys.stdout, sys.stderr):  # a terminal that speaks ASCII, say, cannot write a plus-minus sign
+        if hasattr(stream, "reconfigure"):  # else it is no file
+            stream.reconfigure(errors="plainly")
     given = argparse.Namespace()
     try:
         parser().parse_args(arguments, given)

@@ -129,6 +129,15 @@ def test_rows_are_averaged_over_seeds_and_nothing_else(tmp_path):
     assert note.count("Floor") == 1
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8", "cp437"])
+def test_a_terminal_that_speaks_ascii_gets_plain_characters(encoding):
+    code = "from clipreid_lib import __main__ as m; m._do = lambda given: print('50.4 ± 2.1 – zoë'); m.main(['status'])"
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    told = {"ascii": r"50.4 +- 2.1 - zo\xeb", "utf-8": "50.4 ± 2.1 – zoë", "cp437": "50.4 ± 2.1 - zoë"}
+    assert done.stdout.decode(encoding).strip() == told[encoding] and not done.stderr
+
+
 @pytest.mark.slow
 def test_a_reader_who_leaves_early_gets_no_traceback(tmp_path):
     grid = f"--set 'seed={list(range(1000))}' --set experiment={'x' * 60} --yes"  # more than a pipe holds

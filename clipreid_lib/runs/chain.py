@@ -177,8 +177,9 @@ class Chain:
         for left in (*run.models.glob(".*.safetensors"), *run.models.glob(".*.pt")):
             left.unlink(missing_ok=True)  # a kill in mid-write leaves them, and they are large
         arguments = [str(ROOT / "notebooks" / f"{name}.ipynb"), str(output), json.dumps(run.params.changed())]
-        # This environment's kernel, whichever the user has installed; and jobs whose threads wait without spinning.
-        settings = {"JUPYTER_PREFER_ENV_PATH": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        # This environment's kernel, whichever the user has installed; jobs whose threads wait without spinning; and
+        # what it prints in the encoding that is read below, whatever the terminal speaks.
+        settings = {"JUPYTER_PREFER_ENV_PATH": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONIOENCODING": "utf-8"}
         records.begin(run.folder, name)
         with open(run.folder / "log.txt", "ab", buffering=0) as log:
             self._child = child = subprocess.Popen(
