@@ -5,7 +5,6 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import file_sha
 from clipreid_lib.clip import backbone
 from clipreid_lib.clip.backbone import Backbone
-from clipreid_lib.params.schema import project_path
 from clipreid_lib.runs.machine import choose_device
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores.encoder import Encoder
@@ -62,4 +61,4 @@ def load_trained_encoder(run: Run) -> Encoder:
 
 def _keep_features(run: Run, clip: Backbone, sha: str) -> Encoder:
     """Return the encoder with the folder of features that all runs with the same outputs folder share."""
-    return Encoder(clip, sha, project_path(run.params.outputs_root) / "features", run.table, run.photographs)
+    return Encoder(clip, sha, run.features, run.table, run.photographs)
