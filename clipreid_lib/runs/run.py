@@ -146,8 +146,8 @@ class Run:
         """The run's manifest, built from the data on first use and then kept in the run's folder.
 
         Raises:
-            UserError: as :attr:`table` and :func:`clipreid_lib.data.protocols.build`; the data has changed since this
-                run began; the kept file is damaged or of another data set.
+            UserError: as :attr:`table` and :func:`clipreid_lib.data.protocols.build`; the data, or a photograph,
+                has changed since this run began; the kept file is damaged or of another data set.
         """
         manifest = self._tested or self._build_manifest()
         self._refuse_changed()
@@ -200,8 +200,7 @@ class Run:
     @property
     def trained_on(self) -> str:
         """SHA-256 of the content of the photographs that it trains on or chooses by; empty where none was written."""
-        began, images = read_json(self._hashes), self.manifest.images
-        paths = images.loc[images["role"].isin(["train", "validation"]), "path"]
+        began, paths = read_json(self._hashes), self.manifest.learned_from["path"]
         return hashlib.sha256("\n".join(began.get(path, "") for path in paths).encode()).hexdigest() if began else ""
 
     def list_changed(self) -> list[str]:
@@ -215,8 +214,7 @@ class Run:
         if changed := self.list_changed():
             trained = set(changed)
             with suppress(UserError):  # a damaged manifest does not say who trains
-                images = Manifest.load(self.folder / "manifest.csv").images
-                trained &= set(images.loc[images["role"].isin(["train", "validation"]), "path"])
+                trained &= set(Manifest.load(self.folder / "manifest.csv").learned_from["path"])
             for name in notebooks:
                 if trained or name not in records.SHARED:
                     records.forget(self.folder, name)
@@ -250,8 +248,7 @@ class Run:
         """The people whose images this run trains on, chooses by or, for tip_adapter, compares with."""
         if self.params.variant == "frozen":
             return set()
-        images = self.manifest.images
-        return set(images.loc[images["role"].isin(["train", "validation"]), "subject"])
+        return set(self.manifest.learned_from["subject"])
 
     def facts(self) -> dict:
         """What a checkpoint of this run says about its origin: seed, manifest, every param, library versions."""
