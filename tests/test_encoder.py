@@ -1,5 +1,3 @@
-import hashlib
-import json
 import os
 from dataclasses import replace
 
@@ -126,18 +124,6 @@ def test_other_pictures_of_the_same_names_sizes_and_times_have_features_of_their
     roots[0].rename(tmp_path / "gone")
     roots[1].rename(roots[0])  # as an image of Docker that was made anew
     assert torch.equal(one.embed(asked).values, apart)
-
-
-def test_features_of_version_0_1_0_serve_images_that_are_gone(tmp_path, hands, table, clip, counted):
-    encoder = Encoder(clip, "weights", tmp_path / "features", table, Photographs(tmp_path / "gone"))
-    here = replace(encoder, photographs=Photographs(hands))
-    made_by, row = encoder._describe(False), here.encode(table.iloc[:1]).values + 1
-    facts = {"kind": "features", "paths": [table["path"].iloc[0]], **made_by}
-    key = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:16]
-    tensors = {"embeddings": row, "stamps": torch.tensor([[1, 1]])}
-    checkpoints.save(encoder.folder / f"{key}.safetensors", tensors, facts)
-    assert torch.equal(encoder.embed(table.iloc[:1]).values, row) and counted == [1]
-    assert not torch.equal(here.embed(table.iloc[:1]).values, row)  # nobody knows what it was made of
 
 
 def test_mirrored_features_are_the_sum_of_both(hands, table, clip):

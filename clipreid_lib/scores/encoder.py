@@ -26,7 +26,8 @@ from clipreid_lib.clip import backbone
 from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.clip.encode import encode
 from clipreid_lib.data.content_hashes import hash_images
-from clipreid_lib.data.photographs import Photographs
+from clipreid_lib.data.photographs import RULES, Photographs
+from clipreid_lib.data.pixels import load_pixels
 from clipreid_lib.scores.features import Embeddings
 
 TABLE_COLUMNS = ["path", "identity", "aspect", "camera"]  # what an image is; sessions depend on params
@@ -84,7 +85,7 @@ class Encoder:
     def encode(self, images: pd.DataFrame, mirrored: bool = False) -> Embeddings:
         """Do what :meth:`embed` does without the store, with the side information that the images' columns give."""
         distinct = images.drop_duplicates("path")
-        pixels = torch.from_numpy(self.photographs.load(distinct, self.backbone.image_size))
+        pixels = load_pixels(self.photographs, distinct, self.backbone.image_size)
         encoded = encode(self.backbone, pixels, self.backbone.side_rows(distinct), mirrored)
         made = Embeddings(distinct["path"].tolist(), encoded.embedding)
         made.of(distinct)  # raises where one is not finite
@@ -100,7 +101,7 @@ class Encoder:
         return {
             "checkpoint": self.sha,
             "backbone": json.dumps(backbone.describe(self.backbone), sort_keys=True),
-            "resize": self.photographs.rule,
+            "resize": RULES[self.photographs.rule],
             "mirrored": mirrored,
             "table": hashlib.sha256(text.encode()).hexdigest(),
         }
@@ -111,9 +112,8 @@ def _read(path: Path, made_by: dict) -> Stored:
         return {}
     try:
         tensors, facts = checkpoints.load(path, "features")
-        paths = facts["paths"]
-        hashes = facts.get("contents", [""] * len(paths))  # unknown in version 0.1.0, as of an image gone since then
-        known = dict(zip(zip(paths, hashes, strict=True), tensors["embeddings"], strict=True))
+        images = zip(facts["paths"], facts["contents"], strict=True)
+        known = dict(zip(images, tensors["embeddings"], strict=True))
     except (UserError, KeyError, ValueError):  # cut short by a full disk or a pulled plug: encode again
         return {}
     checkpoints.require(path, facts, made_by)
