@@ -244,7 +244,7 @@ def test_the_traceback_of_a_failed_cell_is_in_the_log_and_with_debug_on_the_term
         (["model=ViT-B-32-256"], "pretrained: the open_clip model 'ViT-B-32-256' needs a weights tag, or a file"),
         (["model=vitb16", "pretrained=/nowhere.pt"], "pretrained: /nowhere.pt is not there"),
         (["device=cuda:99"], "device: cuda:99 is not available here; use auto or cpu"),
-        (["device=cpu", "precision=fp16"], "precision: fp16 needs a GPU; use float32 (or bf16) on cpu"),
+        (["device=cpu", "precision=fp16"], "precision: fp16 needs a GPU; use float32 (or bf16) on device: cpu"),
     ],
 )
 def test_what_would_end_every_run_is_told_before_any_starts(tmp_path, capsys, given, message):
