@@ -103,6 +103,7 @@ class Encoder:
             "backbone": json.dumps(backbone.describe(self.backbone), sort_keys=True),
             "resize": RULES[self.photographs.rule],
             "mirrored": mirrored,
+            "computed": f"float32 on {self.backbone.device.type}",  # two kinds of devices differ in the last digits
             "table": hashlib.sha256(text.encode()).hexdigest(),
         }
 
