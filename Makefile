@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 # torch that is already in the environment is left alone.
 TORCH = torch==2.13.0 torchvision==0.28.0
 
-.PHONY: demo test test-fast bench lint lab clean
+.PHONY: demo test test-fast bench gpu lint lab clean
 
 demo: $(VENV)/installed
 	$(BIN)/clipreid run params/demo.yaml --jobs 2
@@ -20,6 +20,10 @@ test-fast: $(VENV)/installed-test
 
 bench: $(VENV)/installed
 	$(BIN)/python tests/benchmarks/bench.py
+
+# On a machine with an NVIDIA GPU: eight minutes. tests/gpu/README.md says what each row means.
+gpu: $(VENV)/installed
+	$(BIN)/python tests/gpu/accept.py
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -8,9 +8,10 @@ import pandas as pd
 import torch
 from torch import nn
 
+from clipreid_lib.base.accelerator import resolve_precision
 from clipreid_lib.base.seeding import stable_seed
 from clipreid_lib.clip.backbone import Backbone
-from clipreid_lib.clip.device import FORMATS, allow_tf32, explain_out_of_memory, resolve_precision
+from clipreid_lib.clip.device import FORMATS, allow_tf32, explain_out_of_memory, is_out_of_memory
 from clipreid_lib.clip.feed import Images, feed, keep_on_device
 from clipreid_lib.method import sampler, schedules
 from clipreid_lib.method.augment import Augment
@@ -108,7 +109,7 @@ def finetune(
             loss.build(clip)
         loss.to(clip.device)
     device = clip.device
-    precision = resolve_precision(settings.precision, device)
+    precision = resolve_precision(settings.precision, str(device))
     augment = Augment(clip.image_size, *clip.normalisation)
     pixels, targets = keep_on_device(images, device), rows.to(device)
     sides = None if side is None else side.to(device)
@@ -119,10 +120,13 @@ def finetune(
         with allow_tf32(False):  # rounded to ten bits, cosines times CLIP's scale would be rounded to quarters
             return weigh_terms(terms, out, targets[row])
 
-    def sample(epoch: int) -> list[torch.Tensor]:
-        draw = sampler.SAMPLERS[settings.sampler]
-        return draw(rows.numpy(), settings.batch_size, settings.images_per_identity, epoch, settings.seed)
+    def sample(epoch: int, how: str = settings.sampler) -> list[torch.Tensor]:
+        cut = settings.batch_size, settings.images_per_identity
+        return sampler.SAMPLERS[how](rows.numpy(), *cut, epoch, settings.seed)
 
+    steps, published = (settings.epochs * len(sample(0, how)) for how in (settings.sampler, "published"))
+    steps = -(-steps // settings.accumulate)
+    (watch or print)(f"encoder: about {steps:,} optimiser steps (CLIP-ReID's sampler would take {published:,})")
     groups = model.parameter_groups(settings.lr, settings.head_lr, settings.bias_factor)
     for loss in learning:
         groups.append({"params": list(loss.parameters()), "lr": settings.head_lr, "peak": settings.head_lr})
@@ -140,14 +144,16 @@ def finetune(
         losses=losses,
         measure=lambda: validate(model) if validate else {},
         accumulate=settings.accumulate,
-        scaled=precision == "fp16",
+        number=precision,
     )
     said = {name: (term.weight, describe_loss(term.loss)) for name, term in terms.items()}
     clip.set_checkpointing(settings.checkpointing)
     try:
         with allow_tf32(precision == "tf32"):
-            log = loop.run(keep.for_settings(settings, precision, said) if keep else None, watch)
-    except torch.OutOfMemoryError as error:
+            log = loop.run(keep.for_settings(settings, said) if keep else None, watch)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         raise explain_out_of_memory(device, settings.batch_size, clip.image_size) from error
     finally:
         clip.set_checkpointing(False)

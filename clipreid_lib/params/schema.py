@@ -9,6 +9,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from clipreid_lib.base.accelerator import resolve_precision
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import file_sha
 from clipreid_lib.params.recipes import EMBEDDED, SHIPPED, WEIGHTS_CONFIG, recipe_of
@@ -113,7 +114,7 @@ class Params(BaseModel):
     weight_decay: Weight | None = None
     accumulate: Count = 1
     checkpointing: bool = False
-    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", "float32", "tf32", "bf16", "fp16"] = "auto"
 
     seed: int = 0
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
@@ -192,12 +193,14 @@ class Params(BaseModel):
         for key, value in vars(recipe_of(self.model)).items():
             if key in mine and mine[key] is None:
                 mine[key] = value
+        if self.trains_encoder:  # nothing else computes in another format than float32
+            mine["precision"] = resolve_precision(self.precision, self.device)
         mine["experiment"] = self.experiment or f"{self.dataset}-{self.model.replace('/', '_')}"
         return Params.model_construct(**mine)
 
     def changed(self) -> dict:
         """Return the keys that make this run out of the defaults and its model's recipe: what a notebook is told."""
-        deciding = {key: getattr(self, key) for key in ("dataset", "model", "mode", "epochs", "lr")}
+        deciding = {key: getattr(self, key) for key in ("dataset", "model", "variant", "mode", "epochs", "lr")}
         usual = dict(Params.model_construct(**deciding).resolved())
         default = {key: field.default for key, field in Params.model_fields.items()}
         return {key: value for key, value in self if value != default[key] and (key in deciding or value != usual[key])}
@@ -288,6 +291,8 @@ def digest(params: Params, keep: set[str], **more: str | None) -> str:
     kept = {key: value for key, value in params.model_dump().items() if key in keep} | more
     if logits := kept.pop("prompt_logits", None):  # hashed as version 0.1.0 named both, so that its runs are found
         kept["prompt_loss"] = OLDER_WORDS.get((kept["prompt_loss"], logits), f"{kept['prompt_loss']} {logits}")
+    if kept.get("precision") == "float32":  # as it was hashed while auto stood there
+        kept["precision"] = "auto"
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
 
 
