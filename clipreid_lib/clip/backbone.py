@@ -31,8 +31,8 @@ def load(
     image_size: int | str | tuple[int, int] | None = None,
     patch_stride: int | None = None,
     last_stride: int | None = None,
-    activation: str | None = None,
     normalisation: str | None = None,
+    activation: str | None = None,
 ) -> Backbone:
     """Load a backbone on the CPU, in float32 and evaluation mode, all parameters frozen.
 
@@ -47,9 +47,9 @@ def load(
             model's own.
         patch_stride: ViT: pixels from patch to patch; None keeps them side by side.
         last_stride: ResNet: stride of layer 4, 1 or 2; None keeps the model's own.
-        activation: ``gelu`` or ``quick_gelu``, as the weights were trained with. None takes what a file or the
-            ``open_clip_config.json`` beside it says, else the model's own.
-        normalisation: likewise the channel means and deviations: ``clip``, ``imagenet`` or ``inception``.
+        normalisation: channel means and deviations: ``clip``, ``imagenet`` or ``inception``. None takes what a file or
+            the ``open_clip_config.json`` beside it says, else the model's own.
+        activation: likewise, as the weights were trained with: ``gelu`` or ``quick_gelu``.
 
     Raises:
         UserError: unknown model, unknown or unfitting weights, no weights to be had, a shape it cannot take.

@@ -42,8 +42,8 @@ DATA_KEYS = {
     *("aspect", "protocol", "validation", "draws", "draw_seed"),
     *("demo_people", "demo_images", "demo_sessions", "demo_difficulty", "demo_seed", "outputs_root"),
 }
-# Keys that version 0.1.0 did not have: at their defaults they are not hashed, so that its runs are found.
-YOUNGER = {"activation", "normalisation"}
+# Keys that version 0.1.0 had not: an id or a notebook's key holds them only where they differ from the default.
+LATER = {"activation", "normalisation"}
 # In version 0.1.0 one key said what prompt_loss and prompt_logits say now.
 OLDER_WORDS = {("supervised", "cosine"): "cosine", ("supervised", "dot"): "supcon", ("infonce", "cosine"): "infonce"}
 # How keys that must match a pattern are written.
@@ -287,7 +287,7 @@ def allowed_words(key: str) -> tuple[str, ...]:
 
 def digest(params: Params, keep: set[str], **more: str | None) -> str:
     """Hash the named keys of some params, and more facts, into eight letters."""
-    keep = keep - {key for key in YOUNGER if getattr(params, key) == Params.model_fields[key].default}
+    keep = keep - {key for key in LATER if getattr(params, key) == Params.model_fields[key].default}
     kept = {key: value for key, value in params.model_dump().items() if key in keep} | more
     if logits := kept.pop("prompt_logits", None):  # hashed as version 0.1.0 named both, so that its runs are found
         kept["prompt_loss"] = OLDER_WORDS.get((kept["prompt_loss"], logits), f"{kept['prompt_loss']} {logits}")

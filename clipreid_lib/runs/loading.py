@@ -24,7 +24,7 @@ def load_backbone(run: Run) -> Backbone:
     params = run.params
     shape = params.image_size, params.patch_stride, params.last_stride
     weights = params.weights or params.pretrained
-    clip = backbone.load(params.model, weights, *shape, params.activation, params.normalisation)
+    clip = backbone.load(params.model, weights, *shape, params.normalisation, params.activation)
     if params.pretrained and params.weights:
         _say(f"{Path(params.pretrained).name}: {clip.assumed}")
     if params.side_info != "none":
