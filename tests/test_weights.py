@@ -14,7 +14,7 @@ from torch import nn
 
 from clipreid_lib.base import checkpoints
 from clipreid_lib.base.errors import UserError
-from clipreid_lib.clip import backbone
+from clipreid_lib.clip import backbone, weights
 from clipreid_lib.method.prompt_bank import PromptBank
 from clipreid_lib.params import schema
 from clipreid_lib.runs import loading
@@ -177,6 +177,11 @@ def test_what_is_no_file_of_weights_is_named_for_what_it_is(tmp_path, content, m
     assert "\n" not in str(error.value)
 
 
+def test_large_numbers_are_no_infinity(tmp_path):
+    torch.save({"a": torch.full((3,), 3e38), "b": torch.full((3,), 6e4).half()}, tmp_path / "large.pt")
+    assert len(weights.read(str(tmp_path / "large.pt"), "file-vit").tensors) == 2
+
+
 def test_a_file_that_is_cut_short_is_told(whole, tmp_path):
     for name, save in (("w.pt", torch.save), ("w.safetensors", safetensors.torch.save_file)):
         save(whole, tmp_path / name)
@@ -249,9 +254,8 @@ def test_words_and_tags_that_contradict_are_refused():
 
 
 def test_the_keys_and_the_configuration_beside_a_file_make_another_run(tmp_path):
-    weights = tmp_path / "mine.pt"
-    weights.write_bytes(b"one")
-    given = {"model": "ViT-B-16", "pretrained": str(weights)}
+    (tmp_path / "mine.pt").write_bytes(b"one")
+    given = {"model": "ViT-B-16", "pretrained": str(tmp_path / "mine.pt")}
     ids = [schema.validate_params(given).run_id]
     ids += [schema.validate_params(given | more).run_id for more in ({"activation": "gelu"}, {"normalisation": "clip"})]
     for text in ("{}", '{"preprocess_cfg": {}}'):
