@@ -25,7 +25,8 @@ from clipreid_lib.base.files import locked
 from clipreid_lib.clip import backbone
 from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.clip.encode import encode
-from clipreid_lib.data.photographs import Photographs, open_rgb
+from clipreid_lib.data.photographs import RULES, Photographs, open_rgb
+from clipreid_lib.data.pixels import load_pixels
 from clipreid_lib.scores.features import Embeddings
 
 TABLE_COLUMNS = ["path", "identity", "aspect", "camera"]  # what an image is; sessions depend on params
@@ -86,7 +87,7 @@ class Encoder:
     def encode(self, images: pd.DataFrame, mirrored: bool = False) -> Embeddings:
         """Do what :meth:`embed` does without the store, with the side information that the images' columns give."""
         distinct = images.drop_duplicates("path")
-        pixels = torch.from_numpy(self.photographs.load(distinct, self.backbone.image_size))
+        pixels = load_pixels(self.photographs, distinct, self.backbone.image_size)
         encoded = encode(self.backbone, pixels, self.backbone.side_rows(distinct), mirrored)
         made = Embeddings(distinct["path"].tolist(), encoded.embedding)
         made.of(distinct)  # raises where one is not finite
@@ -102,7 +103,7 @@ class Encoder:
         return {
             "checkpoint": self.sha,
             "backbone": json.dumps(backbone.describe(self.backbone), sort_keys=True),
-            "resize": self.photographs.rule,
+            "resize": RULES[self.photographs.rule],
             "mirrored": mirrored,
             "table": hashlib.sha256(text.encode()).hexdigest(),
         }
