@@ -1,5 +1,8 @@
 """Loads a run's backbone, and its image encoder before and after training."""
 
+from functools import cache
+from pathlib import Path
+
 from clipreid_lib.base import checkpoints
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import file_sha
@@ -18,8 +21,11 @@ def load_backbone(run: Run) -> Backbone:
         UserError: unknown model, unfitting weights, or a shape the model cannot take.
     """
     params = run.params
+    shape = params.image_size, params.patch_stride, params.last_stride
     weights = params.weights or params.pretrained
-    clip = backbone.load(params.model, weights, params.image_size, params.patch_stride, params.last_stride)
+    clip = backbone.load(params.model, weights, *shape, params.normalisation, params.activation)
+    if params.pretrained and params.weights:
+        _say(f"{Path(params.pretrained).name}: {clip.assumed}")
     if params.side_info != "none":
         values = sorted(run.manifest.train[params.side_info].unique().tolist())
         if len(values) < 2:  # a vector that all training images share would only mark images of other cameras
@@ -30,6 +36,11 @@ def load_backbone(run: Run) -> Backbone:
     if device.startswith("cuda"):
         compute_repeatably()
     return clip.to(device)
+
+
+@cache
+def _say(line: str) -> None:
+    print(line)  # once in a notebook, however often its weights are loaded
 
 
 def load_pretrained_encoder(run: Run) -> Encoder:
