@@ -14,7 +14,7 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.clip import tower_shapes
 
 import open_clip  # isort: skip
-from open_clip.transformer import text_global_pool  # isort: skip
+from open_clip.transformer import QuickGELU, text_global_pool  # isort: skip
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,9 @@ class Backbone(nn.Module):
         self.name = name
         self.pretrained = pretrained
         self.text = clip.text if hasattr(clip, "text") else clip  # CustomTextCLIP keeps its text tower apart
+        self.own_activation = self.activation  # that of the model's name
+        self.assumed = ""  # its activation and normalisation in words, and who says so
+        self.reads_text = True  # False where its weights are an image encoder's alone
         self.is_vit = tower_shapes.is_vit(self.clip.visual)
         self.checkpointing = False
         self.side_info: str | None = None  # column of the image table that `add_side_information` was told
@@ -99,6 +102,11 @@ class Backbone(nn.Module):
         """Channel means and deviations the weights were trained with."""
         config = open_clip.get_model_preprocess_cfg(self.clip)
         return tuple(config["mean"]), tuple(config["std"])
+
+    @property
+    def activation(self) -> str:
+        """The non-linearity of its transformers: ``gelu``, or ``quick_gelu`` as in OpenAI's CLIP."""
+        return "quick_gelu" if any(isinstance(part, QuickGELU) for part in self.clip.modules()) else "gelu"
 
     @property
     def device(self) -> torch.device:
@@ -200,7 +208,16 @@ class Backbone(nn.Module):
             handle.remove()
 
     def embed_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Look up token embeddings: ids (B, L) to (B, L, text_width)."""
+        """Look up token embeddings: ids (B, L) to (B, L, text_width).
+
+        Raises:
+            UserError: the weights are an image encoder's alone.
+        """
+        if not self.reads_text:
+            raise UserError(
+                f"pretrained: {self.pretrained} holds an image encoder alone, which reads no sentences; use variant "
+                "frozen, tip_adapter, classifier or clipid_no_text"
+            )
         return self.text.token_embedding(tokens)
 
     def text_features(self, embeddings: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

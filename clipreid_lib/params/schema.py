@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from clipreid_lib.base.accelerator import resolve_precision
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import file_sha
-from clipreid_lib.params.recipes import EMBEDDED, SHIPPED, recipe_of
+from clipreid_lib.params.recipes import EMBEDDED, SHIPPED, WEIGHTS_CONFIG, recipe_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent  # the checkout: notebooks/, params/ and outputs/ lie here
 
@@ -43,6 +43,8 @@ DATA_KEYS = {
     *("aspect", "protocol", "validation", "draws", "draw_seed"),
     *("demo_people", "demo_images", "demo_sessions", "demo_difficulty", "demo_seed", "outputs_root"),
 }
+# Keys that version 0.1.0 had not: an id or a notebook's key holds them only where they differ from the default.
+LATER = {"activation", "normalisation"}
 # In version 0.1.0 one key said what prompt_loss and prompt_logits say now.
 OLDER_WORDS = {("supervised", "cosine"): "cosine", ("supervised", "dot"): "supcon", ("infonce", "cosine"): "infonce"}
 # How keys that must match a pattern are written.
@@ -78,6 +80,8 @@ class Params(BaseModel):
 
     model: str = "embedded"
     pretrained: str | None = None
+    activation: Literal["gelu", "quick_gelu"] | None = None
+    normalisation: Literal["clip", "imagenet", "inception"] | None = None
     image_size: str | None = Field(None, pattern=r"^\d+(x\d+)?$")
     resize: Literal["squash", "crop"] = "squash"
     patch_stride: Count | None = None
@@ -236,8 +240,10 @@ class Params(BaseModel):
 
     @property
     def parents(self) -> dict[str, str]:
-        """Hashes of the weights and prompts that a run starts from; the name itself where it is no local file."""
+        """Hashes of the weights, their config and the prompts that a run starts from; a name that is no local file."""
         paths = {"weights": self.weights or self.pretrained, "prompts": self.resume_prompt}
+        if self.weights and (beside := Path(self.weights).with_name(WEIGHTS_CONFIG)).is_file():
+            paths["config"] = str(beside)
         return {name: _content(path) for name, path in paths.items() if path}
 
     @property
@@ -307,6 +313,7 @@ def describe_odd_number(key: str, value: object) -> str | None:
 
 def digest(params: Params, keep: set[str], **more: str | None) -> str:
     """Hash the named keys of some params, and more facts, into eight letters."""
+    keep = keep - {key for key in LATER if getattr(params, key) == Params.model_fields[key].default}
     kept = {key: value for key, value in params.model_dump().items() if key in keep} | more
     if logits := kept.pop("prompt_logits", None):  # hashed as version 0.1.0 named both, so that its runs are found
         kept["prompt_loss"] = OLDER_WORDS.get((kept["prompt_loss"], logits), f"{kept['prompt_loss']} {logits}")

@@ -135,13 +135,13 @@ def loss_terms(run: Run, clip: Backbone) -> dict[str, Term]:
 
 def keep_prompts(run: Run) -> Keep:
     """Say where stage 2a keeps its log and resume state."""
-    key = f"{run.params.run_id} {run.manifest.sha}"
+    key = f"{run.params.run_id} {run.manifest.sha} {run.trained_on}"
     return Keep(run.logs / "prompts.csv", run.models / "prompts.resume.pt", key, _save_every())
 
 
 def keep_encoder(run: Run) -> Keep:
     """Say where stages 1 and 2b keep their log and resume state."""
-    key = f"{run.params.run_id} {run.manifest.sha} {_prompts_sha(run)}"
+    key = f"{run.params.run_id} {run.manifest.sha} {run.trained_on} {_prompts_sha(run)}"
     return Keep(run.logs / "encoder.csv", run.models / "encoder.resume.pt", key, _save_every())
 
 
