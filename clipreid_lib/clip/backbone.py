@@ -20,6 +20,11 @@ from clipreid_lib.params.recipes import ALIASES, EMBEDDED, SHIPPED
 
 import open_clip  # isort: skip
 
+NORMALISATIONS = {
+    "clip": (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # CLIP-HandID, and CLIP-ReID's RN50
+    "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),  # CLIP-ReID's ViT
+}
 __all__ = ["Backbone", "ImageFeatures", "describe", "load"]
 
 
@@ -29,6 +34,8 @@ def load(
     image_size: int | str | tuple[int, int] | None = None,
     patch_stride: int | None = None,
     last_stride: int | None = None,
+    positions: str = "bicubic",
+    normalisation: str | None = None,
 ) -> Backbone:
     """Load a backbone on the CPU, in float32 and evaluation mode, all parameters frozen.
 
@@ -42,6 +49,9 @@ def load(
             model's own.
         patch_stride: ViT: pixels from patch to patch; None keeps them side by side.
         last_stride: ResNet: stride of layer 4, 1 or 2; None keeps the model's own.
+        positions: how the table of positions gets to another size: ``bicubic``, or CLIP-ReID's ``bilinear``.
+        normalisation: channel means and deviations, one of NORMALISATIONS; None takes those the weights were trained
+            with.
 
     Raises:
         UserError: unknown model, unknown or unfitting weights, no weights to be had, a shape it cannot take.
@@ -78,7 +88,9 @@ def load(
         ) from error
     backbone = Backbone(clip, tokenizer, model, pretrained)
     fuse_attention(clip.visual)
-    tower_shapes.adapt(clip.visual, model, image_size, patch_stride, last_stride)
+    tower_shapes.adapt(clip.visual, model, image_size, patch_stride, last_stride, positions)
+    backbone.positions = positions
+    backbone.statistics = NORMALISATIONS[normalisation] if normalisation else None
     if not backbone.is_vit:
         clip.visual.to(memory_format=torch.channels_last)  # a ResNet's step takes two thirds of the time on a CPU
     clip.eval().requires_grad_(False)
@@ -89,7 +101,7 @@ def describe(backbone: Backbone) -> dict:
     """Return the facts a checkpoint must state so that it is never loaded into something else."""
     visual, (mean, std) = backbone.clip.visual, backbone.normalisation
     weights = Path(backbone.pretrained)
-    return {
+    facts = {
         "model": backbone.name,
         "pretrained": f"file {file_sha(weights)[:12]}" if weights.is_file() else backbone.pretrained,
         "image_size": spell(backbone.image_size),
@@ -102,3 +114,5 @@ def describe(backbone: Backbone) -> dict:
         "embed_dim": visual.output_dim,
         "text_width": backbone.text_width,
     }
+    # said only where it differs, so that older checkpoints and features still fit
+    return facts if backbone.positions == "bicubic" else facts | {"positions": backbone.positions}

@@ -80,6 +80,10 @@ class Backbone(nn.Module):
         self.text = clip.text if hasattr(clip, "text") else clip  # CustomTextCLIP keeps its text tower apart
         self.is_vit = tower_shapes.is_vit(self.clip.visual)
         self.checkpointing = False
+        self.positions = "bicubic"  # how their table was resized
+        self.statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = (
+            None  # that take the place of the weights'
+        )
         self.side_info: str | None = None  # column of the image table that `add_side_information` was told
         self.side_values: list | None = None  # that column's values, in the order of the vectors
         # A ViT that pools all places has no class token to take the features from.
@@ -96,7 +100,9 @@ class Backbone(nn.Module):
 
     @property
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Channel means and deviations the weights were trained with."""
+        """Channel means and deviations the weights were trained with, or those that were set in their place."""
+        if self.statistics:
+            return self.statistics
         config = open_clip.get_model_preprocess_cfg(self.clip)
         return tuple(config["mean"]), tuple(config["std"])
 

@@ -1,5 +1,9 @@
 """Loads a run's backbone, and its image encoder before and after training."""
 
+from dataclasses import replace
+
+import torch
+
 from clipreid_lib.base import checkpoints
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import file_sha
@@ -8,7 +12,7 @@ from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.params.schema import project_path
 from clipreid_lib.runs.machine import choose_device
 from clipreid_lib.runs.run import Run
-from clipreid_lib.scores.encoder import Encoder
+from clipreid_lib.scores.encoder import STATISTICS, Encoder
 
 
 def load_backbone(run: Run) -> Backbone:
@@ -19,7 +23,8 @@ def load_backbone(run: Run) -> Backbone:
     """
     params = run.params
     weights = params.weights or params.pretrained
-    clip = backbone.load(params.model, weights, params.image_size, params.patch_stride, params.last_stride)
+    shape = params.image_size, params.patch_stride, params.last_stride, params.positions, params.normalisation
+    clip = backbone.load(params.model, weights, *shape)
     if params.side_info != "none":
         values = sorted(run.manifest.train[params.side_info].unique().tolist())
         if len(values) < 2:  # a vector that all training images share would only mark images of other cameras
@@ -57,7 +62,14 @@ def load_trained_encoder(run: Run) -> Encoder:
     checkpoints.require(path, facts, wanted)
     visual = {n.removeprefix("visual."): t for n, t in tensors.items() if n.startswith("visual.")}
     clip.clip.visual.load_state_dict(visual)
-    return _keep_features(run, clip, file_sha(path))
+    encoder = _keep_features(run, clip, file_sha(path))
+    if run.params.test_features == "after_neck":
+        parts = [
+            {n.removeprefix(f"{head}.norm."): t for n, t in tensors.items() if n.startswith(f"{head}.norm.")}
+            for head in ("head", "head_proj")
+        ]
+        encoder = replace(encoder, neck={name: torch.cat([part[name] for part in parts]) for name in STATISTICS})
+    return encoder
 
 
 def _keep_features(run: Run, clip: Backbone, sha: str) -> Encoder:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from torch.nn import functional
 
 from clipreid_lib.base import checkpoints
 from clipreid_lib.base.errors import UnreadableImage, UserError
@@ -29,6 +30,7 @@ from clipreid_lib.data.photographs import Photographs, open_rgb
 from clipreid_lib.scores.features import Embeddings
 
 TABLE_COLUMNS = ["path", "identity", "aspect", "camera"]  # what an image is; sessions depend on params
+STATISTICS = ("running_mean", "running_var", "weight", "bias")  # of a batch norm
 GONE = (-1, -1)
 Stored = dict[str, tuple[tuple[int, int], torch.Tensor]]  # an image's stamp and embedding, by path
 
@@ -43,6 +45,9 @@ class Encoder:
         folder: of the stored features.
         table: the data set's image table, whole.
         photographs: its image files.
+        neck: the heads' batch norms, which features pass before they are compared, as in CLIP-HandID: each of
+            STATISTICS for ``f`` and ``f_proj`` side by side, (D,). None compares the features before them. The store
+            holds features before them.
     """
 
     backbone: Backbone
@@ -50,6 +55,7 @@ class Encoder:
     folder: Path
     table: pd.DataFrame
     photographs: Photographs
+    neck: dict[str, torch.Tensor] | None = None
 
     def embed(self, images: pd.DataFrame, mirrored: bool = False) -> Embeddings:
         """Return CLIP-ReID's embedding of images, ``f`` and ``f_proj`` side by side; encode those not stored yet.
@@ -81,7 +87,7 @@ class Encoder:
                     "stamps": torch.tensor([stamp for stamp, _ in known.values()]),
                 }
                 checkpoints.save(path, tensors, {"kind": "features", "paths": list(known), **made_by})
-        return Embeddings(list(stamps), torch.stack([known[name][1] for name in stamps]))
+        return Embeddings(list(stamps), self._pass_neck(torch.stack([known[name][1] for name in stamps]), mirrored))
 
     def encode(self, images: pd.DataFrame, mirrored: bool = False) -> Embeddings:
         """Do what :meth:`embed` does without the store, with the side information that the images' columns give."""
@@ -91,6 +97,13 @@ class Encoder:
         made = Embeddings(distinct["path"].tolist(), encoded.embedding)
         made.of(distinct)  # raises where one is not finite
         return made
+
+    def _pass_neck(self, values: torch.Tensor, mirrored: bool) -> torch.Tensor:
+        """Return (N, D) features after the neck; a sum of two images' features gives the sum of theirs after it."""
+        if self.neck is None:
+            return values
+        mean, var, weight, bias = (self.neck[name] for name in STATISTICS)
+        return functional.batch_norm(values / (1 + mirrored), mean, var, weight, bias) * (1 + mirrored)
 
     def project(self, embeddings: Embeddings) -> torch.Tensor:
         """Return the part of embeddings that lies in the space shared with text, (N, embed_dim)."""
