@@ -65,18 +65,6 @@ def test_losses_get_float32_features_and_logits_whatever_the_tower_computes_in(m
     assert seen and {tensor.dtype for tensor in seen} == {torch.float32}
 
 
-def test_number_formats_by_device(monkeypatch):
-    assert [device.resolve_precision(p, "cpu") for p in ("auto", "float32", "bf16")] == ["float32", "float32", "bf16"]
-    for precision in ("fp16", "tf32"):
-        with pytest.raises(UserError, match=f"precision: {precision} needs a"):
-            device.resolve_precision(precision, "cpu")
-    monkeypatch.setattr(device, "_computes_bf16", lambda chosen: chosen.index == 1)  # an old card beside a new one
-    assert [device.resolve_precision("auto", f"cuda:{card}") for card in (0, 1)] == ["float32", "bf16"]
-    assert device.resolve_precision("tf32", "cuda:1") == "tf32"
-    with pytest.raises(UserError, match="tf32 needs an NVIDIA GPU of 2020"):
-        device.resolve_precision("tf32", "cuda:0")
-
-
 def test_rounded_products_are_allowed_only_inside():
     switches = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [switch.allow_tf32 for switch in switches]
@@ -126,8 +114,9 @@ def test_full_memory_says_what_to_set(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 8 * 2**30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 2 * 2**30)
     monkeypatch.setattr(training_loop.Loop, "run", full)
     clip = backbone.load("embedded")
     images = torch.zeros(8, 3, *clip.image_size, dtype=torch.uint8)
-    with pytest.raises(UserError, match=r"batch_size 64 of 96 pixels, 1.0 of 8.0 GiB free; set precision: bf16"):
+    with pytest.raises(UserError, match=r"batch_size 64 of 96 pixels; of 8.0 GiB this .* 2.0 and 1.0 are free"):
         finetune(clip, images, LABELS[:8], {"identity": Term(1.0, IdentityLoss())})

@@ -16,7 +16,7 @@ from small_runs import TINY, finetune
 from clipreid_lib.__main__ import main
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.params import read, schema
-from clipreid_lib.runs import embeddings, slurm, stages
+from clipreid_lib.runs import embeddings, loading, slurm
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores.evaluation import evaluate
 
@@ -64,7 +64,7 @@ def gone_on(run: Run) -> int:
 def train_here(run: Run) -> dict[str, float]:
     """Train a run in this process, where nothing disturbs it; return its scores."""
     finetune(run)
-    images, encoder = run.manifest.in_tests, stages.load_trained(run)
+    images, encoder = run.manifest.in_tests, loading.load_trained_encoder(run)
     return evaluate(embeddings.embed_own(run, encoder, images), run.manifest).summary()
 
 

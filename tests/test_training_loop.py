@@ -1,6 +1,7 @@
 """The training loop's resume states: what is in them, when they are written, and by whom."""
 
 import threading
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -12,7 +13,7 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.clip import backbone
 from clipreid_lib.method import resume
 from clipreid_lib.method.clipid_model import ClipidModel
-from clipreid_lib.method.resume import Keep, ResumeWriter, read_resume, trainable_state
+from clipreid_lib.method.resume import Keep, ResumeWriter, trainable_state
 from clipreid_lib.method.training_loop import Loop
 
 
@@ -111,7 +112,7 @@ def test_what_is_written_is_the_moments_state_though_training_goes_on(tmp_path):
     writer.write(lambda: state, last=False)
     weight += 1
     writer.close()
-    assert read_resume(writer.keep, "line", print)["learner"]["weight"].tolist() == [0, 0, 0]
+    assert checkpoints.load_resume(writer.keep.resume)["learner"]["weight"].tolist() == [0, 0, 0]
 
 
 def test_a_state_that_cannot_be_written_stops_the_training(tmp_path):
@@ -127,6 +128,13 @@ def test_a_state_of_other_settings_is_announced(tmp_path):
     said = []
     linear_loop(2).run(Keep(resume=keep.resume, key="two"), said.append)
     assert "starts again from epoch 1" in said[0] and "other settings or data" in said[0]
+
+
+def test_a_state_of_another_number_format_is_announced(tmp_path):
+    keep, said = Keep(resume=tmp_path / "state.pt"), []
+    linear_loop(2).run(keep, print)
+    replace(linear_loop(2), number="bf16").run(keep, said.append)
+    assert "was computed in float32, this training computes in bf16" in said[0]
 
 
 def test_a_loss_that_stops_being_a_number_says_what_to_set():

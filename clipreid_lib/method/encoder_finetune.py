@@ -8,10 +8,11 @@ import pandas as pd
 import torch
 from torch import nn
 
+from clipreid_lib.base.accelerator import resolve_precision
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.seeding import stable_seed
 from clipreid_lib.clip.backbone import Backbone
-from clipreid_lib.clip.device import FORMATS, allow_tf32, explain_out_of_memory, resolve_precision
+from clipreid_lib.clip.device import FORMATS, allow_tf32, explain_out_of_memory, is_out_of_memory
 from clipreid_lib.clip.feed import Images, feed, keep_on_device
 from clipreid_lib.method import sampler, schedules
 from clipreid_lib.method.augment import Augment
@@ -121,7 +122,7 @@ def finetune(
             loss.build(clip)
         loss.to(clip.device)
     device = clip.device
-    precision = resolve_precision(settings.precision, device)
+    precision = resolve_precision(settings.precision, str(device))
     (mean, std), flip = clip.normalisation, settings.flip
     augment = Augment(clip.image_size, mean, std, flip=flip, padding=settings.padding, erase=settings.erasing)
     pixels, targets = keep_on_device(images, device), rows.to(device)
@@ -133,20 +134,22 @@ def finetune(
         with allow_tf32(False):  # rounded to ten bits, cosines times CLIP's scale would be rounded to quarters
             return weigh_terms(terms, out, targets[row])
 
-    def sample(epoch: int) -> list[torch.Tensor]:
-        draw, each = sampler.SAMPLERS[settings.sampler], settings.images_per_identity
-        batches = draw(rows.numpy(), settings.batch_size, each, epoch, settings.seed)
-        if not batches:
-            wanted = f"{settings.batch_size} images of {settings.batch_size // each} people"
-            has = f"there are {len(rows)} of {len(identities)}"
-            raise UserError(f"sampler: {settings.sampler} cannot fill a batch ({wanted}), {has}; use every_image")
-        return batches
+    def sample(epoch: int, how: str = settings.sampler) -> list[torch.Tensor]:
+        cut = settings.batch_size, settings.images_per_identity
+        return sampler.SAMPLERS[how](rows.numpy(), *cut, epoch, settings.seed)
 
     def rate(epoch: int, epochs: int, peak: float) -> float:
         if settings.schedule == "clip_handid":
             return schedules.handid_rate(epoch, epochs, peak)
         return schedules.encoder_rate(epoch, epochs, peak, settings.warm_start, settings.steps)
 
+    steps, published = (settings.epochs * len(sample(0, how)) for how in (settings.sampler, "published"))
+    if not steps:
+        wanted = f"{settings.batch_size} images of {settings.batch_size // settings.images_per_identity} people"
+        has = f"there are {len(rows)} of {len(identities)}"
+        raise UserError(f"sampler: {settings.sampler} cannot fill a batch ({wanted}), {has}; use every_image")
+    steps = -(-steps // settings.accumulate)
+    (watch or print)(f"encoder: about {steps:,} optimiser steps (CLIP-ReID's sampler would take {published:,})")
     groups = model.parameter_groups(settings.lr, settings.head_lr, settings.bias_factor)
     for loss in learning:
         groups.append({"params": list(loss.parameters()), "lr": settings.head_lr, "peak": settings.head_lr})
@@ -162,14 +165,16 @@ def finetune(
         losses=losses,
         measure=lambda: validate(model) if validate else {},
         accumulate=settings.accumulate,
-        scaled=precision == "fp16",
+        number=precision,
     )
     said = {name: (term.weight, describe_loss(term.loss)) for name, term in terms.items()}
     clip.set_checkpointing(settings.checkpointing)
     try:
         with allow_tf32(precision == "tf32"):
-            log = loop.run(keep.for_settings(settings, precision, said) if keep else None, watch)
-    except torch.OutOfMemoryError as error:
+            log = loop.run(keep.for_settings(settings, said) if keep else None, watch)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         raise explain_out_of_memory(device, settings.batch_size, clip.image_size) from error
     finally:
         clip.set_checkpointing(False)

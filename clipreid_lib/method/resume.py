@@ -81,12 +81,13 @@ class ResumeWriter:
             writing.result()
 
 
-def read_resume(keep: Keep, name: str, say: Callable[[str], None]) -> dict | None:
+def read_resume(keep: Keep, name: str, number: str, say: Callable[[str], None]) -> dict | None:
     """Read the state that an earlier training left.
 
     Args:
         keep: where, and the key it must have.
         name: of the stage, for messages.
+        number: the format that the training computes in.
         say: told why a state that is there cannot be used.
 
     Returns:
@@ -98,6 +99,8 @@ def read_resume(keep: Keep, name: str, say: Callable[[str], None]) -> dict | Non
         state = checkpoints.load_resume(keep.resume)
         if state["key"] != keep.key:
             raise UserError(f"{keep.resume}: is of other settings or data")
+        if state["number"] != number:
+            raise UserError(f"{keep.resume}: was computed in {state['number']}, this training computes in {number}")
     except UserError as error:
         say(f"{name}: starts again from epoch 1; the state of an earlier training cannot be used: {error}")
         return None

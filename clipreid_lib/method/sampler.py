@@ -58,29 +58,32 @@ def _deal(
     groups: list[np.ndarray], identities: np.ndarray, count: int, random: np.random.RandomState
 ) -> list[list[np.ndarray]]:
     """Deal groups to a number of batches: whole groups first, the identities with the most first, then smaller ones."""
-    owner = np.array([identities[group[0]] for group in groups])
+    people, owner = np.unique([identities[group[0]] for group in groups], return_inverse=True)
     size = np.array([len(group) for group in groups])
-    people, theirs = np.unique(owner, return_counts=True)
     batches: list[list[int]] = [[] for _ in range(count)]  # of places in groups
+    held, known = np.zeros(count, int), np.zeros(count, int)  # images and people in each
+    within = np.zeros((len(people), count), bool)  # whether a person is there
 
-    def emptiest(person: object) -> np.ndarray:
-        """Order batches: those without the person, then the emptiest, then those of the fewest people."""
-        has = [person in owner[batch] for batch in batches]
-        held = [size[batch].sum() for batch in batches]
-        known = [len(set(owner[batch])) for batch in batches]
-        return np.lexsort(np.array([random.permutation(count), known, held, has], dtype=int))
+    def deal(person: int, dealt: np.ndarray) -> None:
+        """Give groups of a person to batches without them, then the emptiest, then those of the fewest people."""
+        order = np.lexsort((random.permutation(count), known, held, within[person]))
+        for place, group in zip(order, dealt, strict=False):
+            batches[place].append(group)
+            held[place] += size[group]
+            known[place] += not within[person, place]
+            within[person, place] = True
 
-    for index in np.lexsort((random.permutation(len(people)), -theirs)):
-        mine = np.flatnonzero((owner == people[index]) & (size == size.max()))
+    whole = size == size.max()
+    wholes = np.split(np.flatnonzero(whole), np.cumsum(np.bincount(owner[whole], minlength=len(people)))[:-1])
+    for person in np.lexsort((random.permutation(len(people)), -np.bincount(owner))):
+        mine = wholes[person]
         for start in range(0, len(mine), count):
-            for place, group in zip(emptiest(people[index]), mine[start : start + count], strict=False):
-                batches[place].append(group)
-    small = np.flatnonzero(size < size.max())
+            deal(person, mine[start : start + count])
+    small = np.flatnonzero(~whole)
     for group in small[np.lexsort((random.permutation(len(small)), -size[small]))]:
-        batches[emptiest(owner[group])[0]].append(group)
-    for batch in batches:
-        if len(people) > 1 and len(set(owner[batch])) == 1:
-            batch.append(random.choice(np.flatnonzero(owner != owner[batch[0]])))
+        deal(owner[group], np.array([group]))
+    for place in np.flatnonzero(known == 1) if len(people) > 1 else ():
+        batches[place].append(random.choice(np.flatnonzero(owner != owner[batches[place][0]])))
     return [[groups[group] for group in batches[place]] for place in random.permutation(count)]
 
 

@@ -35,7 +35,8 @@ class Loop:
         measure: called after each epoch for further columns of the log (validation scores, accuracies).
         fetch: turns those batches into what ``losses`` takes, one by one.
         accumulate: batches whose gradients are averaged before each step.
-        scaled: whether losses are scaled up for the backward pass, as half precision (fp16) needs.
+        number: format of the forward pass. With ``fp16`` losses are scaled up for the backward pass. A state of
+            another format is not gone on from.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Loop:
     measure: Callable[[], dict[str, float]]
     fetch: Callable[[Sequence], Iterable] = iter
     accumulate: int = 1
-    scaled: bool = False
+    number: str = "float32"
 
     def run(self, keep: Keep | None = None, watch: Callable[[str], None] | None = None) -> pd.DataFrame:
         """Train to the end, going on from ``keep.resume`` if an earlier process got part of the way.
@@ -68,12 +69,12 @@ class Loop:
             UserError: the loss stops being a number, or a file cannot be written.
         """
         keep, watch = keep or Keep(), watch or _print_line
-        scaler = torch.amp.GradScaler(next(self.learner.parameters()).device.type, enabled=self.scaled)
+        scaler = torch.amp.GradScaler(next(self.learner.parameters()).device.type, enabled=self.number == "fp16")
         rows = self._restore(keep, scaler, watch)
 
         def make_state() -> dict:
             learnt = {"learner": trainable_state(self.learner), "optimiser": self.optimiser.state_dict()}
-            return {"rows": rows, **learnt, "scaler": scaler.state_dict()}
+            return {"rows": rows, **learnt, "scaler": scaler.state_dict(), "number": self.number}
 
         bar = tqdm(total=self.epochs, initial=len(rows), desc=self.name, unit="epoch", disable=not is_watched())
         writer = ResumeWriter(keep)
@@ -119,14 +120,14 @@ class Loop:
         self.learner.eval()
         means = {name: float(value) / len(batches) for name, value in sums.items()}
         if not math.isfinite(means["loss"]):
-            remedy = "set precision: bf16, fp16 cannot hold it" if self.scaled else "lower the learning rate"
+            remedy = "set precision: bf16, fp16 cannot hold it" if scaler.is_enabled() else "lower the learning rate"
             raise UserError(f"{self.name}: the loss is {means['loss']} in epoch {epoch + 1}; {remedy}")
-        if self.scaled and scaler.get_scale() < 1:
+        if scaler.is_enabled() and scaler.get_scale() < 1:
             raise UserError(f"precision: fp16 cannot hold the gradients in epoch {epoch + 1}; use bf16 or float32")
         return means
 
     def _restore(self, keep: Keep, scaler: torch.amp.GradScaler, watch: Callable[[str], None]) -> list[dict]:
-        state = read_resume(keep, self.name, watch)
+        state = read_resume(keep, self.name, self.number, watch)
         if state is None:
             return []
         self.learner.load_state_dict(state["learner"], strict=False)  # frozen weights are not stored

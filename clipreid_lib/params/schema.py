@@ -9,6 +9,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from clipreid_lib.base.accelerator import resolve_precision
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import file_sha
 from clipreid_lib.params.recipes import EMBEDDED, SHIPPED, recipe_of
@@ -128,7 +129,7 @@ class Params(BaseModel):
     weight_decay: Weight | None = None
     accumulate: Count = 1
     checkpointing: bool = False
-    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", "float32", "tf32", "bf16", "fp16"] = "auto"
 
     seed: int = 0
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
@@ -216,6 +217,8 @@ class Params(BaseModel):
             if key in mine and mine[key] is None:
                 mine[key] = value
         mine["noun"] = self.noun or (NOUNS.get(self.aspect, HAND) if self.variant in SPEAK else HAND)
+        if self.trains_encoder:  # nothing else computes in another format than float32
+            mine["precision"] = resolve_precision(self.precision, self.device)
         mine["experiment"] = self.experiment or f"{self.dataset}-{self.model.replace('/', '_')}"
         return Params.model_construct(**mine)
 
@@ -314,6 +317,8 @@ def digest(params: Params, keep: set[str], **more: str | None) -> str:
     kept = {key: value for key, value in kept.items() if key not in LATER or value != usual[key]}
     if logits := kept.pop("prompt_logits", None):  # hashed as version 0.1.0 named both, so that its runs are found
         kept["prompt_loss"] = OLDER_WORDS.get((kept["prompt_loss"], logits), f"{kept['prompt_loss']} {logits}")
+    if kept.get("precision") == "float32":  # as it was hashed while auto stood there
+        kept["precision"] = "auto"
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
 
 

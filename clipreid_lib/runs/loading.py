@@ -9,6 +9,7 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import file_sha
 from clipreid_lib.clip import backbone
 from clipreid_lib.clip.backbone import Backbone
+from clipreid_lib.clip.device import compute_repeatably
 from clipreid_lib.params.schema import project_path
 from clipreid_lib.runs.machine import choose_device
 from clipreid_lib.runs.run import Run
@@ -31,7 +32,10 @@ def load_backbone(run: Run) -> Backbone:
             told = f"the training images have one {params.side_info} alone, {values[0]!r}"
             raise UserError(f"side_info: {told}; use none")
         clip.add_side_information(params.side_info, values)
-    return clip.to(choose_device(params.device))
+    device = choose_device(params.device)
+    if device.startswith("cuda"):
+        compute_repeatably()
+    return clip.to(device)
 
 
 def load_pretrained_encoder(run: Run) -> Encoder:

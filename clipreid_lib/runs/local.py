@@ -2,8 +2,6 @@
 
 import contextlib
 import os
-import shutil
-import subprocess
 import threading
 import time
 from collections import defaultdict, deque
@@ -11,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
+from clipreid_lib.base.accelerator import list_cards
 from clipreid_lib.base.errors import UserError, counted
 from clipreid_lib.params.schema import SURVEY, Params, project_path
 from clipreid_lib.runs import plan
@@ -90,22 +89,19 @@ class Local:
         return failed
 
     def _slots(self) -> list[dict[str, str]]:
-        """Return environment variables for each job: its share of the cores, and an accelerator of its own."""
+        """Return environment variables for each job: its share of the cores, and a GPU."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        slot, there = {"OMP_NUM_THREADS": str(max(1, cores // self.jobs))}, accelerators()
-        if len(there) < 2 or self.jobs == 1:
+        slot, cards = {"OMP_NUM_THREADS": str(max(1, cores // self.jobs))}, list_cards()
+        slot["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # or a number would mean another GPU to CUDA than to the driver
+        told = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = [card.number for card in cards] if told is None else [name for name in told.split(",") if name.strip()]
+        for place, card in enumerate(cards):
+            if (share := len(range(place, self.jobs, len(cards)))) > 1:
+                room = f"{card.free:.0f} of {card.total:.0f} GiB are free"
+                print(f"GPU {card.number} ({card.name}): {room}, {share} runs share it", flush=True)
+        if len(names) < 2 or self.jobs == 1:
             return [slot] * self.jobs
-        return [slot | {"CUDA_VISIBLE_DEVICES": there[job % len(there)]} for job in range(self.jobs)]
-
-
-def accelerators() -> list[str]:
-    """Return the names of the NVIDIA devices this process may use, without loading torch."""
-    if (told := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [name for name in told.split(",") if name.strip()]
-    if shutil.which("nvidia-smi") is None:
-        return []
-    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True)
-    return [str(number) for number, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU")]
+        return [slot | {"CUDA_VISIBLE_DEVICES": names[job % len(names)]} for job in range(self.jobs)]
 
 
 def print_summary(batch: Local, failed: dict[str, str], seconds: float) -> None:

@@ -6,6 +6,7 @@ import platform
 import subprocess
 from datetime import UTC, datetime
 
+from clipreid_lib.base.accelerator import list_cards
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.params.schema import ROOT
 
@@ -26,20 +27,39 @@ def provenance() -> dict:
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
         "threads": os.environ.get("OMP_NUM_THREADS", "all"),
+        **({"gpus": gpus} if (gpus := [f"{card.name}, driver {card.driver}" for card in list_cards()]) else {}),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
+
+
+def describe_device(device: str) -> dict[str, str]:
+    """Name the GPU that computed, its driver, CUDA and cuDNN; nothing for a CPU."""
+    import torch
+
+    if not device.startswith("cuda"):
+        return {}
+    driver = next((card.driver for card in list_cards()), "unknown")
+    versions = {"driver": driver, "cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
+    return {"gpu": torch.cuda.get_device_name(device), **versions}
 
 
 def choose_device(wanted: str) -> str:
     """Turn ``auto`` into the fastest device at hand; keep any other choice.
 
     Raises:
-        UserError: the device asked for is not there.
+        UserError: the device asked for is not there, or ``auto`` finds a GPU that this torch cannot use.
     """
     import torch  # here, so that listing runs stays light
 
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if wanted == "auto":
+        if not there["cuda"] and (cards := list_cards()):
+            built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a build for CPUs"
+            raise UserError(
+                f"device: auto: this machine has an NVIDIA {cards[0].name.removeprefix('NVIDIA ')} (driver "
+                f"{cards[0].driver}), but torch {torch.__version__} ({built}) cannot use it; install a torch for this "
+                "driver's CUDA, or a newer driver, or write device: cpu if the CPU is meant"
+            )
         return next(name for name in ("cuda", "mps", "cpu") if there[name])
     kind, _, number = wanted.partition(":")
     if not there[kind] or int(number or 0) >= max(1, torch.cuda.device_count()):

@@ -7,6 +7,7 @@ import difflib
 import importlib.util
 from pathlib import Path
 
+from clipreid_lib.base.accelerator import list_cards
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.params.recipes import ALIASES, EMBEDDED
 from clipreid_lib.params.schema import Params, project_path
@@ -43,7 +44,7 @@ def check_here(runs: list[Params], force: frozenset[str] = frozenset()) -> None:
     """Look for what runs need on this machine; finished runs need nothing, unless a notebook is forced.
 
     Raises:
-        UserError: the Jupyter kernel, a data folder, a device or, for fp16, the GPU is missing.
+        UserError: the Jupyter kernel, a data folder or a device is missing, or torch cannot use the GPU.
     """
     left = [run for run in runs if force or records.state(run, run.folder)[0] != "done"]
     if left and importlib.util.find_spec("ipykernel") is None:
@@ -53,9 +54,8 @@ def check_here(runs: list[Params], force: frozenset[str] = frozenset()) -> None:
             from clipreid_lib.data import datasets  # its message says where the data set can be downloaded
 
             datasets.load_images(run.dataset, run.data_folder)
-    for device, fp16 in sorted({(run.device, run.trains_encoder and run.precision == "fp16") for run in left}):
-        if fp16 or device not in ("auto", "cpu"):
-            from clipreid_lib.clip.device import resolve_precision  # both load torch
-            from clipreid_lib.runs.machine import choose_device
+    for device in sorted({run.device for run in left if run.device != "cpu"}):
+        if device != "auto" or list_cards():
+            from clipreid_lib.runs.machine import choose_device  # loads torch
 
-            resolve_precision("fp16" if fp16 else "auto", choose_device(device))
+            choose_device(device)

@@ -4,7 +4,7 @@ import pandas as pd
 
 from clipreid_lib.base.files import write_csv, write_json
 from clipreid_lib.params.schema import project_path
-from clipreid_lib.runs.machine import choose_device, provenance
+from clipreid_lib.runs.machine import choose_device, describe_device, provenance
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores.assessment import Assessment
 from clipreid_lib.scores.leaderboard import refresh_leaderboard
@@ -29,7 +29,7 @@ def write_metrics(
     params = run.params
     protocols = {name: each.numbers for name, each in assessments.items()}
     own = protocols[params.protocol]
-    facts = provenance()
+    facts, device = provenance(), choose_device(params.device)
     logs = [pd.read_csv(path) for path in sorted(run.logs.glob("*.csv"))]
     training = float(sum(log["seconds"].sum() for log in logs if "seconds" in log))
     metrics = {
@@ -45,7 +45,9 @@ def write_metrics(
         "run": params.run_id,
         "definitions": DEFINITIONS,
         "seconds": {"scoring": sum(each.seconds for each in assessments.values()), "training": training},
-        "device": choose_device(params.device),
+        "device": device,
+        **describe_device(device),
+        "precision": params.precision,
         **{key: facts[key] for key in ("git", "python", "system", "versions")},
     }
     for name in ("per_draw", "per_query"):

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from clipreid_lib.base.accelerator import list_cards
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import read_json, write_json
 from clipreid_lib.params.schema import SURVEY, Params, project_path
@@ -106,6 +107,10 @@ def submit(runs: list[Params], settings: Settings, force: frozenset[str] = froze
         if shutil.which(command) is None:
             hint = "run it on a login node, or use --backend local"
             raise UserError(f"--backend slurm: {command} is not on this machine's PATH; {hint}")
+    unknown = any(run.precision == "auto" and run.trains_encoder and run.device != "cpu" for run in runs)
+    if settings.gpus and unknown and not list_cards():
+        hint = "write bf16 (GPUs since 2020), fp16, tf32 or float32"
+        raise UserError(f"precision: auto cannot be told here for the GPUs of the jobs' machines; {hint}")
     opened = [Run.open(params) for params in runs]
     folder = project_path(runs[0].outputs_root) / "slurm"
     folder.mkdir(exist_ok=True)

@@ -13,7 +13,6 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import file_sha
 from clipreid_lib.clip import backbone
 from clipreid_lib.clip.backbone import Backbone
-from clipreid_lib.clip.device import resolve_precision
 from clipreid_lib.clip.encode import encode
 from clipreid_lib.method.augment import enlarge
 from clipreid_lib.method.clipid_model import ClipidModel
@@ -218,7 +217,7 @@ def save_encoder(run: Run, clip: Backbone, model: ClipidModel, terms: dict[str, 
         "identities": _people(run),
         "variant": run.params.variant,
         "prompts_sha": _prompts_sha(run),
-        "number_format": resolve_precision(run.params.precision, clip.device),
+        "number_format": run.params.precision,
         **run.facts(),
     }
     checkpoints.save(run.models / "encoder.safetensors", tensors, facts)

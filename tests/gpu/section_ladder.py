@@ -25,6 +25,7 @@ def rows(place: Place) -> Iterator[Row]:
         yield Row("ladder", verdict=SKIPPED, note=f"not installed: {', '.join(missing)}")
         return
     from clipreid_lib.embedded.demo_hands import draw_demo
+
     from clipreid_lib.params.schema import validate_params
 
     settings = make_settings(place)
