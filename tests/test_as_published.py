@@ -85,6 +85,7 @@ def plain_features(clip, pixels):
     return before[:, 0], last, last @ visual.proj
 
 
+@pytest.mark.training
 def test_stage_2a_reads_bilinear_images_at_bilinear_positions_and_has_the_formulas_gradients(run, steps):
     clip = loading.load_backbone(run)
     data = training.load_training_set(run, clip, as_tested=True)
@@ -156,6 +157,7 @@ def augment(pixels):
     return torch.where(torch.stack(holes)[:, None], torch.randn(seen.shape), seen)
 
 
+@pytest.mark.training
 def test_stage_2b_has_the_formulas_losses_gradients_rates_and_batches(run, steps, monkeypatch):
     clip = loading.load_backbone(run)
     if not run.prompts.exists():
@@ -227,6 +229,7 @@ def test_stage_2b_has_the_formulas_losses_gradients_rates_and_batches(run, steps
     assert len(epochs[0]) == 1 and log["loss"].iloc[0] == pytest.approx(float(loss.detach()), rel=1e-4)
 
 
+@pytest.mark.training
 def test_clip_handid_shuffles_crops_and_compares_after_the_neck(shared_outputs, monkeypatch):
     more = TINY | {
         "model": "published-vit",

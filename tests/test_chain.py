@@ -3,7 +3,9 @@
 Notebooks are replaced by their records here; the real ones run in test_notebooks and test_survives.
 """
 
+import errno
 import fcntl
+import os
 import shutil
 import threading
 import time
@@ -13,7 +15,7 @@ from small_runs import TINY, finish
 
 from clipreid_lib.__main__ import main
 from clipreid_lib.base.errors import UserError
-from clipreid_lib.base.files import read_json, write_json
+from clipreid_lib.base.files import locked, read_json, write_json
 from clipreid_lib.params import schema
 from clipreid_lib.runs import chain, local, records
 from clipreid_lib.runs.records import notebook_key
@@ -101,6 +103,24 @@ def test_two_notebooks_of_one_run_are_never_at_work_at_once(two, executed):
             forced.do()
         assert executed == []
     assert forced.do() is None and notebooks(executed, two[0]) == ["02"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_told_once_and_worked_on(two, executed, monkeypatch, capsys, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert local.Local(two[:1]).do() == {} and notebooks(executed, two[0]) == ["02", "03", "04", "05"]
+    outputs = Run.open(two[0]).folder.parent.parent
+    refresh_leaderboard(outputs)
+    told = capsys.readouterr().err.splitlines()
+    without = f"this file system has no locks ({os.strerror(number)}); start no run twice"
+    assert told == [f"{outputs / '.locks'}: {without}", f"{outputs}: {without}"]
+    full = OSError(errno.EIO, os.strerror(errno.EIO))
+    monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(full))
+    with pytest.raises(OSError, match="Input/output error"), locked(outputs / ".lock"):
+        pass
 
 
 def test_scores_of_an_encoder_that_is_no_more_leave_the_leaderboard(two, executed, monkeypatch):
@@ -224,7 +244,7 @@ def test_the_traceback_of_a_failed_cell_is_in_the_log_and_with_debug_on_the_term
         (["model=ViT-B-32-256"], "pretrained: the open_clip model 'ViT-B-32-256' needs a weights tag, or a file"),
         (["model=vitb16", "pretrained=/nowhere.pt"], "pretrained: /nowhere.pt is not there"),
         (["device=cuda:99"], "device: cuda:99 is not available here; use auto or cpu"),
-        (["device=cpu", "precision=fp16"], "precision: fp16 needs a GPU; use float32 (or bf16) on cpu"),
+        (["device=cpu", "precision=fp16"], "precision: fp16 needs a GPU; use float32 (or bf16) on device: cpu"),
     ],
 )
 def test_what_would_end_every_run_is_told_before_any_starts(tmp_path, capsys, given, message):

@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from clipreid_lib.data import datasets
 from clipreid_lib.data import photographs as images
 from clipreid_lib.params import schema
 from clipreid_lib.params.schema import ROOT
-from clipreid_lib.runs import status
+from clipreid_lib.runs import machine, status
 from clipreid_lib.runs.machine import provenance
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores import leaderboard
@@ -111,6 +112,18 @@ def test_a_fault_of_ours_is_one_line_and_with_debug_a_traceback(capsys, monkeypa
 def test_a_machine_without_git_is_no_obstacle(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert provenance()["git"] == "no git"
+
+
+def test_the_commit_of_another_users_checkout_is_told_or_why_not(monkeypatch, tmp_path):
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    if not (schema.ROOT / ".git").exists():
+        pytest.skip("this copy is no checkout")
+    assert re.fullmatch(r"[\w.-]+", provenance()["git"])
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    assert provenance()["git"] == "no commit (not a git repository (or any of the parent directories): .git)"
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "HEAD").write_text("damaged")
+    assert str(tmp_path) not in provenance()["git"]
 
 
 def test_rows_are_averaged_over_seeds_and_nothing_else(tmp_path):

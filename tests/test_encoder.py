@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -104,6 +105,25 @@ def test_a_changed_image_is_encoded_anew_and_a_vanished_one_kept(tmp_path, hands
     assert not torch.equal(after.values[0], before.values[0]) and torch.equal(after.values[1], before.values[1])
     with pytest.raises(UserError, match=str(table["path"].iloc[2])):
         encoder.embed(table.iloc[[2]])  # never seen, and not there
+
+
+def test_other_pictures_of_the_same_names_sizes_and_times_have_features_of_their_own(
+    tmp_path, hands, table, clip, counted
+):
+    asked, roots = table.iloc[:1], (tmp_path / "one", tmp_path / "other")
+    content = [(hands / path).read_bytes() for path in table["path"][[0, 40]]]
+    for root, each in zip(roots, content, strict=True):
+        file = root / asked["path"].iloc[0]
+        file.parent.mkdir(parents=True)
+        file.write_bytes(each + b"\0" * (max(map(len, content)) - len(each)))  # a JPEG may end in anything
+        os.utime(file, ns=(0, 0))
+    one, other = (Encoder(clip, "weights", tmp_path / "features", table, Photographs(root)) for root in roots)
+    before, apart = one.embed(asked).values, other.embed(asked).values
+    assert counted == [1, 1] and not torch.equal(before, apart)
+    assert torch.equal(one.embed(asked).values, before) and counted == [1, 1]  # neither took the other's place
+    roots[0].rename(tmp_path / "gone")
+    roots[1].rename(roots[0])  # as an image of Docker that was made anew
+    assert torch.equal(one.embed(asked).values, apart)
 
 
 def test_mirrored_features_are_the_sum_of_both(hands, table, clip):

@@ -1,6 +1,7 @@
 """A finished run read from its folder: the very answers that were counted, and a sentence for each damaged file."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,8 @@ def scored(open_run, tmp_path):
     paths = run.manifest.in_tests["path"].drop_duplicates().tolist()
     noise = torch.randn(len(paths), 8, generator=torch.Generator().manual_seed(0))
     found = assessment.assess({"image": Embeddings(paths, noise), FLOOR: Embeddings(paths, noise)}, run.manifest)
-    write_metrics(run, {"own": found}, "sha", {}, {"given": "there is no such split"})
+    encoder = SimpleNamespace(sha="sha", backbone=SimpleNamespace(assumed="activation gelu"))
+    write_metrics(run, {"own": found}, encoder, {}, {"given": "there is no such split"})
     return run, found
 
 

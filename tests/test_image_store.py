@@ -46,11 +46,11 @@ def test_sizes_and_rules_that_differ_have_stores_of_their_own(photographs):
     photographs, table = photographs
     cropped = Photographs(photographs.root, photographs.store, "crop")
     for reader, size, name in (
-        (photographs, 32, "32-bicubic-1"),
-        (photographs, (32, 32), "32-bicubic-1"),
-        (photographs, (64, 32), "64x32-bicubic-1"),
-        (cropped, 32, "32-bicubic-crop-1"),
-        (cropped, (64, 32), "64x32-bicubic-crop-1"),
+        (photographs, 32, "32-bicubic-2"),
+        (photographs, (32, 32), "32-bicubic-2"),
+        (photographs, (64, 32), "64x32-bicubic-2"),
+        (cropped, 32, "32-bicubic-crop-2"),
+        (cropped, (64, 32), "64x32-bicubic-crop-2"),
     ):
         assert reader.at(size, make=True).folder == photographs.store / name
         fill(reader, table, size)

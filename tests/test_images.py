@@ -1,3 +1,6 @@
+import struct
+import zlib
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -113,18 +116,65 @@ def test_normalise_is_the_checkpoints_arithmetic():
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
-def test_every_exif_orientation_is_turned_upright_whatever_else_the_tags_hold(tmp_path, turn):
+@pytest.mark.parametrize("kind", [".jpg", ".png", ".webp", ".tif", "deflated.tif", "grey.tif", "deep.tif"])
+def test_every_exif_orientation_is_turned_upright_whatever_the_format_and_the_other_tags(tmp_path, turn, kind):
     upright = np.zeros((40, 60, 3), dtype=np.uint8)
     upright[:10, :15] = 255  # a white corner at the top left
-    stored = Image.fromarray(upright)
+    deep = Image.fromarray(upright[:, :, 0].astype(np.uint16) * 257)
+    stored = {"grey.tif": Image.fromarray(upright[:, :, 0]), "deep.tif": deep}.get(kind, Image.fromarray(upright))
     back = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}[turn]  # Pillow's transpose that undoes each
     stored = stored if back is None else stored.transpose(Image.Transpose(back))
     exif = Image.Exif()
     exif[0x0112], exif[0x011A] = turn, "odd"  # a resolution that is no number
+    file, more = tmp_path / f"a{kind}", {"compression": "tiff_deflate"} if kind == "deflated.tif" else {"quality": 95}
     try:
-        stored.save(tmp_path / "a.jpg", exif=exif, quality=95)
+        stored.save(file, exif=exif, **more)
     except (TypeError, ValueError):
         del exif[0x011A]
-        stored.save(tmp_path / "a.jpg", exif=exif, quality=95)
-    pixels = images.decode(tmp_path / "a.jpg", 40)
+        stored.save(file, exif=exif, **more)
+    pixels = images.decode(file, 40)
     assert pixels[:, :6, :6].min() > 200 and pixels[:, 20:].max() < 60 and pixels[:, :, 20:].max() < 60
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("kind", ["grey.png", "grey.tif", "wide.tif", "colour.png"])
+def test_files_of_16_bits_that_hold_fewer_are_refused_by_name(tmp_path, bits, kind):
+    deep = np.linspace(0, 2**bits - 1, 400).reshape(20, 20)
+    if kind == "colour.png":  # Pillow does not write 16 bits per colour
+        write_deep_png(tmp_path / kind, deep.astype(np.uint16))
+    else:
+        Image.fromarray(deep.astype(np.int32 if kind == "wide.tif" else np.uint16)).save(tmp_path / kind)
+    if bits == 16:
+        assert images.decode(tmp_path / kind, 20).max() == 255
+        return
+    with pytest.raises(UserError, match=rf"{kind}: is of 16 bits, .* held {bits} bits; save all .*, by one scale"):
+        images.decode(tmp_path / kind, 20)
+
+
+def test_a_black_image_of_16_bits_and_a_format_that_states_its_white_are_read(tmp_path):
+    Image.fromarray(np.zeros((8, 8), dtype=np.uint16)).save(tmp_path / "a.png")
+    assert images.decode(tmp_path / "a.png", 8).max() == 0
+    (tmp_path / "a.pgm").write_bytes(b"P5 8 8 4095 " + np.full(64, 4095, dtype=">u2").tobytes())
+    assert images.decode(tmp_path / "a.pgm", 8).min() == 255
+
+
+def test_a_dark_picture_of_16_bits_per_pixel_is_none_of_16_per_colour(tmp_path):
+    header = struct.pack("<IiiHHIIiiII", 40, 8, 8, 1, 16, 0, 128, 0, 0, 0, 0)  # a BMP of 5 bits per colour
+    (tmp_path / "a.bmp").write_bytes(b"BM" + struct.pack("<IHHI", 182, 0, 0, 54) + header + b"\x42\x08" * 64)
+    assert 0 < images.decode(tmp_path / "a.bmp", 8).max() < 64
+
+
+def test_a_photograph_that_is_too_large_is_told_so_with_the_limit(tmp_path):
+    Image.new("1", (20000, 10000)).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match="a.png: is too large; at most 179 megapixels are read, save it smaller"):
+        images.decode(tmp_path / "a.png", 8)
+
+
+def write_deep_png(path, deep):
+    """Write (H, W) uint16 as all three colours of a PNG of 16 bits per colour."""
+    rows = np.repeat(deep[:, :, None], 3, axis=2).astype(">u2")
+    body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    head = struct.pack(">IIBBBBB", *deep.shape[::-1], 16, 2, 0, 0, 0)
+    parts = [(b"IHDR", head), (b"IDAT", body), (b"IEND", b"")]
+    chunks = [struct.pack(">I", len(b)) + n + b + struct.pack(">I", zlib.crc32(n + b)) for n, b in parts]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))

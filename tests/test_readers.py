@@ -4,6 +4,7 @@ from typing import get_args
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.data import contract, datasets, eleven_k
@@ -171,11 +172,69 @@ def test_names_that_would_be_one_person_are_refused(tmp_path, one, other):
     assert repr(one) in message and repr(other) in message and "would be one person" in message
 
 
-@pytest.mark.parametrize("name", ["ann/IMG_1.heic", "ann/IMG_1.HEIC", "ann/left/1.dng", "ben/1.NEF"])
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".avif", ".jp2", ".pgm", ".ppm", ".gif", ".JPG"])
+def test_every_suffix_that_pillow_reads_is_an_image(tmp_path, suffix):
+    Image.init()
+    if suffix.lower() not in Image.registered_extensions():
+        pytest.skip(f"this Pillow has no {suffix}")
+    table = datasets.load_images("folder", touched(tmp_path, "ann/1.jpg", f"ann/2{suffix}", f"ben/1{suffix}"))
+    assert table["path"].tolist() == ["ann/1.jpg", f"ann/2{suffix}", f"ben/1{suffix}"]
+    market = touched(tmp_path / "market", *MARKET, f"query/0009_c1s1_000001_00{suffix}")
+    assert f"query/0009_c1s1_000001_00{suffix}" in set(datasets.load_images("market1501", market)["path"])
+
+
+def test_links_to_people_aspects_and_images_are_followed_but_not_in_circles(tmp_path):
+    store, root = touched(tmp_path / "store", "a/1.jpg", "b/2.png", "3.jpg"), touched(tmp_path / "root", "ben/1.jpg")
+    (root / "ann").symlink_to(store / "a")
+    (root / "ben/left").symlink_to(store / "b")
+    (root / "ben/4.jpg").symlink_to(store / "3.jpg")
+    (store / "b/again").symlink_to(store / "b")
+    (root / "ben/up").symlink_to(root)
+    (store / "a/there").symlink_to(store / "back")
+    (store / "back").mkdir()
+    (store / "back/here").symlink_to(store / "a")
+    table = datasets.load_images("folder", root)
+    assert kept(table, "aspect") == {
+        **{"ann/1.jpg": "hand", "ben/1.jpg": "hand", "ben/4.jpg": "hand"},
+        **{"ben/left/2.png": "left"},
+    }
+
+
+def test_links_that_lead_nowhere_are_absent_images(tmp_path):
+    folders = touched(tmp_path / "folders", "ann/1.jpg", "ann/2.jpg", "ben/1.jpg")
+    market = touched(tmp_path / "market", *MARKET)
+    hd = touched(tmp_path / "hd", *(f"Original Images/{name}" for name in ("1-501/1_1.jpg", "502-712/600_1.jpg")))
+    for dataset, root, link in (
+        ("folder", folders, "ben/2.jpg"),
+        ("market1501", market, "query/0009_c1s1_000001_00.jpg"),
+        ("hd", hd, "Original Images/1-501/1_2.jpg"),
+    ):
+        (root / link).symlink_to(tmp_path / "annex/key.jpg")
+        there = len(list(root.rglob("*.jpg"))) - 1
+        assert f"1 of {there + 1} images named in its folders are absent, the first is {link}" in refusal(dataset, root)
+        table = datasets.load_images(dataset, root, allow_missing=True)
+        assert (len(table), table.attrs["named"], table.attrs["missing"]) == (there, there + 1, 1)
+
+
+@pytest.mark.parametrize("link", ["cleo", "ann/left", "ann/cleo.d"])
+def test_another_link_that_leads_nowhere_is_refused(tmp_path, link):
+    root = touched(tmp_path, "ann/1.jpg", "ben/1.jpg")
+    (root / link).symlink_to(tmp_path / "gone")
+    for allow_missing in (False, True):  # what was behind it cannot be counted
+        with pytest.raises(UserError, match=f"{link}: is a link that leads nowhere"):
+            datasets.load_images("folder", root, allow_missing)
+
+
+@pytest.mark.parametrize("name", ["ann/IMG_1.heic", "ann/IMG_1.HEIC", "ann/left/1.dng", "ben/1.NEF", "ben/1.jxl"])
 def test_a_format_that_cannot_be_read_is_refused_by_name(tmp_path, name):
     root = touched(tmp_path, "ann/1.jpg", "ben/1.jpg", name)
     message = refusal("folder", root)
-    assert message.startswith(f"{root / name}: cannot be read; convert it to one of .bmp, .gif, .jpeg")
+    assert message.startswith(f"{root / name}: cannot be read; convert it to JPEG or PNG")
+
+
+def test_a_format_that_cannot_be_read_is_refused_in_every_set_of_folders(tmp_path):
+    root = touched(tmp_path, *MARKET, "query/0009_c1s1_000001_00.heic")
+    assert "00.heic: cannot be read; convert it" in refusal("market1501", root)
 
 
 def test_folders_that_hold_nothing_or_too_much_are_named(tmp_path):

@@ -1,14 +1,16 @@
 """Files: written atomically (the old one or the whole new one, whatever kills the writer), and told apart."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import yaml
 
@@ -16,6 +18,8 @@ from clipreid_lib.base.errors import UserError
 
 if TYPE_CHECKING:
     import pandas
+
+WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}  # Lustre as often mounted, some NFS
 
 
 @contextlib.contextmanager
@@ -93,14 +97,39 @@ def locked(path: str | Path) -> Iterator[None]:
         UserError: the folder cannot be written.
     """
     try:
-        import fcntl
-    except ImportError:  # Windows: whoever comes second overwrites; what is lost is made again when it is asked for
-        yield
-        return
-    try:
         file = open(path, "w")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
     with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock(file)
         yield
+
+
+def lock(file: IO, wait: bool = True) -> None:
+    """Lock an open file until it is closed, also by the children that inherit it.
+
+    Where there are no locks, whoever comes second overwrites: what is lost is made again when it is asked for, and two
+    runners may do one notebook twice. A file system without them is told.
+
+    Args:
+        file: open for writing.
+        wait: until whoever holds the lock is done.
+
+    Raises:
+        BlockingIOError: somebody holds it, and nobody is to wait.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+        _tell_once(f"{Path(file.name).parent}: this file system has no locks ({error.strerror}); start no run twice")
+
+
+@lru_cache
+def _tell_once(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,6 +1,7 @@
 """The CLIP backbone: any open_clip ViT or ModifiedResNet, loaded by name and given the shape that params ask for.
 
-What it computes is :mod:`clipreid_lib.clip.clip_towers`, how its shape changes :mod:`clipreid_lib.clip.tower_shapes`.
+What it computes is :mod:`clipreid_lib.clip.clip_towers`, how its shape changes :mod:`clipreid_lib.clip.tower_shapes`,
+which files of weights it takes :mod:`clipreid_lib.clip.weights`.
 """
 
 import json
@@ -12,19 +13,15 @@ import torch
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import file_sha
-from clipreid_lib.clip import tower_shapes
+from clipreid_lib.clip import tower_shapes, weights
 from clipreid_lib.clip.clip_towers import Backbone, ImageFeatures
 from clipreid_lib.clip.self_attention import fuse_attention
 from clipreid_lib.params.image_sizes import spell
 from clipreid_lib.params.recipes import ALIASES, EMBEDDED, SHIPPED
 
 import open_clip  # isort: skip
+from open_clip.pretrained import get_pretrained_cfg  # isort: skip
 
-NORMALISATIONS = {
-    "clip": (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD),
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # CLIP-HandID, and CLIP-ReID's RN50
-    "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),  # CLIP-ReID's ViT
-}
 __all__ = ["Backbone", "ImageFeatures", "describe", "load"]
 
 
@@ -34,12 +31,14 @@ def load(
     image_size: int | str | tuple[int, int] | None = None,
     patch_stride: int | None = None,
     last_stride: int | None = None,
-    positions: str = "bicubic",
     normalisation: str | None = None,
+    activation: str | None = None,
+    positions: str = "bicubic",
 ) -> Backbone:
     """Load a backbone on the CPU, in float32 and evaluation mode, all parameters frozen.
 
-    The weights are loaded at the model's own size, then the image tower is adapted.
+    The weights are loaded at the model's own size, then the image tower is adapted. Where a file's position embeddings
+    are not of that size, the tower is adapted first: the file may have been trained in this very shape.
 
     Args:
         model: ``embedded``, an alias such as ``vitb16``, or any open_clip model name.
@@ -49,9 +48,10 @@ def load(
             model's own.
         patch_stride: ViT: pixels from patch to patch; None keeps them side by side.
         last_stride: ResNet: stride of layer 4, 1 or 2; None keeps the model's own.
+        normalisation: channel means and deviations: ``clip``, ``imagenet`` or ``inception``. None takes what a file or
+            the ``open_clip_config.json`` beside it says, else the model's own.
+        activation: likewise, as the weights were trained with: ``gelu`` or ``quick_gelu``.
         positions: how the table of positions gets to another size: ``bicubic``, or CLIP-ReID's ``bilinear``.
-        normalisation: channel means and deviations, one of NORMALISATIONS; None takes those the weights were trained
-            with.
 
     Raises:
         UserError: unknown model, unknown or unfitting weights, no weights to be had, a shape it cannot take.
@@ -72,13 +72,25 @@ def load(
         known = ", ".join([EMBEDDED, *ALIASES])
         raise UserError(f"model: {model!r} is unknown; use {known} or an open_clip model name such as ViT-B-16")
     logging.getLogger("root").setLevel(logging.ERROR)  # open_clip narrates its loading on the root logger
+    shape = image_size, patch_stride, last_stride, positions
     try:
+        tag = get_pretrained_cfg(name, pretrained)
+        file = weights.read(pretrained, name) if Path(pretrained).is_file() and not tag else None
+        settings, said = weights.settle(file, tag, activation, normalisation)
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             # OpenAI's weights in a network with another activation give slightly wrong features everywhere.
             warnings.filterwarnings("error", message=".*QuickGELU")
             torch.manual_seed(0)  # so that `random` is the same untrained network in every notebook of a run
-            clip = open_clip.create_model(name, pretrained=None if pretrained == "random" else pretrained)
-        tokenizer = open_clip.get_tokenizer(name, **vocabulary)
+            found = None if file or pretrained == "random" else pretrained
+            clip = open_clip.create_model(name, pretrained=found, **settings)
+        backbone = Backbone(clip, open_clip.get_tokenizer(name, **vocabulary), model, pretrained)
+        if file:
+            if weights.count_places(file.tensors) != weights.count_places(clip.state_dict()):
+                tower_shapes.adapt(clip.visual, model, *shape)
+            weights.fill(clip, file, model)
+            backbone.reads_text = not file.image_only
+    except UserError:
+        raise
     except Exception as error:  # open_clip raises whatever its loaders raise; the traceback stays with what is raised
         reason = " ".join(str(error).split()).split(". ")[0][:200]
         raise UserError(
@@ -86,11 +98,15 @@ def load(
             "give an open_clip tag, or a safetensors or state-dict file of this very model (OpenAI's weights go with "
             "an alias such as vitb16, or with a name that ends in -quickgelu)"
         ) from error
-    backbone = Backbone(clip, tokenizer, model, pretrained)
+    backbone.own_activation = weights.name_activation(open_clip.get_model_config(name))
+    mean, std = (" ".join(f"{number:.4g}" for number in each) for each in backbone.normalisation)
+    backbone.assumed = f"activation {backbone.activation} ({said['activation']}), mean {mean} and deviation {std} "
+    backbone.assumed += f"({said['normalisation']})"
+    if file and (its := weights.count_places(file.tensors)) != (here := weights.count_places(clip.state_dict())):
+        backbone.assumed += f", position embeddings of {its} places interpolated to {here}"
     fuse_attention(clip.visual)
-    tower_shapes.adapt(clip.visual, model, image_size, patch_stride, last_stride, positions)
+    tower_shapes.adapt(clip.visual, model, *shape)
     backbone.positions = positions
-    backbone.statistics = NORMALISATIONS[normalisation] if normalisation else None
     if not backbone.is_vit:
         clip.visual.to(memory_format=torch.channels_last)  # a ResNet's step takes two thirds of the time on a CPU
     clip.eval().requires_grad_(False)
@@ -100,10 +116,12 @@ def load(
 def describe(backbone: Backbone) -> dict:
     """Return the facts a checkpoint must state so that it is never loaded into something else."""
     visual, (mean, std) = backbone.clip.visual, backbone.normalisation
-    weights = Path(backbone.pretrained)
+    file = Path(backbone.pretrained)
+    # Named where it is not the model's own, so that checkpoints and features without this fact still fit.
+    activation = "" if backbone.activation == backbone.own_activation else f" with {backbone.activation}"
     facts = {
-        "model": backbone.name,
-        "pretrained": f"file {file_sha(weights)[:12]}" if weights.is_file() else backbone.pretrained,
+        "model": backbone.name + activation,
+        "pretrained": f"file {file_sha(file)[:12]}" if file.is_file() else backbone.pretrained,
         "image_size": spell(backbone.image_size),
         "patch_stride": visual.conv1.stride[0] if backbone.is_vit else None,
         "last_stride": None if backbone.is_vit else visual.layer4[0].stride,
@@ -114,5 +132,5 @@ def describe(backbone: Backbone) -> dict:
         "embed_dim": visual.output_dim,
         "text_width": backbone.text_width,
     }
-    # said only where it differs, so that older checkpoints and features still fit
+    # Likewise.
     return facts if backbone.positions == "bicubic" else facts | {"positions": backbone.positions}

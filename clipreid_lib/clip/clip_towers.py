@@ -14,7 +14,7 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.clip import tower_shapes
 
 import open_clip  # isort: skip
-from open_clip.transformer import text_global_pool  # isort: skip
+from open_clip.transformer import QuickGELU, text_global_pool  # isort: skip
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,12 @@ class Backbone(nn.Module):
         self.name = name
         self.pretrained = pretrained
         self.text = clip.text if hasattr(clip, "text") else clip  # CustomTextCLIP keeps its text tower apart
+        self.own_activation = self.activation  # that of the model's name
+        self.assumed = ""  # its activation and normalisation in words, and who says so
+        self.reads_text = True  # False where its weights are an image encoder's alone
         self.is_vit = tower_shapes.is_vit(self.clip.visual)
         self.checkpointing = False
         self.positions = "bicubic"  # how their table was resized
-        self.statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = (
-            None  # that take the place of the weights'
-        )
         self.side_info: str | None = None  # column of the image table that `add_side_information` was told
         self.side_values: list | None = None  # that column's values, in the order of the vectors
         # A ViT that pools all places has no class token to take the features from.
@@ -100,11 +100,14 @@ class Backbone(nn.Module):
 
     @property
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Channel means and deviations the weights were trained with, or those that were set in their place."""
-        if self.statistics:
-            return self.statistics
+        """Channel means and deviations the weights were trained with."""
         config = open_clip.get_model_preprocess_cfg(self.clip)
         return tuple(config["mean"]), tuple(config["std"])
+
+    @property
+    def activation(self) -> str:
+        """The non-linearity of its transformers: ``gelu``, or ``quick_gelu`` as in OpenAI's CLIP."""
+        return "quick_gelu" if any(isinstance(part, QuickGELU) for part in self.clip.modules()) else "gelu"
 
     @property
     def device(self) -> torch.device:
@@ -206,7 +209,16 @@ class Backbone(nn.Module):
             handle.remove()
 
     def embed_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Look up token embeddings: ids (B, L) to (B, L, text_width)."""
+        """Look up token embeddings: ids (B, L) to (B, L, text_width).
+
+        Raises:
+            UserError: the weights are an image encoder's alone.
+        """
+        if not self.reads_text:
+            raise UserError(
+                f"pretrained: {self.pretrained} holds an image encoder alone, which reads no sentences; use variant "
+                "frozen, tip_adapter, classifier or clipid_no_text"
+            )
         return self.text.token_embedding(tokens)
 
     def text_features(self, embeddings: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

@@ -39,14 +39,25 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
+from PIL import Image
 
 from clipreid_lib.base.errors import UserError
 
 REQUIRED = ("path", "identity", "aspect", "session", "camera")
 FLAGS = ("accessories", "nail_polish", "irregularities")
 OPTIONAL = ("age", "gender", "skin_color", *FLAGS, "name", "split")
+NOWHERE = "is a link that leads nowhere; mend it or delete it"
 SPLITS = ("", "train", "query", "gallery", "distractor", "junk")
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}  # what a folder of images may hold
+
+Image.init()
+STUBS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow knows them by their first bytes and decodes none alone
+# What a folder of images may hold: every suffix that this Pillow reads.
+SUFFIXES = {suffix for suffix, kind in Image.registered_extensions().items() if kind in {*Image.OPEN} - STUBS}
+# Pictures that telephones and cameras write and Pillow may not read: passing them over would lose people.
+UNREADABLE = {
+    *(".3fr", ".arw", ".avif", ".cr2", ".cr3", ".dng", ".emf", ".eps", ".heic", ".heif", ".hif", ".iiq", ".j2k"),
+    *(".jp2", ".jxl", ".jxr", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".srw", ".svg", ".webp", ".wmf"),
+} - SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -107,9 +118,36 @@ def is_number(text: str) -> bool:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Return the image files below a folder, sorted; hidden files and other kinds of file are passed over."""
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    return sorted(path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    """Return the image files below a folder, sorted; hidden files and other kinds of file are passed over.
+
+    Links are followed, to files and to folders, but not into a folder that holds the link. A link to an image that is
+    not there is listed, and so an absent image to :func:`drop_absent` (git-annex and DVC leave such links).
+
+    Raises:
+        UserError: a folder cannot be listed, another link leads nowhere (it may have been a folder of images), or an
+            image is of a format that cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: cannot be listed ({error.strerror})")
+
+    files = []
+    above: dict[str, tuple[str, ...]] = {str(folder): (os.path.realpath(folder),)}  # own place, and those on the way
+    for here, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in folders.copy():
+            place = os.path.realpath(os.path.join(here, name))
+            if any(f"{own}{os.sep}".startswith(f"{place}{os.sep}") for own in above[here]):
+                folders.remove(name)
+            above[os.path.join(here, name)] = (*above[here], place)
+        for file in (Path(here, name) for name in names if not name.startswith(".")):
+            if file.suffix.lower() in SUFFIXES:
+                files.append(file)
+            elif file.suffix.lower() in UNREADABLE:
+                raise UserError(f"{file}: cannot be read; convert it to JPEG or PNG")
+            elif not file.exists():
+                raise UserError(f"{file}: {NOWHERE}")
+    return sorted(files)
 
 
 def refuse_rows(wrong: pd.Series, column: pd.Series, name: str, source: Path, rule: str) -> None:

@@ -8,10 +8,12 @@ import pandas as pd
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.data.contract import (
     FLAGS,
+    NOWHERE,
     OPTIONAL,
     REQUIRED,
     SPLITS,
     SUFFIXES,
+    UNREADABLE,
     Summary,
     check_paths,
     drop_absent,
@@ -32,8 +34,6 @@ SUMMARY = Summary(
     protocol="own",
 )
 ASPECT = "hand"  # where nothing names one
-# Photographs that telephones and cameras write and Pillow cannot read: passing them over would lose people.
-UNREADABLE = {".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw"}
 TAKEN = ("subject", "role", "dataset", "protocol")  # what a manifest adds
 
 
@@ -46,18 +46,18 @@ def read(root: Path, allow_missing: bool) -> pd.DataFrame:
     tables = [path for path in top if path.suffix.lower() == ".csv"]
     if len(tables) > 1:
         raise UserError(f"{root}: holds {len(tables)} CSV files ({tables[0].name}, {tables[1].name}); keep one")
-    return _read_table(tables[0], allow_missing) if tables else _read_folders(root, top)
+    return _read_table(tables[0], allow_missing) if tables else _read_folders(root, top, allow_missing)
 
 
-def _read_folders(root: Path, top: list[Path]) -> pd.DataFrame:
-    stray = [path for path in top if path.suffix.lower() in SUFFIXES and path.is_file()]
+def _read_folders(root: Path, top: list[Path], allow_missing: bool) -> pd.DataFrame:
+    stray = [path for path in top if path.suffix.lower() in SUFFIXES | UNREADABLE and not path.is_dir()]
     if stray:
         raise UserError(f"{stray[0]}: lies in no person's folder; it must be PERSON/IMAGE or PERSON/ASPECT/IMAGE")
+    gone = [path for path in top if not path.exists()]
+    if gone:
+        raise UserError(f"{gone[0]}: {NOWHERE}")
     rows = []
     for person in filter(Path.is_dir, top):
-        unreadable = [p for p in person.rglob("[!.]*") if p.suffix.lower() in UNREADABLE]
-        if unreadable:
-            raise UserError(f"{unreadable[0]}: cannot be read; convert it to one of {', '.join(sorted(SUFFIXES))}")
         files = image_files(person)
         if not files:
             raise UserError(f"{person}: holds no image; each person's folder needs one at least")
@@ -69,7 +69,8 @@ def _read_folders(root: Path, top: list[Path]) -> pd.DataFrame:
     if not rows:
         raise UserError(f"{root}: holds neither a CSV nor a person's folder; {SUMMARY.where}")
     table = pd.DataFrame(rows, columns=["path", "name", "aspect"])
-    return table.assign(identity=_number_people(table["name"], root), session=pd.NA, camera=0)
+    table = table.assign(identity=_number_people(table["name"], root), session=pd.NA, camera=0)
+    return drop_absent(table, root, allow_missing, "its folders")
 
 
 def _read_table(source: Path, allow_missing: bool) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from clipreid_lib.base.errors import UserError
-from clipreid_lib.data.contract import Summary, image_files, is_number
+from clipreid_lib.data.contract import Summary, drop_absent, image_files, is_number
 
 SUMMARY = Summary(
     title="HD: the Hong Kong Polytechnic University Contactless Hand Dorsal Images Database",
@@ -52,4 +52,4 @@ def read(root: Path, allow_missing: bool) -> pd.DataFrame:
         parts.append(pd.DataFrame({"path": paths, "identity": [int(text) for text in number], "split": split}))
         parts[-1].loc[parts[-1]["identity"].isin(parts[0]["identity"]) & (split != ""), "identity"] += 10_000
     table = pd.concat(parts, ignore_index=True)
-    return table.assign(aspect="dorsal", session=pd.NA, camera=0)
+    return drop_absent(table.assign(aspect="dorsal", session=pd.NA, camera=0), root, allow_missing, "its folders")

@@ -4,8 +4,8 @@ A JPEG of 1600x1200 takes some ten milliseconds to decode however small it is wa
 in a fraction of one. ``clipreid data prepare`` fills the store, training and feature extraction read it where
 it is there. The key is the content of the source file, so a changed image is decoded again::
 
-    outputs/image_store/224-bicubic-1/3f/3fa9…c2.u8          3 x 224 x 224 bytes
-    outputs/image_store/256x128-bicubic-1/3f/3fa9…c2.u8      3 x 256 x 128 bytes
+    outputs/image_store/224-bicubic-2/3f/3fa9…c2.u8          3 x 224 x 224 bytes
+    outputs/image_store/256x128-bicubic-2/3f/3fa9…c2.u8      3 x 256 x 128 bytes
 """
 
 import hashlib

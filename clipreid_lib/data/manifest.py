@@ -58,6 +58,11 @@ class Manifest:
         return self._select("validation")
 
     @property
+    def learned_from(self) -> pd.DataFrame:
+        """Images that a training sees: to learn from, and to choose by."""
+        return self._select("train", "validation")
+
+    @property
     def test(self) -> pd.DataFrame:
         """Test images of the aspect itself, distractors not included."""
         return self._select("test")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from clipreid_lib.base.errors import UserError
-from clipreid_lib.data.contract import Summary, image_files
+from clipreid_lib.data.contract import Summary, drop_absent, image_files
 
 SUMMARY = Summary(
     title="Market-1501: 1,501 people on a campus, six cameras (whole bodies, no hands)",
@@ -47,4 +47,4 @@ def read(root: Path, allow_missing: bool) -> pd.DataFrame:
     if not rows:
         raise UserError(f"{root}: none of its folders holds an image")
     table = pd.DataFrame(rows, columns=["path", "identity", "session", "camera", "split"])
-    return table.assign(aspect="body")
+    return drop_absent(table.assign(aspect="body"), root, allow_missing, "its folders")

@@ -6,7 +6,9 @@ same rule serves training, zero-shot and evaluation of a run.
 
 import io
 import os
+import re
 import struct
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,8 +26,8 @@ from clipreid_lib.params.image_sizes import parse_size
 # What `decode` can do, by its name in params, and the name of the store that holds the outcome, whose number goes up
 # whenever the same file would give other pixels.
 RULES = {
-    **{"squash": "bicubic-1", "crop": "bicubic-crop-1"},
-    **{"squash, bilinear": "bilinear-1", "crop, bilinear": "bilinear-crop-1"},
+    **{"squash": "bicubic-2", "crop": "bicubic-crop-2"},
+    **{"squash, bilinear": "bilinear-2", "crop, bilinear": "bilinear-crop-2"},
 }
 # EXIF's orientation -> what turns the picture upright (Pillow's own helper rewrites all tags, and fails on odd ones).
 UPRIGHT = {
@@ -38,6 +40,10 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
+# Of 16 bits' 65535: an image all of whose pixels lie below holds 14 bits or fewer. What its white is, it does not say.
+WHITE = 2**14
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Pillow warns at half of the limit that is told below
+
 # What Pillow raises on files that are broken in one way or another.
 BROKEN = (UnidentifiedImageError, OSError, SyntaxError, ValueError, TypeError, struct.error)
 
@@ -45,8 +51,9 @@ BROKEN = (UnidentifiedImageError, OSError, SyntaxError, ValueError, TypeError, s
 def open_rgb(path: str | Path, side: int, content: bytes | None = None) -> Image.Image:
     """Open an image upright and as 8-bit RGB.
 
-    EXIF rotation is applied; 16-bit grey loses its low byte; CMYK, palettes and grey are converted; what is
-    transparent shows white.
+    EXIF rotation is applied; 16 bits lose their low byte; CMYK, palettes and grey are converted; what is transparent
+    shows white. Scanners and vein cameras write 8 to 14 bits into files of 16. Such an image is refused: only whoever
+    made the set knows the scale, and guessed image by image it would differ between two images of one set.
 
     Args:
         path: the file.
@@ -54,29 +61,48 @@ def open_rgb(path: str | Path, side: int, content: bytes | None = None) -> Image
         content: the file's bytes, where they have been read already.
 
     Raises:
-        UnreadableImage: the file is missing, is no image, ends early, or holds more than 16 bits per channel.
+        UnreadableImage: the file is missing, is no image, ends early, is too large, holds more than 16 bits per
+            channel, or is of 16 bits and uses 14 or fewer.
     """
     try:
-        with Image.open(path if content is None else io.BytesIO(content)) as file:
+        # Not by its name: Pillow would map the file into memory, and scrambles plain grey TIFFs that it also turns.
+        with open(path, "rb") if content is None else io.BytesIO(content) as stream, Image.open(stream) as file:
             file.draft("RGB", (2 * side, 2 * side))  # formats other than JPEG ignore it
-            turn = UPRIGHT.get(file.getexif().get(ExifTags.Base.Orientation, 1))
+            cut = re.search(";16[BLN]", str(getattr(file, "tile", "")))  # Pillow keeps the high byte of each colour
             file.load()
+            # Asked for after the pixels are there: Pillow turns a TIFF while it loads, and then clears the tag.
+            turn = UPRIGHT.get(file.getexif().get(ExifTags.Base.Orientation, 1))
             image: Image.Image = file if turn is None else file.transpose(turn)
             if image.mode.startswith(("I", "F")):  # Pillow's own conversion would cut everything above 255 off
                 deep = np.asarray(image)
                 if image.mode == "F" or deep.min() < 0 or deep.max() > 65535:
                     raise UnreadableImage(f"{path}: holds more than 16 bits per channel; save it with 8")
-                bits = 0 if image.mode == "I" and deep.max() < 256 else 8  # small numbers in a wide format
-                image = Image.fromarray((deep.astype(np.uint16) >> bits).astype(np.uint8))
+                _refuse_dark(path, int(deep.max()))
+                image = Image.fromarray((deep.astype(np.uint16) >> 8).astype(np.uint8))
+            elif cut:
+                _refuse_dark(path, int(np.asarray(image.convert("RGB")).max()) << 8 | 255)
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
             return image.convert("RGB")
     except FileNotFoundError:
         raise UnreadableImage(f"{path}: image not found") from None
-    except (*BROKEN, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+        raise UnreadableImage(
+            f"{path}: is too large; at most {most:.0f} megapixels are read, save it smaller"
+        ) from None
+    except BROKEN as error:
         reason = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
         raise UnreadableImage(f"{path}: is not an image that can be read{reason}") from None
+
+
+def _refuse_dark(path: str | Path, brightest: int) -> None:
+    if 0 < brightest < WHITE:
+        raise UnreadableImage(
+            f"{path}: is of 16 bits, but its brightest pixel is {brightest} of 65535, as if it held "
+            f"{max(8, brightest.bit_length())} bits; save all images of the set with 8 bits, by one scale"
+        )
 
 
 def decode(

@@ -76,6 +76,7 @@ def list_provenance(run: FinishedRun) -> dict[str, str]:
         "training": f"{seconds['training']:.0f} s" if "training" in seconds else "",
         "scoring": f"{seconds['scoring']:.1f} s, encoding apart" if "scoring" in seconds else "",
         "manifest": f"SHA-256 {metrics.get('manifest_sha', 'unknown')}",
+        "assumed of the weights": metrics.get("assumed"),
         "checkpoint": _write_checkpoint(str(metrics.get("checkpoint_sha", "unknown"))),
     }
     return {name: text or "not recorded" for name, text in lines.items()}

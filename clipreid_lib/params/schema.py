@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from clipreid_lib.base.accelerator import resolve_precision
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import file_sha
-from clipreid_lib.params.recipes import EMBEDDED, SHIPPED, recipe_of
+from clipreid_lib.params.recipes import EMBEDDED, SHIPPED, WEIGHTS_CONFIG, recipe_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent  # the checkout: notebooks/, params/ and outputs/ lie here
 
@@ -40,7 +40,7 @@ NOT_IN_ID = {
 # Keys that version 0.1.0 had not: an id or a notebook's key holds them only where they differ from the default.
 LATER = {
     *("positions", "test_resize", "noun", "flip_train", "padding", "erasing", "sampler", "schedule", "bias_factor"),
-    *("normalisation", "test_features", "rerank_k1", "rerank_k2"),
+    *("activation", "normalisation", "test_features", "rerank_k1", "rerank_k2"),
 }
 # Keys that say which data is read, how it is split and where it goes.
 DATA_KEYS = {
@@ -84,11 +84,12 @@ class Params(BaseModel):
 
     model: str = "embedded"
     pretrained: str | None = None
+    activation: Literal["gelu", "quick_gelu"] | None = None
+    normalisation: Literal["clip", "imagenet", "inception"] | None = None
     image_size: str | None = Field(None, pattern=r"^\d+(x\d+)?$")
     resize: Literal["squash", "crop"] = "squash"
     test_resize: Literal["bicubic", "bilinear"] = "bicubic"
     positions: Literal["bicubic", "bilinear"] = "bicubic"
-    normalisation: Literal["clip", "imagenet", "inception"] | None = None
     patch_stride: Count | None = None
     last_stride: Annotated[int, Field(ge=1, le=2)] | None = None
     side_info: Literal["none", "camera"] = "none"
@@ -186,8 +187,8 @@ class Params(BaseModel):
             )
         if self.test_features == "after_neck" and not (self.trains_encoder and self.variant != "clipid"):
             raise ValueError(
-                "test_features|after_neck goes with classifier, clipid_no_text and inversion: no others "
-                "have trained heads and are not compared with texts, to which a neck leads no way"
+                f"test_features|{self.variant}, mode {self.mode}, has no heads to pass, or is compared with texts too; "
+                "after_neck goes with classifier, clipid_no_text and inversion"
             )
         if self.side_info != "none" and not self.trains_encoder:
             raise ValueError(f"side_info|{self.variant}, mode {self.mode}, trains no image encoder to use it; use none")
@@ -255,8 +256,10 @@ class Params(BaseModel):
 
     @property
     def parents(self) -> dict[str, str]:
-        """Hashes of the weights and prompts that a run starts from; the name itself where it is no local file."""
+        """Hashes of the weights, their config and the prompts that a run starts from; a name that is no local file."""
         paths = {"weights": self.weights or self.pretrained, "prompts": self.resume_prompt}
+        if self.weights and (beside := Path(self.weights).with_name(WEIGHTS_CONFIG)).is_file():
+            paths["config"] = str(beside)
         return {name: _content(path) for name, path in paths.items() if path}
 
     @property

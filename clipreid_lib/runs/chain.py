@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from clipreid_lib.base.errors import UserError
-from clipreid_lib.base.files import replacing
+from clipreid_lib.base.errors import UserError, counted
+from clipreid_lib.base.files import lock, replacing
 from clipreid_lib.params.run_folder import list_run_folders, read_params
 from clipreid_lib.params.schema import ROOT, project_path
 from clipreid_lib.runs import records
@@ -49,7 +49,8 @@ class Chain:
     # Unix time of that request. What finishes later is not done again, or each run would redo a notebook they share.
     asked: float = field(default_factory=time.time)
     stopped: threading.Event = field(default_factory=threading.Event)  # set when the runner is told to end
-    _began: bool = False  # whether there was anything to do
+    began: bool = False  # whether there was anything to do
+    _looked: bool = False  # whether photographs that were replaced since the run began have been looked for
     _waits: str = ""  # the notebook that runs elsewhere
     _child: subprocess.Popen | None = None
 
@@ -62,7 +63,7 @@ class Chain:
         """
         for name in self.names:
             try:
-                self._began |= self._notebook(name)
+                self.began |= self._notebook(name)
                 continue
             except (Stopped, Busy, BrokenPipeError):  # of the last: nobody reads this output any more
                 raise
@@ -76,7 +77,7 @@ class Chain:
             with contextlib.suppress(UserError, OSError):  # on a full disk the message is still printed
                 records.clear_running(self.run.folder, name, message)
             return f"{name} FAILED: {message}"
-        if not self._began:
+        if not self.began:
             self.say("nothing to do, it is done")
         return None
 
@@ -101,6 +102,9 @@ class Chain:
         if self.stopped.is_set():
             raise Stopped
         run = self.run
+        if not self._looked and run.list_changed():
+            self._begin_anew(name)
+        self._looked = True
         if self._find(run.folder, name):  # asked without the locks first, which a read-only disk could not hold
             return False
         with self._locks(name) as locks:
@@ -121,6 +125,12 @@ class Chain:
             self.say(f"{name} done in {time.perf_counter() - began:.0f} s")
             return True
 
+    def _begin_anew(self, name: str) -> None:
+        with self._locks(name):
+            if changed := self.run.begin_anew(self.names):
+                told = f"{counted(len(changed), 'photograph')} changed since this run, the first is {changed[0]}"
+                self.say(f"{told}; what stands on them is done again")
+
     def _find(self, folder: Path, name: str) -> dict | None:
         """Return the record of this notebook's results in a run's folder; where it is forced, of results since then."""
         record = records.read(folder, name, self.run.params)
@@ -134,22 +144,17 @@ class Chain:
         folder = project_path(self.run.params.outputs_root) / ".locks"
         folder.mkdir(parents=True, exist_ok=True)
         locks = self.run.folder.name, f"{name}-{records.notebook_key(self.run.params, name)}"
-        try:
-            import fcntl
-        except ImportError:  # Windows: two runners at once may do a notebook twice, with the same results
-            yield ()
-            return
         with contextlib.ExitStack() as stack:
             files = [stack.enter_context(open(folder / f"{lock}.lock", "w")) for lock in locks]
             try:
                 for file in files:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    lock(file, wait=False)
             except BlockingIOError:
                 if self._waits != name:
                     self.say(f"{name} is running elsewhere; waiting for it")
                 self._waits = name
                 raise Busy from None
-            yield tuple(file.fileno() for file in files)
+            yield tuple(file.fileno() for file in files) if os.name == "posix" else ()  # Windows lets none inherit
 
     def _copy_from_other(self, name: str) -> str:
         """Copy a training notebook's results from a run that has them already; return its name, or nothing."""
@@ -158,6 +163,8 @@ class Chain:
             with contextlib.suppress(UserError, OSError):  # of another version, or gone meanwhile
                 record = self._find(folder, name) or {}
                 if record.get("manifest_sha") != run.manifest.sha or not records.is_current(record, name):
+                    continue
+                if record.get("photographs", "") != run.trained_on:
                     continue
                 theirs = records.list_shared(read_params(folder), folder, name)
                 for source, copy in zip(theirs, records.list_shared(run.params, run.folder, name), strict=True):

@@ -1,6 +1,8 @@
 """Loads a run's backbone, and its image encoder before and after training."""
 
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -10,7 +12,6 @@ from clipreid_lib.base.files import file_sha
 from clipreid_lib.clip import backbone
 from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.clip.device import compute_repeatably
-from clipreid_lib.params.schema import project_path
 from clipreid_lib.runs.machine import choose_device
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores.encoder import STATISTICS, Encoder
@@ -23,9 +24,11 @@ def load_backbone(run: Run) -> Backbone:
         UserError: unknown model, unfitting weights, or a shape the model cannot take.
     """
     params = run.params
+    shape = params.image_size, params.patch_stride, params.last_stride
     weights = params.weights or params.pretrained
-    shape = params.image_size, params.patch_stride, params.last_stride, params.positions, params.normalisation
-    clip = backbone.load(params.model, weights, *shape)
+    clip = backbone.load(params.model, weights, *shape, params.normalisation, params.activation, params.positions)
+    if params.pretrained and params.weights:
+        _say(f"{Path(params.pretrained).name}: {clip.assumed}")
     if params.side_info != "none":
         values = sorted(run.manifest.train[params.side_info].unique().tolist())
         if len(values) < 2:  # a vector that all training images share would only mark images of other cameras
@@ -36,6 +39,11 @@ def load_backbone(run: Run) -> Backbone:
     if device.startswith("cuda"):
         compute_repeatably()
     return clip.to(device)
+
+
+@cache
+def _say(line: str) -> None:
+    print(line)  # once in a notebook, however often its weights are loaded
 
 
 def load_pretrained_encoder(run: Run) -> Encoder:
@@ -78,4 +86,4 @@ def load_trained_encoder(run: Run) -> Encoder:
 
 def _keep_features(run: Run, clip: Backbone, sha: str) -> Encoder:
     """Return the encoder with the folder of features that all runs with the same outputs folder share."""
-    return Encoder(clip, sha, project_path(run.params.outputs_root) / "features", run.table, run.photographs)
+    return Encoder(clip, sha, run.features, run.table, run.photographs)

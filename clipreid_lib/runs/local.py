@@ -86,6 +86,7 @@ class Local:
                 for chain in chains:  # before the pool waits for its threads
                     chain.stop()
                 raise
+        self.worked |= any(chain.began for chain in chains)
         return failed
 
     def _slots(self) -> list[dict[str, str]]:

@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 from datetime import UTC, datetime
 
@@ -10,19 +11,15 @@ from clipreid_lib.base.accelerator import list_cards
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.params.schema import ROOT
 
+QUOTED = re.compile("'.*'")  # a path, in git's messages
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "pandas", "pillow", "papermill")
 
 
 def provenance() -> dict:
     """Describe the machine and the code: enough to repeat a run, nothing that names a person or host."""
-    try:
-        command = ["git", "describe", "--always", "--dirty"]
-        git = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    except OSError:  # no git on this machine
-        git = ""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git": git or "no git",
+        "git": _describe_commit(),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
@@ -30,6 +27,18 @@ def provenance() -> dict:
         **({"gpus": gpus} if (gpus := [f"{card.name}, driver {card.driver}" for card in list_cards()]) else {}),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
+
+
+def _describe_commit() -> str:
+    """Return the commit, or why git knows none, without the folders that git's message names."""
+    # The checkout may be another user's, as in a container. Whoever runs its code may read its commit.
+    command = ["git", "-c", "safe.directory=*", "--no-optional-locks", "describe", "--always", "--dirty"]
+    try:
+        said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    except OSError:
+        return "no git"
+    why = re.search("^fatal: (.*)", said.stderr, re.MULTILINE)
+    return said.stdout.strip() or f"no commit ({QUOTED.sub('a folder', why[1]) if why else 'git says nothing'})"
 
 
 def describe_device(device: str) -> dict[str, str]:

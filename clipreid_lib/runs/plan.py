@@ -37,10 +37,21 @@ def print_plan(runs: list[Params]) -> None:
         said = [", ".join(name[:2] for name in todo) or "done"]
         said += [f"{name[:2]} copied from {source}" for name, source in copied.items()]
         print(f"{run_id:<{wide}}  {'; '.join(said)}")
-    print(*list_edited(runs), sep="\n")
+    print(*list_edited(runs), *_list_changed(runs), sep="\n")
     done = sum(not todo and not copied for _, todo, copied in each)
     left, to_copy = sum(len(todo) for _, todo, _ in rows), sum(len(copied) for *_, copied in rows)
     print(f"{counted(len(runs), 'run')}, {done} done; {counted(left, 'notebook')} to execute, {to_copy} to copy")
+
+
+def _list_changed(runs: list[Params]) -> list[str]:
+    """Return a sentence for each run whose photographs were replaced since it began."""
+    if not (begun := [run for run in runs if (run.folder / "photographs.json").exists()]):
+        return []
+    from clipreid_lib.runs.run import Run  # here: it loads pandas
+
+    counts = {run.run_id: len(Run(run, run.folder).list_changed()) for run in begun}
+    again = "changed since; what stands on them will be done again"
+    return [f"{name}: {counted(count, 'photograph')} {again}" for name, count in counts.items() if count]
 
 
 def list_edited(runs: list[Params]) -> list[str]:

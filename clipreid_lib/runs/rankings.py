@@ -16,7 +16,10 @@ from clipreid_lib.scores.encoder import Encoder
 from clipreid_lib.scores.finished_run import find_runs
 
 # What two runs must have in common for one to stand before the other.
-ALIKE = ("dataset", "model", "pretrained", "image_size", "resize", "patch_stride", "last_stride", "seed")
+ALIKE = (
+    *("dataset", "model", "pretrained", "activation", "normalisation"),
+    *("image_size", "resize", "patch_stride", "last_stride", "seed"),
+)
 MOST = 4000  # images on a map: t-SNE lays them out in about ten seconds, and more would hide one another
 
 

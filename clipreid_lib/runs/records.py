@@ -123,6 +123,13 @@ def is_current(record: dict, notebook: str) -> bool:
     return record.get("code") == hash_notebook(notebook)
 
 
+def move(params: Params, folder: Path, before: Params) -> None:
+    """Let the notebooks that are finished under the params ``before`` count for others, which find the same data."""
+    for name in params.notebooks:
+        if record := read(folder, name, before):
+            write_json(_done(folder, name), record | {"key": notebook_key(params, name)})
+
+
 def forget(folder: Path, notebook: str) -> None:
     """Delete a notebook's record, so that it is done again; the evaluation's scores are set aside."""
     _done(folder, notebook).unlink(missing_ok=True)

@@ -7,19 +7,20 @@ from clipreid_lib.params.schema import project_path
 from clipreid_lib.runs.machine import choose_device, describe_device, provenance
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores.assessment import Assessment
+from clipreid_lib.scores.encoder import Encoder
 from clipreid_lib.scores.leaderboard import refresh_leaderboard
 from clipreid_lib.scores.score_names import DEFINITIONS, FLOOR
 
 
 def write_metrics(
-    run: Run, assessments: dict[str, Assessment], checkpoint_sha: str, closed_set: dict, left_out: dict[str, str]
+    run: Run, assessments: dict[str, Assessment], encoder: Encoder, closed_set: dict, left_out: dict[str, str]
 ) -> dict:
     """Write a run's ``metrics.json`` and its CSV files, and refresh the leaderboard.
 
     Args:
         run: the run.
         assessments: by protocol. The first is the run's own.
-        checkpoint_sha: of the weights that made the embeddings.
+        encoder: that made the embeddings.
         closed_set: from :func:`clipreid_lib.runs.embeddings.identify`.
         left_out: protocols that could not test this run, and why.
 
@@ -41,7 +42,8 @@ def write_metrics(
         "closed_set": closed_set,
         "protocols": protocols,
         "left_out": left_out,
-        "checkpoint_sha": checkpoint_sha,
+        "checkpoint_sha": encoder.sha,
+        "assumed": encoder.backbone.assumed,
         "run": params.run_id,
         "definitions": DEFINITIONS,
         "seconds": {"scoring": sum(each.seconds for each in assessments.values()), "training": training},

@@ -1,15 +1,18 @@
 """A run: its params, its data, and its folder. ``outputs/README.md`` lists what lies in the folder."""
 
+import hashlib
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
 import pandas as pd
 
-from clipreid_lib.base.errors import UserError
+from clipreid_lib.base.errors import UserError, counted
 from clipreid_lib.base.files import file_sha, read_json, write_json, write_yaml
 from clipreid_lib.data import datasets, protocols
+from clipreid_lib.data.content_hashes import hash_images
 from clipreid_lib.data.image_store import STORE
 from clipreid_lib.data.manifest import Manifest
 from clipreid_lib.data.photographs import Photographs
@@ -36,7 +39,8 @@ class Run:
         """Create the run's folder, or find the one an earlier notebook of the same run created.
 
         Raises:
-            UserError: the outputs folder cannot be written.
+            UserError: the outputs folder cannot be written; the folder's results are of other photographs, whose names
+                are the same.
         """
         return cls._open(params.resolved(), params.folder)
 
@@ -55,9 +59,15 @@ class Run:
         if not os.path.exists(kept):
             write_json(folder / "provenance.json", provenance())
             write_yaml(kept, params.model_dump())
-        elif any(read_yaml(kept).get(key) != getattr(params, key) for key in SHOWN):  # what the id does not hold
+            return cls(params, folder, fixed)
+        run, began = cls(params, folder, fixed), read_yaml(kept)
+        before = params.model_copy(update={"data_root": began.get("data_root")})
+        moved = params.dataset != "demo" and before.data_folder != params.data_folder
+        if moved:
+            run._move_data(before)
+        if moved or any(began.get(key) != getattr(params, key) for key in SHOWN):  # what the id does not hold
             write_yaml(kept, params.model_dump())
-        return cls(params, folder, fixed)
+        return run
 
     @classmethod
     def at(cls, folder: Path) -> "Run":
@@ -138,11 +148,16 @@ class Run:
         """The run's manifest, built from the data on first use and then kept in the run's folder.
 
         Raises:
-            UserError: as :attr:`table` and :func:`clipreid_lib.data.protocols.build`; the data has changed since this
-                run began; the kept file is damaged or of another data set.
+            UserError: as :attr:`table` and :func:`clipreid_lib.data.protocols.build`; the data, or a photograph,
+                has changed since this run began; the kept file is damaged or of another data set.
         """
-        if self._tested is not None:
-            return self._tested
+        manifest = self._tested or self._build_manifest()
+        self._refuse_changed()
+        if self.params.dataset != "demo" and self._tested is None and not self._hashes.exists():
+            write_json(self._hashes, hash_images(self.data_root, self.table["path"], self.features))
+        return manifest
+
+    def _build_manifest(self) -> Manifest:
         params = self.params
         build = partial(protocols.build, self.table, params.protocol, params.aspect, seed=params.draw_seed)
         manifest = build(validation=params.validation, draws=params.draws)
@@ -158,6 +173,8 @@ class Run:
             Manifest.load(kept, self.table)  # may have a more telling answer: damaged, or of another data set
             hint = "give the run another experiment name, or delete its folder"
             raise UserError(f"{kept}: the data at {self.data_root} has changed since this run began; {hint}")
+        if not done:
+            self._hashes.unlink(missing_ok=True)
         manifest.save(kept)  # anew where it was cut short, and the data is what it was
         return manifest
 
@@ -167,17 +184,73 @@ class Run:
         Raises:
             UserError: as :attr:`table` and :attr:`manifest`; an evaluated run needs no images for its pictures alone.
         """
+        self._refuse_changed()
         if self._tested is not None and notebook != RETRIEVAL:
             self._read_images(self.params.allow_missing)
         self.manifest  # noqa: B018
+
+    @property
+    def features(self) -> Path:
+        """Folder of the features, and of the photographs' hashes, that all runs with the same outputs folder share."""
+        return project_path(self.params.outputs_root) / "features"
+
+    @property
+    def _hashes(self) -> Path:
+        """Content hash of every photograph when the run began. The demo has none: its recipe names its folder."""
+        return self.folder / "photographs.json"
+
+    @property
+    def trained_on(self) -> str:
+        """SHA-256 of the content of the photographs that it trains on or chooses by; empty where none was written."""
+        began, paths = read_json(self._hashes), self.manifest.learned_from["path"]
+        return hashlib.sha256("\n".join(began.get(path, "") for path in paths).encode()).hexdigest() if began else ""
+
+    def list_changed(self) -> list[str]:
+        """Return the photographs that were replaced since the run began. None is known of older runs."""
+        began = read_json(self._hashes) or {}
+        now = hash_images(self.data_root, began, self.features) if began else {}
+        return [path for path, content in began.items() if content and now[path] not in (content, "")]
+
+    def begin_anew(self, notebooks: tuple[str, ...]) -> list[str]:
+        """Forget those of some notebooks that stand on photographs replaced since; return these photographs."""
+        if changed := self.list_changed():
+            trained = set(changed)
+            with suppress(UserError):  # a damaged manifest does not say who trains
+                trained &= set(Manifest.load(self.folder / "manifest.csv").learned_from["path"])
+            for name in notebooks:
+                if trained or name not in records.SHARED:
+                    records.forget(self.folder, name)
+            began = read_json(self._hashes) or {}
+            write_json(self._hashes, began | hash_images(self.data_root, changed, self.features))
+        return changed
+
+    def _refuse_changed(self) -> None:
+        if changed := self.list_changed():
+            told = f"{counted(len(changed), 'photograph')} changed since this run, the first is {changed[0]}"
+            raise UserError(f"{self.data_root}: {told}; `clipreid run` with the same params does it again")
+
+    def _move_data(self, before: Params) -> None:
+        """Take results over from another data root that has, or had, the same photographs.
+
+        Raises:
+            UserError: they are others, or nobody wrote down what they were.
+        """
+        began = read_json(self._hashes) or {}
+        if not began and not (self.folder / "manifest.csv").exists():  # nothing was begun there
+            return
+        if not began or hash_images(self.data_root, began, self.features) != began:
+            hint = "give this run another experiment name, or delete that folder"
+            raise UserError(
+                f"{self.folder}: is of the photographs in {before.data_folder}, not {self.data_root}; {hint}"
+            )
+        records.move(self.params, self.folder, before)
 
     @property
     def seen_people(self) -> set[int]:
         """The people whose images this run trains on, chooses by or, for tip_adapter, compares with."""
         if self.params.variant == "frozen":
             return set()
-        images = self.manifest.images
-        return set(images.loc[images["role"].isin(["train", "validation"]), "subject"])
+        return set(self.manifest.learned_from["subject"])
 
     def facts(self) -> dict:
         """What a checkpoint of this run says about its origin: seed, manifest, every param, library versions."""
@@ -208,7 +281,8 @@ class Run:
 
     def finish(self, notebook: str, **facts: object) -> None:
         """Record that a notebook has finished, with more facts; the last thing it does. Resume states go."""
-        records.write_record(self.params, self.folder, notebook, {"manifest_sha": self.manifest.sha, **facts})
+        origin = {"manifest_sha": self.manifest.sha, "photographs": self.trained_on}
+        records.write_record(self.params, self.folder, notebook, {**origin, **facts})
         for state in self.models.glob("*.resume.pt"):
             state.unlink()
 

@@ -120,7 +120,7 @@ def submit(runs: list[Params], settings: Settings, force: frozenset[str] = froze
         state = queue.get(run.folder.name, "")
         if state.startswith(ACTIVE):
             print(f"{run.folder.name}: job {_job(run.folder)} has it, {state}")
-        elif not force and Run.open_data(run.params).is_done(SURVEY) and run.done:
+        elif not force and Run.open_data(run.params).is_done(SURVEY) and run.done and not run.list_changed():
             print(f"{run.folder.name}: nothing to do, it is done")
         else:
             left.append(run)

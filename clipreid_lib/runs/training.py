@@ -14,6 +14,7 @@ from clipreid_lib.base.files import file_sha
 from clipreid_lib.clip import backbone
 from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.clip.encode import encode
+from clipreid_lib.data.pixels import PixelsOnDemand, load_pixels
 from clipreid_lib.method.augment import enlarge
 from clipreid_lib.method.clipid_model import ClipidModel
 from clipreid_lib.method.encoder_finetune import EncoderSettings
@@ -37,13 +38,13 @@ class TrainingSet:
     """A run's training images as the method takes them.
 
     Attributes:
-        images: (N, 3, H, W) uint8.
+        images: (N, 3, H, W) uint8: a tensor, or where that would be too large, what reads rows of it on demand.
         labels: (N,) each image's identity.
         side: (N,) each image's row in the backbone's side information; None without.
         words: what the data set says of each identity, in ascending order; None for prompts that say nothing.
     """
 
-    images: torch.Tensor
+    images: torch.Tensor | PixelsOnDemand
     labels: list[int]
     side: torch.Tensor | None
     words: list[str] | None
@@ -65,7 +66,7 @@ def load_training_set(run: Run, clip: Backbone, as_tested: bool = False) -> Trai
     if not as_tested:
         photographs = replace(photographs, rule=run.params.resize)
         size = enlarge(size) if run.params.padding == "enlarge" else size
-    images = torch.from_numpy(photographs.load(train, size))
+    images = load_pixels(photographs, train, size)
     words = _words(run, run.params.prompt_form) if run.params.learns_prompts else None
     return TrainingSet(images, train["identity"].tolist(), clip.side_rows(train), words)
 
@@ -147,13 +148,13 @@ def loss_terms(run: Run, clip: Backbone) -> dict[str, Term]:
 
 def keep_prompts(run: Run) -> Keep:
     """Say where stage 2a keeps its log and resume state."""
-    key = f"{run.params.run_id} {run.manifest.sha}"
+    key = f"{run.params.run_id} {run.manifest.sha} {run.trained_on}"
     return Keep(run.logs / "prompts.csv", run.models / "prompts.resume.pt", key, _save_every())
 
 
 def keep_encoder(run: Run) -> Keep:
     """Say where stages 1 and 2b keep their log and resume state."""
-    key = f"{run.params.run_id} {run.manifest.sha} {_prompts_sha(run)}"
+    key = f"{run.params.run_id} {run.manifest.sha} {run.trained_on} {_prompts_sha(run)}"
     return Keep(run.logs / "encoder.csv", run.models / "encoder.resume.pt", key, _save_every())
 
 
@@ -233,7 +234,7 @@ def make_validation(run: Run, clip: Backbone) -> Callable[[ClipidModel], dict[st
     held_out = run.manifest.validation
     if held_out.empty:
         return None
-    pixels = torch.from_numpy(run.photographs.load(held_out, clip.image_size))
+    pixels = load_pixels(run.photographs, held_out, clip.image_size)
     side = clip.side_rows(held_out)
     identities = _people(run)
     rows = torch.tensor([identities.index(i) if i in identities else -1 for i in held_out["identity"]])

@@ -6,9 +6,9 @@
 
 The key is a hash of everything that decides a feature: the checkpoint's weights, the backbone's shape and statistics,
 the resize rule and mirroring, and the data set's image table. A file states them again and is refused where one
-differs, so features of another checkpoint or preprocessing are never picked up. Each image's size and time stamp are
-kept as well: an image that was changed since is encoded anew, one that is gone or can no longer be read keeps its
-feature. The folder may be deleted at any time.
+differs, so features of another checkpoint or preprocessing are never picked up. In it each feature stands under its
+image's path and content: an image that was changed since is encoded anew, one that is gone or can no longer be read
+keeps its feature. The folder may be deleted at any time.
 """
 
 import hashlib
@@ -21,18 +21,19 @@ import torch
 from torch.nn import functional
 
 from clipreid_lib.base import checkpoints
-from clipreid_lib.base.errors import UnreadableImage, UserError
+from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import locked
 from clipreid_lib.clip import backbone
 from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.clip.encode import encode
-from clipreid_lib.data.photographs import Photographs, open_rgb
+from clipreid_lib.data.content_hashes import hash_images
+from clipreid_lib.data.photographs import RULES, Photographs
+from clipreid_lib.data.pixels import load_pixels
 from clipreid_lib.scores.features import Embeddings
 
 TABLE_COLUMNS = ["path", "identity", "aspect", "camera"]  # what an image is; sessions depend on params
 STATISTICS = ("running_mean", "running_var", "weight", "bias")  # of a batch norm
-GONE = (-1, -1)
-Stored = dict[str, tuple[tuple[int, int], torch.Tensor]]  # an image's stamp and embedding, by path
+Stored = dict[tuple[str, str], torch.Tensor]  # embeddings by an image's path and the hash of its content
 
 
 @dataclass(frozen=True)
@@ -73,26 +74,25 @@ class Encoder:
         made_by = self._describe(mirrored)
         key = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:16]
         path, wanted = self.folder / f"{key}.safetensors", images.drop_duplicates("path")
-        stamps = {name: self._stamp(name) for name in wanted["path"]}
+        contents = hash_images(self.photographs.root, wanted["path"], self.folder)
         known = _read(path, made_by)
-        lacking = wanted[[not self._holds(name, stamp, known) for name, stamp in stamps.items()]]
+        lacking = wanted[[image not in known for image in contents.items()]]
         if len(lacking):
             encoded = self.encode(lacking, mirrored)
-            fresh = {name: (stamps[name], row) for name, row in zip(encoded.paths, encoded.values, strict=True)}
+            fresh = {(name, contents[name]): row for name, row in zip(encoded.paths, encoded.values, strict=True)}
             self.folder.mkdir(parents=True, exist_ok=True)
             with locked(self.folder / ".lock"):  # a run beside this one may have added images meanwhile
                 known = _read(path, made_by) | fresh
-                tensors = {
-                    "embeddings": torch.stack([row for _, row in known.values()]),
-                    "stamps": torch.tensor([stamp for stamp, _ in known.values()]),
-                }
-                checkpoints.save(path, tensors, {"kind": "features", "paths": list(known), **made_by})
-        return Embeddings(list(stamps), self._pass_neck(torch.stack([known[name][1] for name in stamps]), mirrored))
+                paths, hashes = zip(*known, strict=True)
+                facts = {"kind": "features", "paths": paths, "contents": hashes, **made_by}
+                checkpoints.save(path, {"embeddings": torch.stack(list(known.values()))}, facts)
+        values = torch.stack([known[image] for image in contents.items()])
+        return Embeddings(list(contents), self._pass_neck(values, mirrored))
 
     def encode(self, images: pd.DataFrame, mirrored: bool = False) -> Embeddings:
         """Do what :meth:`embed` does without the store, with the side information that the images' columns give."""
         distinct = images.drop_duplicates("path")
-        pixels = torch.from_numpy(self.photographs.load(distinct, self.backbone.image_size))
+        pixels = load_pixels(self.photographs, distinct, self.backbone.image_size)
         encoded = encode(self.backbone, pixels, self.backbone.side_rows(distinct), mirrored)
         made = Embeddings(distinct["path"].tolist(), encoded.embedding)
         made.of(distinct)  # raises where one is not finite
@@ -115,27 +115,11 @@ class Encoder:
         return {
             "checkpoint": self.sha,
             "backbone": json.dumps(backbone.describe(self.backbone), sort_keys=True),
-            "resize": self.photographs.rule,
+            "resize": RULES[self.photographs.rule],
             "mirrored": mirrored,
+            "computed": f"float32 on {self.backbone.device.type}",  # two kinds of devices differ in the last digits
             "table": hashlib.sha256(text.encode()).hexdigest(),
         }
-
-    def _stamp(self, name: str) -> tuple[int, int]:
-        try:
-            found = (self.photographs.root / name).stat()
-        except OSError:
-            return GONE
-        return found.st_size, found.st_mtime_ns
-
-    def _holds(self, name: str, stamp: tuple[int, int], known: Stored) -> bool:
-        """Whether the stored feature holds: of the same file, or of one that is gone or broken since."""
-        if name not in known or stamp in (known[name][0], GONE):
-            return name in known
-        try:
-            open_rgb(self.photographs.root / name, 32)
-        except UnreadableImage:
-            return True
-        return False
 
 
 def _read(path: Path, made_by: dict) -> Stored:
@@ -143,8 +127,8 @@ def _read(path: Path, made_by: dict) -> Stored:
         return {}
     try:
         tensors, facts = checkpoints.load(path, "features")
-        stamps = map(tuple, tensors["stamps"].tolist())
-        known = dict(zip(facts["paths"], zip(stamps, tensors["embeddings"], strict=True), strict=True))
+        images = zip(facts["paths"], facts["contents"], strict=True)
+        known = dict(zip(images, tensors["embeddings"], strict=True))
     except (UserError, KeyError, ValueError):  # cut short by a full disk or a pulled plug: encode again
         return {}
     checkpoints.require(path, facts, made_by)

@@ -1,0 +1,134 @@
+"""Photographs that are replaced by others of the same names: what stands on them is done again, and nobody is misled.
+
+Notebooks are replaced by their records here.
+"""
+
+import shutil
+
+import pytest
+from small_runs import TINY
+
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.base.files import read_json, write_json
+from clipreid_lib.params import schema
+from clipreid_lib.params.schema import EVALUATION, NOTEBOOKS
+from clipreid_lib.runs import chain, local, plan, records, training
+from clipreid_lib.runs.run import Run
+
+
+@pytest.fixture
+def executed(monkeypatch):
+    """Replace every notebook by its record and its files; return (run, the notebook's number) as they are executed."""
+    begun = []
+
+    def execute(self, name, locks):
+        begun.append((self.run.folder.name, name[:2]))
+        run = Run(self.run.params, self.run.folder, self.run.fixed)  # as the child opens it
+        for path in records.list_products(run.params, run.folder, name):
+            write_json(path, {"manifest_sha": run.manifest.sha} if path.name == "metrics.json" else {})
+        run.finish(name)
+
+    monkeypatch.setattr(chain.Chain, "_execute", execute)
+    return begun
+
+
+@pytest.fixture
+def params(hands, tmp_path):
+    """A run on a copy of the hands."""
+    root = shutil.copytree(hands, tmp_path / "hands")
+    return schema.validate_params(
+        {**{key: value for key, value in TINY.items() if not key.startswith("demo_")}, "dataset": "11k"}
+        | {"protocol": "common", "data_root": str(root), "outputs_root": str(tmp_path / "out"), "experiment": "mine"}
+    )
+
+
+def do(params, executed, failed=None) -> list[str]:
+    executed.clear()
+    assert local.Local([params]).do() == (failed or {})
+    return [number for _, number in executed]
+
+
+def replace_photograph(params, role: str) -> str:
+    """Put another picture in the place of an image of this role; return its path."""
+    images = Run.open(params).manifest.images
+    path = images.loc[images["role"] == role, "path"].iloc[0]
+    root = params.data_folder
+    other = next(file for file in sorted((root / "Hands").iterdir()) if file.read_bytes() != (root / path).read_bytes())
+    shutil.copyfile(other, root / path)
+    return path
+
+
+@pytest.mark.parametrize(("role", "again"), [("train", ["02", "03", "04", "05"]), ("test", ["04", "05"])])
+def test_what_stands_on_a_replaced_photograph_is_told_and_done_again(params, executed, capsys, role, again):
+    assert do(params, executed) == ["01", "02", "03", "04", "05"]
+    assert do(params, executed) == []
+    path = replace_photograph(params, role)
+    with pytest.raises(UserError, match=f"1 photograph changed since this run, the first is {path}; `clipreid run`"):
+        Run.at(params.folder).manifest  # noqa: B018
+    plan.print_plan([params])
+    assert f"{params.run_id}: 1 photograph changed since; what stands on them will" in capsys.readouterr().out
+    assert do(params, executed) == ["01", *again]
+    told = f"{params.run_id}: 1 photograph changed since this run, the first is {path}; what stands on them is done"
+    assert told in capsys.readouterr().out
+    assert (params.folder / "metrics.before.json").exists()
+    assert do(params, executed) == [] and Run.at(params.folder).manifest
+
+
+def test_a_deleted_photograph_of_an_evaluated_run_is_no_change(params, executed):
+    do(params, executed)
+    images = Run.open(params).manifest.images
+    (params.data_folder / images.loc[images["role"] == "test", "path"].iloc[0]).unlink()
+    assert do(params, executed) == []
+    assert Run.at(params.folder).manifest.sha == read_json(params.folder / "metrics.json")["manifest_sha"]
+
+
+def test_an_unfinished_training_does_not_go_on_with_other_pictures(params, executed):
+    do(params, executed)
+    before = training.keep_prompts(Run.at(params.folder)).key
+    replace_photograph(params, "train")
+    do(params, executed)
+    assert training.keep_prompts(Run.at(params.folder)).key != before
+
+
+def test_results_of_other_pictures_are_not_copied(params, executed):
+    do(params, executed)
+    twin = params.model_copy(update={"experiment": "twin"})
+    assert do(twin, executed) == ["04", "05"]  # the trainings were copied
+    shutil.rmtree(twin.folder)
+    replace_photograph(params, "train")
+    assert do(twin, executed) == ["01", "02", "03", "04", "05"]
+
+
+def test_a_finished_run_of_an_older_version_stays_finished(params, executed):
+    do(params, executed)
+    for folder in (params.folder, params.survey_folder):
+        (folder / "photographs.json").unlink()
+    for name in NOTEBOOKS[1:]:
+        record = read_json(params.folder / "done" / f"{name}.json")
+        write_json(params.folder / "done" / f"{name}.json", {k: v for k, v in record.items() if k != "photographs"})
+    replace_photograph(params, "train")
+    assert do(params, executed) == [] and Run.at(params.folder).manifest
+
+
+def test_another_root_with_the_same_names_keeps_off_the_runs_folder(params, executed, tmp_path):
+    do(params, executed)
+    kept = (params.folder / "params.yaml").read_bytes()
+    root = shutil.copytree(params.data_folder, tmp_path / "other")
+    other = params.model_copy(update={"data_root": str(root)})
+    one, another, *_ = sorted((root / "Hands").iterdir())
+    shutil.copyfile(another, one)
+    executed.clear()
+    with pytest.raises(UserError, match=f"{params.run_id}: is of the photographs in .*hands, not .*other; give this"):
+        local.Local([other]).do()
+    assert executed == [] and (params.folder / "params.yaml").read_bytes() == kept
+    assert do(params, executed) == []
+    assert do(other.model_copy(update={"experiment": "other"}), executed) == ["01", "02", "03", "04", "05"]
+
+
+def test_a_data_set_that_was_moved_costs_nothing_again(params, executed, tmp_path):
+    do(params, executed)
+    params.data_folder.rename(tmp_path / "moved")
+    moved = params.model_copy(update={"data_root": str(tmp_path / "moved")})
+    assert do(moved, executed) == ["01"]  # which shows the folder, and has one of its own
+    assert Run.at(params.folder).data_root == tmp_path / "moved"
+    assert do(moved, executed) == [] and Run.at(params.folder).is_done(EVALUATION)
