@@ -52,7 +52,9 @@ def summarise(runs: list[FinishedRun]) -> tuple[pd.DataFrame, str]:
     one_stage = settings["mode"] != "full"  # say so: after prompt_learn the image encoder is still the frozen one
     settings.loc[one_stage, "variant"] += ", " + settings.loc[one_stage, "mode"]
     # whatever else the runs differ in names a row; only seeds are averaged
-    varying = [key for key in settings if key not in ("variant", "mode", "seed") and settings[key].nunique(False) > 1]
+    trained = settings[[run.params.trains_encoder for run in runs]]  # no others have a precision
+    counted = {key: (trained if key == "precision" else settings)[key].nunique(False) for key in settings}
+    varying = [key for key, values in counted.items() if values > 1 and key not in ("variant", "mode", "seed")]
     keys = [*varying, "variant"]
     rows = {}
     for name, group in metrics.groupby([settings[key] for key in keys], sort=False, dropna=False):
