@@ -42,7 +42,7 @@ def finish(params: Params, folder: Path, *notebooks: str, **facts) -> None:
 def learn(run, clip=None, **more):
     """Do stage 2a of a run as notebook 02 does; return backbone, prompt bank and log."""
     clip = clip or loading.load_backbone(run)
-    data = training.load_training_set(run, clip)
+    data = training.load_training_set(run, clip, as_tested=True)
     settings, keep = training.prompt_settings(run), training.keep_prompts(run)
     bank, log = learn_prompts(clip, data.images, data.labels, settings, words=data.words, keep=keep, **more)
     training.save_prompts(run, clip, bank)

@@ -3,7 +3,7 @@ import torch
 
 from clipreid_lib.base import import_fixes  # noqa: F401  before torchvision
 from clipreid_lib.clip.encode import normalise
-from clipreid_lib.method.augment import Augment
+from clipreid_lib.method.augment import Augment, enlarge
 
 from torchvision.transforms import v2  # isort: skip
 
@@ -62,9 +62,11 @@ def test_half_of_the_images_are_flipped_only_if_asked():
 def test_noise_stands_where_the_mean_would_stand():
     pixels = photographs(60, 64, 64)
     torch.manual_seed(3)
-    mean = Augment(64, MEAN, STD)(pixels)
+    mean, noisy = Augment(64, MEAN, STD), Augment(64, MEAN, STD, erase="noise")
+    mean.area, mean._log_ratio = noisy.area, noisy._log_ratio  # timm's rectangles are a little larger
+    mean = mean(pixels)
     torch.manual_seed(3)
-    noise = Augment(64, MEAN, STD, erase="noise")(pixels)
+    noise = noisy(pixels)
     erased = (mean == 0).all(dim=1, keepdim=True).expand_as(mean)
     assert 0.05 < float(erased.float().mean()) < 0.15  # half the images, a sixth of each
     assert torch.equal(noise[~erased], mean[~erased])
@@ -73,3 +75,17 @@ def test_noise_stands_where_the_mean_would_stand():
 
 def test_pixels_to_pad_follow_the_longer_side():
     assert Augment((256, 128), MEAN, STD).pad == Augment(256, MEAN, STD).pad == 10  # CLIP-ReID's, on all sides
+
+
+def test_enlarged_images_are_cropped_and_nothing_is_padded_or_erased():
+    assert enlarge(224) == (256, 256)  # CLIP-HandID's
+    pixels = photographs(30, *enlarge((64, 32)))
+    torch.manual_seed(0)
+    seen = Augment((64, 32), MEAN, STD, flip=True, padding="enlarge", erase="none")(pixels)
+    places = set()
+    for image, whole in zip(seen, normalise(pixels, MEAN, STD), strict=True):
+        cuts = {(top, left): whole[:, top : top + 64, left : left + 32] for top in range(10) for left in range(6)}
+        ways = {(*place, way): cut.flip(2) if way else cut for place, cut in cuts.items() for way in (False, True)}
+        (found,) = [place for place, cut in ways.items() if torch.equal(image, cut)]
+        places.add(found)
+    assert len({top for top, _, _ in places}) > 5 and len({flip for _, _, flip in places}) == 2

@@ -220,6 +220,13 @@ AFTER = {
     "weight_decay": {"weight_decay": 0.5},
     "accumulate": {"accumulate": 2},
     "precision": {"precision": "bf16"},
+    "flip_train": {"flip_train": True},
+    "padding": {"padding": "enlarge"},
+    "erasing": {"erasing": "none"},
+    "sampler": {"sampler": "shuffled"},
+    "schedule": {"schedule": "clip_handid"},
+    "bias_factor": {"bias_factor": 2.0},
+    "test_features": {"variant": "clipid_no_text", "test_features": "after_neck"},
     "output_dir": {"output_dir": "logs/"},
     "save_dir": {"save_dir": "weights/"},
 }
@@ -229,6 +236,7 @@ BEFORE = {
     **{"draw_seed": 1, "model": "rn50", "image_size": "32x32", "resize": "crop", "patch_stride": 4, "last_stride": 1},
     **{"side_info": "camera", "prompt_dim": 8, "num_prompts": 2, "batch_size": 12, "prompt_form": "shared"},
     **{"prompt_loss": "infonce", "prompt_logits": "dot", "prompt_epochs": 3, "prompt_lr": 1e-3, "seed": 1},
+    **{"test_resize": "bilinear", "positions": "bilinear", "noun": "person."},
     **{"activation": "quick_gelu", "normalisation": "inception"},
     **{"demo_people": 9, "demo_images": 5, "demo_sessions": 1, "demo_difficulty": 0.1, "demo_seed": 1},
 }

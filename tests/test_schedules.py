@@ -1,6 +1,6 @@
 import pytest
 
-from clipreid_lib.method.schedules import encoder_rate, prompt_rate
+from clipreid_lib.method.schedules import encoder_rate, handid_rate, prompt_rate
 from clipreid_lib.params.recipes import VIT, recipe_of
 
 
@@ -31,3 +31,9 @@ def test_short_runs_have_positive_rates(epochs):
     for epoch in range(1, epochs + 1):
         assert 0 < prompt_rate(epoch, epochs, 1.0, VIT.prompt_warm_up) <= 1.0
         assert 0 < encoder_rate(epoch, epochs, 1.0, VIT.warm_start, VIT.steps) <= 1.0
+
+
+def test_handid_rate_gives_the_published_values():
+    published = {1: 5e-8, 2: 5e-8 + 4.95e-7, 10: 5e-8 + 9 * 4.95e-7, 11: 5e-6, 40: 5e-6, 41: 2.5e-6, 61: 1.25e-6}
+    for epoch, rate in published.items():
+        assert handid_rate(epoch, 70, 5e-6) == pytest.approx(rate, rel=1e-6)

@@ -33,6 +33,7 @@ def load(
     last_stride: int | None = None,
     normalisation: str | None = None,
     activation: str | None = None,
+    positions: str = "bicubic",
 ) -> Backbone:
     """Load a backbone on the CPU, in float32 and evaluation mode, all parameters frozen.
 
@@ -50,6 +51,7 @@ def load(
         normalisation: channel means and deviations: ``clip``, ``imagenet`` or ``inception``. None takes what a file or
             the ``open_clip_config.json`` beside it says, else the model's own.
         activation: likewise, as the weights were trained with: ``gelu`` or ``quick_gelu``.
+        positions: how the table of positions gets to another size: ``bicubic``, or CLIP-ReID's ``bilinear``.
 
     Raises:
         UserError: unknown model, unknown or unfitting weights, no weights to be had, a shape it cannot take.
@@ -70,7 +72,7 @@ def load(
         known = ", ".join([EMBEDDED, *ALIASES])
         raise UserError(f"model: {model!r} is unknown; use {known} or an open_clip model name such as ViT-B-16")
     logging.getLogger("root").setLevel(logging.ERROR)  # open_clip narrates its loading on the root logger
-    shape = image_size, patch_stride, last_stride
+    shape = image_size, patch_stride, last_stride, positions
     try:
         tag = get_pretrained_cfg(name, pretrained)
         file = weights.read(pretrained, name) if Path(pretrained).is_file() and not tag else None
@@ -104,6 +106,7 @@ def load(
         backbone.assumed += f", position embeddings of {its} places interpolated to {here}"
     fuse_attention(clip.visual)
     tower_shapes.adapt(clip.visual, model, *shape)
+    backbone.positions = positions
     if not backbone.is_vit:
         clip.visual.to(memory_format=torch.channels_last)  # a ResNet's step takes two thirds of the time on a CPU
     clip.eval().requires_grad_(False)
@@ -116,7 +119,7 @@ def describe(backbone: Backbone) -> dict:
     file = Path(backbone.pretrained)
     # Named where it is not the model's own, so that checkpoints and features without this fact still fit.
     activation = "" if backbone.activation == backbone.own_activation else f" with {backbone.activation}"
-    return {
+    facts = {
         "model": backbone.name + activation,
         "pretrained": f"file {file_sha(file)[:12]}" if file.is_file() else backbone.pretrained,
         "image_size": spell(backbone.image_size),
@@ -129,3 +132,5 @@ def describe(backbone: Backbone) -> dict:
         "embed_dim": visual.output_dim,
         "text_width": backbone.text_width,
     }
+    # Likewise.
+    return facts if backbone.positions == "bicubic" else facts | {"positions": backbone.positions}

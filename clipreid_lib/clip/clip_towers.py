@@ -83,6 +83,7 @@ class Backbone(nn.Module):
         self.reads_text = True  # False where its weights are an image encoder's alone
         self.is_vit = tower_shapes.is_vit(self.clip.visual)
         self.checkpointing = False
+        self.positions = "bicubic"  # how their table was resized
         self.side_info: str | None = None  # column of the image table that `add_side_information` was told
         self.side_values: list | None = None  # that column's values, in the order of the vectors
         # A ViT that pools all places has no class token to take the features from.

@@ -2,8 +2,8 @@
 
 All three change the grid of places the tower looks at, and with it the table of position embeddings: one row for
 the class token (ViT) or the mean (a ResNet's attention pool), which is kept, and one per place, which are
-interpolated. CLIP-ReID (arXiv 2211.13977) interpolates bilinearly; here it is bicubic with antialiasing, which is
-what open_clip does when it loads weights at another size, so that both ways give the same table.
+interpolated. CLIP-ReID (arXiv 2211.13977) interpolates bilinearly; the default here is bicubic with antialiasing, which
+is what open_clip does when it loads weights at another size, so that both ways give the same table.
 """
 
 from typing import Any
@@ -45,6 +45,7 @@ def adapt(
     size: int | str | tuple[int, int] | None = None,
     patch_stride: int | None = None,
     last_stride: int | None = None,
+    positions: str = "bicubic",
 ) -> None:
     """Give a loaded tower another shape, in place. Whatever is None, or as it is already, is not touched.
 
@@ -55,6 +56,7 @@ def adapt(
         patch_stride: ViT only: pixels from patch to patch, at most a patch's side. CLIP-ReID takes 12 of 16; the
             grid becomes (H - patch) // stride + 1 high.
         last_stride: ResNet only: 1 or 2. CLIP-ReID takes 1, so that layer 4 keeps layer 3's resolution.
+        positions: how their table is resized, as for :func:`resize_positions`.
 
     Raises:
         UserError: a key of the other family, a stride that is not allowed, or an image smaller than one place.
@@ -87,17 +89,21 @@ def adapt(
     visual.image_size = size
     owner = visual if is_vit(visual) else visual.attnpool
     if (after := grid_of(visual, size)) != before:
-        table = resize_positions(owner.positional_embedding.detach(), before, after)
+        table = resize_positions(owner.positional_embedding.detach(), before, after, positions)
         owner.positional_embedding = nn.Parameter(table, owner.positional_embedding.requires_grad)
         if is_vit(visual):
             visual.grid_size = after
 
 
-def resize_positions(table: torch.Tensor, before: tuple[int, int], after: tuple[int, int]) -> torch.Tensor:
+def resize_positions(
+    table: torch.Tensor, before: tuple[int, int], after: tuple[int, int], how: str = "bicubic"
+) -> torch.Tensor:
     """Interpolate position embeddings (1 + rows * columns, C) from one grid (rows, columns) to another.
 
-    The first entry belongs to no place and stays as it is.
+    The first entry belongs to no place and stays as it is. ``bicubic`` smooths where the grid gets coarser (as
+    open_clip), ``bilinear`` does not (as CLIP-ReID).
     """
+    antialias = how == "bicubic"
     places = table[1:].unflatten(0, before).permute(2, 0, 1)[None]  # (1, C, rows, columns)
-    places = functional.interpolate(places, size=after, mode="bicubic", antialias=True, align_corners=False)
+    places = functional.interpolate(places, size=after, mode=how, antialias=antialias, align_corners=False)
     return torch.cat([table[:1], places[0].permute(1, 2, 0).flatten(0, 1)])

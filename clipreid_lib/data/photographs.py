@@ -25,7 +25,10 @@ from clipreid_lib.params.image_sizes import parse_size
 
 # What `decode` can do, by its name in params, and the name of the store that holds the outcome, whose number goes up
 # whenever the same file would give other pixels.
-RULES = {"squash": "bicubic-2", "crop": "bicubic-crop-2"}
+RULES = {
+    **{"squash": "bicubic-2", "crop": "bicubic-crop-2"},
+    **{"squash, bilinear": "bilinear-2", "crop, bilinear": "bilinear-crop-2"},
+}
 # EXIF's orientation -> what turns the picture upright (Pillow's own helper rewrites all tags, and fails on odd ones).
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -112,7 +115,8 @@ def decode(
         size: (height, width) in pixels, or a square's side.
         content: the file's bytes, where they have been read already.
         rule: ``squash`` resizes the whole picture, whatever its shape. ``crop`` keeps its shape and cuts out the
-            centre, as OpenAI prepares CLIP's images.
+            centre, as OpenAI prepares CLIP's images. ``squash, bilinear`` and ``crop, bilinear`` interpolate bilinearly
+            (with antialiasing, as Pillow does), where the others are bicubic.
 
     Returns:
         (3, height, width) uint8, RGB.
@@ -122,18 +126,19 @@ def decode(
     """
     height, width = parse_size(size)
     image = open_rgb(path, max(height, width), content)
-    crop = rule == "crop"
-    image = _cover(image, height, width) if crop else image.resize((width, height), Image.Resampling.BICUBIC)
+    shape, _, bilinear = rule.partition(", ")
+    how = Image.Resampling.BILINEAR if bilinear else Image.Resampling.BICUBIC
+    image = _cover(image, height, width, how) if shape == "crop" else image.resize((width, height), how)
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
-def _cover(image: Image.Image, height: int, width: int) -> Image.Image:
+def _cover(image: Image.Image, height: int, width: int, how: Image.Resampling) -> Image.Image:
     """Resize until the picture just covers the size and cut the centre, rounding as torchvision does for OpenAI."""
     if width * image.height >= height * image.width:  # the picture is too high: its width decides
         scaled = width, max(height, int(width * image.height / image.width))
     else:
         scaled = max(width, int(height * image.width / image.height)), height
-    image = image.resize(scaled, Image.Resampling.BICUBIC)
+    image = image.resize(scaled, how)
     left, top = round((scaled[0] - width) / 2), round((scaled[1] - height) / 2)
     return image.crop((left, top, left + width, top + height))
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from clipreid_lib.base.accelerator import resolve_precision
+from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.seeding import stable_seed
 from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.clip.device import FORMATS, allow_tf32, explain_out_of_memory, is_out_of_memory
@@ -31,11 +32,17 @@ class EncoderSettings:
         epochs: length.
         lr: peak rate of the image encoder, per step of Adam.
         head_lr: peak rate of the heads, and of losses that learn; ten times CLIP-ReID's, as CLIP-HandID's.
-        warm_start: share of the peak rate that warm-up starts from.
-        steps: shares of the epochs after which the rate falls to a tenth.
+        schedule: of the rates: ``clip_reid`` or ``clip_handid``.
+        warm_start: share of the peak rate that warm-up starts from, in ``clip_reid``.
+        steps: in ``clip_reid``: shares of the epochs after which the rate falls to a tenth.
         batch_size: images per batch.
         images_per_identity: K of the P x K batches.
-        sampler: ``every_image`` uses all images in every epoch, ``published`` draws as CLIP-ReID does.
+        sampler: ``every_image`` uses all images in every epoch, ``published`` draws as CLIP-ReID does, ``shuffled``
+            as CLIP-HandID does.
+        flip: whether every other image is mirrored, as the papers do.
+        padding: ``edge``, ``black`` (CLIP-ReID) or ``enlarge`` (CLIP-HandID), as
+            :class:`~clipreid_lib.method.augment.Augment` says.
+        erasing: with ``mean``, ``noise`` (CLIP-ReID) or ``none`` (CLIP-HandID).
         weight_decay: Adam's L2 term.
         bias_factor: how much faster biases learn than weights.
         accumulate: batches whose gradients are averaged before each step.
@@ -48,11 +55,15 @@ class EncoderSettings:
     epochs: int = 60
     lr: float = 5e-6
     head_lr: float = 5e-5
+    schedule: str = "clip_reid"
     warm_start: float = 0.1
     steps: tuple[float, float] = (30 / 60, 50 / 60)
     batch_size: int = 64
     images_per_identity: int = 4
     sampler: str = "every_image"
+    flip: bool = False
+    padding: str = "edge"
+    erasing: str = "mean"
     weight_decay: float = 1e-4
     bias_factor: float = 2.0
     accumulate: int = 1
@@ -81,7 +92,8 @@ def finetune(
 
     Args:
         clip: a backbone, from :func:`clipreid_lib.clip.backbone.load`; its image tower is trained in place.
-        images: (N, 3, H, W) uint8 of the backbone's ``image_size``: a tensor, or anything that is indexed like one.
+        images: (N, 3, H, W) uint8 of the backbone's ``image_size``, or, with padding ``enlarge``, as large as
+            :func:`~clipreid_lib.method.augment.enlarge` says: a tensor, or anything that is indexed like one.
         labels: (N,) each image's identity, numbers or text.
         terms: the losses by name, each with its weight; see :mod:`clipreid_lib.method.loss_terms`.
         settings: epochs, rates, batches; None takes the published ones.
@@ -94,7 +106,8 @@ def finetune(
         The model and the training log, a column per term.
 
     Raises:
-        UserError: the loss stops being a number; a precision that the device has not.
+        UserError: the loss stops being a number; a precision that the device has not; too few people or images for
+            one batch of the sampler.
         ValueError: no term, or images and labels differ in number.
     """
     settings = settings or EncoderSettings()
@@ -110,7 +123,8 @@ def finetune(
         loss.to(clip.device)
     device = clip.device
     precision = resolve_precision(settings.precision, str(device))
-    augment = Augment(clip.image_size, *clip.normalisation)
+    (mean, std), flip = clip.normalisation, settings.flip
+    augment = Augment(clip.image_size, mean, std, flip=flip, padding=settings.padding, erase=settings.erasing)
     pixels, targets = keep_on_device(images, device), rows.to(device)
     sides = None if side is None else side.to(device)
 
@@ -124,7 +138,16 @@ def finetune(
         cut = settings.batch_size, settings.images_per_identity
         return sampler.SAMPLERS[how](rows.numpy(), *cut, epoch, settings.seed)
 
+    def rate(epoch: int, epochs: int, peak: float) -> float:
+        if settings.schedule == "clip_handid":
+            return schedules.handid_rate(epoch, epochs, peak)
+        return schedules.encoder_rate(epoch, epochs, peak, settings.warm_start, settings.steps)
+
     steps, published = (settings.epochs * len(sample(0, how)) for how in (settings.sampler, "published"))
+    if not steps:
+        wanted = f"{settings.batch_size} images of {settings.batch_size // settings.images_per_identity} people"
+        has = f"there are {len(rows)} of {len(identities)}"
+        raise UserError(f"sampler: {settings.sampler} cannot fill a batch ({wanted}), {has}; use every_image")
     steps = -(-steps // settings.accumulate)
     (watch or print)(f"encoder: about {steps:,} optimiser steps (CLIP-ReID's sampler would take {published:,})")
     groups = model.parameter_groups(settings.lr, settings.head_lr, settings.bias_factor)
@@ -136,9 +159,7 @@ def finetune(
         seed=settings.seed,
         learner=nn.ModuleList([model, *learning]) if learning else model,
         optimiser=torch.optim.Adam(groups, weight_decay=settings.weight_decay, fused=device.type == "cuda"),
-        rate=lambda epoch, epochs, peak: schedules.encoder_rate(
-            epoch, epochs, peak, settings.warm_start, settings.steps
-        ),
+        rate=rate,
         batches=sample,
         fetch=partial(feed, pixels, device=device),
         losses=losses,

@@ -22,9 +22,10 @@ class Inversion(nn.Module):
     Args:
         backbone: its text tower reads the word; it is not held or changed.
         dropout: share of hidden units left out in training.
+        noun: end of the sentence.
     """
 
-    def __init__(self, backbone: Backbone, dropout: float = 0.5) -> None:
+    def __init__(self, backbone: Backbone, dropout: float = 0.5, noun: str = "hand.") -> None:
         """Build the network for the backbone's widths."""
         super().__init__()
         wide, width = 4 * backbone.clip.visual.output_dim, backbone.text_width
@@ -37,7 +38,7 @@ class Inversion(nn.Module):
         self.network = nn.Sequential(*layers, nn.Linear(wide, width), last)
         length = backbone.text.token_embedding.weight.norm(dim=1).mean()
         nn.init.constant_(last.weight, float(length) / width**0.5)
-        self.sentence = Sentences(backbone, [f"a photo of a {SLOT} hand."], slots=1)
+        self.sentence = Sentences(backbone, [f"a photo of a {SLOT} {noun}"], slots=1)
 
     def text_features(self, backbone: Backbone, f_proj: torch.Tensor) -> torch.Tensor:
         """Return the text feature of each image's own sentence.
@@ -59,16 +60,17 @@ class InversionLoss(nn.Module):
 
     Args:
         logits: ``cosine`` or ``dot``, as :func:`~clipreid_lib.method.prompt_bank.scale_pair` takes them.
+        noun: end of the sentence; CLIP-HandID's has no full stop.
     """
 
-    def __init__(self, logits: str = "cosine") -> None:
+    def __init__(self, logits: str = "cosine", noun: str = "hand.") -> None:
         """Wait for :meth:`build`."""
         super().__init__()
-        self.logits = logits
+        self.logits, self.noun = logits, noun
 
     def build(self, clip: Backbone) -> None:
         """Make the network for a backbone; the training does so, right after it has drawn its heads."""
-        self.reader = Inversion(clip).to(clip.device)
+        self.reader = Inversion(clip, noun=self.noun).to(clip.device)
         self._scale = clip.logit_scale  # once: to read it, a GPU has to wait
         self._clip = [clip]  # in a list, so that the backbone's own parameters do not count as this loss's
 

@@ -35,7 +35,8 @@ class PromptBank(nn.Module):
         num_prompts: M, learnable tokens per sentence.
         prompt_dim: width of a code; None learns at the text width itself, as CLIP-ReID does.
         form: ``learned``, ``shared`` or ``fixed``.
-        words: what to say of each identity (``fair male left palmar hand.``); ``learned`` says ``hand.`` of all.
+        words: what to say of each identity (``fair male left palmar hand.``); ``learned`` says the noun of all.
+        noun: end of ``learned`` sentences: ``hand.``, or CLIP-ReID's ``person.``.
 
     Raises:
         UserError: M tokens do not fit the context.
@@ -50,6 +51,7 @@ class PromptBank(nn.Module):
         prompt_dim: int | None = None,
         form: str = "learned",
         words: list[str] | None = None,
+        noun: str = "hand.",
     ) -> None:
         """Tokenise the sentences once and draw the codes from N(0, 0.02), CLIP's own scale of embeddings."""
         super().__init__()
@@ -58,7 +60,7 @@ class PromptBank(nn.Module):
         if form != "learned" and len(words or []) != len(self.identities):
             raise ValueError(f"form {form} says something of each of {len(self.identities)} identities")
         slots = 0 if form == "fixed" else num_prompts
-        said = ["hand."] if form == "learned" else words or []
+        said = [noun] if form == "learned" else words or []
         self.sentences = Sentences(
             backbone, [" ".join(["a photo of a", *[SLOT] * slots, text]) for text in said], slots
         )
@@ -141,13 +143,14 @@ def scale_pair(image: torch.Tensor, text: torch.Tensor, how: str, scale: float) 
     return nn.functional.normalize(image, dim=1) * scale, nn.functional.normalize(text, dim=1)
 
 
-def describe_people(table: pd.DataFrame, identities: Sequence, dataset: str) -> list[str]:
+def describe_people(table: pd.DataFrame, identities: Sequence, dataset: str, noun: str = "hand.") -> list[str]:
     """Describe each identity by what its own images' metadata say.
 
     Args:
         table: image rows with ``identity``, ``aspect`` and any of ``skin_color``, ``gender``, ``nail_polish``.
         identities: in the order wanted.
         dataset: for messages.
+        noun: what the pictures show, with the full stop that ends a sentence, or without one.
 
     Returns:
         One ending of "a photo of a ..." each, such as ``fair skinned male dorsal right hand with nail polish.``
@@ -159,13 +162,14 @@ def describe_people(table: pd.DataFrame, identities: Sequence, dataset: str) -> 
     if not known:
         raise UserError(f"prompt_form: {dataset} says nothing about its people; use learned")
     people = table.groupby("identity")[["aspect", *known]].agg(lambda values: values.mode().iloc[0])
-    return [_describe(people.loc[identity]) for identity in identities]
+    return [_describe(people.loc[identity], noun) for identity in identities]
 
 
-def _describe(person: pd.Series) -> str:
+def _describe(person: pd.Series, noun: str) -> str:
+    noun, stop, _ = noun.partition(".")
     words = [f"{person['skin_color']} skinned"] if person.get("skin_color") else []
     words += [str(person["gender"])] if person.get("gender") else []
     words += [SPOKEN.get(word, word) for word in str(person["aspect"]).split("_")]
-    if words[-1] != "hand":
-        words.append("hand")
-    return " ".join(words) + (" with nail polish." if person.get("nail_polish") else ".")
+    if words[-1] != noun:
+        words.append(noun)
+    return " ".join(words) + (" with nail polish" if person.get("nail_polish") else "") + stop

@@ -34,6 +34,7 @@ class PromptSettings:
         batch_size: images per step.
         num_prompts: learned tokens per sentence.
         prompt_dim: width of a token's code; None learns at the text width itself.
+        noun: end of ``learned`` sentences; ``person.`` in CLIP-ReID.
         form: ``learned``, ``shared`` or ``fixed``, as :class:`~clipreid_lib.method.prompt_bank.PromptBank` says.
         loss: ``supervised`` has all images of a person as positives, ``infonce`` an image's own pair alone.
         logits: ``cosine`` (times CLIP's scale, whatever a backbone's norms are) or ``dot`` (as published).
@@ -46,6 +47,7 @@ class PromptSettings:
     batch_size: int = 64
     num_prompts: int = 4
     prompt_dim: int | None = None
+    noun: str = "hand."
     form: str = "learned"
     loss: str = "supervised"
     logits: str = "cosine"
@@ -92,7 +94,8 @@ def learn_prompts(
     image = encode(clip, images).f_proj.to(clip.device)  # (N, embed_dim)
     torch.manual_seed(stable_seed("prompt bank", settings.seed))
     said = None if words is None else list(words)
-    bank = PromptBank(clip, identities, settings.num_prompts, settings.prompt_dim, settings.form, said).to(clip.device)
+    shape = settings.num_prompts, settings.prompt_dim, settings.form
+    bank = PromptBank(clip, identities, *shape, said, settings.noun).to(clip.device)
     scale = clip.logit_scale
 
     def losses(batch: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:

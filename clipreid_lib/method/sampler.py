@@ -122,4 +122,24 @@ def published_batches(
     return batches
 
 
-SAMPLERS = {"every_image": identity_batches, "published": published_batches}
+def shuffled_batches(
+    identities: np.ndarray, per_batch: int, per_identity: int, epoch: int, seed: int
+) -> list[torch.Tensor]:
+    """Cut one epoch's images, shuffled, into batches as CLIP-HandID does, whoever they show; the last one is dropped.
+
+    Args:
+        identities: (N,) identity of each training image.
+        per_batch: images of a batch.
+        per_identity: takes no part.
+        epoch: counted from 0.
+        seed: of the run.
+
+    Returns:
+        Index tensors into ``identities``, each of ``per_batch`` entries; none where there are fewer images.
+    """
+    order = np.random.RandomState(stable_seed("shuffled sampler", seed, epoch)).permutation(len(identities))
+    whole = len(order) // per_batch * per_batch
+    return list(torch.from_numpy(order[:whole]).split(per_batch)) if whole else []
+
+
+SAMPLERS = {"every_image": identity_batches, "published": published_batches, "shuffled": shuffled_batches}

@@ -1,4 +1,4 @@
-"""Learning-rate schedules of CLIP-ReID (arXiv 2211.13977), as pure functions of the epoch."""
+"""Learning-rate schedules of CLIP-ReID (arXiv 2211.13977) and CLIP-HandID, as pure functions of the epoch."""
 
 import math
 
@@ -51,3 +51,23 @@ def encoder_rate(
     # the two lower bounds: a run of one or two epochs, tried out for its speed, must not start at a hundredth
     first, second = (round(share * epochs, 6) for share in steps)  # 0.58333 x 120 is to be 70
     return rate * 0.1 ** ((epoch >= max(2, first)) + (epoch >= max(3, second)))
+
+
+def handid_rate(epoch: int, epochs: int, peak: float) -> float:
+    """Linear warm-up, then half the rate twice, as CLIP-HandID (arXiv 2506.12447) trains.
+
+    Published for 70 epochs: from a hundredth of the peak in the first epoch to the peak in the eleventh, halves from
+    the 41st and the 61st on. Other lengths keep the proportions.
+
+    Args:
+        epoch: counted from 1.
+        epochs: length of the run.
+        peak: rate after warm-up.
+
+    Returns:
+        Rate for every step of that epoch.
+    """
+    done = (epoch - 1) * 70 / epochs
+    if done < 10:
+        return peak * (0.01 + 0.99 * done / 10)
+    return peak * 0.5 ** ((done >= 40) + (done >= 60))

@@ -1,4 +1,7 @@
-"""Training defaults per backbone family: what a ``null`` in a params file stands for."""
+"""Training defaults per backbone family: what a ``null`` in a params file stands for.
+
+``params/published/README.md`` lists every departure from the papers, and the files beside it undo them.
+"""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -28,6 +28,7 @@ NOTEBOOKS = (
 )
 SURVEY, PROMPTS, ENCODER, EVALUATION, RETRIEVAL = NOTEBOOKS
 TRAIN_NOTHING = ("frozen", "tip_adapter")  # variants
+SPEAK = ("clipid", "inversion")  # variants that train with sentences
 PROMPT_LEARN = "prompt_learn"  # stage 2a, notebook 02
 ENCODER_FINETUNE = "img_encoder_finetune"  # stages 1 and 2b, notebook 03
 
@@ -35,7 +36,12 @@ ENCODER_FINETUNE = "img_encoder_finetune"  # stages 1 and 2b, notebook 03
 # for which the hash of what they lead to stands (weights, prompts) or the manifest's (data).
 NOT_IN_ID = {
     *("experiment", "outputs_root", "device", "top_k", "flip_test", "checkpointing"),
-    *("data_root", "allow_missing", "pretrained", "resume_prompt"),
+    *("data_root", "allow_missing", "pretrained", "resume_prompt", "rerank_k1", "rerank_k2"),
+}
+# Keys that version 0.1.0 had not: an id or a notebook's key holds them only where they differ from the default.
+LATER = {
+    *("positions", "test_resize", "noun", "flip_train", "padding", "erasing", "sampler", "schedule", "bias_factor"),
+    *("activation", "normalisation", "test_features", "rerank_k1", "rerank_k2"),
 }
 # Keys that say which data is read, how it is split and where it goes.
 DATA_KEYS = {
@@ -43,14 +49,13 @@ DATA_KEYS = {
     *("aspect", "protocol", "validation", "draws", "draw_seed"),
     *("demo_people", "demo_images", "demo_sessions", "demo_difficulty", "demo_seed", "outputs_root"),
 }
-# Keys that version 0.1.0 had not: an id or a notebook's key holds them only where they differ from the default.
-LATER = {"activation", "normalisation"}
 # In version 0.1.0 one key said what prompt_loss and prompt_logits say now.
 OLDER_WORDS = {("supervised", "cosine"): "cosine", ("supervised", "dot"): "supcon", ("infonce", "cosine"): "infonce"}
 # How keys that must match a pattern are written.
 WRITTEN = {
     "experiment": "letters, digits and . _ + - make a name, such as pilot-1",
     "aspect": "letters, digits, spaces and . _ + - make a name, such as dorsal_r",
+    "noun": "write words, and a full stop or none, such as hand.",
     "image_size": "write the pixels of a square's side or HEIGHTxWIDTH, such as 224 or 256x128",
     "device": "write auto, cpu, cuda, cuda:1 or mps",
 }
@@ -59,6 +64,8 @@ HANDS = ("dorsal_r", "dorsal_l", "palmar_r", "palmar_l")
 ASPECTS = {"demo": HANDS, "11k": HANDS, "hd": ("dorsal",), "market1501": ("body",), "folder": ()}
 # A number that everybody reads alike: YAML also takes 010 for 8 and 1:30 for 90, Python 2024_01 for 202401.
 DECIMAL = re.compile(r"[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
+NOUNS = {"body": "person."}  # by aspect, what sentences end with; else HAND
+HAND = "hand."
 BURST_GAP = 10  # image numbers; 99.5 % of one hand's neighbours in 11k Hands lie within it
 
 
@@ -84,6 +91,8 @@ class Params(BaseModel):
     normalisation: Literal["clip", "imagenet", "inception"] | None = None
     image_size: str | None = Field(None, pattern=r"^\d+(x\d+)?$")
     resize: Literal["squash", "crop"] = "squash"
+    test_resize: Literal["bicubic", "bilinear"] = "bicubic"
+    positions: Literal["bicubic", "bilinear"] = "bicubic"
     patch_stride: Count | None = None
     last_stride: Annotated[int, Field(ge=1, le=2)] | None = None
     side_info: Literal["none", "camera"] = "none"
@@ -100,6 +109,7 @@ class Params(BaseModel):
     save_dir: str = "saved_models/"
 
     prompt_form: Literal["learned", "shared", "fixed"] = "learned"
+    noun: str | None = Field(None, pattern=r"^[A-Za-z]+( [A-Za-z]+)*\.?$")
     prompt_loss: Literal["supervised", "infonce"] = "supervised"
     prompt_logits: Literal["cosine", "dot"] = "cosine"
     prompt_epochs: Count | None = None
@@ -107,7 +117,13 @@ class Params(BaseModel):
     encoder_epochs: Count | None = None
     encoder_lr: Rate | None = None
     head_lr: Rate | None = None
+    schedule: Literal["clip_reid", "clip_handid"] = "clip_reid"
+    bias_factor: Rate | None = None
+    sampler: Literal["every_image", "published", "shuffled"] = "every_image"
     images_per_identity: Annotated[int, Field(ge=2)] = 4
+    flip_train: bool = False
+    padding: Literal["edge", "black", "enlarge"] = "edge"
+    erasing: Literal["mean", "noise", "none"] = "mean"
     id_weight: Weight | None = None
     triplet_weight: Weight = 1.0
     triplet_margin: Weight = 0.3
@@ -123,6 +139,9 @@ class Params(BaseModel):
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     top_k: Count = 8
     flip_test: bool = False
+    test_features: Literal["before_neck", "after_neck"] = "before_neck"
+    rerank_k1: Count = 20
+    rerank_k2: Count = 6
     outputs_root: str = "outputs"
 
     demo_people: Annotated[int, Field(ge=4)] = 100
@@ -144,7 +163,7 @@ class Params(BaseModel):
     def _refuse_stray_booleans(cls, values: dict) -> dict:
         # YAML reads a bare no, off, yes as a boolean, and pydantic would quietly take it for 0 or 1.
         for key, value in values.items():
-            if isinstance(value, bool) and key not in ("allow_missing", "checkpointing", "flip_test"):
+            if isinstance(value, bool) and key not in ("allow_missing", "checkpointing", "flip_train", "flip_test"):
                 raise ValueError(f"{key}|is {str(value).lower()}; a word such as no or on is to be written in quotes")
         return values
 
@@ -177,6 +196,11 @@ class Params(BaseModel):
                 "resume_prompt|mode img_encoder_finetune starts from learned prompts: give the "
                 "prompts.safetensors of a prompt_learn run, or use mode full"
             )
+        if self.test_features == "after_neck" and not (self.trains_encoder and self.variant != "clipid"):
+            raise ValueError(
+                f"test_features|{self.variant}, mode {self.mode}, has no heads to pass, or is compared with texts too; "
+                "after_neck goes with classifier, clipid_no_text and inversion"
+            )
         if self.side_info != "none" and not self.trains_encoder:
             raise ValueError(f"side_info|{self.variant}, mode {self.mode}, trains no image encoder to use it; use none")
         if self.image_size and max(map(int, self.image_size.split("x"))) > 4096:
@@ -204,6 +228,7 @@ class Params(BaseModel):
         for key, value in vars(recipe_of(self.model)).items():
             if key in mine and mine[key] is None:
                 mine[key] = value
+        mine["noun"] = self.noun or (NOUNS.get(self.aspect, HAND) if self.variant in SPEAK else HAND)
         if self.trains_encoder:  # nothing else computes in another format than float32
             mine["precision"] = resolve_precision(self.precision, self.device)
         mine["experiment"] = self.experiment or f"{self.dataset}-{self.model.replace('/', '_')}"
@@ -211,7 +236,9 @@ class Params(BaseModel):
 
     def changed(self) -> dict:
         """Return the keys that make this run out of the defaults and its model's recipe: what a notebook is told."""
-        deciding = {key: getattr(self, key) for key in ("dataset", "model", "variant", "mode", "epochs", "lr")}
+        deciding = {
+            key: getattr(self, key) for key in ("dataset", "aspect", "model", "variant", "mode", "epochs", "lr")
+        }
         usual = dict(Params.model_construct(**deciding).resolved())
         default = {key: field.default for key, field in Params.model_fields.items()}
         return {key: value for key, value in self if value != default[key] and (key in deciding or value != usual[key])}
@@ -313,8 +340,10 @@ def describe_odd_number(key: str, value: object) -> str | None:
 
 def digest(params: Params, keep: set[str], **more: str | None) -> str:
     """Hash the named keys of some params, and more facts, into eight letters."""
-    keep = keep - {key for key in LATER if getattr(params, key) == Params.model_fields[key].default}
     kept = {key: value for key, value in params.model_dump().items() if key in keep} | more
+    usual = {key: Params.model_fields[key].default for key in LATER}
+    usual |= {"noun": HAND, "bias_factor": recipe_of(params.model).bias_factor}
+    kept = {key: value for key, value in kept.items() if key not in LATER or value != usual[key]}
     if logits := kept.pop("prompt_logits", None):  # hashed as version 0.1.0 named both, so that its runs are found
         kept["prompt_loss"] = OLDER_WORDS.get((kept["prompt_loss"], logits), f"{kept['prompt_loss']} {logits}")
     if kept.get("precision") == "float32":  # as it was hashed while auto stood there

@@ -14,7 +14,6 @@ from clipreid_lib.base.files import write_csv
 from clipreid_lib.data import datasets, protocols
 from clipreid_lib.data.image_store import STORE
 from clipreid_lib.data.manifest import Manifest
-from clipreid_lib.data.photographs import Photographs
 from clipreid_lib.pages import score_figures, style
 from clipreid_lib.params.schema import ASPECTS, project_path
 from clipreid_lib.runs.loading import load_trained_encoder
@@ -104,7 +103,7 @@ def measure(runs: list[Run], aims: list[Target], outputs: Path) -> pd.DataFrame:
             if leak := _find_leaked(run, aim):
                 rows.append(row | {"left_out": f"{len(leak)} people tested were trained on; train under common"})
                 continue
-            photographs = Photographs(aim.root, outputs / STORE, run.params.resize)
+            photographs = replace(run.photographs, root=aim.root, store=outputs / STORE)
             there = replace(encoder, folder=outputs / "features", table=aim.table, photographs=photographs)
             scores = evaluate(there.embed(aim.manifest.in_tests), aim.manifest)
             summary, ends, counts = scores.summary(), scores.intervals(), count_test(aim.manifest)

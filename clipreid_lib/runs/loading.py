@@ -1,7 +1,10 @@
 """Loads a run's backbone, and its image encoder before and after training."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+
+import torch
 
 from clipreid_lib.base import checkpoints
 from clipreid_lib.base.errors import UserError
@@ -11,7 +14,7 @@ from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.clip.device import compute_repeatably
 from clipreid_lib.runs.machine import choose_device
 from clipreid_lib.runs.run import Run
-from clipreid_lib.scores.encoder import Encoder
+from clipreid_lib.scores.encoder import STATISTICS, Encoder
 
 
 def load_backbone(run: Run) -> Backbone:
@@ -23,7 +26,7 @@ def load_backbone(run: Run) -> Backbone:
     params = run.params
     shape = params.image_size, params.patch_stride, params.last_stride
     weights = params.weights or params.pretrained
-    clip = backbone.load(params.model, weights, *shape, params.normalisation, params.activation)
+    clip = backbone.load(params.model, weights, *shape, params.normalisation, params.activation, params.positions)
     if params.pretrained and params.weights:
         _say(f"{Path(params.pretrained).name}: {clip.assumed}")
     if params.side_info != "none":
@@ -71,7 +74,14 @@ def load_trained_encoder(run: Run) -> Encoder:
     checkpoints.require(path, facts, wanted)
     visual = {n.removeprefix("visual."): t for n, t in tensors.items() if n.startswith("visual.")}
     clip.clip.visual.load_state_dict(visual)
-    return _keep_features(run, clip, file_sha(path))
+    encoder = _keep_features(run, clip, file_sha(path))
+    if run.params.test_features == "after_neck":
+        parts = [
+            {n.removeprefix(f"{head}.norm."): t for n, t in tensors.items() if n.startswith(f"{head}.norm.")}
+            for head in ("head", "head_proj")
+        ]
+        encoder = replace(encoder, neck={name: torch.cat([part[name] for part in parts]) for name in STATISTICS})
+    return encoder
 
 
 def _keep_features(run: Run, clip: Backbone, sha: str) -> Encoder:

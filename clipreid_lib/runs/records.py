@@ -45,9 +45,10 @@ AFTER_PROMPTS = {
     *("variant", "mode", "epochs", "lr", "encoder_epochs", "encoder_lr", "head_lr", "images_per_identity"),
     *("id_weight", "triplet_weight", "triplet_margin", "text_weight", "label_smoothing", "text_logits"),
     *("weight_decay", "accumulate", "precision", "output_dir", "save_dir"),
+    *("flip_train", "padding", "erasing", "sampler", "schedule", "bias_factor", "test_features"),
 }
 # Parameters outside the run id that change what a notebook after training writes.
-SHOWN_BY = {EVALUATION: {"flip_test"}, RETRIEVAL: {"flip_test", "top_k"}}
+SHOWN_BY = {EVALUATION: {"flip_test", "rerank_k1", "rerank_k2"}, RETRIEVAL: {"flip_test", "top_k"}}
 
 
 def notebook_key(params: Params, notebook: str) -> str:

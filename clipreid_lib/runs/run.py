@@ -102,8 +102,10 @@ class Run:
 
     @property
     def photographs(self) -> Photographs:
-        """The data set's images, decoded through the store where `clipreid data prepare` made one."""
-        return Photographs(self.data_root, project_path(self.params.outputs_root) / STORE, self.params.resize)
+        """The data set's images as tests see them, through the store where `clipreid data prepare` made one."""
+        params = self.params
+        rule = params.resize if params.test_resize == "bicubic" else f"{params.resize}, {params.test_resize}"
+        return Photographs(self.data_root, project_path(params.outputs_root) / STORE, rule)
 
     @cached_property
     def table(self) -> pd.DataFrame:

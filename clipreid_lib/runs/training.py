@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -15,6 +15,7 @@ from clipreid_lib.clip import backbone
 from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.clip.encode import encode
 from clipreid_lib.data.pixels import PixelsOnDemand, load_pixels
+from clipreid_lib.method.augment import enlarge
 from clipreid_lib.method.clipid_model import ClipidModel
 from clipreid_lib.method.encoder_finetune import EncoderSettings
 from clipreid_lib.method.inversion import InversionLoss
@@ -24,6 +25,7 @@ from clipreid_lib.method.prompt_bank import PromptBank, describe_people
 from clipreid_lib.method.prompt_learning import PromptSettings
 from clipreid_lib.method.resume import MINUTE, Keep
 from clipreid_lib.params.recipes import recipe_of
+from clipreid_lib.params.schema import HAND
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores import evaluation
 from clipreid_lib.scores.features import Embeddings
@@ -48,18 +50,23 @@ class TrainingSet:
     words: list[str] | None
 
 
-def load_training_set(run: Run, clip: Backbone) -> TrainingSet:
+def load_training_set(run: Run, clip: Backbone, as_tested: bool = False) -> TrainingSet:
     """Decode the run's training images as its backbone wants them.
 
     Args:
         run: whose manifest names the images.
         clip: its backbone, whose input size and side information they get.
+        as_tested: as stage 2a encodes them, with ``test_resize``; else for augmentation.
 
     Raises:
         UserError: an image cannot be read; the data set says nothing that ``shared`` or ``fixed`` prompts could say.
     """
     train = run.manifest.train
-    images = load_pixels(run.photographs, train, clip.image_size)
+    photographs, size = run.photographs, clip.image_size
+    if not as_tested:
+        photographs = replace(photographs, rule=run.params.resize)
+        size = enlarge(size) if run.params.padding == "enlarge" else size
+    images = load_pixels(photographs, train, size)
     words = _words(run, run.params.prompt_form) if run.params.learns_prompts else None
     return TrainingSet(images, train["identity"].tolist(), clip.side_rows(train), words)
 
@@ -74,6 +81,7 @@ def prompt_settings(run: Run) -> PromptSettings:
         batch_size=cast(int, params.batch_size),
         num_prompts=params.num_prompts,
         prompt_dim=params.prompt_dim,
+        noun=params.noun or HAND,  # a run of version 0.1.0 says hand. of everything
         form=params.prompt_form,
         loss=params.prompt_loss,
         logits=params.prompt_logits,
@@ -88,12 +96,17 @@ def encoder_settings(run: Run) -> EncoderSettings:
         epochs=cast(int, params.encoder_epochs),
         lr=cast(float, params.encoder_lr),
         head_lr=cast(float, params.head_lr),
+        schedule=params.schedule,
         warm_start=recipe.warm_start,
         steps=recipe.steps,
         batch_size=cast(int, params.batch_size),
         images_per_identity=params.images_per_identity,
+        sampler=params.sampler,
+        flip=params.flip_train,
+        padding=params.padding,
+        erasing=params.erasing,
         weight_decay=cast(float, params.weight_decay),
-        bias_factor=recipe.bias_factor,
+        bias_factor=params.bias_factor or recipe.bias_factor,
         accumulate=params.accumulate,
         checkpointing=params.checkpointing,
         precision=params.precision,
@@ -129,7 +142,7 @@ def loss_terms(run: Run, clip: Backbone) -> dict[str, Term]:
         loss = AnchorLoss(anchors, clip.logit_scale, params.text_logits, params.label_smoothing)
         terms["image_to_text"] = Term(params.text_weight, loss)
     if params.variant == "inversion":
-        terms["inversion"] = Term(params.text_weight, InversionLoss(params.text_logits))
+        terms["inversion"] = Term(params.text_weight, InversionLoss(params.text_logits, params.noun or HAND))
     return terms
 
 
@@ -179,7 +192,8 @@ def load_prompts(run: Run, clip: Backbone) -> PromptBank:
     wanted = {**backbone.describe(clip), "resize": run.params.resize, "identities": people}
     checkpoints.require(run.prompts, facts, wanted)
     form = facts["prompt_form"]
-    bank = PromptBank(clip, people, facts["num_prompts"], facts["prompt_dim"], form, _words(run, form))
+    shape, noun = (facts["num_prompts"], facts["prompt_dim"], form), run.params.noun or HAND
+    bank = PromptBank(clip, people, *shape, _words(run, form), noun)
     checkpoints.require(run.prompts, facts, {"sentences": bank.texts})
     bank.load_state_dict(tensors)
     return bank.requires_grad_(False).to(clip.device)
@@ -244,7 +258,8 @@ def _save_every() -> float:
 
 
 def _words(run: Run, form: str) -> list[str] | None:
-    return None if form == "learned" else describe_people(run.manifest.train, _people(run), run.params.dataset)
+    said = run.manifest.train, _people(run), run.params.dataset, run.params.noun or HAND
+    return None if form == "learned" else describe_people(*said)
 
 
 def _people(run: Run) -> list[int]:

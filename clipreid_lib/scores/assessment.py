@@ -125,13 +125,14 @@ def count_test(manifest: Manifest) -> dict[str, int]:
     }
 
 
-def assess(embeddings: dict[str, Embeddings], manifest: Manifest) -> Assessment:
+def assess(embeddings: dict[str, Embeddings], manifest: Manifest, neighbours: tuple[int, int] = (20, 6)) -> Assessment:
     """Score embeddings under one protocol: identification, verification, open set.
 
     Args:
         embeddings: by row of the table; of at least all images the draws use. The first is the run's own and is also
             compared by k-reciprocal re-ranking and by alpha query expansion.
         manifest: the protocol.
+        neighbours: k1 and k2 of re-ranking.
 
     Returns:
         All scores. The rows of identification are the first embedding's, the same re-ranked and with expanded queries,
@@ -144,7 +145,7 @@ def assess(embeddings: dict[str, Embeddings], manifest: Manifest) -> Assessment:
     name, own = next(iter(embeddings.items()))
     scores = {name: evaluate(own, manifest)}
     for how in ("re-ranked", "expanded"):
-        scores[f"{name}, {how}"] = evaluate(own, manifest, how=how)
+        scores[f"{name}, {how}"] = evaluate(own, manifest, how=how, neighbours=neighbours)
     scores |= {other: evaluate(each, manifest) for other, each in embeddings.items() if other != name}
     pairs = verification.list_pairs(own, manifest)
     verified, searched = verification.verify(pairs), open_set.search(own, manifest)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from torch.nn import functional
 
 from clipreid_lib.base import checkpoints
 from clipreid_lib.base.errors import UserError
@@ -31,6 +32,7 @@ from clipreid_lib.data.pixels import load_pixels
 from clipreid_lib.scores.features import Embeddings
 
 TABLE_COLUMNS = ["path", "identity", "aspect", "camera"]  # what an image is; sessions depend on params
+STATISTICS = ("running_mean", "running_var", "weight", "bias")  # of a batch norm
 Stored = dict[tuple[str, str], torch.Tensor]  # embeddings by an image's path and the hash of its content
 
 
@@ -44,6 +46,9 @@ class Encoder:
         folder: of the stored features.
         table: the data set's image table, whole.
         photographs: its image files.
+        neck: the heads' batch norms, which features pass before they are compared, as in CLIP-HandID: each of
+            STATISTICS for ``f`` and ``f_proj`` side by side, (D,). None compares the features before them. The store
+            holds features before them.
     """
 
     backbone: Backbone
@@ -51,6 +56,7 @@ class Encoder:
     folder: Path
     table: pd.DataFrame
     photographs: Photographs
+    neck: dict[str, torch.Tensor] | None = None
 
     def embed(self, images: pd.DataFrame, mirrored: bool = False) -> Embeddings:
         """Return CLIP-ReID's embedding of images, ``f`` and ``f_proj`` side by side; encode those not stored yet.
@@ -80,7 +86,8 @@ class Encoder:
                 paths, hashes = zip(*known, strict=True)
                 facts = {"kind": "features", "paths": paths, "contents": hashes, **made_by}
                 checkpoints.save(path, {"embeddings": torch.stack(list(known.values()))}, facts)
-        return Embeddings(list(contents), torch.stack([known[image] for image in contents.items()]))
+        values = torch.stack([known[image] for image in contents.items()])
+        return Embeddings(list(contents), self._pass_neck(values, mirrored))
 
     def encode(self, images: pd.DataFrame, mirrored: bool = False) -> Embeddings:
         """Do what :meth:`embed` does without the store, with the side information that the images' columns give."""
@@ -90,6 +97,13 @@ class Encoder:
         made = Embeddings(distinct["path"].tolist(), encoded.embedding)
         made.of(distinct)  # raises where one is not finite
         return made
+
+    def _pass_neck(self, values: torch.Tensor, mirrored: bool) -> torch.Tensor:
+        """Return (N, D) features after the neck; a sum of two images' features gives the sum of theirs after it."""
+        if self.neck is None:
+            return values
+        mean, var, weight, bias = (self.neck[name] for name in STATISTICS)
+        return functional.batch_norm(values / (1 + mirrored), mean, var, weight, bias) * (1 + mirrored)
 
     def project(self, embeddings: Embeddings) -> torch.Tensor:
         """Return the part of embeddings that lies in the space shared with text, (N, embed_dim)."""

@@ -77,7 +77,13 @@ def compare_draw(
     return query, gallery, alike
 
 
-def evaluate(embeddings: Embeddings, manifest: Manifest, part: str = "test", how: str = "cosine") -> Evaluation:
+def evaluate(
+    embeddings: Embeddings,
+    manifest: Manifest,
+    part: str = "test",
+    how: str = "cosine",
+    neighbours: tuple[int, int] = (20, 6),
+) -> Evaluation:
     """Score every draw of a manifest.
 
     Args:
@@ -85,6 +91,7 @@ def evaluate(embeddings: Embeddings, manifest: Manifest, part: str = "test", how
         manifest: the protocol's roles and draws.
         part: ``test``, or ``validation`` for choosing epochs and rates.
         how: ``cosine``; ``re-ranked``, by k-reciprocal re-ranking; ``expanded``, by alpha query expansion.
+        neighbours: k1 and k2 of re-ranking, as :func:`~clipreid_lib.scores.reranking.rerank` takes them.
 
     Returns:
         Scores of every draw and of every query of every draw, as shares in [0, 1].
@@ -102,7 +109,7 @@ def evaluate(embeddings: Embeddings, manifest: Manifest, part: str = "test", how
         asked, shown = query["identity"], gallery["identity"]
         cameras = (query["camera"], gallery["camera"]) if part == "test" and manifest.same_camera_rule else None
         if how == "re-ranked":
-            scores = metrics.score_similarity(-rerank(mine, theirs), asked, shown, cameras)
+            scores = metrics.score_similarity(-rerank(mine, theirs, *neighbours), asked, shown, cameras)
         else:
             mine = expand_queries(mine, theirs) if how == "expanded" else mine
             scores = metrics.score_retrieval(mine, asked, theirs, shown, cameras)

@@ -3,6 +3,8 @@
 MBA-Net and CLIP-HandID print a trapezoid mAP, CLIP-FH and we the standard one. With one true match per query, as
 protocols ``own`` and ``mba`` have, a match at rank r has the standard precision 1 / r, and the trapezoid one is 1 where
 r is 1 and half of it elsewhere, so ``trapezoid = (standard + rank-1) / 2`` exactly, for every query and every mean.
+
+``params/published/README.md`` lists what our defaults do otherwise than the papers behind these numbers.
 """
 
 from pathlib import Path
