@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from clipreid_lib.embedded import synthetic_hands
-from clipreid_lib.embedded.hand_people import make_person
+from clipreid_lib.embedded.hand_people import Person
 
 SEED, SESSIONS, DIFFICULTY = 0, 3, 0.6  # as the demo's
 
@@ -27,7 +27,7 @@ def draw_hands(path: Path, train: int, test: int, each: int, size: tuple[int, in
 
 
 def _draw(number: int, each: int, size: tuple[int, int]) -> np.ndarray:
-    person = make_person(number, SEED)
+    person = Person(number, SEED)
     how = {"difficulty": DIFFICULTY, "seed": SEED, "size": size}
     shots = [(shot % SESSIONS, shot // SESSIONS) for shot in range(each)]
     return np.stack([synthetic_hands.draw(person, synthetic_hands.ASPECTS[0], *shot, **how)[0] for shot in shots])
