@@ -22,12 +22,13 @@ def draw_hands(path: Path, train: int, test: int, each: int, size: tuple[int, in
         size: (width, height) of a picture.
     """
     people = train + test
-    drawn = np.stack(synthetic_hands.map_people(partial(_draw, each=each, size=size), people, people * each))
+    drawn = np.stack(synthetic_hands.map_people(partial(_draw, each=each, size=size), people))
+    drawn = drawn.reshape(people, each, *drawn.shape[1:])
     np.savez(path, train=drawn[:train], test=drawn[train:])
 
 
-def _draw(number: int, each: int, size: tuple[int, int]) -> np.ndarray:
+def _draw(number: int, each: int, size: tuple[int, int]) -> list[np.ndarray]:
     person = Person(number, SEED)
     how = {"difficulty": DIFFICULTY, "seed": SEED, "size": size}
     shots = [(shot % SESSIONS, shot // SESSIONS) for shot in range(each)]
-    return np.stack([synthetic_hands.draw(person, synthetic_hands.ASPECTS[0], *shot, **how)[0] for shot in shots])
+    return [synthetic_hands.draw(person, synthetic_hands.ASPECTS[0], *shot, **how)[0] for shot in shots]

@@ -24,7 +24,7 @@ def rows(place: Place) -> Iterator[Row]:
     if missing:
         yield Row("ladder", verdict=SKIPPED, note=f"not installed: {', '.join(missing)}")
         return
-    from clipreid_lib.embedded.demo_hands import draw_demo
+    from clipreid_lib.embedded.synthetic_hands import draw_demo
 
     from clipreid_lib.params.schema import validate_params
 

@@ -48,9 +48,9 @@ def look(clip: Backbone, images: torch.Tensor, labels: list[int]) -> dict[str, t
     torch.manual_seed(1)
     bank = PromptBank(clip, sorted(set(labels))).to(clip.device)
     with allow_tf32(False):
-        heat = map_heat(clip, images[:2], images[-2:])
+        heat = map_heat(clip, images[[0, -1]])
         anchors = bank.anchors(clip)
-    return {"f_last": out.f_last, "f": out.f, "f_proj": out.f_proj, "anchors": anchors, heat.method: heat.query}
+    return {"f_last": out.f_last, "f": out.f, "f_proj": out.f_proj, "anchors": anchors, heat.method: heat.maps}
 
 
 def learn(clip: Backbone, images: torch.Tensor, labels: list[int]) -> dict[str, torch.Tensor]:
