@@ -59,17 +59,15 @@ def resolve_precision(precision: str, device: str) -> str:
     if precision in ("float32", "bf16"):
         return precision
     answers = _ask_cards(device, os.environ.get("CUDA_VISIBLE_DEVICES"))
-    if precision == "fp16":
-        if not answers:
-            raise UserError(f"precision: fp16 needs a GPU; use float32 (or bf16) on device: {device}")
-        return precision
-    if precision == "tf32":
-        if not all(answers) or not answers:
-            raise UserError(f"precision: tf32 needs an NVIDIA GPU of 2020 or later; use float32 on device: {device}")
+    if precision == "fp16" and not answers:
+        raise UserError(f"precision: fp16 needs a GPU; use float32 (or bf16) on device: {device}")
+    if precision == "tf32" and not (answers and all(answers)):
+        raise UserError(f"precision: tf32 needs an NVIDIA GPU of 2020 or later; use float32 on device: {device}")
+    if precision != "auto":
         return precision
     if len(set(answers)) > 1:
         raise UserError("precision: auto is bf16 on one GPU of this machine and float32 on another; write one of them")
-    return "bf16" if answers and answers[0] else "float32"
+    return "bf16" if any(answers) else "float32"
 
 
 @lru_cache

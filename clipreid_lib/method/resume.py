@@ -49,7 +49,7 @@ class ResumeWriter:
         """Start the clock."""
         self.keep, self._clock = keep, clock
         self._last = clock()
-        self._thread: ThreadPoolExecutor | None = None
+        self._thread = ThreadPoolExecutor(1)  # which starts with the first state
         self._writing: Future | None = None
 
     def write(self, make_state: Callable[[], dict], last: bool) -> None:
@@ -64,20 +64,21 @@ class ResumeWriter:
         """
         if self.keep.resume is None or not (last or self._clock() - self._last >= self.keep.every):
             return
-        self.close()
+        self._wait()
         self._last = self._clock()
         state = {"key": self.keep.key, **_copy(make_state())}
-        self._thread = ThreadPoolExecutor(1)
         self._writing = self._thread.submit(checkpoints.save_resume, self.keep.resume, state)
         if last or self.keep.every == 0:
-            self.close()
+            self._wait()
 
     def close(self) -> None:
-        """Wait for the state that is being written."""
-        thread, writing = self._thread, self._writing
-        self._thread = self._writing = None
-        if thread is not None and writing is not None:
-            thread.shutdown()
+        """Wait for the state that is being written, and end the thread."""
+        self._thread.shutdown()
+        self._wait()
+
+    def _wait(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
             writing.result()
 
 

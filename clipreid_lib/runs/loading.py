@@ -72,16 +72,17 @@ def load_trained_encoder(run: Run) -> Encoder:
     wanted = {**backbone.describe(clip), "resize": run.params.resize}
     wanted |= {"variant": run.params.variant, "manifest_sha": run.manifest.sha}
     checkpoints.require(path, facts, wanted)
-    visual = {n.removeprefix("visual."): t for n, t in tensors.items() if n.startswith("visual.")}
-    clip.clip.visual.load_state_dict(visual)
+    clip.clip.visual.load_state_dict(_pick(tensors, "visual."))
     encoder = _keep_features(run, clip, file_sha(path))
     if run.params.test_features == "after_neck":
-        parts = [
-            {n.removeprefix(f"{head}.norm."): t for n, t in tensors.items() if n.startswith(f"{head}.norm.")}
-            for head in ("head", "head_proj")
-        ]
+        parts = [_pick(tensors, f"{head}.norm.") for head in ("head", "head_proj")]
         encoder = replace(encoder, neck={name: torch.cat([part[name] for part in parts]) for name in STATISTICS})
     return encoder
+
+
+def _pick(tensors: dict[str, torch.Tensor], start: str) -> dict[str, torch.Tensor]:
+    """Return a part of a checkpoint: the tensors whose names begin so, under the rest of their names."""
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 
 
 def _keep_features(run: Run, clip: Backbone, sha: str) -> Encoder:

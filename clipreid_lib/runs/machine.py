@@ -25,8 +25,13 @@ def provenance() -> dict:
         "cores": os.cpu_count(),
         "threads": os.environ.get("OMP_NUM_THREADS", "all"),
         **({"gpus": gpus} if (gpus := [f"{card.name}, driver {card.driver}" for card in list_cards()]) else {}),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "versions": list_versions(),
     }
+
+
+def list_versions() -> dict[str, str]:
+    """Return the version of each package that decides numbers."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def _describe_commit() -> str:

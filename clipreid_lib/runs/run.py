@@ -21,7 +21,7 @@ from clipreid_lib.params.read import read_yaml
 from clipreid_lib.params.run_folder import place_inside, read_params
 from clipreid_lib.params.schema import EVALUATION, RETRIEVAL, ROOT, Params, project_path
 from clipreid_lib.runs import records
-from clipreid_lib.runs.machine import choose_device, provenance
+from clipreid_lib.runs.machine import choose_device, list_versions, provenance
 
 SHOWN = sorted(set().union(*records.SHOWN_BY.values()))  # keys that a finished run may be looked at again with
 
@@ -259,7 +259,7 @@ class Run:
             "manifest_sha": self.manifest.sha,
             "resize": self.params.resize,
             "params": self.params.model_dump(),
-            "versions": provenance()["versions"],
+            "versions": list_versions(),
         }
 
     def figure(self, name: str) -> Path:
