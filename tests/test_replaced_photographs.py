@@ -66,7 +66,10 @@ def test_what_stands_on_a_replaced_photograph_is_told_and_done_again(params, exe
     with pytest.raises(UserError, match=f"1 photograph changed since this run, the first is {path}; `clipreid run`"):
         Run.at(params.folder).manifest  # noqa: B018
     plan.print_plan([params])
-    assert f"{params.run_id}: 1 photograph changed since; what stands on them will" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{params.run_id}: 1 photograph changed since; what stands on them will" in said
+    assert f"{params.run_id}  {', '.join(again)}\n" in said
+    assert f"1 run, 0 done; {len(again) + 1} notebooks to execute, 0 to copy" in said
     assert do(params, executed) == ["01", *again]
     told = f"{params.run_id}: 1 photograph changed since this run, the first is {path}; what stands on them is done"
     assert told in capsys.readouterr().out
@@ -110,7 +113,7 @@ def test_a_finished_run_of_an_older_version_stays_finished(params, executed):
     assert do(params, executed) == [] and Run.at(params.folder).manifest
 
 
-def test_another_root_with_the_same_names_keeps_off_the_runs_folder(params, executed, tmp_path):
+def test_another_root_with_the_same_names_keeps_off_the_runs_folder(params, executed, tmp_path, capsys):
     do(params, executed)
     kept = (params.folder / "params.yaml").read_bytes()
     root = shutil.copytree(params.data_folder, tmp_path / "other")
@@ -118,6 +121,10 @@ def test_another_root_with_the_same_names_keeps_off_the_runs_folder(params, exec
     one, another, *_ = sorted((root / "Hands").iterdir())
     shutil.copyfile(another, one)
     executed.clear()
+    plan.print_plan([other])
+    said = capsys.readouterr().out
+    assert f"{params.run_id}: is of the photographs in {params.data_folder}, not {root}; `run` refuses" in said
+    assert "done again" not in said
     with pytest.raises(UserError, match=f"{params.run_id}: is of the photographs in .*hands, not .*other; give this"):
         local.Local([other]).do()
     assert executed == [] and (params.folder / "params.yaml").read_bytes() == kept

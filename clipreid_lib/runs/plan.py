@@ -1,15 +1,20 @@
 """`clipreid plan`: the notebooks that are left, and those whose results will be copied from another run."""
 
 from clipreid_lib.base.errors import counted
-from clipreid_lib.params.run_folder import list_run_folders
+from clipreid_lib.params.run_folder import list_run_folders, read_params
 from clipreid_lib.params.schema import SURVEY, Params, project_path
 from clipreid_lib.runs import records
 
 Row = tuple[str, tuple[str, ...], dict[str, str]]  # run, notebooks to execute, notebook to the run it is copied from
 
 
-def plan_runs(runs: list[Params]) -> list[Row]:
-    """Read every run's records; nothing is started and nothing written."""
+def plan_runs(runs: list[Params], stale: dict[str, list[str]] | None = None) -> list[Row]:
+    """Read every run's records; nothing is started and nothing written.
+
+    Args:
+        runs: to plan.
+        stale: by run id, notebooks that stand on photographs that were replaced since.
+    """
     makers: dict[str, str] = {}  # the key of a notebook to the run that has executed it, or will
     for outputs in {project_path(run.outputs_root) for run in runs}:
         for folder in list_run_folders(outputs):
@@ -18,7 +23,8 @@ def plan_runs(runs: list[Params]) -> list[Row]:
                     makers.setdefault(record.get("key", ""), folder.name)
     rows = []
     for run in runs:
-        done = [records.is_done(run, run.folder, name) for name in run.notebooks]
+        old = (stale or {}).get(run.run_id, ())
+        done = [name not in old and records.is_done(run, run.folder, name) for name in run.notebooks]
         left = run.notebooks[done.index(False) :] if False in done else ()
         shared = [name for name in left if name in records.SHARED]
         sources = {name: makers.setdefault(records.notebook_key(run, name), run.run_id) for name in shared}
@@ -29,29 +35,50 @@ def plan_runs(runs: list[Params]) -> list[Row]:
 
 def print_plan(runs: list[Params]) -> None:
     """Print a line per data set that notebook 01 has not described and per run, and the counts."""
-    data = {run.data_id: run for run in runs if not records.is_done(run.data_only(), run.survey_folder, SURVEY)}
-    each = plan_runs(runs)
+    stale: dict[str, list[str]] = {}
+    told = [*list_edited(runs), *_list_changed(runs, stale)]
+    surveys = {run.data_id: run for run in runs}
+    data = [
+        name
+        for name, run in surveys.items()
+        if not records.is_done(run.data_only(), run.survey_folder, SURVEY) or name in stale
+    ]
+    each = plan_runs(runs, stale)
     rows: list[Row] = [*((name, (SURVEY,), {}) for name in data), *each]
     wide = max(len(name) for name, *_ in rows)
     for run_id, todo, copied in rows:
         said = [", ".join(name[:2] for name in todo) or "done"]
         said += [f"{name[:2]} copied from {source}" for name, source in copied.items()]
         print(f"{run_id:<{wide}}  {'; '.join(said)}")
-    print(*list_edited(runs), *_list_changed(runs), sep="\n")
+    print(*told, sep="\n")
     done = sum(not todo and not copied for _, todo, copied in each)
     left, to_copy = sum(len(todo) for _, todo, _ in rows), sum(len(copied) for *_, copied in rows)
     print(f"{counted(len(runs), 'run')}, {done} done; {counted(left, 'notebook')} to execute, {to_copy} to copy")
 
 
-def _list_changed(runs: list[Params]) -> list[str]:
-    """Return a sentence for each run whose photographs were replaced since it began."""
+def _list_changed(runs: list[Params], stale: dict[str, list[str]]) -> list[str]:
+    """Return a sentence for each run whose photographs were replaced since it began, or are of another data root.
+
+    ``stale`` gains the notebooks that will be done again, by run id and data id.
+    """
     if not (begun := [run for run in runs if (run.folder / "photographs.json").exists()]):
         return []
     from clipreid_lib.runs.run import Run  # here: it loads pandas
 
-    counts = {run.run_id: len(Run(run, run.folder).list_changed()) for run in begun}
-    again = "changed since; what stands on them will be done again"
-    return [f"{name}: {counted(count, 'photograph')} {again}" for name, count in counts.items() if count]
+    told = []
+    for params in begun:
+        run = Run(params, params.folder)
+        if not (changed := run.list_changed()):
+            continue
+        theirs = params.model_copy(update={"data_root": read_params(params.folder).data_root}).data_folder
+        if theirs != params.data_folder:
+            hint = "`run` refuses; give it another experiment name"
+            told.append(f"{params.run_id}: is of the photographs in {theirs}, not {params.data_folder}; {hint}")
+            continue
+        stale |= {params.run_id: run.list_stale(changed, params.notebooks), params.data_id: [SURVEY]}
+        again = "changed since; what stands on them will be done again"
+        told.append(f"{params.run_id}: {counted(len(changed), 'photograph')} {again}")
+    return told
 
 
 def list_edited(runs: list[Params]) -> list[str]:

@@ -211,15 +211,18 @@ class Run:
         now = hash_images(self.data_root, began, self.features) if began else {}
         return [path for path, content in began.items() if content and now[path] not in (content, "")]
 
+    def list_stale(self, changed: list[str], notebooks: tuple[str, ...]) -> list[str]:
+        """Return those of some notebooks that stand on photographs replaced since."""
+        trained = set(changed)
+        with suppress(UserError):  # a damaged manifest does not say who trains
+            trained &= set(Manifest.load(self.folder / "manifest.csv").learned_from["path"])
+        return [name for name in notebooks if changed and (trained or name not in records.SHARED)]
+
     def begin_anew(self, notebooks: tuple[str, ...]) -> list[str]:
         """Forget those of some notebooks that stand on photographs replaced since; return these photographs."""
         if changed := self.list_changed():
-            trained = set(changed)
-            with suppress(UserError):  # a damaged manifest does not say who trains
-                trained &= set(Manifest.load(self.folder / "manifest.csv").learned_from["path"])
-            for name in notebooks:
-                if trained or name not in records.SHARED:
-                    records.forget(self.folder, name)
+            for name in self.list_stale(changed, notebooks):
+                records.forget(self.folder, name)
             began = read_json(self._hashes) or {}
             write_json(self._hashes, began | hash_images(self.data_root, changed, self.features))
         return changed
