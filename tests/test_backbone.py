@@ -96,7 +96,7 @@ def test_weights_and_models_that_do_not_fit_are_told(embedded, tmp_path):
         ("ViT-Z-99", "openai", "model: 'ViT-Z-99' is unknown; use embedded, vitb16"),
         ("ViT-B-32", None, "pretrained: the open_clip model 'ViT-B-32' needs .* known tags: .*openai"),
         ("ViT-S-32", str(tmp_path / "small.pt"), "small.pt' cannot be loaded into ViT-S-32 .*; give an open_clip tag"),
-        ("ViT-S-32", str(tmp_path / "noise.pt"), "noise.pt' cannot be loaded"),
+        ("ViT-S-32", str(tmp_path / "noise.pt"), "noise.pt: is no file of weights"),
         ("ViT-S-32", str(tmp_path / "absent.pt"), "absent.pt' cannot be loaded"),
     ):
         with pytest.raises(UserError, match=message) as error:

@@ -46,6 +46,7 @@ IMPOSTORS = {
     b"<!doctype": "is a web page, not weights; download the file itself",
     b"<html": "is a web page, not weights; download the file itself",
 }
+FETCH = "copy or download it again"
 NO_CHANGE = {"image_size", "patch_dropout", "hf_tokenizer_name", "tokenizer_kwargs"}  # same network, whatever they say
 # A checkpoint of a training may hold its learning rate as a NumPy number, named as NumPy 1 or 2 does.
 _MAKERS = [np.float64(0).__reduce__()[0], np.array(0).__reduce__()[0]]
@@ -154,6 +155,8 @@ def fill(clip: Any, weights: Weights, name: str) -> None:
     if not hasattr(clip, "positional_embedding"):
         state = model.convert_to_custom_text_state_dict(state)
     its, here = count_places(state), count_places(clip.state_dict())
+    if not any(key.startswith("visual.") for key in state):
+        raise UserError(f"pretrained: {weights.path}: has no image tower; give the weights of a whole CLIP")
     if its != here and (math.isqrt(its) ** 2 != its or not hasattr(clip.visual, "grid_size")):
         raise UserError(
             f"pretrained: {weights.path}: has position embeddings for {its} places, {name} has {here} here; give "
@@ -180,14 +183,20 @@ def _read_tensors(path: str) -> dict[str, torch.Tensor]:
     if not head:
         raise UserError(f"pretrained: {path}: is an empty file; its download or copy has failed")
     if head[8:9] == b"{":
-        content = safetensors.torch.load_file(path)
+        try:
+            content = safetensors.torch.load_file(path)
+        except safetensors.SafetensorError as error:
+            raise UserError(f"pretrained: {path}: is cut short or damaged ({error}); {FETCH}") from error
+    elif head.startswith(b"PK") and not zipfile.is_zipfile(path):
+        raise UserError(f"pretrained: {path}: is cut short or damaged; {FETCH}")
     elif _is_archive(path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             content = torch.jit.load(path, map_location="cpu").state_dict()
     else:
         content = _unpickle(path)
-    content = content if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        raise UserError(f"pretrained: {path}: holds no weights by name, but a {type(content).__name__}")
     named = content["state_dict"] if isinstance(content.get("state_dict"), dict) else content
     tensors = {str(key).removeprefix("module."): each for key, each in named.items() if isinstance(each, torch.Tensor)}
     if not tensors:
@@ -211,7 +220,8 @@ def _unpickle(path: str) -> Any:
     except Exception as error:
         found = re.search(r"GLOBAL (\S+) was not", str(error))
         if found is None:
-            raise
+            what = "is no file of weights, or is cut short"
+            raise UserError(f"pretrained: {path}: {what}; give safetensors or what torch.save wrote") from error
         raise UserError(
             f"pretrained: {path}: holds other objects than weights ({found[1]}), which are not read because that may "
             "run code; if you trust it, save its state_dict alone with torch.save"
