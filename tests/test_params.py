@@ -134,6 +134,8 @@ def test_a_key_twice_is_refused_with_both_lines(tmp_path):
         ("data_root=[old", "[old"),
         ("data_root=[old] # hands", "[old] # hands"),
         ("data_root={1}", "{1}"),
+        ("data_root=- old", "- old"),
+        ("data_root=-", "-"),
         ("data_root=~/hands", "~/hands"),
         ("data_root='/data/hands #2'", "/data/hands #2"),
         ("data_root='null'", "null"),

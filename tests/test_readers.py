@@ -263,7 +263,9 @@ def test_another_link_that_leads_nowhere_is_refused(tmp_path, link):
             datasets.load_images("folder", root, allow_missing)
 
 
-@pytest.mark.parametrize("name", ["ann/IMG_1.heic", "ann/IMG_1.HEIC", "ann/left/1.dng", "ben/1.NEF", "ben/1.jxl"])
+@pytest.mark.parametrize(
+    "name", ["ann/IMG_1.heic", "ann/IMG_1.HEIC", "ann/left/1.dng", "ben/1.NEF", "ben/1.jxl", "ben/1.x3f"]
+)
 def test_a_format_that_cannot_be_read_is_refused_by_name(tmp_path, name):
     root = touched(tmp_path, "ann/1.jpg", "ben/1.jpg", name)
     message = refusal("folder", root)
@@ -355,7 +357,7 @@ def test_a_camera_column_may_be_empty_and_people_may_be_called_nan(tmp_path):
         ("path,identity", "ann/1.jpg,   ", "row 2: identity is '   '; it must name a person"),
         *(
             ("path,identity", f"ann/1.jpg,ann\nann/2.jpg,{cell}", f"row 3: identity is '{cell}'; it must name a person")
-            for cell in ("nan", "None", "<NA>", "NULL", "N/A")
+            for cell in ("nan", "None", "<NA>", "NULL", "N/A", "NONE", "Null", "#NA", "-nan", "1.#QNAN")
         ),
         ("path,identity,aspect", "ann/1.jpg,1,nan", "row 2: aspect is 'nan'; leave it empty"),
         (
@@ -363,6 +365,7 @@ def test_a_camera_column_may_be_empty_and_people_may_be_called_nan(tmp_path):
             "ann/1.jpg,1,2\nann/2.jpg,1,",
             "row 3: camera is ''; fill it in every row, or in none",
         ),
+        ("path,identity,camera", "ann/1.jpg,1,2\nann/2.jpg,1,-1", "row 3: camera is '-1'; it must be 0 or more"),
         *(
             ("path,identity," + name, "ann/1.jpg,1,2", f"unknown column '{name}'; did you mean '{meant}'?")
             for name, meant in {
@@ -371,6 +374,8 @@ def test_a_camera_column_may_be_empty_and_people_may_be_called_nan(tmp_path):
             }.items()
         ),
         ("path,identity", "ann/1.jpg,1\nann/2.jpg,01", "'01' and '1' would be one person"),
+        ("path,identity", "ann/1.jpg,1\nann/2.jpg,\uff11", "'1' and '\uff11' would be one person"),
+        ("path,identity", "ann/1.jpg,Gro\u00df\nann/2.jpg,GROSS", "'GROSS' and 'Gro\u00df' would be one person"),
         ("path,identity,session", "ann/1.jpg,1,0\nann/2.jpg,1,June", "row 3: session is 'June'; it must be a whole"),
         ("path,identity,session", "ann/1.jpg,1,1.5", "row 2: session is '1.5'; it must be a whole number"),
         ("path,identity,camera", "ann/1.jpg,1,0\nann/2.jpg,1,left", "row 3: camera is 'left'; it must be a whole"),

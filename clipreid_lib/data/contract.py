@@ -51,7 +51,10 @@ OPTIONAL = ("age", "gender", "skin_color", *FLAGS, "name", "split")
 NOWHERE = "is a link that leads nowhere; mend it or delete it"
 SPLITS = ("", "train", "query", "gallery", "distractor", "junk")
 # Cells that programs write where nothing is known. A person may be called Nan or Na.
-UNKNOWN = ("", "nan", "NaN", "NaT", "None", "none", "NULL", "null", "NA", "N/A", "n/a", "<NA>", "#N/A")
+UNKNOWN = (
+    *("", "nan", "NaN", "-nan", "-NaN", "NaT", "None", "none", "NONE", "NULL", "Null", "null", "NA", "N/A", "n/a"),
+    *("<NA>", "#N/A", "#N/A N/A", "#NA", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"),
+)
 
 Image.init()
 STUBS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow knows them by their first bytes and decodes none alone
@@ -59,8 +62,10 @@ STUBS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow knows them by t
 SUFFIXES = {suffix for suffix, kind in Image.registered_extensions().items() if kind in {*Image.OPEN} - STUBS}
 # Pictures that telephones and cameras write and Pillow may not read: passing them over would lose people.
 UNREADABLE = {
-    *(".3fr", ".arw", ".avif", ".cr2", ".cr3", ".dng", ".emf", ".eps", ".heic", ".heif", ".hif", ".iiq", ".j2k"),
-    *(".jp2", ".jxl", ".jxr", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".srw", ".svg", ".webp", ".wmf"),
+    *(".3fr", ".arw", ".avif", ".cr2", ".cr3", ".dcm", ".dcr", ".dng", ".emf", ".eps", ".erf", ".exr", ".fff"),
+    *(".heic", ".heics", ".heif", ".heifs", ".hif", ".iiq", ".j2k", ".jp2", ".jpm", ".jps", ".jxl", ".jxr"),
+    *(".kdc", ".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".rwl", ".sr2", ".srf"),
+    *(".srw", ".svg", ".webp", ".wmf", ".x3f", ".xcf"),
 } - SUFFIXES
 
 
@@ -120,7 +125,7 @@ def check_paths(paths: pd.Series, source: str) -> None:
 
 
 def refuse_two_spellings(names: Iterable[str], source: Path, what: str) -> None:
-    """Refuse names that differ and read as one: by capitals, blanks or the way an accent is coded, or as 7, 07 and 7.0.
+    """Refuse names that differ and read as one: by capitals, blanks or the way a letter is coded, or as 7, 07 and 7.0.
 
     Raises:
         UserError: naming the source and the two.
@@ -128,7 +133,7 @@ def refuse_two_spellings(names: Iterable[str], source: Path, what: str) -> None:
     seen: dict[str, str] = {}
     for name in names:
         seen_by_eye = "".join(each for each in name if each.isprintable() or each.isspace())
-        form = " ".join(unicodedata.normalize("NFC", seen_by_eye).lower().split())
+        form = " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", seen_by_eye).casefold()).split())
         number = re.fullmatch(r"0*([0-9]+)(\.0*)?", form)
         other = seen.setdefault(number[1] if number else form, name)
         if other != name:

@@ -109,6 +109,9 @@ def _read_table(source: Path, allow_missing: bool) -> pd.DataFrame:
     table["aspect"] = raw["aspect"].str.strip().replace("", ASPECT) if "aspect" in raw else ASPECT
     for name, absent in (("session", pd.NA), ("camera", 0)):
         table[name] = parse_whole_numbers(raw[name], name, source, nullable=True) if name in raw else absent
+    if "camera" in raw:
+        below = table["camera"].lt(0).fillna(False).astype(bool)  # -1 is how programs number what they do not know
+        refuse_rows(below, raw["camera"], "camera", source, "it must be 0 or more")
     unknown = pd.isna(table["camera"])  # two of them would be taken for one camera, and their match left out
     if "camera" in raw and not unknown.all():
         refuse_rows(unknown, raw["camera"], "camera", source, "fill it in every row, or in none")

@@ -150,7 +150,8 @@ def _read_override(key: str, text: str) -> object:
     try:
         loader = Loader(text)
         node = loader.get_single_node()
-        read = isinstance(node, yaml.SequenceNode) or getattr(node, "style", None) in ("'", '"')
+        listed = isinstance(node, yaml.SequenceNode) and node.flow_style  # [a, b]; a folder may be called "- old"
+        read = listed or getattr(node, "style", None) in ("'", '"')
         if node is not None and read and not text[node.end_mark.index :].strip():  # the end was taken for no comment
             keep_written(key, node)
             return loader.construct_document(node)
