@@ -245,6 +245,7 @@ def test_the_traceback_of_a_failed_cell_is_in_the_log_and_with_debug_on_the_term
         (["model=vitb16", "pretrained=/nowhere.pt"], "pretrained: /nowhere.pt is not there"),
         (["model=vitb16", "pretrained=w.pt"], f"pretrained: {schema.ROOT / 'w.pt'} is not there; a relative"),
         (["model=vitb16", "pretrained=models/w"], f"pretrained: {schema.ROOT / 'models' / 'w'} is not there"),
+        (["model=vitb16", "pretrained=laion9b"], "open_clip has no weights 'laion9b' of vitb16; known tags: openai"),
         (["device=cuda:99"], "device: cuda:99 is not available here; use auto or cpu"),
         (["device=cpu", "precision=fp16"], "precision: fp16 needs a GPU; use float32 (or bf16) on device: cpu"),
     ],

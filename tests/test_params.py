@@ -65,6 +65,7 @@ def test_every_params_file_composes_with_base(file):
         ({"variant": "frozen", "mode": "img_encoder_finetune"}, "mode: variant frozen trains nothing; use mode full"),
         ({"variant": "frozen", "side_info": "camera"}, "side_info: frozen, mode full, trains no image encoder"),
         ({"image_size": "5000"}, "image_size: 5000 is too large"),
+        ({"image_size": "0224"}, "image_size: write the pixels of a square's side or HEIGHTxWIDTH"),
         ({"image_size": "large"}, "image_size: write the pixels of a square's side or HEIGHTxWIDTH"),
         ({"epochs": 3}, "epochs: belongs to mode .*prompt_epochs .* or encoder_epochs"),
         ({"mode": "img_encoder_finetune"}, "resume_prompt: .*prompts.safetensors"),
@@ -90,10 +91,10 @@ def test_numbers_without_a_dot_count_as_numbers():
 
 def test_text_keys_keep_what_was_written(tmp_path):
     file = tmp_path / "mine.yaml"
-    file.write_text("dataset: folder\naspect: [010, 1_0, yes]\nexperiment: 1.10\nimage_size: 0224\nsave_dir: 'null'\n")
+    file.write_text("dataset: folder\naspect: [010, 1_0, yes]\nexperiment: 1.10\nimage_size: 224\nsave_dir: 'null'\n")
     runs = read.expand(*read.compose([file]))
     assert [run.aspect for run in runs] == ["010", "1_0", "yes"]
-    assert {(run.experiment, run.image_size, run.save_dir) for run in runs} == {("1.10", "0224", "null")}
+    assert {(run.experiment, run.image_size, run.save_dir) for run in runs} == {("1.10", "224", "null")}
 
 
 @pytest.mark.parametrize("text", ["010", "1:30", "2024_01", "0x1F", "0-4", "1,5", ".inf", "2024-01-01", "1e", "０"])

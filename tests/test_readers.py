@@ -332,6 +332,14 @@ def test_a_csv_may_bring_the_whole_contract_with_nulls(tmp_path):
     assert third["irregularities"] is True and table["accessories"].dtype == bool and table["age"].dtype == "Int64"
 
 
+def test_a_file_whose_accents_are_coded_in_another_way_is_told(tmp_path):
+    composed, apart = "jose\u0301.jpg", "jos\u00e9.jpg"
+    root = touched(tmp_path, composed, "b.jpg")
+    (root / "images.csv").write_text(f"path,identity\n{apart},1\nb.jpg,2\n", encoding="utf-8")
+    message = refusal("folder", root)
+    assert "the first is 'jos\\xe9.jpg'; the file is called 'jose\\u0301.jpg'" in message and "write it so" in message
+
+
 def test_a_csv_may_bring_columns_of_its_own(tmp_path):
     root = listed(tmp_path, "path,identity,lamp,camera,camera_id,file_name", *(f"{i},1,left,0,x,y" for i in IMAGES))
     assert set(datasets.load_images("folder", root)["lamp"]) == {"left"}

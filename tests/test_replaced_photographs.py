@@ -12,7 +12,7 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import read_json, write_json
 from clipreid_lib.params import schema
 from clipreid_lib.params.schema import EVALUATION, NOTEBOOKS
-from clipreid_lib.runs import chain, local, plan, records, training
+from clipreid_lib.runs import chain, local, plan, records, status, training
 from clipreid_lib.runs.run import Run
 
 
@@ -70,6 +70,8 @@ def test_what_stands_on_a_replaced_photograph_is_told_and_done_again(params, exe
     assert f"{params.run_id}: 1 photograph changed since; what stands on them will" in said
     assert f"{params.run_id}  {', '.join(again)}\n" in said
     assert f"1 run, 0 done; {len(again) + 1} notebooks to execute, 0 to copy" in said
+    status.print_status(params.folder.parent.parent)
+    assert "1 photograph changed since; `clipreid run` does what stands on them again" in capsys.readouterr().out
     assert do(params, executed) == ["01", *again]
     told = f"{params.run_id}: 1 photograph changed since this run, the first is {path}; what stands on them is done"
     assert told in capsys.readouterr().out

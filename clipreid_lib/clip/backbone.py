@@ -113,6 +113,18 @@ def load(
     return backbone
 
 
+def check_tag(model: str, tag: str) -> None:
+    """Refuse a tag of weights that open_clip does not know for a model.
+
+    Raises:
+        UserError: naming the tags that it knows.
+    """
+    name = ALIASES.get(model, model)
+    if not get_pretrained_cfg(name, tag):
+        known = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        raise UserError(f"pretrained: open_clip has no weights {tag!r} of {model}; known tags: {known}")
+
+
 def describe(backbone: Backbone) -> dict:
     """Return the facts a checkpoint must state so that it is never loaded into something else."""
     visual, (mean, std) = backbone.clip.visual, backbone.normalisation

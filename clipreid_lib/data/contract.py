@@ -242,9 +242,15 @@ def drop_absent(table: pd.DataFrame, root: Path, allow_missing: bool, named_in: 
     present = table["path"].map(lambda path: os.path.isfile(root / path)).astype(bool)
     missing = int((~present).sum())
     if missing and not allow_missing:
+        first = table.loc[~present, "path"].iloc[0]
+        forms = unicodedata.normalize("NFC", first), unicodedata.normalize("NFD", first)
+        other = next((form for form in forms if (root / form).is_file()), None)
+        hint = "set allow_missing: true to work with the rest"
+        if other:
+            hint = f"the file is called {other!a}, with its accents coded in another way; write it so"
+            first = ascii(first)
         raise UserError(
-            f"{root}: {missing:,} of {len(table):,} images named in {named_in} are absent, the first is "
-            f"{table.loc[~present, 'path'].iloc[0]}; set allow_missing: true to work with the rest"
+            f"{root}: {missing:,} of {len(table):,} images named in {named_in} are absent, the first is {first}; {hint}"
         )
     if not present.any():
         raise UserError(f"{root}: none of the images named in {named_in} is there")

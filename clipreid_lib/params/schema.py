@@ -89,7 +89,7 @@ class Params(BaseModel):
     pretrained: str | None = None
     activation: Literal["gelu", "quick_gelu"] | None = None
     normalisation: Literal["clip", "imagenet", "inception"] | None = None
-    image_size: str | None = Field(None, pattern=r"^\d+(x\d+)?$")
+    image_size: str | None = Field(None, pattern=r"^[1-9]\d*(x[1-9]\d*)?$")
     resize: Literal["squash", "crop"] = "squash"
     test_resize: Literal["bicubic", "bilinear"] = "bicubic"
     positions: Literal["bicubic", "bilinear"] = "bicubic"

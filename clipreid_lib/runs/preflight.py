@@ -32,8 +32,13 @@ def check(runs: list[Params]) -> None:
             raise UserError(f"model: {model!r} is unknown; {hint}")
         if weights is None and model not in ours:
             raise UserError(f"pretrained: the open_clip model {model!r} needs a weights tag, or a file")
-        files = {"pretrained": weights if {*(weights or "")} & {*"./\\"} else None, "resume_prompt": prompts}
-        for key, file in files.items():  # no tag of open_clip holds a dot or a slash
+        is_file = bool({*(weights or "")} & {*"./\\"}) or Path(weights or "").is_file()  # no tag holds a dot or a slash
+        if weights not in (None, "random") and model != EMBEDDED and not is_file:
+            from clipreid_lib.clip.backbone import check_tag  # loads torch
+
+            check_tag(model, weights)
+        files = {"pretrained": weights if is_file else None, "resume_prompt": prompts}
+        for key, file in files.items():
             if file is not None and not (path := project_path(file)).is_file():
                 raise UserError(f"{key}: {path} is not there; a relative path starts at the project's folder")
 

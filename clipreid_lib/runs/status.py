@@ -24,6 +24,8 @@ def states(outputs: Path) -> list[tuple[str, str, str, str]]:
         try:
             params = read_params(folder)
             state, notebook, more = records.state(params, folder)
+            if state == "done" and (changed := _count_changed(folder)):
+                more = f"{counted(changed, 'photograph')} changed since; `clipreid run` does what stands on them again"
             if state == "waiting" and (shared := records.at_work(outputs / "data" / params.data_id)):
                 state, notebook, more = shared  # of notebook 01
         except UserError as error:
@@ -32,6 +34,15 @@ def states(outputs: Path) -> list[tuple[str, str, str, str]]:
             more = "; ".join(filter(None, (f"SLURM: {queued[folder.name]}", more)))
         rows.append((folder.name, state, notebook, more))
     return sorted(rows, key=lambda row: (ORDER.index(row[1]), row[0]))
+
+
+def _count_changed(folder: Path) -> int:
+    """Count the photographs that were replaced since a run began; 0 where the data set is not on this machine."""
+    if not (folder / "photographs.json").exists():
+        return 0
+    from clipreid_lib.runs.run import Run  # here: it loads pandas
+
+    return len(Run.at(folder).list_changed())
 
 
 def print_status(outputs: Path) -> None:
