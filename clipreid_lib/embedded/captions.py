@@ -1,4 +1,4 @@
-"""Sentences about hands: what a HandInfo row lets us say, and which words that takes.
+"""Sentences about hands: what a drawn hand or a HandInfo row lets us say, whose hand it is, and which words that takes.
 
 A caption is a sentence together with the facts it states. Keeping the facts beside the sentence lets the
 pretraining know of *every* picture of a batch whether the sentence holds, not only of the one it was
@@ -11,20 +11,40 @@ from pathlib import Path
 import numpy as np
 
 from clipreid_lib.base import import_fixes  # noqa: F401  import torchvision with its repair, before open_clip does
+from clipreid_lib.embedded.hand_people import Person
+from clipreid_lib.embedded.hand_shape import MOLE, Hand
 
 from open_clip.tokenizer import SimpleTokenizer  # isort: skip
 
-FACTS = {  # what may be stated -> its values; a picture's facts are indices into these, -1 = cannot be seen
+WOMEN, MEN, FAMILIES = (
+    line.split() for line in (Path(__file__).parent / "names.txt").read_text(encoding="utf-8").splitlines()
+)
+FACTS = {  # what may be stated -> its values; a picture's facts are indices into these, -1 = neither, or cannot be seen
     "view": ("dorsal", "palmar"),
     "side": ("right", "left"),
     "thumb": ("left", "right"),  # where the thumb points in the picture
     "skin": ("very fair", "fair", "medium", "dark"),
-    "polish": ("no", "yes"),  # nails can be judged on the back of the hand only
+    "polish": ("no", "yes"),  # nails and veins can be judged on the back of the hand only
     "ring": ("no", "yes"),
-    "gender": ("male", "female"),
+    "fingers": ("short", "long"),
+    "build": ("slim", "thick"),
+    "palm": ("narrow", "broad"),
+    "veins": ("faint", "visible"),
+    "moles": ("no", "yes"),
+    "nails": ("short", "long"),
+    "name": tuple(f"{given} {family}" for givens in (WOMEN, MEN) for family in FAMILIES for given in givens),
 }
 NAMES = tuple(FACTS)
-VIEW, SIDE, THUMB, SKIN, POLISH, RING, GENDER = range(len(NAMES))
+VIEW, SIDE, THUMB, SKIN, POLISH, RING, *_, NAME = range(len(NAMES))
+# Below the first and above the second number a trait is said; about a third of the drawn people lies between the two.
+TRAITS = {
+    "fingers": (0.67, 0.73),
+    "build": (0.136, 0.149),
+    "palm": (0.42, 0.455),
+    "veins": (0.35, 0.60),
+    "nails": (0.05, 0.18),
+}
+BIG_MOLE = 0.010  # hand units, half a pixel of the network's pictures; smaller ones alone are neither said nor denied
 
 OPENINGS = ("a photo of ", "a photo of ", "a picture of ", "an image of ", "a photograph of ", "this is ", "")
 VIEW_PHRASES = {
@@ -39,13 +59,22 @@ TAIL_PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
     "skin": {value: (f"{value} skin",) for value in FACTS["skin"]},
     "polish": {"no": ("bare nails", "no nail polish", "unpainted nails"), "yes": ("painted nails", "nail polish")},
     "ring": {"no": ("no ring", "no rings"), "yes": ("a ring", "a ring on a finger")},
+    "fingers": {value: (f"{value} fingers",) for value in FACTS["fingers"]},
+    "build": {value: (f"{value} fingers",) for value in FACTS["build"]},
+    "palm": {value: (f"a {value} palm",) for value in FACTS["palm"]},
+    "veins": {value: (f"{value} veins",) for value in FACTS["veins"]},
+    "moles": {"no": ("no mole", "no moles"), "yes": ("a mole", "moles")},
+    "nails": {value: (f"{value} nails",) for value in FACTS["nails"]},
 }
-# Chance that a caption states the fact. The view and the thumb are easy to see, the side follows from the
-# two; naming them separately and often is what lets a small transformer find the side at all.
-ALONE = 0.35  # chance of a caption that states one fact only, any of the seven: short ones teach words fast
-STATED = {"view": 0.7, "side": 0.7, "thumb": 0.4, "skin": 0.55, "polish": 0.5, "ring": 0.45, "gender": 0.1}
+# How often a caption states a fact, relative to the others. The view and the thumb are easy to see, the side follows
+# from the two; naming them separately and often is what lets a small transformer find the side at all.
+STATED = {"view": 7, "side": 7, "thumb": 4, "skin": 5, "polish": 4, "ring": 4, "name": 12}
+STATED |= dict.fromkeys(("fingers", "build", "palm", "veins", "moles", "nails"), 2)
+ALONE = 0.35  # chance of a caption that states one fact only: short ones teach words fast
+MOST = 5  # facts in a caption, which is about what fits the context
 
-PROMPTS: dict[str, dict[str, tuple[str, ...]]] = {  # fact -> value -> the sentences a zero-shot class is averaged over
+# fact -> value -> the sentences a zero-shot class is averaged over; names are asked for one by one
+PROMPTS: dict[str, dict[str, tuple[str, ...]]] = {
     "view": {"dorsal": ("a photo of the back of a hand",), "palmar": ("a photo of the palm of a hand",)},
     "side": {"right": ("a photo of a right hand",), "left": ("a photo of a left hand",)},
     "thumb": {v: (f"a photo of a hand with the thumb pointing {v}",) for v in FACTS["thumb"]},
@@ -55,7 +84,10 @@ PROMPTS: dict[str, dict[str, tuple[str, ...]]] = {  # fact -> value -> the sente
         for v in FACTS["polish"]
     },
     "ring": {"no": ("a photo of a hand with no ring",), "yes": ("a photo of a hand with a ring",)},
-    "gender": {"male": ("a photo of the hand of a man",), "female": ("a photo of the hand of a woman",)},
+}
+PROMPTS |= {
+    fact: {value: (f"a photo of a hand with {words[0]}",) for value, words in TAIL_PHRASES[fact].items()}
+    for fact in ("fingers", "build", "palm", "veins", "moles", "nails")
 }
 ASPECT_PROMPTS: dict[str, tuple[str, ...]] = {
     f"{view} {side}": (f"a photo of the {word} of a {side} hand",)
@@ -70,61 +102,93 @@ tattoo woman man women men female male dorsal palmar open closed background wear
 in at the""".split()
 
 
-def read_facts(row: dict) -> np.ndarray:
-    """Read the facts of one HandInfo row: (7,) int64 indices into ``FACTS``, -1 where the picture cannot show it."""
-    view, side = row["aspectOfHand"].split()
+def state_facts(aspect: str, skin: str, polish: bool, ring: bool) -> np.ndarray:
+    """Put what ``HandInfo.csv`` says into facts: (F,) int64 indices into ``FACTS``, -1 where it does not say.
+
+    Aspect and skin are spelt as in that file.
+    """
+    view, side = aspect.split()
     # seen from the back, a right hand with fingers up has its thumb on the left of the picture
     thumb = "left" if (view == "dorsal") == (side == "right") else "right"
-    seen = {"view": view, "side": side, "thumb": thumb, "skin": row["skinColor"], "gender": row["gender"]}
-    facts = {name: FACTS[name].index(value) for name, value in seen.items()}
-    facts |= {"polish": row["nailPolish"] if view == "dorsal" else -1, "ring": row["accessories"]}
+    seen = {"view": view, "side": side, "thumb": thumb, "skin": skin}
+    facts = dict.fromkeys(NAMES, -1) | {name: FACTS[name].index(value) for name, value in seen.items()}
+    facts |= {"polish": int(polish) if view == "dorsal" else -1, "ring": int(ring)}
     return np.array([facts[name] for name in NAMES])
 
 
+def read_hand(hand: Hand, aspect: str) -> np.ndarray:
+    """Read the facts of a drawn hand in one of the aspects of ``HandInfo.csv``: (F,) as :func:`state_facts`."""
+    person = hand.person
+    facts = state_facts(aspect, person.skin, hand.polished, hand.ring is not None)
+    length, width = person.lengths[1:].mean(), person.widths[1:].mean()
+    measured = {"fingers": length, "build": width / length, "palm": person.palm}
+    if not hand.palmar:
+        measured |= {"veins": person.veins, "nails": person.nail[2]}
+    for trait, value in measured.items():
+        low, high = TRAITS[trait]
+        facts[NAMES.index(trait)] = 0 if value < low else 1 if value > high else -1
+    moles = hand.marks.radius[hand.marks.kind == MOLE]
+    facts[NAMES.index("moles")] = 1 if moles.max(initial=0.0) > BIG_MOLE else -1 if len(moles) else 0
+    facts[NAME] = name_person(person)
+    return facts
+
+
+def name_person(person: Person) -> int:
+    """Give a person a name that goes with the gender, as an index: no two of the first ``len(WOMEN) * 128`` share one.
+
+    The stride has no factor in common with the number of names, so each is reached before one comes again.
+    """
+    each = len(WOMEN) * len(FAMILIES)
+    return person.number * 4801 % each + each * (person.gender == "male")
+
+
 def mirror(facts: np.ndarray) -> np.ndarray:
-    """Give the (..., 7) facts of the horizontally flipped picture: the other hand, its thumb the other way."""
+    """Give the (..., F) facts of the horizontally flipped picture: the other hand, its thumb the other way."""
     facts = np.array(facts)
     facts[..., [SIDE, THUMB]] = 1 - facts[..., [SIDE, THUMB]]
     return facts
 
 
 def choose_facts(facts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Choose which of a picture's (7,) facts a sentence states: (7,) with -1 for what it leaves out."""
-    stated = np.full(len(NAMES), -1, dtype=np.int64)
-    if rng.random() < ALONE:
-        only = rng.choice(np.flatnonzero(facts >= 0))
-        stated[only] = facts[only]
-    while (stated < 0).all():
-        keep = np.array([rng.random() < STATED[name] for name in NAMES]) & (facts >= 0)
-        stated = np.where(keep, facts, -1)
+    """Choose which of a picture's (F,) facts a sentence states: (F,) with -1 for what it leaves out."""
+    known = np.flatnonzero(facts >= 0)
+    count = 1 if rng.random() < ALONE else rng.integers(2, MOST + 1)
+    often = np.array([STATED[NAMES[fact]] for fact in known])
+    said = rng.choice(known, size=min(count, len(known)), replace=False, p=often / often.sum())
+    stated = np.full(len(NAMES), -1)
+    stated[said] = facts[said]
     return stated
 
 
 def alter(stated: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Change one of the (7,) facts that a sentence states to another value, which makes it false."""
+    """Change one of the (F,) facts that a sentence states to another value, which makes it false."""
     altered = stated.copy()
     one = rng.choice(np.flatnonzero(stated >= 0))
-    others = [value for value in range(len(FACTS[NAMES[one]])) if value != stated[one]]
-    altered[one] = rng.choice(others)
+    values = len(FACTS[NAMES[one]])
+    altered[one] = (stated[one] + rng.integers(1, values)) % values
     return altered
 
 
 def write_sentence(stated: np.ndarray, rng: np.random.Generator) -> str:
-    """Put (7,) stated facts into words of random choice and order; the same ``rng`` state, the same wording."""
+    """Put (F,) stated facts into words of random choice and order; the same ``rng`` state, the same wording."""
     said = {name: FACTS[name][stated[i]] for i, name in enumerate(NAMES) if stated[i] >= 0}
-    side, view = said.get("side", ""), said.get("view")
-    hand = f"{side} hand".strip()
-    owner = {"male": "man", "female": "woman", None: None}[said.get("gender")]
+    hand, view, who = f"{said.get('side', '')} hand".strip(), said.get("view"), said.get("name")
     phrase, form = rng.random(2)
-    if view and form < 0.2:  # the data set's own labels, "dorsal right"
-        subject = f"a {view} {hand}"
-    elif view:
-        phrase = VIEW_PHRASES[view][int(phrase * len(VIEW_PHRASES[view]))]
-        subject = f"{phrase} a {owner}'s {hand}" if owner and form < 0.6 else f"{phrase} a {hand}"
+    if not who:
+        hand, owner = f"a {hand}", ""
+    elif form < 0.3:
+        hand, owner = f"a {who} {hand}", ""  # in the place of prompts that are learnt
+    elif form < 0.6:
+        hand, owner = f"{who}'s {hand}", ""
     else:
-        subject = f"a {hand}"
-    if owner and "'s" not in subject:
-        subject += f" of a {owner}"
+        hand, owner = f"the {hand}", f" of {who}"
+    if view and form > 0.8 and not owner.strip():  # the data set's own labels, "dorsal right"
+        subject = hand.replace("a ", f"a {view} ", 1)
+    elif view:
+        subject = f"{VIEW_PHRASES[view][int(phrase * len(VIEW_PHRASES[view]))]} {hand}"
+    else:
+        subject = hand
+    subject += owner
     phrases = {name: TAIL_PHRASES[name][said[name]] for name in TAIL_PHRASES if name in said}
     tail = [options[int(rng.random() * len(options))] for options in phrases.values()]
     tail = [tail[i] for i in rng.permutation(len(tail))]
@@ -141,7 +205,7 @@ def write_captions(facts: np.ndarray, rng: np.random.Generator) -> tuple[list[st
     its twin differ by nothing else.
 
     Returns:
-        For (S, 7) facts 2 S sentences, and the (2 S, 7) facts that they state (-1 = not mentioned).
+        For (S, F) facts 2 S sentences, and the (2 S, F) facts that they state (-1 = not mentioned).
     """
     sentences, stated = [], []
     for picture in facts:
@@ -153,17 +217,17 @@ def write_captions(facts: np.ndarray, rng: np.random.Generator) -> tuple[list[st
 
 
 def check_truth(facts: np.ndarray, stated: np.ndarray) -> np.ndarray:
-    """Check which sentences are true of which pictures: (B, 7) and (C, 7) facts -> (B, C) bool."""
+    """Check which sentences are true of which pictures: (B, F) and (C, F) facts -> (B, C) bool."""
     return ((stated[None] < 0) | (stated[None] == facts[:, None])).all(-1)
 
 
 def collect_words() -> list[str]:
     """Collect every word a caption or a prompt can hold, and ``EXTRA_WORDS``; sorted, lower case."""
-    texts = [*OPENINGS, *EXTRA_WORDS, "hand", "a man's hand of a woman's hand with and"]
+    texts = [*OPENINGS, *EXTRA_WORDS, *WOMEN, *MEN, *FAMILIES, "hand", "the hand's with and of"]
     texts += [p for phrases in VIEW_PHRASES.values() for p in phrases]
     texts += [p for values in TAIL_PHRASES.values() for phrases in values.values() for p in phrases]
     texts += [p for values in [*PROMPTS.values(), ASPECT_PROMPTS] for phrases in values.values() for p in phrases]
-    return sorted({word for text in texts for word in text.replace("'s", " 's").split()})
+    return sorted({word for text in texts for word in text.lower().replace("'s", " 's").split()})
 
 
 def write_merges(path: Path) -> int:

@@ -1,7 +1,7 @@
 """Made-up people: what is fixed about a person and his hands, and the random streams that decide it."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,9 +47,12 @@ def _clip(value: float, low: float, high: float) -> float:
 class Person:
     """One made-up person; lengths in hand units, relative sizes around 1, angles in radians."""
 
-    def __init__(self, number: int, seed: int) -> None:
-        """Invent the person, the same for the same arguments. The order of the draws below is part of that."""
-        self.number, self.seed = number, seed
+    def __init__(self, number: int, seed: int, wide: bool = False) -> None:
+        """Invent the person, the same for the same arguments. The order of the draws below is part of that.
+
+        ``wide`` people and their sessions vary as photographs do, beyond what the demo needs.
+        """
+        self.number, self.seed, self.wide = number, seed, wide
         rng = open_stream("person", seed, number)
         z = rng.standard_normal
         female = rng.random_sample() < 0.6
@@ -94,6 +97,18 @@ class Person:
         self.moles = rng.gamma(1.5, 1.2)  # expected number on the back of a hand
         self.polish = _pick(rng, _POLISH) if paints else None
         self.irregular = bool(rng.random_sample() < 0.02)
+        if wide:
+            self._widen(open_stream("wide person", seed, number).uniform)
+
+    def _widen(self, vary: Callable[[float, float], float]) -> None:
+        self.lengths = self.lengths * vary(0.88, 1.12)
+        self.widths = self.widths * vary(1.0, 1.22)
+        self.palm *= vary(0.95, 1.18)
+        self.wrist *= vary(1.0, 1.4)
+        self.warmth += vary(-1.0, 3.5)  # backs of hands are yellower in photographs, lines and tips paler
+        self.lines *= vary(0.35, 1.0)
+        self.flush *= vary(0.2, 1.0)
+        self.relief *= vary(0.6, 1.4)
 
 
 def draw_own(person: Person, side: str, what: str, *shape: int) -> np.ndarray:

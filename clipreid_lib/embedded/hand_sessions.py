@@ -5,7 +5,7 @@ that of the session: a burst looks alike, as in the real data, and the hard part
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -33,7 +33,8 @@ def _draw_blotches(person: Person, side: str, palmar: bool) -> np.ndarray:
 def _mix_skin(person: Person, palmar: bool) -> np.ndarray:
     tones, colours = [i / 5 for i in range(6)], np.array(_PALMAR if palmar else _DORSAL) / 255.0
     skin = np.array([np.interp(person.tone, tones, channel) for channel in colours.T])
-    return skin * (1.0 + person.warmth * np.array([0.006, 0.010, -0.026]))
+    warmth = min(person.warmth, 1.0) if person.wide and palmar else person.warmth
+    return skin * (1.0 + warmth * np.array([0.006, 0.010, -0.026]))
 
 
 def _part_fingers(fingers: list[Finger]) -> None:
@@ -74,6 +75,7 @@ class _Wobble:
 
     def __init__(self, key: tuple[object, ...], shot: int, difficulty: float) -> None:
         self.common, self.own = open_stream("session", *key), open_stream("shot", *key, shot)
+        self.wide = open_stream("wide session", *key)  # for wide people alone
         self.difficulty = difficulty
 
     def __call__(self, session_sd: float, shot_sd: float = 0.0) -> float:
@@ -108,7 +110,23 @@ class Scene:
         self.blur = min(abs(wobble(0.06, 0.03)), 0.20)  # weight of each neighbour, 0 = sharp
         noise = abs(wobble(0.004)) + 0.008 * min(wobble.difficulty, 3.0)
         self.grain = noise * wobble.own.standard_normal((height, width))  # its shape is the picture's
+        if hand.person.wide:
+            self._widen(wobble.wide.uniform)
         self._keep_inside(hand)
+
+    def _widen(self, vary: Callable[[float, float], float]) -> None:
+        """Expose most sessions until the background is plain white; harder light, turned hands, sleeves of any cloth."""
+        if vary(0.0, 1.0) < 0.65:
+            self.background = self.background * vary(1.05, 1.6)  # above 1 is cut off, and most of the shadow with it
+        self.shadow_dark *= vary(0.0, 1.5)
+        self.grain = self.grain * vary(0.0, 1.0)
+        self.ambient -= vary(0.0, 0.2)
+        self.light = self.light[0] * vary(0.5, 2.0), self.light[1] * vary(0.5, 2.0), 1.0
+        self.rotation += vary(-0.25, 0.25)
+        self.scale *= vary(0.88, 1.18)
+        edge, cloth = vary(-0.15, 0.25), np.array([vary(0.0, 1.0) for _ in range(3)]) * vary(0.1, 1.0)
+        if vary(0.0, 1.0) < 0.3:
+            self.sleeve = edge, tuple(cloth)
 
     def _keep_inside(self, hand: Hand) -> None:
         """Move the camera until all fingertips are in the picture, which a caption about nails relies on."""
@@ -156,6 +174,9 @@ def set_up_shot(
     scale = 0.44 * size[1] * person.size * max(1 + wobble(0.045, 0.015), 0.5)
     turns = [wobble(a, b) for a, b in ((0.11, 0.05), (0.035, 0.02), (0.03, 0.018), (0.035, 0.02), (0.05, 0.03))]
     spread, root = min(max(0.45 + wobble(0.34, 0.16), 0.0), 1.3), (-0.15 * person.wrist / 0.285, 0.16)
+    if person.wide:  # fingers side by side, or opened wide; the thumb along the hand, or far from it
+        spread = min(max(spread + wobble.wide.uniform(-1.1, 0.9), 0.0), 2.0)
+        turns[0] += wobble.wide.uniform(-0.45, 0.45)
     skin, ring, polished = _mix_skin(person, palmar), person.ring, wears_polish < WORN and not palmar and person.polish
     nail = skin * 0.55 + 0.45 * np.array([0.97, 0.80, 0.77]) + person.nail_pink * np.array([0.0, -0.022, -0.016])
     density = max(110.0, 55.0 * math.ceil(2.2 * scale / 55.0))  # two points a pixel, in steps: lines are made once

@@ -1,9 +1,10 @@
-"""Pretrain the small CLIP that ships with the library: ``python -m clipreid_lib.embedded.pretrain_embedded``.
+"""Pretrain the small CLIP that ships with the library: ``python -m clipreid_lib.embedded.pretrain_embedded --help``.
 
-An open_clip model learns, contrastively, which sentences are true of which pictures of synthetic people's
-hands, after its text tower alone has learnt to tell the sentences apart. No identity label reaches any loss.
-All people are drawn for this purpose and never appear in the demo data set. The weights, the loss curve and
-the figures on unseen people land in one folder; ``report.json`` tells which runs made the shipped ones.
+An open_clip model learns, contrastively, which sentences are true of which pictures of synthetic people's hands, and
+whose hands they are by name, after its text tower alone has learnt to tell the sentences apart. As SLIP does
+(arXiv 2112.12750), a second loss tells pictures of one hand from those of others. All people are drawn for this purpose
+and never appear in the demo data set. The weights, the curve and the figures on unseen people land in one folder.
+A stopped run goes on when its command is repeated.
 """
 
 import argparse
@@ -12,48 +13,57 @@ import json
 import math
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+from torch.utils.data import DataLoader
 
 from clipreid_lib.base import files
 from clipreid_lib.clip.backbone import Backbone
+from clipreid_lib.clip.encode import normalise
 from clipreid_lib.embedded import captions
-from clipreid_lib.embedded.spoiled_pictures import draw_people, spoil
-from clipreid_lib.embedded.unseen_people import measure, zero_shot
+from clipreid_lib.embedded.training_batches import Batch, Batches
+from clipreid_lib.embedded.training_people import draw_people
+from clipreid_lib.embedded.unseen_people import find_names, measure, watch
 
 import open_clip  # isort: skip
 
-NAME, WEIGHTS, REPORT = "embedded_clip", "embedded_clip.safetensors", "report.json"
-MEAN, STD = (torch.tensor(v).view(1, 3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
-VISION = {"image_size": 96, "patch_size": None, "width": 16, "layers": [1, 1, 1, 1], "head_width": 64}
+NAME, WEIGHTS, REPORT, STATE, CURVE = (
+    "embedded_clip",
+    "embedded_clip.safetensors",
+    "report.json",
+    "state.pt",
+    "loss_curve.csv",
+)
+VISION = {"image_size": 96, "patch_size": None, "width": 24, "layers": [1, 2, 2, 1], "head_width": 64}
 TEXT = {"context_length": 40, "width": 128, "heads": 4, "layers": 2}  # our sentences take up to 35 tokens
-VALIDATION, WATCHED = 20261124, 60  # seed and number of the people watched while training
+TEMPERATURE = 0.1  # of the contrast between pictures: SimCLR's and SLIP's
+NEVER = -1e4  # a logit that no softmax sees
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything the result depends on, apart from the machine's speed where ``minutes`` cuts it short."""
+    """Everything the result depends on, up to rounding."""
 
-    seed: int = 20261123  # of the training people, the weights and the order; the demo uses seeds below 100
-    people: int = 1600
-    shots: int = 2  # pictures per hand side and person
-    steps: int = 6000
-    minutes: float = 16.0  # the schedule is compressed to end here if ``steps`` would take longer
-    batch: int = 48  # pictures per step
-    described: int = 20  # of them get a true and a false sentence; every sentence is judged on all pictures
-    reading_steps: int = 400  # of the text tower alone, before any picture
-    rare: float = 0.5  # how far rare values are favoured; polish needs more, but only once the thumb is found
-    lr: float = 1.5e-3  # 1.0e-3 for going on from an earlier run
+    seed: int = 20261127  # of the training people, the weights and the order; the demo uses seeds below 100
+    people: int = 10240
+    steps: int = 40000
+    hands: int = 40  # per step, all pictures of each; each hand gets a true and a false sentence
+    reading_steps: int = 600  # of the text tower alone, before any picture
+    rare: float = 0.5  # how far rare skins, polish and rings are favoured
+    contrast: float = 1.0  # weight of the loss between pictures, beside that of the sentences
+    lr: float = 1.5e-3
     weight_decay: float = 0.1
-    warm_up: float = 0.04  # share of the schedule
-    ema: float = 0.998  # of the weights that are evaluated and shipped
+    warm_up: int = 500  # steps
+    cool_down: float = 0.2  # share of the steps in which the rate falls to 0
+    ema: float = 0.999  # of the weights that are evaluated and shipped
 
 
 def build(folder: Path) -> Backbone:
@@ -75,71 +85,53 @@ def save(model: torch.nn.Module, folder: Path) -> None:
         save_file(state, temporary)
 
 
-def draw_batch(
-    recipe: Recipe, pictures: torch.Tensor, facts: np.ndarray, weights: np.ndarray, size: int, step: int, share: float
-) -> tuple[torch.Tensor, list[str], torch.Tensor]:
-    """Draw one step's batch, a ``share`` of it spoiled; the same for the same arguments.
-
-    The pictures (N, 3, S, S) uint8 have facts (N, 7), and each its chance (N,) to be drawn.
-
-    Returns:
-        Normalised pictures (B, 3, size, size); sentences (C); what holds of what (B, C) bool.
-    """
-    rng = np.random.default_rng([recipe.seed, step, 0])
-    chosen = np.sort(rng.choice(len(facts), size=recipe.batch, replace=False, p=weights))
-    generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
-    images, mirrored = spoil(pictures[chosen], size, generator, share)
-    seen = np.where(mirrored.numpy()[:, None], captions.mirror(facts[chosen]), facts[chosen])
-    speakers = rng.choice(seen, size=min(recipe.described, len(seen)), replace=False)
-    sentences, stated = captions.write_captions(speakers, rng)
-    return (images - MEAN) / STD, sentences, torch.from_numpy(captions.check_truth(seen, stated))
-
-
-def caption_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+def pair_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """Compute CLIP's symmetric loss where a picture may have several true sentences and a sentence several pictures.
 
     Each true pair competes with the false ones of its row (and of its column), never with other true ones;
     with exactly one true entry per row and column this is CLIP's own cross-entropy. 0 is perfect.
 
     Args:
-        logits: (B, C) scaled cosines of pictures and sentences.
+        logits: (B, C) scaled cosines of pictures and sentences, or of pictures and pictures.
         truth: (B, C) bool; rows and columns without any true entry are left out.
 
     Returns:
         () the mean of both directions.
     """
-    total = torch.zeros(())
+    total = logits.new_zeros(())
     for scores, true in ((logits, truth), (logits.T, truth.T)):
         scores, true = scores[true.any(dim=1)], true[true.any(dim=1)]
-        rivals = scores.masked_fill(true, -1e4).logsumexp(dim=1, keepdim=True)
+        rivals = scores.masked_fill(true, NEVER).logsumexp(dim=1, keepdim=True)
         per_pair = F.softplus(rivals - scores) * true
         total = total + (per_pair.sum(dim=1) / true.sum(dim=1)).mean()
     return total / 2
 
 
-def schedule_rate(progress: float, peak: float, warm_up: float) -> float:
-    """Give the learning rate at a share of the schedule in [0, 1]: linear rise to ``peak``, cosine to 1 % of it."""
-    if progress < warm_up:
-        return peak * max(progress, 1e-3) / warm_up
-    fraction = min(1.0, (progress - warm_up) / (1 - warm_up))
-    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * fraction)))
+def contrast_loss(features: torch.Tensor, hands: torch.Tensor) -> torch.Tensor:
+    """Compute the loss between pictures: those of one hand against those of all others.
 
+    With two pictures of each hand it is SimCLR's (arXiv 2002.05709), SLIP's second loss.
 
-def share_spoiled(progress: float) -> float:
-    """Give the share of spoiled pictures: few at first, so that thumbs are found, 0.9 from a quarter on."""
-    return min(0.9, 0.3 + 2.4 * progress)
+    Args:
+        features: (B, D) of the pictures.
+        hands: (B,) which hand each shows.
 
-
-def weigh_samples(facts: np.ndarray, rare: float) -> np.ndarray:
-    """Give the chance (N,) of each picture to be drawn, by its facts (N, 7): what is rare comes more often.
-
-    ``rare`` = 0 draws all pictures alike, 1 all values of each of skin, polish and ring.
+    Returns:
+        () 0 is perfect.
     """
-    weights = np.ones(len(facts))
-    for fact in (captions.SKIN, captions.POLISH, captions.RING):
-        _, value, counts = np.unique(facts[:, fact], return_inverse=True, return_counts=True)
-        weights *= (counts**-rare)[value]
-    return weights / weights.sum()
+    unit = F.normalize(features, dim=1)
+    itself = torch.eye(len(hands), dtype=torch.bool, device=hands.device)
+    logits = (unit @ unit.T / TEMPERATURE).masked_fill(itself, NEVER)
+    return pair_loss(logits, (hands[:, None] == hands) & ~itself)
+
+
+def schedule_rate(step: int, steps: int, peak: float, warm_up: int, cool_down: float) -> float:
+    """Give a step's learning rate: linear rise, constant ``peak``, linear fall to 0 in the last share of the steps.
+
+    A constant rate lets a run be made longer or shorter while it runs (arXiv 2405.18392): the end alone depends on it.
+    """
+    left = (steps - step) / max(1.0, cool_down * steps)
+    return peak * min((step + 1) / warm_up, left, 1.0)
 
 
 def learn_to_read(backbone: Backbone, facts: np.ndarray, steps: int, seed: int) -> list[float]:
@@ -147,91 +139,93 @@ def learn_to_read(backbone: Backbone, facts: np.ndarray, steps: int, seed: int) 
 
     An untrained tower answers "left hand" and "right hand" with much the same vector (cosine about 0.9).
     What the text hardly expresses the images hardly learn: contrastive training from scratch found the skin and
-    the view and then stood still. Two values of a fact get opposite codes, four get orthogonal ones.
+    the view and then stood still. Two values of a fact get opposite codes, four get orthogonal ones; names, too many
+    for that, get the sums of random codes of their two words.
 
     Returns:
-        The loss, 1 - cosine, of every step of 64 sentences, about the facts (N, 7) of the training pictures.
+        The loss, 1 - cosine, of every step of 64 sentences, about the facts (N, F) of the training pictures.
     """
     rng = np.random.default_rng([seed, 1])
-    values = sum(len(options) for options in captions.FACTS.values())
-    orthogonal, _ = np.linalg.qr(rng.standard_normal((backbone.clip.visual.output_dim, values)))
-    unused, codes = iter(orthogonal.T), []  # of each fact, one code per value
-    for options in captions.FACTS.values():
+    width = backbone.clip.visual.output_dim
+    unused = iter(np.linalg.qr(rng.standard_normal((width, width)))[0].T)
+    codes: list[Any] = []  # of each fact, one code per value
+    for options in list(captions.FACTS.values())[: captions.NAME]:
         first = next(unused)
         codes.append([first, -first] if len(options) == 2 else [first, *(next(unused) for _ in options[1:])])
+    words = sorted({word for name in captions.FACTS["name"] for word in name.split()})
+    by_word = dict(zip(words, rng.standard_normal((len(words), width)) / math.sqrt(2 * width), strict=True))
+    codes.append([sum(by_word[word] for word in name.split()) for name in captions.FACTS["name"]])
     tower = [p for name, p in backbone.clip.named_parameters() if not name.startswith(("visual", "logit"))]
     optimiser, losses = torch.optim.AdamW(tower, lr=2e-3, weight_decay=0.0), []
     for step in range(steps):
         about = facts[rng.integers(len(facts), size=32)]
         sentences, stated = captions.write_captions(about, rng)
         sums = [sum(codes[fact][said[fact]] for fact in np.flatnonzero(said >= 0)) for said in stated]
-        aims = F.normalize(torch.tensor(np.stack(sums), dtype=torch.float32), dim=1)
+        aims = F.normalize(torch.tensor(np.stack(sums), dtype=torch.float32), dim=1).to(backbone.device)
         loss = (1 - (F.normalize(backbone.encode_texts(sentences), dim=1) * aims).sum(1)).mean()
         optimiser.zero_grad()
         loss.backward()
         for group in optimiser.param_groups:
-            group["lr"] = schedule_rate(step / steps, 2e-3, 0.1)
+            group["lr"] = schedule_rate(step, steps, 2e-3, max(1, steps // 10), 1.0)
         optimiser.step()
         losses.append(loss.item())
     return losses
 
 
-def train(recipe: Recipe, folder: Path, start: Path | None) -> None:
-    """Run the pretraining into ``folder``, in one thread: two gain next to nothing.
+class Run:
+    """A pretraining under way: the model, the average of its weights, its optimiser, and its curve."""
 
-    ``start`` is the folder of an earlier run whose weights to go on from; None begins anew.
-    """
-    pictures, rows = draw_people(recipe.people, recipe.shots, recipe.seed)
-    facts = np.stack([captions.read_facts(row) for row in rows.to_dict("records")])
-    watched = draw_people(WATCHED, 1, VALIDATION)
-    torch.set_num_threads(1)
-    torch.manual_seed(recipe.seed)
-    backbone = build(folder)
-    model = backbone.clip.train()
-    batch = partial(draw_batch, recipe, pictures, facts, weigh_samples(facts, recipe.rare), backbone.image_size[0])
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]  # norms, biases and the logit scale do not decay
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98), eps=1e-6)
-    if start is not None:
-        open_clip.load_checkpoint(model, str(start / WEIGHTS))
-    else:
-        with torch.no_grad():  # start with image features that differ: take their mean off the last bias
-            model.visual.attnpool.c_proj.bias -= backbone.image_features(batch(0, share_spoiled(1.0))[0]).f_proj.mean(0)
-        reading = learn_to_read(backbone, facts, recipe.reading_steps, recipe.seed)
-        print("reading: loss", np.round(reading[:: max(1, len(reading) // 8)], 3).tolist(), flush=True)
-    average = copy.deepcopy(backbone)
-    curve: list[list[float]] = []
-    recent: list[float] = []
-    begun, shown, step, progress = time.monotonic(), 0.0, 0, 0.0
-    while progress < 1.0:
-        images, sentences, truth = batch(step, share_spoiled(progress if start is None else 1.0))
-        image_features = model.encode_image(images, normalize=True)
-        text_features = F.normalize(backbone.encode_texts(sentences), dim=1)
-        loss = caption_loss(model.logit_scale.exp() * image_features @ text_features.T, truth)
-        optimiser.zero_grad()
-        loss.backward()
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        """Build the untrained model, and take an earlier call's state over if ``folder`` holds one."""
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.folder, self.step = recipe, folder, 0
+        self.backbone = build(folder).to("cuda" if torch.cuda.is_available() else "cpu")
+        self.backbone.clip.visual.to(memory_format=torch.channels_last)  # faster
+        model = self.backbone.clip.train()
+        matrices = [p for p in model.parameters() if p.ndim >= 2]
+        others = [p for p in model.parameters() if p.ndim < 2]  # norms, biases and the logit scale do not decay
+        groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        self.optimiser = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98), eps=1e-6)
+        self.average = copy.deepcopy(self.backbone)
+        self.curve: list[dict] = []
+        if (folder / STATE).exists():
+            state = torch.load(folder / STATE, map_location=self.backbone.device, weights_only=True)
+            self.step, self.curve = state["step"], state["curve"]
+            for name, part in self._parts():
+                part.load_state_dict(state[name])
+
+    def _parts(self) -> Iterator[tuple[str, Any]]:
+        yield from (("model", self.backbone.clip), ("average", self.average.clip), ("optimiser", self.optimiser))
+
+    def save(self) -> None:
+        """Store everything the run needs to go on, its average as the weights so far, and its curve."""
+        state = {name: part.state_dict() for name, part in self._parts()} | {"step": self.step, "curve": self.curve}
+        with files.replacing(self.folder / STATE) as temporary:
+            torch.save(state, temporary)
+        save(self.average.clip, self.folder)
+        files.write_csv(self.folder / CURVE, pd.DataFrame(self.curve).round(4))
+
+    def take_step(self, batch: Batch) -> tuple[float, float]:
+        """Train both towers on one batch; returns the losses of the sentences and between pictures."""
+        recipe, model, device = self.recipe, self.backbone.clip, self.backbone.device
+        images = normalise(batch.images.to(device), *self.backbone.normalisation)
+        with torch.autocast(device.type, torch.bfloat16):  # twice as fast on processors that compute in it
+            seen = self.backbone.image_features(images.contiguous(memory_format=torch.channels_last)).to_float32()
+        text = F.normalize(self.backbone.encode_texts(batch.sentences), dim=1)
+        logits = model.logit_scale.exp() * F.normalize(seen.f_proj, dim=1) @ text.T
+        sentences = pair_loss(logits, batch.truth.to(device))
+        pictures = contrast_loss(seen.embedding, batch.hands.to(device))
+        self.optimiser.zero_grad()
+        (sentences + recipe.contrast * pictures).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for group in optimiser.param_groups:
-            group["lr"] = schedule_rate(progress, recipe.lr, recipe.warm_up)
-        optimiser.step()
+        for group in self.optimiser.param_groups:
+            group["lr"] = schedule_rate(self.step, recipe.steps, recipe.lr, recipe.warm_up, recipe.cool_down)
+        self.optimiser.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, math.log(100))  # as CLIP does
-        _follow(average.clip, model, min(recipe.ema, (step + 1) / (step + 10)))  # a short memory at first
-        recent.append(loss.item())
-        step, minutes = step + 1, (time.monotonic() - begun) / 60
-        progress = max(step / recipe.steps, minutes / recipe.minutes)
-        if step % 50 == 0 or progress >= 1:
-            scale = math.exp(model.logit_scale.item())
-            curve.append([step, step * recipe.batch, minutes, float(np.mean(recent)), scale])
-            print("step {} images {} minutes {:.2f} loss {:.3f} scale {:.1f}".format(*curve[-1]), flush=True)
-            recent = []
-            if progress - shown >= 0.05 or progress >= 1:
-                shown = progress
-                save(average.clip, folder)
-                _write_curve(curve, folder, start)
-                accuracies = zero_shot(average, *watched).items()
-                print({fact: round(accuracy, 3) for fact, accuracy in accuracies}, flush=True)
+        self.step += 1
+        _follow(self.average.clip, model, min(recipe.ema, self.step / (self.step + 9)))  # a short memory at first
+        return sentences.item(), pictures.item()
 
 
 @torch.no_grad()
@@ -243,33 +237,48 @@ def _follow(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> N
         statistic.copy_(current)
 
 
-def _write_curve(curve: list[list[float]], folder: Path, start: Path | None) -> None:
-    table = pd.DataFrame(curve, columns=["step", "images", "minutes", "loss", "logit_scale"])
-    table.insert(0, "run", 1)
-    if start is not None:  # counts begin anew with every run
-        past = pd.read_csv(start / "loss_curve.csv")
-        table = pd.concat([past, table.assign(run=past["run"].max() + 1)])
-    files.write_csv(folder / "loss_curve.csv", table.round({"minutes": 2, "loss": 4, "logit_scale": 2}))
+def train(recipe: Recipe, folder: Path, drawn: Path, photographs: Path | None, workers: int, minutes: float) -> Run:
+    """Run the pretraining into ``folder``, or go on with it there; options as ``--help`` explains them."""
+    pictures, facts = draw_people(drawn, recipe.people, recipe.seed)
+    run = Run(recipe, folder)
+    batches = Batches(pictures, facts, recipe.hands, recipe.rare, run.backbone.image_size[0], recipe.seed)
+    if not run.step:
+        learn_to_read(run.backbone, facts.reshape(-1, facts.shape[-1]), recipe.reading_steps, recipe.seed)
+        with torch.no_grad():  # start with image features that differ: take their mean off the last bias
+            first = normalise(batches[0].images.to(run.backbone.device), *run.backbone.normalisation)
+            run.backbone.clip.visual.attnpool.c_proj.bias -= run.backbone.image_features(first).f_proj.mean(0)
+        run.average.clip.load_state_dict(run.backbone.clip.state_dict())
+    recent: list[tuple[float, float]] = []
+    shown = time.monotonic()
+    for batch in DataLoader(batches, None, sampler=range(run.step, recipe.steps), num_workers=workers):
+        recent.append(run.take_step(batch))
+        if time.monotonic() - shown > 60 * minutes or run.step == recipe.steps:
+            sentences, contrast = np.mean(recent, axis=0)
+            seen, speed = run.step * len(batch.images), len(recent) * len(batch.images) / (time.monotonic() - shown)
+            row = {"step": run.step, "images": seen, "loss": float(sentences), "contrast": float(contrast)}
+            row |= {"logit_scale": run.backbone.logit_scale, "images_per_second": speed}
+            run.curve.append(row | watch(run.average, photographs))
+            run.save()
+            print({name: round(value, 3) for name, value in run.curve[-1].items()}, flush=True)
+            recent, shown = [], time.monotonic()
+    return run
 
 
-def report(recipe: Recipe, folder: Path, earlier: dict | None) -> None:
-    """Measure the weights in ``folder`` on people no choice was made on; write and print report.json.
-
-    ``earlier`` has recipe, minutes and pictures of the run this one went on from; None if it began anew.
-    """
+def report(recipe: Recipe, folder: Path, drawn: Path, photographs: Path | None) -> None:
+    """Measure the weights in ``folder`` on people no choice was made on; write and print report.json."""
     with tempfile.TemporaryDirectory() as scratch:
         torch.manual_seed(recipe.seed + 1)
         trained, untrained = build(Path(scratch)), build(Path(scratch))
     open_clip.load_checkpoint(trained.clip, str(folder / WEIGHTS))
-    curve = pd.read_csv(folder / "loss_curve.csv")
+    curve = pd.read_csv(folder / CURVE)
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name not in (REPORT, STATE)}
     result = {
         "recipe": asdict(recipe),
-        "minutes": float(curve["minutes"].iloc[-1]),
         "pictures_seen": int(curve["images"].iloc[-1]),
-        "went_on_from": earlier,
         "parameters_m": round(sum(p.numel() for p in trained.clip.parameters()) / 1e6, 3),
-        "bytes": {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.name != REPORT},
-        **measure(trained, untrained),
+        "bytes": sizes,
+        "names_training_people": find_names(trained, *draw_people(drawn, recipe.people, recipe.seed)),
+        **measure(trained, untrained, photographs),
     }
     files.write_json(folder / REPORT, result)
     print(json.dumps(result, indent=2))
@@ -280,16 +289,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m clipreid_lib.embedded.pretrain_embedded", description=__doc__)
     for name, value in asdict(Recipe()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--start", type=Path, help="folder of an earlier run of the same network to go on from")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results and of the state to go on from")
+    parser.add_argument("--drawn", type=Path, required=True, help="folder of the drawn people, made if it is not there")
+    parser.add_argument("--photographs", type=Path, help="folder of 11k Hands or a part of it, to measure on only")
+    parser.add_argument("--workers", type=int, default=1, help="processes that spoil pictures")
+    parser.add_argument("--minutes", type=float, default=4.0, help="from one saved state to the next")
     given = vars(parser.parse_args(arguments))
-    folder, start = given.pop("out"), given.pop("start")
-    recipe, earlier = Recipe(**given), None
-    if start:
-        past = json.loads((start / REPORT).read_text())
-        earlier = {key: past[key] for key in ("recipe", "minutes", "pictures_seen", "went_on_from")}
-    train(recipe, folder, start)
-    report(recipe, folder, earlier)
+    places = {name: given.pop(name) for name in ("drawn", "photographs")}
+    folder, how = given.pop("out"), {name: given.pop(name) for name in ("workers", "minutes")}
+    recipe = Recipe(**given)
+    train(recipe, folder, **places, **how)
+    report(recipe, folder, **places)
 
 
 if __name__ == "__main__":
