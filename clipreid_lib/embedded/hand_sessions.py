@@ -115,7 +115,7 @@ class Scene:
         self._keep_inside(hand)
 
     def _widen(self, vary: Callable[[float, float], float]) -> None:
-        """Expose most sessions until the background is plain white; harder light, turned hands, sleeves of any cloth."""
+        """Expose most sessions until the background is plain white; harder light, turned hands, any sleeves."""
         if vary(0.0, 1.0) < 0.65:
             self.background = self.background * vary(1.05, 1.6)  # above 1 is cut off, and most of the shadow with it
         self.shadow_dark *= vary(0.0, 1.5)

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from clipreid_lib.base import files
+from clipreid_lib.base.errors import UserError
 from clipreid_lib.embedded import captions
 from clipreid_lib.embedded.hand_drawing import render
 from clipreid_lib.embedded.hand_people import Person
@@ -45,21 +46,23 @@ def draw_people(folder: Path, people: int, seed: int) -> tuple[np.ndarray, np.nd
     Returns:
         uint8 pictures (people, 4, shots, 3, S, S), the whole frame squashed to a square and the file read as it is
         needed; int64 facts (people, 4, shots, F), as :func:`captions.read_hand` gives them.
+
+    Raises:
+        UserError: the folder holds other people.
     """
+    recipe = {"people": people, "seed": seed, "side": STORED, "shots": len(SHOTS)}
     folder.mkdir(parents=True, exist_ok=True)
-    shape = people, len(ASPECTS), len(SHOTS)
-    done, recipe = folder / "drawn.json", {"people": people, "seed": seed, "stored": STORED, "shots": len(SHOTS)}
-    state = files.read_json(done) or {}
-    fits = recipe.items() <= state.items()
-    mode = "r+" if fits else "w+"
+    state = files.read_json(folder / "drawn.json") or {**recipe, "drawn": 0}
+    if not recipe.items() <= state.items():
+        raise UserError(f"{folder} holds other people; remove it or choose another folder")
+    shape, mode = (people, len(ASPECTS), len(SHOTS)), "r+" if state["drawn"] else "w+"
     pictures = np.lib.format.open_memmap(folder / "pictures.npy", mode, np.uint8, (*shape, 3, STORED, STORED))
     facts = np.lib.format.open_memmap(folder / "facts.npy", mode, np.int64, (*shape, len(captions.NAMES)))
-    for first in range(state["drawn"] if fits else 0, people, TOGETHER):
+    for first in range(state["drawn"], people, TOGETHER):
         count = min(TOGETHER, people - first)
-        drawn = map_people(partial(_draw_person, seed, first), count)
-        for number, (hands, theirs) in enumerate(drawn, first):
+        for number, (hands, theirs) in enumerate(map_people(partial(_draw_person, seed, first), count), first):
             pictures[number], facts[number] = hands, theirs
         pictures.flush()
         facts.flush()
-        files.write_json(done, recipe | {"drawn": first + count})
+        files.write_json(folder / "drawn.json", recipe | {"drawn": first + count})
     return pictures, np.array(facts)
