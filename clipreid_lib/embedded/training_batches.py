@@ -49,18 +49,17 @@ class Batches(Dataset):
         :func:`training_people.draw_people` gives them; for ``rare`` see :func:`weigh_hands`.
         """
         self.pictures, self.facts = pictures.reshape(-1, *pictures.shape[2:]), facts.reshape(-1, *facts.shape[2:])
-        self.weights, self.aspects = weigh_hands(self.facts, rare), np.arange(len(self.facts)) % facts.shape[1]
+        self.weights, self.aspects = weigh_hands(self.facts, rare), np.arange(len(self.facts)) % 4
         self.hands, self.size, self.seed = min(hands, len(self.facts)), size, seed
 
     def _choose(self, rng: np.random.Generator) -> np.ndarray:
         """Choose half of the hands in one aspect, because hands of two aspects are too easily told apart."""
-        alike = self.weights * (self.aspects == rng.integers(self.aspects.max() + 1))
-        some = rng.choice(
-            len(alike), min(self.hands // 2, np.count_nonzero(alike)), replace=False, p=alike / alike.sum()
-        )
+        alike = self.weights * (self.aspects == rng.integers(4))
+        count = min(self.hands // 2, int(np.count_nonzero(alike)))
+        some = rng.choice(len(alike), count, replace=False, p=alike / alike.sum())
         others = self.weights.copy()
         others[some] = 0
-        rest = rng.choice(len(others), self.hands - len(some), replace=False, p=others / others.sum())
+        rest = rng.choice(len(others), self.hands - count, replace=False, p=others / others.sum())
         return np.sort(np.concatenate([some, rest]))  # in the order of the file
 
     def __getitem__(self, step: int) -> Batch:

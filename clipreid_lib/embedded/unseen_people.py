@@ -59,7 +59,7 @@ def find_names(backbone: Backbone, pictures: np.ndarray, facts: np.ndarray) -> d
     people = min(len(facts), PEOPLE["named"])
     names = [captions.FACTS["name"][name] for name in facts[:people, 0, 0, captions.NAME]]
     seen = encode(backbone, _resize(pictures[:people], backbone.image_size[0])).f_proj
-    prompts = {name: (f"a photo of the hand of {name}",) for name in names}
+    prompts: dict[str, tuple[str, ...]] = {name: (f"a photo of the hand of {name}",) for name in names}
     found = classify(backbone, F.normalize(seen, dim=1), prompts).reshape(people, -1)
     return {"people": people, "right name": round(float((found == np.arange(people)[:, None]).mean()), 4)}
 
@@ -155,7 +155,7 @@ def measure(trained: Backbone, untrained: Backbone, photographs: Path | None) ->
     ids = np.array([number for number, *_ in shots])
     unseen, facts = _draw_unseen(PEOPLE["zero-shot"], TEST, size)
     networks = {"untrained network": untrained, "embedded clip": trained}
-    result = {
+    result: dict[str, dict] = {
         "zero_shot_unseen_people": {
             "people": PEOPLE["zero-shot"],
             "seed": TEST,
