@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 
 from clipreid_lib.base import files
 from clipreid_lib.clip.backbone import Backbone
-from clipreid_lib.clip.encode import normalise
+from clipreid_lib.clip.encode import encode, normalise
 from clipreid_lib.embedded import captions
 from clipreid_lib.embedded.training_batches import Batch, Batches
 from clipreid_lib.embedded.training_people import draw_people
@@ -198,12 +198,12 @@ class Run:
     def _parts(self) -> Iterator[tuple[str, Any]]:
         yield from (("model", self.backbone.clip), ("average", self.average.clip), ("optimiser", self.optimiser))
 
-    def save(self) -> None:
-        """Store everything the run needs to go on, its average as the weights so far, and its curve."""
+    def save(self, shipped: Backbone) -> None:
+        """Store everything the run needs to go on, the weights so far, and the curve."""
         state = {name: part.state_dict() for name, part in self._parts()} | {"step": self.step, "curve": self.curve}
         with files.replacing(self.folder / STATE) as temporary:
             torch.save(state, temporary)
-        save(self.average.clip, self.folder)
+        save(shipped.clip, self.folder)
         files.write_csv(self.folder / CURVE, pd.DataFrame(self.curve).round(4))
 
     def take_step(self, batch: Batch) -> tuple[float, float]:
@@ -216,7 +216,7 @@ class Run:
             text = F.normalize(self.backbone.encode_texts(batch.sentences), dim=1)
         logits = model.logit_scale.exp() * F.normalize(seen.f_proj, dim=1) @ text.T
         sentences = pair_loss(logits, batch.truth.to(device))
-        pictures = contrast_loss(seen.embedding, batch.hands.to(device))
+        pictures = sum(contrast_loss(each, batch.hands.to(device)) for each in (seen.f, seen.f_proj)) / 2
         self.optimiser.zero_grad()
         (sentences + recipe.contrast * pictures).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -228,6 +228,19 @@ class Run:
         self.step += 1
         _follow(self.average.clip, model, min(recipe.ema, self.step / (self.step + 9)))  # a short memory at first
         return sentences.item(), pictures.item()
+
+
+@torch.no_grad()
+def even_out(backbone: Backbone, pixels: torch.Tensor) -> Backbone:
+    """Copy a network, its features ``f`` and ``f_proj`` made equally long on average over pictures (B, 3, S, S) uint8.
+
+    Retrieval compares the two side by side, and sentences leave the length of ``f_proj`` open.
+    """
+    even, seen = copy.deepcopy(backbone), encode(backbone, pixels)
+    ratio = seen.f.norm(dim=1).mean() / seen.f_proj.norm(dim=1).mean()
+    for value in even.clip.visual.attnpool.c_proj.parameters():
+        value.mul_(ratio.to(value.device))
+    return even
 
 
 @torch.no_grad()
@@ -259,8 +272,9 @@ def train(recipe: Recipe, folder: Path, drawn: Path, photographs: Path | None, w
             seen, speed = run.step * len(batch.images), len(recent) * len(batch.images) / (time.monotonic() - shown)
             row = {"step": run.step, "images": seen, "loss": float(sentences), "contrast": float(contrast)}
             row |= {"logit_scale": run.backbone.logit_scale, "images_per_second": speed}
-            run.curve.append(row | watch(run.average, photographs))
-            run.save()
+            shipped = even_out(run.average, batch.images)
+            run.curve.append(row | watch(shipped, photographs))
+            run.save(shipped)
             print({name: round(value, 3) for name, value in run.curve[-1].items()}, flush=True)
             recent, shown = [], time.monotonic()
     return run

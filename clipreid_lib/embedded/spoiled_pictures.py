@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-TOGETHER = 16  # pictures spoiled at once: small enough for the processor's cache
+TOGETHER = 64  # pictures spoiled at once; equal sessions in them are spoiled alike
 
 
 def spoil(
@@ -22,7 +22,7 @@ def spoil(
 
     Args:
         pictures: (B, 3, H, W) uint8.
-        sessions: (B,) numbers; pictures of one session follow each other.
+        sessions: (B,) numbers; pictures of one session that lie in one block of ``TOGETHER`` get one light and camera.
         mirrored: (B,) bool: which to flip horizontally.
         size: side of the returned squares in pixels.
         rng: of all random choices.

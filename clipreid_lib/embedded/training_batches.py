@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import Dataset
 
 from clipreid_lib.embedded import captions
-from clipreid_lib.embedded.spoiled_pictures import shrink, spoil
+from clipreid_lib.embedded.spoiled_pictures import TOGETHER, shrink, spoil
 from clipreid_lib.embedded.training_people import SHOTS
 
 SPOILED_AT_FIRST, SPOILED, SPOILED_FROM = (
@@ -60,7 +60,7 @@ class Batches(Dataset):
         others = self.weights.copy()
         others[some] = 0
         rest = rng.choice(len(others), self.hands - count, replace=False, p=others / others.sum())
-        return np.sort(np.concatenate([some, rest]))  # in the order of the file
+        return rng.permutation(np.concatenate([some, rest]))
 
     def __getitem__(self, step: int) -> Batch:
         """Draw the batch of a step. One picture of each hand gets a true and a false sentence."""
@@ -70,6 +70,9 @@ class Batches(Dataset):
         share = min(SPOILED, SPOILED_AT_FIRST + (SPOILED - SPOILED_AT_FIRST) * step / SPOILED_FROM)
         plain, mirrored = rng.random(len(chosen)) > share, rng.random(len(chosen)) < 0.5
         sessions = torch.tensor([session for session, _ in SHOTS]) + shots * torch.arange(len(chosen))[:, None]
+        sessions[: TOGETHER // shots] = (
+            0  # one camera and light for all of these, so that their colours can be compared
+        )
         flips, plainly = (torch.from_numpy(each).repeat_interleave(shots) for each in (mirrored, plain))
         generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
         images = spoil(pictures, sessions.flatten(), flips, self.size, generator)
