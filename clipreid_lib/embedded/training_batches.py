@@ -70,9 +70,7 @@ class Batches(Dataset):
         share = min(SPOILED, SPOILED_AT_FIRST + (SPOILED - SPOILED_AT_FIRST) * step / SPOILED_FROM)
         plain, mirrored = rng.random(len(chosen)) > share, rng.random(len(chosen)) < 0.5
         sessions = torch.tensor([session for session, _ in SHOTS]) + shots * torch.arange(len(chosen))[:, None]
-        sessions[: TOGETHER // shots] = (
-            0  # one camera and light for all of these, so that their colours can be compared
-        )
+        sessions[: TOGETHER // shots] = 0  # one camera and light for all of these: their colours can be compared
         flips, plainly = (torch.from_numpy(each).repeat_interleave(shots) for each in (mirrored, plain))
         generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
         images = spoil(pictures, sessions.flatten(), flips, self.size, generator)
