@@ -201,11 +201,11 @@ def test_pictures_are_mirrored_where_they_shall_be(how, agreement):
     assert (dark_right == mirrored).float().mean() >= agreement
 
 
-def test_pictures_of_a_session_are_spoiled_alike():
+def test_pictures_of_a_studio_are_spoiled_alike():
     pictures = torch.full((256, 3, 112, 112), 128, dtype=torch.uint8)
     generator = torch.Generator().manual_seed(1)
-    sessions = torch.arange(128).repeat_interleave(2)
-    images = spoiled_pictures.spoil(pictures, sessions, torch.zeros(256, dtype=torch.bool), 24, generator)
+    studios = torch.arange(128).repeat_interleave(2)
+    images = spoiled_pictures.spoil(pictures, studios, torch.zeros(256, dtype=torch.bool), 24, generator)
     colours = images.flatten(2).median(dim=2).values  # (256, 3), of the empty frame: what light and camera make of it
     within = (colours[::2] - colours[1::2]).abs().mean()
     across = (colours[:-2:2] - colours[2::2]).abs().mean()
@@ -231,7 +231,20 @@ def test_contrast_between_pairs_of_pictures_is_simclrs():
         scores = {other: unit[one] @ unit[other] / pretrain_embedded.TEMPERATURE for other in range(8) if other != one}
         partner = next(other for other in scores if hands[other] == hands[one])
         terms.append(math.log(sum(math.exp(score) for score in scores.values())) - scores[partner])
-    assert pretrain_embedded.contrast_loss(features, hands).item() == pytest.approx(np.mean(terms), rel=1e-5)
+    same = hands[:, None] == hands
+    assert pretrain_embedded.contrast_loss(features, same, ~same).item() == pytest.approx(np.mean(terms), rel=1e-5)
+
+
+def test_contrast_leaves_out_pairs_that_are_neither_alike_nor_apart():
+    features = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    alike, apart = torch.zeros(6, 6, dtype=torch.bool), torch.zeros(6, 6, dtype=torch.bool)
+    alike[0, 1] = alike[1, 0] = True
+    apart[0, 2] = apart[2, 0] = apart[1, 2] = apart[2, 1] = True
+    loss = pretrain_embedded.contrast_loss(features, alike, apart)
+    features[3:] *= -2
+    assert torch.equal(loss, pretrain_embedded.contrast_loss(features, alike, apart))
+    features[2] *= -1
+    assert not torch.allclose(loss, pretrain_embedded.contrast_loss(features, alike, apart))
 
 
 def test_evened_out_features_are_equally_long_and_sentences_notice_nothing(shipped):
@@ -283,6 +296,7 @@ def test_batches_hold_all_pictures_of_a_hand_and_judge_every_sentence(drawn):
     assert torch.equal(batch.images, again.images) and batch.sentences == again.sentences
     assert not torch.equal(batch.images, other.images)
     assert batch.hands.unique(return_counts=True)[1].tolist() == [4] * 8
+    assert batch.bursts.unique_consecutive(return_counts=True)[1].tolist() == [2, 1, 1] * 8  # two shots of one session
     assert (batch.hands.reshape(8, 4)[:, 0] % 4).bincount().max() >= 4  # half are of one aspect
     for place, sentence in enumerate(batch.sentences):  # whoever is named has the hands of that number
         names = [name for name in captions.FACTS["name"] if name in sentence]

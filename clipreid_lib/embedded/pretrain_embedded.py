@@ -1,10 +1,11 @@
 """Pretrain the small CLIP that ships with the library: ``python -m clipreid_lib.embedded.pretrain_embedded --help``.
 
 An open_clip model learns, contrastively, which sentences are true of which pictures of synthetic people's hands, and
-whose hands they are by name, after its text tower alone has learnt to tell the sentences apart. As SLIP does
-(arXiv 2112.12750), a second loss tells pictures of one hand from those of others. All people are drawn for this purpose
-and never appear in the demo data set. The weights, the curve and the figures on unseen people land in one folder.
-A stopped run goes on when its command is repeated.
+whose hands they are by name, after its text tower alone has learnt to tell the sentences apart. As in SLIP
+(arXiv 2112.12750), a second loss tells pictures apart: by the features shared with text those of one hand from those of
+others, by the features before them those of one burst from those of other hands. All people are drawn for this purpose
+and never appear in the demo data set. The weights, the curve and the figures on unseen people land in one folder. A
+stopped run goes on when its command is repeated.
 """
 
 import argparse
@@ -108,22 +109,22 @@ def pair_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     return total / 2
 
 
-def contrast_loss(features: torch.Tensor, hands: torch.Tensor) -> torch.Tensor:
-    """Compute the loss between pictures: those of one hand against those of all others.
+def contrast_loss(features: torch.Tensor, alike: torch.Tensor, apart: torch.Tensor) -> torch.Tensor:
+    """Compute the loss between pictures: those alike are told from those apart.
 
-    With two pictures of each hand it is SimCLR's (arXiv 2002.05709), SLIP's second loss.
+    Where each picture is like one other and all the rest are apart it is SimCLR's (arXiv 2002.05709), SLIP's second.
 
     Args:
         features: (B, D) of the pictures.
-        hands: (B,) which hand each shows.
+        alike: (B, B) bool: which pairs to pull together; a picture with itself does not count.
+        apart: (B, B) bool: which pairs to push apart; the others do not matter.
 
     Returns:
         () 0 is perfect.
     """
     unit = F.normalize(features, dim=1)
-    itself = torch.eye(len(hands), dtype=torch.bool, device=hands.device)
-    logits = (unit @ unit.T / TEMPERATURE).masked_fill(itself, NEVER)
-    return pair_loss(logits, (hands[:, None] == hands) & ~itself)
+    alike = alike & ~torch.eye(len(alike), dtype=torch.bool, device=alike.device)
+    return pair_loss((unit @ unit.T / TEMPERATURE).masked_fill(~(alike | apart), NEVER), alike)
 
 
 def schedule_rate(step: int, steps: int, peak: float, warm_up: int, cool_down: float) -> float:
@@ -216,7 +217,8 @@ class Run:
             text = F.normalize(self.backbone.encode_texts(batch.sentences), dim=1)
         logits = model.logit_scale.exp() * F.normalize(seen.f_proj, dim=1) @ text.T
         sentences = pair_loss(logits, batch.truth.to(device))
-        pictures = sum(contrast_loss(each, batch.hands.to(device)) for each in (seen.f, seen.f_proj)) / 2
+        hand, burst = (each.to(device)[:, None] == each.to(device) for each in (batch.hands, batch.bursts))
+        pictures = (contrast_loss(seen.f, burst, ~hand) + contrast_loss(seen.f_proj, hand, ~hand)) / 2
         self.optimiser.zero_grad()
         (sentences + recipe.contrast * pictures).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -2,7 +2,7 @@
 
 The network is shown synthetic people only but has to say something about photographs, so the spoiling is
 wide: framing, light, colour, backdrop, sleeves, focus, noise, compression, things in the way. What belongs to a
-camera and its light is the same in all pictures of a session, as in photographs of one burst.
+camera and its light is the same in all pictures of a studio: a burst has one, and often a whole data set.
 """
 
 import io
@@ -12,17 +12,17 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-TOGETHER = 64  # pictures spoiled at once; equal sessions in them are spoiled alike
+TOGETHER = 96  # pictures spoiled at once
 
 
 def spoil(
-    pictures: torch.Tensor, sessions: torch.Tensor, mirrored: torch.Tensor, size: int, rng: torch.Generator
+    pictures: torch.Tensor, studios: torch.Tensor, mirrored: torch.Tensor, size: int, rng: torch.Generator
 ) -> torch.Tensor:
-    """Give the sessions of a batch their own light and faults, and each picture its own framing.
+    """Give the studios of a batch their own light and faults, and each picture its own framing.
 
     Args:
         pictures: (B, 3, H, W) uint8.
-        sessions: (B,) numbers; pictures of one session that lie in one block of ``TOGETHER`` get one light and camera.
+        studios: (B,) numbers; the same means one light and camera within a block of ``TOGETHER`` pictures.
         mirrored: (B,) bool: which to flip horizontally.
         size: side of the returned squares in pixels.
         rng: of all random choices.
@@ -32,7 +32,7 @@ def spoil(
     """
     images = torch.empty(len(pictures), 3, size, size)
     for chunk in torch.arange(len(pictures)).split(TOGETHER):
-        images[chunk] = _spoil_chunk(pictures[chunk].float() / 255, sessions[chunk], mirrored[chunk], size, rng)
+        images[chunk] = _spoil_chunk(pictures[chunk].float() / 255, studios[chunk], mirrored[chunk], size, rng)
     return images
 
 
@@ -66,9 +66,9 @@ class _Draw:
 
 
 def _spoil_chunk(
-    x: torch.Tensor, sessions: torch.Tensor, mirrored: torch.Tensor, size: int, rng: torch.Generator
+    x: torch.Tensor, studios: torch.Tensor, mirrored: torch.Tensor, size: int, rng: torch.Generator
 ) -> torch.Tensor:
-    draw, each, count = _Draw(sessions, rng), _Draw(torch.arange(len(x)), rng), len(x)
+    draw, each, count = _Draw(studios, rng), _Draw(torch.arange(len(x)), rng), len(x)
     few, theirs = draw.some(0.5)
     if len(few):
         x[few] = _change_surroundings(x[few], theirs)
@@ -88,7 +88,7 @@ def _spoil_chunk(
     grid = F.affine_grid(affine, [count, 3, size, size], align_corners=False)
     x = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
-    # Light and colour, each session with its own overall strength: most are near the truth, because skin
+    # Light and colour, each studio with its own overall strength: most are near the truth, because skin
     # colour is one of the things the captions speak of.
     strength = draw.uniform(0, 1) ** 2
     grey = x.mean(dim=1, keepdim=True)

@@ -23,6 +23,7 @@ class Batch:
 
     images: torch.Tensor  # (B, 3, S, S) uint8, so that it travels quickly between processes
     hands: torch.Tensor  # (B,) whose hand: the number of person and aspect
+    bursts: torch.Tensor  # (B,) a number for each session of each hand
     sentences: list[str]  # C of them
     truth: torch.Tensor  # (B, C) bool: which sentence holds of which picture
 
@@ -69,11 +70,14 @@ class Batches(Dataset):
         pictures = torch.from_numpy(self.pictures[chosen]).flatten(0, 1)  # (B, 3, H, W)
         share = min(SPOILED, SPOILED_AT_FIRST + (SPOILED - SPOILED_AT_FIRST) * step / SPOILED_FROM)
         plain, mirrored = rng.random(len(chosen)) > share, rng.random(len(chosen)) < 0.5
-        sessions = torch.tensor([session for session, _ in SHOTS]) + shots * torch.arange(len(chosen))[:, None]
-        sessions[: TOGETHER // shots] = 0  # one camera and light for all of these: their colours can be compared
+        bursts = (
+            torch.tensor([session for session, _ in SHOTS]) + shots * torch.arange(len(chosen))[:, None]
+        ).flatten()
+        studios = bursts.clone()
+        studios[:TOGETHER] = 0  # one camera and light for all of these: their colours can be compared
         flips, plainly = (torch.from_numpy(each).repeat_interleave(shots) for each in (mirrored, plain))
         generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
-        images = spoil(pictures, sessions.flatten(), flips, self.size, generator)
+        images = spoil(pictures, studios, flips, self.size, generator)
         images[plainly] = shrink(pictures[plainly], flips[plainly], self.size)
         facts = self.facts[chosen]  # (hands, shots, F)
         facts = np.where(mirrored[:, None, None], captions.mirror(facts), facts)
@@ -81,4 +85,4 @@ class Batches(Dataset):
         sentences, stated = captions.write_captions(speakers, rng)
         truth = captions.check_truth(facts.reshape(-1, facts.shape[-1]), stated)
         whose = torch.from_numpy(chosen).repeat_interleave(shots)
-        return Batch((images * 255 + 0.5).byte(), whose, sentences, torch.from_numpy(truth))
+        return Batch((images * 255 + 0.5).byte(), whose, bursts, sentences, torch.from_numpy(truth))
