@@ -19,6 +19,7 @@ from clipreid_lib.embedded import (
     spoiled_pictures,
     synthetic_hands,
     training_batches,
+    training_losses,
     training_people,
     unseen_people,
 )
@@ -214,13 +215,13 @@ def test_pictures_of_a_studio_are_spoiled_alike():
 
 def test_pair_loss_is_clips_own_for_one_true_sentence_each_and_zero_when_perfect():
     logits = torch.randn(5, 5, generator=torch.Generator().manual_seed(0))
-    ours = pretrain_embedded.pair_loss(logits, torch.eye(5, dtype=torch.bool))
+    ours = training_losses.pair_loss(logits, torch.eye(5, dtype=torch.bool))
     labels = torch.arange(5)
     clip = (torch.nn.functional.cross_entropy(logits, labels) + torch.nn.functional.cross_entropy(logits.T, labels)) / 2
     assert torch.allclose(ours, clip)
     truth = torch.tensor([[True, True, False], [False, True, True], [False, False, False]])
     perfect = torch.where(truth, 50.0, -50.0)
-    assert abs(pretrain_embedded.pair_loss(perfect, truth)) < 1e-5  # the third picture has no sentence
+    assert abs(training_losses.pair_loss(perfect, truth)) < 1e-5  # the third picture has no sentence
 
 
 def test_contrast_between_pairs_of_pictures_is_simclrs():
@@ -228,11 +229,11 @@ def test_contrast_between_pairs_of_pictures_is_simclrs():
     hands = torch.tensor([3, 9, 4, 7, 9, 4, 3, 7])
     unit, terms = features.numpy() / np.linalg.norm(features.numpy(), axis=1, keepdims=True), []
     for one in range(8):  # written out as in the paper: the partner against everything but the picture itself
-        scores = {other: unit[one] @ unit[other] / pretrain_embedded.TEMPERATURE for other in range(8) if other != one}
+        scores = {other: unit[one] @ unit[other] / training_losses.TEMPERATURE for other in range(8) if other != one}
         partner = next(other for other in scores if hands[other] == hands[one])
         terms.append(math.log(sum(math.exp(score) for score in scores.values())) - scores[partner])
     same = hands[:, None] == hands
-    assert pretrain_embedded.contrast_loss(features, same, ~same).item() == pytest.approx(np.mean(terms), rel=1e-5)
+    assert training_losses.contrast_loss(features, same, ~same).item() == pytest.approx(np.mean(terms), rel=1e-5)
 
 
 def test_contrast_leaves_out_pairs_that_are_neither_alike_nor_apart():
@@ -240,11 +241,11 @@ def test_contrast_leaves_out_pairs_that_are_neither_alike_nor_apart():
     alike, apart = torch.zeros(6, 6, dtype=torch.bool), torch.zeros(6, 6, dtype=torch.bool)
     alike[0, 1] = alike[1, 0] = True
     apart[0, 2] = apart[2, 0] = apart[1, 2] = apart[2, 1] = True
-    loss = pretrain_embedded.contrast_loss(features, alike, apart)
+    loss = training_losses.contrast_loss(features, alike, apart)
     features[3:] *= -2
-    assert torch.equal(loss, pretrain_embedded.contrast_loss(features, alike, apart))
+    assert torch.equal(loss, training_losses.contrast_loss(features, alike, apart))
     features[2] *= -1
-    assert not torch.allclose(loss, pretrain_embedded.contrast_loss(features, alike, apart))
+    assert not torch.allclose(loss, training_losses.contrast_loss(features, alike, apart))
 
 
 def test_evened_out_features_are_equally_long_and_sentences_notice_nothing(shipped):
