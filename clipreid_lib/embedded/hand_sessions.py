@@ -169,14 +169,17 @@ def set_up_shot(
     The arguments are those of :func:`synthetic_hands.draw`. ``difficulty`` multiplies every standard deviation below.
     """
     palmar, side = aspect.startswith("palmar"), aspect.split()[1]
-    wobble = _Wobble((seed, person.seed, person.number, aspect, session), shot, difficulty)
+    key = seed, person.seed, person.number, aspect, session
+    wobble = _Wobble(key, shot, difficulty)
     wears_ring, wears_polish, sleeved, which = wobble.common.random_sample(4)
     scale = 0.44 * size[1] * person.size * max(1 + wobble(0.045, 0.015), 0.5)
     turns = [wobble(a, b) for a, b in ((0.11, 0.05), (0.035, 0.02), (0.03, 0.018), (0.035, 0.02), (0.05, 0.03))]
     spread, root = min(max(0.45 + wobble(0.34, 0.16), 0.0), 1.3), (-0.15 * person.wrist / 0.285, 0.16)
     if person.wide:  # fingers side by side, or opened wide; the thumb along the hand, or far from it
-        spread = min(max(spread + wobble.wide.uniform(-1.1, 0.9), 0.0), 2.0)
-        turns[0] += wobble.wide.uniform(-0.45, 0.45)
+        later = open_stream("wide shot", *key, shot).uniform if shot else lambda low, high: 0.0  # hands move in a burst
+        spread = min(max(spread + wobble.wide.uniform(-1.1, 0.9) + later(-1.0, 1.0), 0.0), 2.0)
+        turns[0] += wobble.wide.uniform(-0.45, 0.45) + later(-0.4, 0.4)
+        scale *= 1.0 + later(-0.06, 0.06)
     skin, ring, polished = _mix_skin(person, palmar), person.ring, wears_polish < WORN and not palmar and person.polish
     nail = skin * 0.55 + 0.45 * np.array([0.97, 0.80, 0.77]) + person.nail_pink * np.array([0.0, -0.022, -0.016])
     density = max(110.0, 55.0 * math.ceil(2.2 * scale / 55.0))  # two points a pixel, in steps: lines are made once

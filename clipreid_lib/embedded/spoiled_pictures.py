@@ -82,9 +82,9 @@ def _spoil_chunk(
     affine = torch.zeros(count, 2, 3)
     affine[:, 0, 0], affine[:, 0, 1] = zoom * stretch * angle.cos() * flip, -zoom * angle.sin()
     affine[:, 1, 0], affine[:, 1, 1] = zoom / stretch * angle.sin() * flip, zoom / stretch * angle.cos()
-    affine[:, 0, 2] = (draw.normal(0.11) + each.normal(0.05)).flatten()
+    affine[:, 0, 2] = (draw.normal(0.11) + each.normal(0.03)).flatten()
     # smaller hands still touch the lower edge
-    affine[:, 1, 2] = (draw.normal(0.07) + each.normal(0.04)).flatten() - 0.5 * (zoom - 1)
+    affine[:, 1, 2] = (draw.normal(0.07) + each.normal(0.03)).flatten() - 0.5 * (zoom - 1)
     grid = F.affine_grid(affine, [count, 3, size, size], align_corners=False)
     x = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
@@ -94,7 +94,7 @@ def _spoil_chunk(
     grey = x.mean(dim=1, keepdim=True)
     x = grey + (x - grey) * torch.exp(strength * draw.normal(0.4))
     contrast = torch.exp(strength * draw.normal(0.3))
-    gain = torch.exp(strength * (draw.normal(0.12, channels=3) + draw.normal(0.2)))
+    gain = torch.exp(strength * (draw.normal(0.12, channels=3) + draw.normal(0.2)) + each.normal(0.03))
     x = (x * (contrast * gain) + 0.6 * (1 - contrast) * gain).clamp_(0, 1)
     few, theirs = draw.some(0.4)
     if len(few):
