@@ -16,6 +16,7 @@ from PIL import Image
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.embedded import hand_people, synthetic_hands
+from clipreid_lib.embedded.hand_sessions import set_up_shot
 from clipreid_lib.embedded.synthetic_hands import ASPECTS, Person, draw, write_dataset
 
 SMALL = dict(people=2, images_per_aspect=3, sessions=2, size=(48, 36), seed=3)
@@ -207,6 +208,26 @@ def test_hard_scenes_stay_drawable():
     for number in range(6):
         pixels, _ = draw(Person(number, 2), ASPECTS[number % 4], 0, 0, difficulty=4, size=(64, 48), seed=2)
         assert pixels.std() > 20  # neither empty nor filled by one finger
+
+
+def test_wide_people_vary_more_and_are_the_same_people():
+    plain, wide = ([Person(number, 4, wide) for number in range(60)] for wide in (False, True))
+    for what in ("palm", "wrist", "warmth", "lines"):
+        one, other = (np.array([getattr(person, what) for person in people]) for people in (plain, wide))
+        assert other.std() / abs(other.mean()) > 1.1 * one.std() / abs(one.mean()) or other.std() > 1.2 * one.std()
+    assert [person.tone for person in plain] == [person.tone for person in wide]
+
+
+def test_wide_sessions_are_overexposed_and_hands_move_within_a_burst():
+    grounds, moved = [], {False: [], True: []}
+    for number in range(30):
+        for wide in (False, True):
+            shots = [set_up_shot(Person(number, 4, wide), ASPECTS[0], 0, shot, 1.0, (64, 48), 4)[0] for shot in (0, 1)]
+            angles = [np.array([finger.angle for finger in hand.fingers]) for hand in shots]
+            moved[wide].append(np.abs(angles[0] - angles[1]).mean())
+        grounds.append(set_up_shot(Person(number, 4, True), ASPECTS[0], 0, 0, 1.0, (64, 48), 4)[1].background.min())
+    assert np.mean(moved[True]) > 1.5 * np.mean(moved[False])
+    assert 0.4 < (np.array(grounds) > 1.0).mean() < 0.9
 
 
 def test_streams_are_told_apart_by_every_part_of_the_key():
