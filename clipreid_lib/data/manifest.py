@@ -100,6 +100,15 @@ class Manifest:
         gallery = gallery.sort_values("role", key=lambda role: role == "distractor", kind="stable")
         return images[column == "query"], gallery
 
+    def pool(self, part: str = "test") -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Return the images that draws choose from: of people who are asked for, and of distractors.
+
+        Args:
+            part: ``test``, or ``validation``, which has no distractors.
+        """
+        drawn = self.images[(self.images.filter(regex=DRAW) != "").any(axis=1) | (self.images["role"] == "distractor")]
+        return drawn[drawn["role"] == part], drawn[(drawn["role"] == "distractor") & (part == "test")]
+
     @cached_property
     def sha(self) -> str:
         """SHA-256 of the manifest's CSV: equal exactly if every image has the same columns, role and part in draws."""

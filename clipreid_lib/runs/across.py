@@ -20,6 +20,7 @@ from clipreid_lib.runs.loading import load_trained_encoder
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores.assessment import count_test
 from clipreid_lib.scores.evaluation import evaluate
+from clipreid_lib.scores.score_names import EACH_PERSON, IN_DRAWS
 
 TRAINED = ("experiment", "dataset", "aspect", "model", "variant", "stage", "seed")  # how a run was trained
 SCORES = ("rank1", "map", "map_trapezoid")
@@ -89,8 +90,9 @@ def measure(runs: list[Run], aims: list[Target], outputs: Path) -> pd.DataFrame:
         outputs: folder of the feature store and the image store.
 
     Returns:
-        One row per pair: how the run was trained, what it was tested on, counts, scores in [0, 1] with deviation over
-        draws and 95 % interval over people; empty scores and the reason in ``left_out`` where people would leak.
+        One row per pair: how the run was trained, what it was tested on, counts, scores in [0, 1] with 95 % interval
+        over people, with one vote per person, and in draws; empty scores and the reason in ``left_out`` where people
+        would leak.
 
     Raises:
         UserError: a run's encoder is not trained yet, or an image cannot be read.
@@ -107,10 +109,10 @@ def measure(runs: list[Run], aims: list[Target], outputs: Path) -> pd.DataFrame:
             there = replace(encoder, folder=outputs / "features", table=aim.table, photographs=photographs)
             scores = evaluate(there.embed(aim.manifest.in_tests), aim.manifest)
             summary, ends, counts = scores.summary(), scores.intervals(), count_test(aim.manifest)
-            row |= {name: counts[name] for name in ("queries", "gallery", "identities")}
+            row |= {name: counts[name] for name in ("queries", "gallery", "identities")} | {"over": scores.over}
             for score in SCORES:
-                row |= {score: summary[score], f"{score}_std": summary[f"{score}_std"]}
-                row |= {f"{score}_low": ends[score][0], f"{score}_high": ends[score][1]}
+                row |= {score: summary[score], f"{score}_low": ends[score][0], f"{score}_high": ends[score][1]}
+                row |= {key: summary[key] for key in (f"{score}{end}" for end in (EACH_PERSON, IN_DRAWS))}
             rows.append(row | {"left_out": "", "checkpoint_sha": encoder.sha, "manifest_sha": aim.manifest.sha})
     return pd.DataFrame(rows)
 

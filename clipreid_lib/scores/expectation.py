@@ -1,0 +1,146 @@
+"""Expectation: retrieval scores over all one-image galleries that a protocol could draw, without drawing any.
+
+A draw puts one random image of every person into the gallery. Ten draws leave a choice to luck that need not be made.
+Let a query and its own gallery image be as similar as ``s``, and let ``f`` be the share of another person's images that
+are at least as similar to the query. That person stands before the match with probability ``f``, independently of all
+others. So the number of wrong images before the match is Poisson-binomial, and with ``W`` for it::
+
+    P(rank <= k) = P(W < k)                        the first k terms of its distribution
+    E[AP] = E[1 / (1 + W)] = integral over t in [0, 1] of the product over people of (1 - f (1 - t))
+
+because 1 / (1 + W) is the integral of t^W. The integrand is a polynomial; Gauss-Legendre quadrature integrates it. A
+query has one match, so mINP is mAP, and MBA-Net's trapezoid mAP the mean of mAP and rank-1.
+
+Ties count against the model, as in :mod:`~clipreid_lib.scores.metrics`; it compares the same numbers.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.special import roots_legendre
+
+from clipreid_lib.data.manifest import Manifest
+from clipreid_lib.scores import similarity
+from clipreid_lib.scores.features import Embeddings
+from clipreid_lib.scores.score_names import RANKS
+
+DEEPEST = 20  # ranks of the CMC curve
+PAIRS = 2048  # of query and own gallery image at a time, so that what is worked on stays in the cache
+# Comparisons beyond which drawing is cheaper than waiting: some minutes of one core.
+MOST = 3e10
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """Expected scores of every image that some gallery lets ask.
+
+    Attributes:
+        per_query: one row per image: ``path identity``; ``weight``, the share of all galleries in which it asks;
+            ``rank1 rank5 rank10 map map_trapezoid minp``, its scores in [0, 1] over those.
+        cmc: (20,) share of queries whose match stands at rank <= position + 1; people weigh by their queries.
+    """
+
+    per_query: pd.DataFrame
+    cmc: np.ndarray
+
+
+def is_expectable(manifest: Manifest, part: str = "test") -> bool:
+    """Whether a manifest's galleries are drawn, one image per person, and few enough to be gone through."""
+    if manifest.protocol == "given":
+        return False
+    own, others = manifest.pool(part)
+    sizes = own.groupby("identity").size()
+    return float((sizes**2).sum()) * (len(own) + len(others)) < MOST
+
+
+def expect(embeddings: Embeddings, manifest: Manifest, part: str = "test") -> Expectation:
+    """Score embeddings over every gallery of a protocol whose galleries :func:`is_expectable`.
+
+    Args:
+        embeddings: of at least all images of the part.
+        manifest: the protocol.
+        part: ``test``, with distractors, or ``validation``, without.
+
+    Raises:
+        UserError: an image has no embedding, or one that is not finite (naming it).
+    """
+    own, others = manifest.pool(part)
+    own, images = _join(own, others)
+    shown = similarity.scale_to_whole(embeddings.of(images).numpy())  # (N, D)
+    stays, unit = images["stays"].to_numpy(), images["unit"].to_numpy()
+    drawn = np.flatnonzero(~stays)  # a person's images stand together
+    begins = np.flatnonzero(np.diff(unit[drawn], prepend=-1))  # where each of R people begins
+    sizes = np.diff(np.append(begins, len(drawn)))  # (R,)
+    sessions = own["session"].to_numpy() if manifest.protocol == "cross_session" else None
+    scores, curve, weights = [], np.zeros(DEEPEST), np.zeros(len(own))
+    shares: list[np.ndarray] = []  # of people, in pairs not yet scored
+    before: list[np.ndarray] = []  # images that always stand there, likewise
+    asked: list[np.ndarray] = []  # rows of own, likewise
+
+    def settle() -> None:
+        if asked:
+            found = _score(np.concatenate(shares), np.concatenate(before))  # (DEEPEST + 1, pairs)
+            scores.append(np.column_stack([np.concatenate(asked), found.T]))
+            for each in (shares, before, asked):
+                each.clear()
+
+    for mine in np.split(np.arange(len(own)), begins[1 : own["unit"].nunique()]):  # one person's images
+        alike = similarity.multiply_exactly(shown[mine], shown)  # (n, N)
+        for place, query in enumerate(mine):
+            keep = mine != query if sessions is None else sessions[mine] != sessions[query]
+            weights[query] = keep.mean()
+            if not keep.any():
+                continue
+            reach = alike[place, None] >= alike[place, mine[keep], None]  # (M, N)
+            share = np.add.reduceat(reach[:, drawn], begins, axis=1, dtype=np.int32) / sizes  # (M, R)
+            shares.append(np.delete(share, own["unit"].iloc[query], axis=1))
+            before.append(reach[:, stays].sum(axis=1))
+            asked.append(np.full(keep.sum(), query))
+            if sum(map(len, asked)) >= PAIRS:
+                settle()
+    settle()
+    table = pd.DataFrame(np.concatenate(scores)).groupby(0).mean()  # over a query's own gallery images
+    rows = table.index.to_numpy(int)
+    weight = weights[rows]
+    curve = weight @ table.to_numpy()[:, 1:] / weight.sum()
+    found = {f"rank{k}": table[k + 1].to_numpy() for k in RANKS}
+    precision = table[1].to_numpy()
+    found |= {"map": precision, "map_trapezoid": (precision + found["rank1"]) / 2, "minp": precision}
+    asks = own.iloc[rows][["path", "identity"]].reset_index(drop=True)
+    return Expectation(asks.assign(weight=weight, **found), curve)
+
+
+def _join(own: pd.DataFrame, others: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Number people, own first, each with its images together; those of ``others`` that every gallery holds stay."""
+    own = own.sort_values(["identity", "path"], kind="stable", ignore_index=True)
+    others = others.sort_values(["identity", "path"], kind="stable", ignore_index=True)
+    always = others["split"] == "distractor" if "split" in others else pd.Series(False, others.index)
+    images = pd.concat([own.assign(stays=False), others.assign(stays=always)], ignore_index=True)
+    keys = images["role"].astype(str) + " " + images["identity"].astype(str)
+    images["unit"] = pd.factorize(keys)[0]
+    return images.iloc[: len(own)], images
+
+
+def _score(shares: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """Return E[AP] and P(rank <= 1..DEEPEST), (DEEPEST + 1, L).
+
+    Args:
+        shares: (L, R) probability that each person stands before the match.
+        before: (L,) images that stand there in every gallery.
+    """
+    shares = shares[:, shares.any(axis=0)]
+    shares = -np.sort(-shares, axis=1)  # most people are far off and stand nowhere before
+    shares = np.ascontiguousarray(shares[:, : int((shares > 0).sum(axis=1).max(initial=0))].T)  # (R', L)
+    number = int(min(len(shares) // 2 + 1, 12 + 3 * len(shares) ** 0.5))  # exact to 1e-12 relative (measured)
+    nodes, parts = roots_legendre(number + 1)
+    nodes, parts = (nodes + 1) / 2, parts / 2
+    missing = (1 - nodes)[:, None]
+    product = nodes[:, None] ** before  # (nodes, L)
+    chance = (np.arange(DEEPEST)[:, None] == before).astype(float)  # (DEEPEST, L) that so many stand before
+    for share in shares:
+        product *= 1 - share * missing
+        moved = chance[:-1] * share
+        chance *= 1 - share
+        chance[1:] += moved
+    return np.vstack([parts @ product, np.minimum(chance.cumsum(axis=0), 1)])
