@@ -3,15 +3,18 @@
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.scores import uncertainty
-from clipreid_lib.scores.evaluation import Evaluation
 from clipreid_lib.scores.finished_run import find_runs
 from clipreid_lib.scores.score_names import SHOWN, format_share, name_method
+
+if TYPE_CHECKING:  # slow to import, and reports compare what was evaluated before
+    from clipreid_lib.scores.evaluation import Evaluation
 
 COMPARED = {score: SHOWN[score] for score in ("rank1", "map")}
 
@@ -56,7 +59,7 @@ def compare(mine: pd.DataFrame, others: dict[str, pd.DataFrame]) -> pd.DataFrame
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def compare_rows(scores: dict[str, Evaluation], runs: dict[str, pd.DataFrame]) -> pd.DataFrame:
+def compare_rows(scores: "dict[str, Evaluation]", runs: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Compare the first of some evaluations with the others, and with other runs' ``per_query`` tables.
 
     What is a mean over draws is compared with the first one's mean over the same draws.

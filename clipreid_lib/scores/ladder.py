@@ -132,7 +132,7 @@ def report(chosen: list[str], outputs: Path) -> str:
 
 
 LEGEND = (
-    "Points, first minus second, [95 % interval over people and seeds]; with one seed over people, and p by sign flips.\n"
+    "Points, first minus second, [95 % interval over people and seeds]; with one seed, over people, p by sign flips.\n"
     "Holm: p adjusted for the rows of its table. shows: the difference that so many people and seeds would have shown\n"
     "in four of five such tests."
 )
