@@ -103,11 +103,13 @@ class Manifest:
     def pool(self, part: str = "test") -> tuple[pd.DataFrame, pd.DataFrame]:
         """Return the images that draws choose from: of people who are asked for, and of distractors.
 
+        Every one of them counts, also one that no draw happens to show: across sessions, another image of its session
+        may be in the gallery each time.
+
         Args:
             part: ``test``, or ``validation``, which has no distractors.
         """
-        drawn = self.images[(self.images.filter(regex=DRAW) != "").any(axis=1) | (self.images["role"] == "distractor")]
-        return drawn[drawn["role"] == part], drawn[(drawn["role"] == "distractor") & (part == "test")]
+        return self._select(part), self._select(*(["distractor"] if part == "test" else []))
 
     @cached_property
     def sha(self) -> str:
