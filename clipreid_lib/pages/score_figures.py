@@ -50,7 +50,7 @@ def draw_score_distributions(pairs: pd.DataFrame) -> plt.Figure:
     bins = np.linspace(scores.min(), scores.max(), 60)
     for kind, label in ((~genuine, "impostor"), (genuine, "genuine")):
         look = {"bins": bins, "stat": "density", "element": "step", "alpha": 0.4}
-        sns.histplot(scores[kind], ax=axes, label=f"{label} ({kind.sum():,})", **look)
+        sns.histplot(x=scores[kind], weights=pairs["weight"][kind], ax=axes, label=f"{label} ({kind.sum():,})", **look)
     axes.set(xlabel="cosine similarity", ylabel="density")
     axes.legend()
     return figure

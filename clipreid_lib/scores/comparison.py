@@ -114,7 +114,7 @@ def compare_methods(pairs: list[tuple[Method, Method]]) -> pd.DataFrame:
         values.append(p_values)
     adjusted = np.column_stack([uncertainty.adjust(each) for each in np.array(values).T])
     table = pd.DataFrame(rows)
-    found = table[["people", "seeds"]].set_axis(pd.Index(table[""], name=None))
+    found = table[["people", "seeds"]].set_axis(table[""].to_list())
     for place, (score, shown) in enumerate(COMPARED.items()):
         found[shown] = table[score].to_numpy()
         found[f"p ({shown})"] = [f"{each[place]:.4f}" for each in values]

@@ -65,15 +65,15 @@ def expect(embeddings: Embeddings, manifest: Manifest, part: str = "test") -> Ex
     Raises:
         UserError: an image has no embedding, or one that is not finite (naming it).
     """
-    own, others = manifest.pool(part)
-    own, images = _join(own, others)
+    images, asks, _ = find_chances(manifest, part)
+    own = images.iloc[: len(asks)]
     shown = similarity.scale_to_whole(embeddings.of(images).numpy())  # (N, D)
     stays, unit = images["stays"].to_numpy(), images["unit"].to_numpy()
     drawn = np.flatnonzero(~stays)  # a person's images stand together
     begins = np.flatnonzero(np.diff(unit[drawn], prepend=-1))  # where each of R people begins
     sizes = np.diff(np.append(begins, len(drawn)))  # (R,)
     sessions = own["session"].to_numpy() if manifest.protocol == "cross_session" else None
-    scores, curve, weights = [], np.zeros(DEEPEST), np.zeros(len(own))
+    scores: list[np.ndarray] = []
     shares: list[np.ndarray] = []  # of people, in pairs not yet scored
     before: list[np.ndarray] = []  # images that always stand there, likewise
     asked: list[np.ndarray] = []  # rows of own, likewise
@@ -89,7 +89,6 @@ def expect(embeddings: Embeddings, manifest: Manifest, part: str = "test") -> Ex
         alike = similarity.multiply_exactly(shown[mine], shown)  # (n, N)
         for place, query in enumerate(mine):
             keep = mine != query if sessions is None else sessions[mine] != sessions[query]
-            weights[query] = keep.mean()
             if not keep.any():
                 continue
             reach = alike[place, None] >= alike[place, mine[keep], None]  # (M, N)
@@ -102,7 +101,7 @@ def expect(embeddings: Embeddings, manifest: Manifest, part: str = "test") -> Ex
     settle()
     table = pd.DataFrame(np.concatenate(scores)).groupby(0).mean()  # over a query's own gallery images
     rows = table.index.to_numpy(int)
-    weight = weights[rows]
+    weight = asks[rows]
     curve = weight @ table.to_numpy()[:, 1:] / weight.sum()
     found = {f"rank{k}": table[k + 1].to_numpy() for k in RANKS}
     precision = table[1].to_numpy()
@@ -111,15 +110,25 @@ def expect(embeddings: Embeddings, manifest: Manifest, part: str = "test") -> Ex
     return Expectation(asks.assign(weight=weight, **found), curve)
 
 
-def _join(own: pd.DataFrame, others: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Number people, own first, each with its images together; those of ``others`` that every gallery holds stay."""
-    own = own.sort_values(["identity", "path"], kind="stable", ignore_index=True)
-    others = others.sort_values(["identity", "path"], kind="stable", ignore_index=True)
+def find_chances(manifest: Manifest, part: str = "test") -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """Say how often an image asks and how often it is in a gallery.
+
+    Returns:
+        The N images that galleries are made of, those of people asked for first, each person's together, with a number
+        per person (``unit``) and whether every gallery holds an image (``stays``); (Q,) the share of galleries in which
+        one of people asked for asks; (N,) the share of galleries that hold an image.
+    """
+    own, others = (side.sort_values(["identity", "path"], ignore_index=True) for side in manifest.pool(part))
     always = others["split"] == "distractor" if "split" in others else pd.Series(False, others.index)
     images = pd.concat([own.assign(stays=False), others.assign(stays=always)], ignore_index=True)
-    keys = images["role"].astype(str) + " " + images["identity"].astype(str)
-    images["unit"] = pd.factorize(keys)[0]
-    return images.iloc[: len(own)], images
+    images["unit"] = pd.factorize(images["role"].astype(str) + " " + images["identity"].astype(str))[0]
+    size = images.groupby("unit")["unit"].transform("size").to_numpy()
+    shown = np.where(images["stays"], 1.0, 1 / size)
+    same = own.groupby("identity")["path"].transform("size")
+    if manifest.protocol == "cross_session":
+        same_session = own.groupby(["identity", "session"])["path"].transform("size")
+        return images, (1 - same_session / same).to_numpy(), shown
+    return images, (1 - 1 / same).to_numpy(), shown
 
 
 def _score(shares: np.ndarray, before: np.ndarray) -> np.ndarray:

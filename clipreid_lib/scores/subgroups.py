@@ -98,10 +98,10 @@ def _score_pairs(pairs: pd.DataFrame, thresholds: dict[str, float]) -> dict[str,
     genuine = pairs["genuine"]
     right, wrong = pairs[genuine], pairs[~genuine]
     for place, threshold in thresholds.items():
-        row |= _estimate(f"fnr_at_{place}", right["score"] < threshold, right["query_subject"])
-        accepted = wrong["score"] >= threshold
-        ends = uncertainty.find_pair_interval(accepted, wrong["query_subject"], wrong["gallery_subject"])
-        row |= dict(zip(_spell(f"fpr_at_{place}"), (float(accepted.mean()), *ends), strict=True))
+        row |= _estimate(f"fnr_at_{place}", right["score"] < threshold, right["query_subject"], right["weight"])
+        people = wrong["query_subject"], wrong["gallery_subject"]
+        found = uncertainty.estimate_pairs(wrong["score"] >= threshold, *people, wrong["weight"])
+        row |= dict(zip(_spell(f"fpr_at_{place}"), found, strict=True))
     return row
 
 

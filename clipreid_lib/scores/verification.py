@@ -1,8 +1,10 @@
 """Verification: is this pair of photographs one person? Score distributions, ROC, DET, EER, TPR at fixed FPR.
 
-A pair is a query and a gallery image that some gallery of the protocol brings together. Each pair counts once,
-whichever of the two asked, because its cosine is the same. A pair that shows one person under two numbers (protocol mba
-has people's other hands among its distractors) is neither genuine nor impostor and takes no part.
+A pair is a query and a gallery image that some gallery of the protocol brings together, whichever of the two asked:
+its cosine is the same. It weighs as often as galleries do so. Then a person of n images weighs n - 1, as in rank-1;
+were all pairs alike, it would be n (n - 1) / 2, and a few people would decide the rates. A pair that shows one person
+under two numbers (protocol mba has people's other hands among its distractors) is neither genuine nor impostor and
+takes no part.
 
 ISO/IEC 19795-1 calls the false positive rate of such comparisons false match rate, and the false negative rate false
 non-match rate; the equal error rate (EER) is where the two are the same. scikit-learn makes the curves.
@@ -74,21 +76,27 @@ def list_pairs(embeddings: Embeddings, manifest: Manifest) -> pd.DataFrame:
 
     Returns:
         One row per pair: ``query gallery`` (paths), ``query_subject gallery_subject`` (people), ``score`` (cosine),
-        ``genuine`` (whether both show one identity).
+        ``genuine`` (whether both show one identity), ``weight`` (how often a gallery brings them together).
 
     Raises:
         UserError: as :func:`~clipreid_lib.scores.evaluation.compare_draw`.
     """
     if expectation.is_expectable(manifest):
-        own, others = manifest.pool()
-        images = pd.concat([own, others], ignore_index=True)
+        images, asks, shown = expectation.find_chances(manifest)
+        own = images.iloc[: len(asks)]
         alike = similarity.cosine_similarity(embeddings.of(own), embeddings.of(images))
+        person = images["identity"].to_numpy()
+        mates = np.equal.outer(person[: len(own)], person)
         if manifest.protocol == "cross_session":
-            person, session = (images[key].to_numpy() for key in ("identity", "session"))
-            same = np.equal.outer(person[: len(own)], person) & np.equal.outer(session[: len(own)], session)
-            alike[same] = -np.inf
+            session = images["session"].to_numpy()
+            alike[mates & np.equal.outer(session[: len(own)], session)] = -np.inf
         left, right = np.nonzero(np.triu(alike > -np.inf, 1))  # own images among themselves once, and with all others
-        return _tabulate(images, left, right, alike[left, right])
+        # Of one person, whoever is in the gallery is asked for by the other; of two people, both chances are needed.
+        asked = np.append(asks, np.zeros(len(images) - len(own)))  # distractors ask nobody
+        weight = np.where(
+            mates[left, right], shown[left] + shown[right], asked[left] * shown[right] + asked[right] * shown[left]
+        )
+        return _tabulate(images, left, right, alike[left, right], weight)
     images, parts = manifest.images, []
     for index in range(manifest.draws):
         query, gallery, alike = compare_draw(embeddings, manifest, index)
@@ -97,13 +105,17 @@ def list_pairs(embeddings: Embeddings, manifest: Manifest) -> pd.DataFrame:
         parts.append(
             np.column_stack([*(end[at] for end, at in zip(ends, (row, column), strict=True)), alike[row, column]])
         )
-    table = np.concatenate(parts)  # (pairs, 3)
-    either_way = pd.DataFrame(np.sort(table[:, :2], axis=1))
-    left, right, score = table[~either_way.duplicated().to_numpy()].T
-    return _tabulate(images, left.astype(int), right.astype(int), score.astype(np.float32))
+    table = pd.DataFrame(np.concatenate(parts), columns=["left", "right", "score"])
+    either_way = [np.minimum(table["left"], table["right"]), np.maximum(table["left"], table["right"])]
+    weight = table.groupby(either_way)["score"].transform("size").to_numpy() / manifest.draws
+    first = ~pd.DataFrame(dict(enumerate(either_way))).duplicated().to_numpy()
+    left, right = (table.loc[first, side].to_numpy(int) for side in ("left", "right"))
+    return _tabulate(images, left, right, table.loc[first, "score"].to_numpy(np.float32), weight[first])
 
 
-def _tabulate(images: pd.DataFrame, left: np.ndarray, right: np.ndarray, score: np.ndarray) -> pd.DataFrame:
+def _tabulate(
+    images: pd.DataFrame, left: np.ndarray, right: np.ndarray, score: np.ndarray, weight: np.ndarray
+) -> pd.DataFrame:
     """Write pairs of rows of images down; leave out those of one person under two numbers."""
     subject, identity = images["subject"].to_numpy(), images["identity"].to_numpy()
     genuine = identity[left] == identity[right]
@@ -112,7 +124,8 @@ def _tabulate(images: pd.DataFrame, left: np.ndarray, right: np.ndarray, score: 
     sides = dict(zip(SIDES, (left, right), strict=True))
     paths = {side: pd.Categorical.from_codes(rows, categories=images["path"]) for side, rows in sides.items()}
     people = {f"{side}_subject": subject[rows] for side, rows in sides.items()}
-    return pd.DataFrame(paths | people | {"score": score[clear], "genuine": genuine[clear]})
+    facts = {"score": score[clear], "genuine": genuine[clear], "weight": weight[clear]}
+    return pd.DataFrame(paths | people | facts)
 
 
 def has_both(pairs: pd.DataFrame) -> bool:
@@ -130,7 +143,8 @@ def verify(pairs: pd.DataFrame) -> Verification:
     impostor = len(pairs) - genuine
     if not has_both(pairs):
         raise UserError(f"verification: {len(pairs)} pairs, {genuine} of them genuine; it needs both kinds")
-    fpr, tpr, thresholds = roc_curve(pairs["genuine"], pairs["score"], drop_intermediate=False)
+    weight = pairs["weight"]
+    fpr, tpr, thresholds = roc_curve(pairs["genuine"], pairs["score"], sample_weight=weight, drop_intermediate=False)
     people = count_people_pairs(pairs)
     tpr_at = {level: explain_lack(level, impostor, people) or float(tpr[fpr <= level].max()) for level in LEVELS}
     return Verification(thresholds, fpr, tpr, find_eer(fpr, tpr), explain_eer(pairs), tpr_at, genuine, impostor)
@@ -215,13 +229,15 @@ def find_intervals(pairs: pd.DataFrame, verified: Verification) -> dict[str, tup
     genuine, score = pairs["genuine"].to_numpy(), pairs["score"].to_numpy()
     last = np.append(score[1:] != score[:-1], True)  # thresholds between equal scores do not exist
     asked_right, asked_wrong, shown_wrong = asked[genuine], asked[~genuine], shown[~genuine]
+    often = pairs["weight"].to_numpy()
+    often_right, often_wrong = often[genuine], often[~genuine]
     to_right, to_wrong = (np.cumsum(side)[last] for side in (genuine, ~genuine))  # (T,) pairs down to each threshold
-    one = len(asked_right) / len(people)  # genuine pairs of a pseudo-person
+    one = often_right.sum() / len(people)  # what the genuine pairs of a pseudo-person weigh
     found: dict[str, list[float]] = {name: [] for name in estimates}
     for *drawn, never, always in len(people) * uncertainty.draw_weights(len(people), RESAMPLES):
         weight = np.append(drawn, 1.0)  # the last stands for distractors
-        right = np.append(0, np.cumsum(weight[asked_right]))[to_right]
-        wrong = np.append(0, np.cumsum(weight[asked_wrong] * weight[shown_wrong]))[to_wrong]
+        right = np.append(0, np.cumsum(weight[asked_right] * often_right))[to_right]
+        wrong = np.append(0, np.cumsum(weight[asked_wrong] * weight[shown_wrong] * often_wrong))[to_wrong]
         fpr = np.append(0, wrong / wrong[-1])
         tpr = (np.append(0, right) + always * one) / (right[-1] + (never + always) * one)
         if "eer" in found:
