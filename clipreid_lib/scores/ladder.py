@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 
 from clipreid_lib.base.errors import UserError
+from clipreid_lib.params.read import read_values
 from clipreid_lib.params.run_folder import list_run_folders
-from clipreid_lib.params.schema import Params
 from clipreid_lib.scores.comparison import Method, compare_methods, share_seeds
 from clipreid_lib.scores.finished_run import FinishedRun, find_runs
 
@@ -65,7 +65,10 @@ def make_method(name: str, runs: Runs) -> Method:
     for run in runs:
         if run.params.seed in tables:
             raise UserError(f"{name}: {len(runs)} runs, and two of seed {run.params.seed}; say which is meant")
-        tables[run.params.seed] = run.queries
+        try:
+            tables[run.params.seed] = run.queries
+        except UserError as error:
+            raise UserError(f"{run.name}: {error}") from None
     return Method(name, tables, any(run.params.trains_encoder for run in runs))
 
 
@@ -110,18 +113,20 @@ def report(chosen: list[str], outputs: Path) -> str:
     """
     if len(chosen) not in (0, 2):
         raise UserError(f"compare: {len(chosen)} given; give two runs or filters, or none for the ladder's questions")
-    runs = find_runs(list_run_folders(outputs))
-    lines = []
+    lines: list[str] = []
     if not chosen:
+        runs, left_out = _open_all(outputs)
         if not runs:
-            raise UserError(f"{outputs / 'runs'}: no evaluated run; `clipreid run params/demo.yaml` makes some")
+            made = left_out[0] if left_out else "`clipreid run params/demo.yaml` makes some"
+            raise UserError(f"{outputs / 'runs'}: no evaluated run; {made}")
         for group in group_tests(runs).values():
             asked, rest, apart = ask(group)
             if len(asked) or len(rest):
                 lines.append(f"{_describe(group[0])}\n\n{(asked if len(asked) else rest).to_string()}")
             lines += apart
-        return "\n\n".join([*lines, LEGEND]) if lines else "no two methods were asked the same questions"
-    one, other = (group_tests(_choose(text, runs)) for text in chosen)
+        lines = [*lines, LEGEND] if lines else ["no two methods were asked the same questions"]
+        return "\n\n".join([*lines, *(["\n".join(left_out)] if left_out else [])])
+    one, other = (group_tests(_choose(text, outputs)) for text in chosen)
     for sha in one:
         if sha in other:
             pair = make_method(chosen[0], one[sha]), make_method(chosen[1], other[sha])
@@ -143,14 +148,26 @@ def _describe(run: FinishedRun) -> str:
     return f"{params.dataset} {params.aspect}, protocol {params.protocol}, scores over {run.own['over']}"
 
 
-def _choose(text: str, runs: Runs) -> Runs:
-    if "=" not in text:
+def _open_all(outputs: Path) -> tuple[Runs, list[str]]:
+    """Open every evaluated run, and say of every other why it is left out."""
+    runs, left_out = [], []
+    for folder in list_run_folders(outputs):
+        try:
+            runs.append(FinishedRun.open(folder))
+        except UserError as error:
+            left_out.append(f"left out: {error}")
+    return runs, left_out
+
+
+def _choose(text: str, outputs: Path) -> Runs:
+    if "=" not in text or Path(text).is_dir():
         return [FinishedRun.open(Path(text))]
-    wanted = dict(part.partition("=")[::2] for part in text.split(","))
-    for key in wanted:
-        if key.strip() not in Params.model_fields:
-            raise UserError(f"compare: {text}: {key.strip()!r} is no key of a params file")
-    found = [run for run in runs if all(str(getattr(run.params, key.strip())) == wanted[key].strip() for key in wanted)]
+    wanted = {}
+    for part in text.split(","):
+        key, _, value = (each.strip() for each in part.partition("="))
+        wanted[key] = read_values(key, value, f"compare: {text}")
+    runs = find_runs(list_run_folders(outputs))
+    found = [run for run in runs if all(getattr(run.params, key) in values for key, values in wanted.items())]
     if not found:
         raise UserError(f"compare: no evaluated run fits {text}")
     return found
