@@ -79,6 +79,8 @@ def estimate_pairs(
 ) -> tuple[float, float, float]:
     """Estimate a rate over pairs of images; in its 95 % interval the weights of a pair's two people are multiplied.
 
+    The pseudo-people have one pair each, as much as a pair of people has on average.
+
     Args:
         values: (N,) in [0, 1], one number per pair.
         one: (N,) whom one image shows.
@@ -98,7 +100,7 @@ def estimate_pairs(
         return rate, np.nan, np.nan
     drawn = len(people) * draw_weights(len(people))
     weight, (never, always) = drawn[:, :-2], drawn[:, -2:].T
-    pseudo = counts.sum() / len(people)  # what the pairs of a pseudo-person weigh
+    pseudo = counts.sum() / np.count_nonzero(counts)
     top, whole = (np.einsum("bp,bp->b", weight @ each, weight) for each in (sums, counts))
     return rate, *widen((top + always * pseudo) / (whole + (never + always) * pseudo), rate)
 
