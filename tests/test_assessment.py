@@ -106,6 +106,8 @@ def test_too_many_galleries_leave_the_pairs_and_scores_of_the_draws(manifest, mo
         query, gallery = manifest.draw(index)
         expected |= {frozenset((q, g)) for q in query["path"] for g in gallery["path"]}
     assert len(ends) == len(found) and ends == expected
+    met = [manifest.draw(index) for index in range(manifest.draws)]
+    assert found["weight"].sum() == pytest.approx(np.mean([len(query) * len(gallery) for query, gallery in met]))
     assert len(ends) < len(list(combinations(manifest.test["path"], 2)))
     drawn = evaluate(knowing(manifest, 2), manifest)
     assert drawn.over == "3 draws" and drawn.summary()["rank1"] == pytest.approx(whole.summary()["rank1_draws"])
@@ -124,12 +126,23 @@ def test_across_sessions_a_person_is_compared_with_other_sessions_alone(table, d
     ends = {frozenset(pair) for pair in zip(found["query"], found["gallery"], strict=True)}
     about = manifest.images.set_index("path")
     asked, shelved = manifest.test["path"], manifest.in_tests["path"]
-    expected = set()
+    size = about.groupby(["role", "identity"])["aspect"].transform("size")
+    # of a person's images, the share by another session: in that share of galleries one of them is the person's
+    asks = 1 - about.groupby(["role", "identity", "session"])["aspect"].transform("size") / size
+    expected = {}
     for one, other in product(asked, shelved):
         mine, theirs = about.loc[one], about.loc[other]
-        if mine["identity"] != theirs["identity"] or mine["session"] != theirs["session"]:
-            expected.add(frozenset((one, other)))
-    assert len(ends) == len(found) and ends == expected
+        pair = frozenset((one, other))
+        if mine["identity"] != theirs["identity"]:
+            expected[pair] = asks[one] / size[other] + (asks[other] / size[one] if theirs["role"] == "test" else 0)
+        elif mine["session"] != theirs["session"]:
+            expected[pair] = 2 / size[one]
+    assert len(ends) == len(found) and ends == set(expected)
+    weights = [expected[frozenset(pair)] for pair in zip(found["query"], found["gallery"], strict=True)]
+    assert found["weight"].tolist() == pytest.approx(weights)
+    # what one gallery brings together, on average: every query that asks with everybody in the gallery
+    people = about[about["role"].isin(["test", "distractor"])].groupby("role")["identity"].nunique().sum()
+    assert found["weight"].sum() == pytest.approx(asks[asked].sum() * people)
 
 
 def test_open_set_leaves_every_person_out_once_per_draw(manifest):
@@ -158,9 +171,9 @@ def test_subgroups_count_people_and_keep_silent_below_ten(manifest):
             pairs = compared[compared["query"].isin(inside) & compared["gallery"].isin(inside)]
             wrong = ~pairs["genuine"]
             for place, threshold in verify(compared).thresholds_at.items():
-                accepted = pairs["score"] >= threshold
-                assert row[f"fpr_at_{place}"] == pytest.approx(accepted[wrong].mean())
-                assert row[f"fnr_at_{place}"] == pytest.approx((~accepted[~wrong]).mean())
+                accepted, often = pairs["score"] >= threshold, pairs["weight"]
+                assert row[f"fpr_at_{place}"] == pytest.approx(often[wrong & accepted].sum() / often[wrong].sum())
+                assert row[f"fnr_at_{place}"] == pytest.approx(often[~wrong & ~accepted].sum() / often[~wrong].sum())
             # without its distance to 100 genuine pairs, a group's own EER would stand there
             assert np.isnan(row["eer"]) == ((~wrong).sum() < 100)
             for score in ("rank1", "map", "fpr_at_fpr_0.01", "fnr_at_fpr_0.01", "fpr_at_eer", "fnr_at_eer"):

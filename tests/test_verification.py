@@ -23,6 +23,7 @@ def make_pairs(genuine: np.ndarray, impostor: np.ndarray, people: int = 40) -> p
         "gallery_subject": np.where(truth, asked, shown),
         "score": np.concatenate([genuine, impostor]),
         "genuine": truth,
+        "weight": 1.0,
     }
     return pd.DataFrame(table)
 
@@ -44,6 +45,16 @@ def test_eer_agrees_with_a_root_finder_and_with_theory():
     assert found.eer == pytest.approx(root, abs=1e-9)
     assert found.eer == pytest.approx(stats.norm.cdf(-1), abs=0.005)  # normals two apart cross one deviation out
     assert found.tpr_at[0.01] == pytest.approx(1 - stats.norm.cdf(stats.norm.ppf(0.99) - 2), abs=0.02)
+
+
+def test_a_pair_weighs_as_often_as_it_stands_there():
+    random = np.random.default_rng(8)
+    pairs = make_pairs(random.normal(2, 1, 300), random.normal(0, 1, 2000))
+    often = random.integers(1, 5, len(pairs))
+    weighed, repeated = verify(pairs.assign(weight=often / 3)), verify(pairs.loc[pairs.index.repeat(often)])
+    assert weighed.eer == pytest.approx(repeated.eer) != pytest.approx(verify(pairs).eer, abs=1e-4)
+    assert weighed.tpr_at[0.01] == pytest.approx(repeated.tpr_at[0.01])
+    assert (weighed.genuine, weighed.impostor) == (300, 2000)  # what is measurable goes by pairs, however they weigh
 
 
 def test_a_rate_that_the_pairs_cannot_support_is_not_measurable():
