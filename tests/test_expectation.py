@@ -186,3 +186,14 @@ def test_an_image_without_embedding_is_named():
     manifest = protocols.build(table, "own", "dorsal_r")
     with pytest.raises(UserError, match="has no embedding"):
         expectation.expect(Embeddings(["other.jpg"], torch.zeros(1, 8)), manifest)
+
+
+def test_many_images_of_a_person_are_gone_through_in_parts(monkeypatch):
+    table = people(12, (2, 9))
+    manifest, embeddings = protocols.build(table, "mba", "dorsal_r"), embed(table, 1.0)
+    whole = expectation.expect(embeddings, manifest)
+    monkeypatch.setattr(expectation, "LARGE", 40)
+    monkeypatch.setattr(expectation, "PAIRS", 7)
+    parts = expectation.expect(embeddings, manifest)
+    pd.testing.assert_frame_equal(whole.per_query, parts.per_query, rtol=1e-12)
+    assert whole.cmc == pytest.approx(parts.cmc, abs=1e-12)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy.special import roots_legendre
 
 from clipreid_lib.data.manifest import Manifest
@@ -26,7 +27,8 @@ from clipreid_lib.scores.features import Embeddings
 from clipreid_lib.scores.score_names import RANKS
 
 DEEPEST = 20  # ranks of the CMC curve
-PAIRS = 2048  # of query and own gallery image at a time, so that what is worked on stays in the cache
+LARGE = 4_000_000  # numbers of one array at most: 32 MB
+PAIRS = 1024  # of query and own gallery image at a time, so that what is worked on stays in the cache
 # Comparisons beyond which drawing is cheaper than waiting: some minutes of one core.
 MOST = 3e10
 
@@ -67,38 +69,30 @@ def expect(embeddings: Embeddings, manifest: Manifest, part: str = "test") -> Ex
     """
     images, asks, _ = find_chances(manifest, part)
     own = images.iloc[: len(asks)]
-    shown = similarity.scale_to_whole(embeddings.of(images).numpy())  # (N, D)
-    stays, unit = images["stays"].to_numpy(), images["unit"].to_numpy()
-    drawn = np.flatnonzero(~stays)  # a person's images stand together
-    begins = np.flatnonzero(np.diff(unit[drawn], prepend=-1))  # where each of R people begins
-    sizes = np.diff(np.append(begins, len(drawn)))  # (R,)
+    features = similarity.scale_to_whole(embeddings.of(images).numpy())  # (N, D)
+    people = _list_people(images)
     sessions = own["session"].to_numpy() if manifest.protocol == "cross_session" else None
     scores: list[np.ndarray] = []
-    shares: list[np.ndarray] = []  # of people, in pairs not yet scored
-    before: list[np.ndarray] = []  # images that always stand there, likewise
-    asked: list[np.ndarray] = []  # rows of own, likewise
+    waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # shares, images always before, rows of own
 
     def settle() -> None:
-        if asked:
-            found = _score(np.concatenate(shares), np.concatenate(before))  # (DEEPEST + 1, pairs)
-            scores.append(np.column_stack([np.concatenate(asked), found.T]))
-            for each in (shares, before, asked):
-                each.clear()
+        shares, before, asked = (np.concatenate(each) for each in zip(*waiting, strict=True))
+        waiting.clear()
+        for start in range(0, len(asked), PAIRS):
+            part = slice(start, start + PAIRS)
+            scores.append(np.column_stack([asked[part], _score(shares[part], before[part]).T]))
 
-    for mine in np.split(np.arange(len(own)), begins[1 : own["unit"].nunique()]):  # one person's images
-        alike = similarity.multiply_exactly(shown[mine], shown)  # (n, N)
-        for place, query in enumerate(mine):
-            keep = mine != query if sessions is None else sessions[mine] != sessions[query]
-            if not keep.any():
-                continue
-            reach = alike[place, None] >= alike[place, mine[keep], None]  # (M, N)
-            share = np.add.reduceat(reach[:, drawn], begins, axis=1, dtype=np.int32) / sizes  # (M, R)
-            shares.append(np.delete(share, own["unit"].iloc[query], axis=1))
-            before.append(reach[:, stays].sum(axis=1))
-            asked.append(np.full(keep.sum(), query))
-            if sum(map(len, asked)) >= PAIRS:
+    for person, mine in enumerate(np.split(np.arange(len(own)), np.flatnonzero(np.diff(own["unit"])) + 1)):
+        for some in np.array_split(mine, 1 + len(mine) ** 2 * len(people[1]) // LARGE):  # n of the person's M images
+            alike = similarity.multiply_exactly(features[some], features)  # (n, N)
+            mates = some[:, None] != mine if sessions is None else sessions[some][:, None] != sessions[mine]  # (n, M)
+            shares, before = _count(alike, alike[:, mine], people)  # (n, M, R), (n, M)
+            asked = np.repeat(some, mates.sum(axis=1))
+            waiting.append((np.delete(shares[mates], person, axis=1), before[mates], asked))
+            if sum(len(each[1]) for each in waiting) >= PAIRS:
                 settle()
-    settle()
+    if waiting:
+        settle()
     table = pd.DataFrame(np.concatenate(scores)).groupby(0).mean()  # over a query's own gallery images
     rows = table.index.to_numpy(int)
     weight = asks[rows]
@@ -106,8 +100,8 @@ def expect(embeddings: Embeddings, manifest: Manifest, part: str = "test") -> Ex
     found = {f"rank{k}": table[k + 1].to_numpy() for k in RANKS}
     precision = table[1].to_numpy()
     found |= {"map": precision, "map_trapezoid": (precision + found["rank1"]) / 2, "minp": precision}
-    asks = own.iloc[rows][["path", "identity"]].reset_index(drop=True)
-    return Expectation(asks.assign(weight=weight, **found), curve)
+    who = own.iloc[rows][["path", "identity"]].reset_index(drop=True)
+    return Expectation(who.assign(weight=weight, **found), curve)
 
 
 def find_chances(manifest: Manifest, part: str = "test") -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
@@ -131,6 +125,44 @@ def find_chances(manifest: Manifest, part: str = "test") -> tuple[pd.DataFrame, 
     return images, (1 - 1 / same).to_numpy(), shown
 
 
+def _list_people(images: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Number the people of whom galleries hold one image, (N,), with the number of all for what always stays.
+
+    Returns:
+        And (R,) how many images each has.
+    """
+    drawn = ~images["stays"].to_numpy()
+    codes = np.full(len(images), images.loc[drawn, "unit"].nunique())
+    codes[drawn] = pd.factorize(images.loc[drawn, "unit"])[0]
+    return codes, np.bincount(codes[drawn])
+
+
+def _count(
+    alike: np.ndarray, reach: np.ndarray, people: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Count the images that stand before a match.
+
+    Args:
+        alike: (n, N) similarity of queries to all images.
+        reach: (n, M) their similarity to M possible matches: an image as similar as that stands before it.
+        people: of :func:`_list_people`.
+
+    Returns:
+        (n, M, R) the share of each person's images, and (n, M) how many of those that every gallery holds.
+    """
+    codes, sizes = people
+    (queries, matches), number = reach.shape, len(sizes) + 1
+    order = np.argsort(reach, axis=1)
+    ascending = torch.from_numpy(np.take_along_axis(reach, order, axis=1))
+    passed = torch.searchsorted(ascending, torch.from_numpy(alike), right=True).numpy()  # (n, N) matches reached
+    place = (np.arange(queries)[:, None] * number + codes) * (matches + 1) + passed
+    found = np.bincount(place.ravel(), minlength=queries * number * (matches + 1))
+    found = found.reshape(queries, number, matches + 1)[:, :, :0:-1].cumsum(axis=2)[:, :, ::-1]  # (n, R + 1, M)
+    counts = np.empty((queries, matches, number))
+    np.put_along_axis(counts, order[:, :, None], found.transpose(0, 2, 1), axis=1)
+    return counts[:, :, :-1] / sizes, counts[:, :, -1]
+
+
 def _score(shares: np.ndarray, before: np.ndarray) -> np.ndarray:
     """Return E[AP] and P(rank <= 1..DEEPEST), (DEEPEST + 1, L).
 
@@ -138,18 +170,19 @@ def _score(shares: np.ndarray, before: np.ndarray) -> np.ndarray:
         shares: (L, R) probability that each person stands before the match.
         before: (L,) images that stand there in every gallery.
     """
-    shares = shares[:, shares.any(axis=0)]
     shares = -np.sort(-shares, axis=1)  # most people are far off and stand nowhere before
     shares = np.ascontiguousarray(shares[:, : int((shares > 0).sum(axis=1).max(initial=0))].T)  # (R', L)
-    number = int(min(len(shares) // 2 + 1, 12 + 3 * len(shares) ** 0.5))  # exact to 1e-12 relative (measured)
-    nodes, parts = roots_legendre(number + 1)
+    number = int(min(len(shares) // 2, 9 + 2.5 * len(shares) ** 0.5)) + 1  # exact to 1e-10 relative (measured)
+    nodes, parts = roots_legendre(number)
     nodes, parts = (nodes + 1) / 2, parts / 2
-    missing = (1 - nodes)[:, None]
     product = nodes[:, None] ** before  # (nodes, L)
     chance = (np.arange(DEEPEST)[:, None] == before).astype(float)  # (DEEPEST, L) that so many stand before
+    factor, moved = np.empty_like(product), np.empty_like(chance[1:])
     for share in shares:
-        product *= 1 - share * missing
-        moved = chance[:-1] * share
+        np.multiply(share, nodes[:, None] - 1, out=factor)
+        factor += 1
+        product *= factor
+        np.multiply(chance[:-1], share, out=moved)
         chance *= 1 - share
         chance[1:] += moved
     return np.vstack([parts @ product, np.minimum(chance.cumsum(axis=0), 1)])

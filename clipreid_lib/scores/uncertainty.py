@@ -47,8 +47,8 @@ def draw_weights(people: int, resamples: int = RESAMPLES) -> np.ndarray:
         (resamples, people + 2), rows that add up to 1; the failing pseudo-person comes last but one. The same for the
         same number of people, so that one more error never raises an end of an interval.
     """
-    # The plain bootstrap's variance of a mean is (people - 1) / (people + 2) of what it should be, and its quantiles are
-    # the normal's where Student's t belongs. Less concentrated weights make up for both.
+    # The plain bootstrap's variance of a mean is (people - 1) / (people + 2) of what it should be, and its quantiles
+    # are the normal's where Student's t belongs. Less concentrated weights make up for both.
     wanted = (people + 2) / (people - 1) * (stats.t.ppf(0.975, people - 1) / stats.norm.ppf(0.975)) ** 2
     each = max(0.1, ((people + 2) / wanted - 1) / (people + 1))  # at 0.1 nearly one person alone stands for all
     return np.random.default_rng(0).dirichlet(each * np.array([1.0] * people + [0.5, 0.5]), resamples)
