@@ -228,8 +228,8 @@ def find_intervals(pairs: pd.DataFrame, verified: Verification) -> dict[str, tup
     genuine, score, often = (pairs[name].to_numpy() for name in ("genuine", "score", "weight"))
     asked_right, asked_wrong, shown_wrong = asked[genuine], asked[~genuine], shown[~genuine]
     often_right, often_wrong = often[genuine], often[~genuine]
-    # A ROC turns at the scores of genuine pairs alone: just above each of T, and at it. So a pair need only know the first
-    # of these 2 T + 1 places that accept it.
+    # A ROC turns at the scores of genuine pairs alone: just above each of T, and at it. So a pair need only know the
+    # first of these 2 T + 1 places that accept it.
     scores, right_place = np.unique(-score[genuine], return_inverse=True)  # the highest first
     wrong_place = sum(np.searchsorted(scores, -score[~genuine], side) for side in ("left", "right"))
     one = often_right.sum() / len(people)  # what the genuine pairs of a pseudo-person weigh
