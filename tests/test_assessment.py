@@ -75,7 +75,7 @@ def test_perfect_and_noisy_embeddings(manifest):
     json.dumps(numbers)  # travels as it is
     shown = assessment.tabulate_protocols({"common": found})
     assert shown.loc["rank-1", "common"] == f"100.0 [{100 * numbers['rank1_low']:.1f}, 100.0]"
-    assert shown.loc["rank-1, one vote per person", "common"] == shown.loc["rank-1", "common"]  # of all alike
+    assert shown.loc["rank-1 per person", "common"] == shown.loc["rank-1", "common"]  # of all alike
     assert shown.loc["rank-1, draws", "common"] == "100.0 ± 0.0" and shown.loc["mean over", "common"] == "all galleries"
     assert (
         "of 100,000 impostor pairs" in assessment.tabulate_errors({"common": found}).loc["TPR at FPR 0.0001", "common"]
@@ -350,7 +350,7 @@ def test_one_vote_per_query_and_one_per_person(table):
     for place, end in enumerate(("", "_per_person", "_draws")):
         assert shown["mAP"].iloc[place].startswith(f"{100 * numbers[f'map{end}']:.1f} ")
     rows = assessment.tabulate_rows({"image": scores})
-    assert rows.loc["image", "mAP, one vote per person"] == f"{100 * numbers['map_per_person']:.1f}"
+    assert rows.loc["image", "mAP per person"] == f"{100 * numbers['map_per_person']:.1f}"
 
 
 def test_mirrored_features_are_one_more_row_and_a_warning(open_run, capsys):

@@ -140,7 +140,7 @@ def test_rows_are_averaged_over_seeds_and_nothing_else(tmp_path):
         folders.append(folder)
     table, note = leaderboard.summarise(find_runs([*folders, tmp_path]))
     assert table["rank-1"].tolist() == ["30.0 (14.1)", "90.0"]
-    assert table["rank-1, one vote per person"].tolist() == ["15.0 (7.1)", "45.0"]
+    assert table["rank-1 per person"].tolist() == ["15.0 (7.1)", "45.0"]
     assert table["rank-1, draws"].tolist() == ["31.0 ± 3.0", "91.0 ± 9.0"]
     assert note.count("Floor") == 1 and "mean over all galleries; in brackets the deviation over seeds" in note
 

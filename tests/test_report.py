@@ -105,7 +105,7 @@ def test_every_score_is_the_one_measured(first, variant):
         column = head[1] if name == "own" else name
         for score, label in labels.items():
             assert shown[label][column] == with_ends(scores, score)
-            assert shown[f"{label}, one vote per person"][column] == with_ends(scores, f"{score}_per_person")
+            assert shown[f"{label} per person"][column] == with_ends(scores, f"{score}_per_person")
             drawn = f"{pct(scores[f'{score}_draws'])} ± {pct(scores[f'{score}_draws_std'])}"
             assert shown[f"{label}, draws"][column] == drawn
         assert shown["EER"][column] == with_ends(scores, "eer")

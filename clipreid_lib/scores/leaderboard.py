@@ -79,7 +79,10 @@ def summarise(runs: list[FinishedRun]) -> tuple[pd.DataFrame, str]:
     table.index.names = keys if len(keys) > 1 else [None]
     seeds = "; in brackets the deviation over seeds" if len({run.params.seed for run in runs}) > 1 else ""
     over = ", ".join(sorted({run.own["over"] for run in runs}))
-    notes = [f"Per cent, mean over {over}{seeds}; draws: mean ± standard deviation over draws, as papers print."]
+    notes = [
+        f"Per cent, mean over {over}{seeds}; per person: every person has one vote;\n"
+        "draws: mean ± standard deviation over draws, as papers print."
+    ]
     for _, run in metrics.dropna(subset=["pixels"]).drop_duplicates("manifest_sha").iterrows():
         floor = ", ".join(f"{SHOWN[score]} {format_share(run['pixels'][score])}" for score in ("rank1", "rank5", "map"))
         where = f"{run['dataset']} {run['aspect']} ({run['protocol']})"

@@ -45,8 +45,8 @@ GROUP_SCORES = {"rank1": "rank-1", "map": "mAP", "eer": "EER"} | RATES
 
 
 def name_score(key: str) -> str:
-    """Name a score by its key: ``rank1_per_person`` is "rank-1, one vote per person", ``map_draws`` "mAP, draws"."""
-    for end, said in ((EACH_PERSON, ", one vote per person"), (IN_DRAWS, ", draws")):
+    """Name a score by its key: ``rank1_per_person`` is "rank-1 per person", ``map_draws`` "mAP, draws"."""
+    for end, said in ((EACH_PERSON, " per person"), (IN_DRAWS, ", draws")):
         if key.endswith(end):
             return name_score(key.removesuffix(end)) + said
     return (SHOWN | {"eer": "EER"})[key]
