@@ -14,6 +14,7 @@ from clipreid_lib.pages import report_blocks as page
 from clipreid_lib.pages.report_scores import show_published
 from clipreid_lib.params.schema import Params
 from clipreid_lib.scores import leaderboard
+from clipreid_lib.scores.comparison import COMPARED
 from clipreid_lib.scores.finished_run import FinishedRun, read_table
 from clipreid_lib.scores.ladder import LADDER, Runs, ask, group_tests
 from clipreid_lib.scores.score_names import ENDS, IN_DRAWS, SHOWN, VOTES, format_score, name_method, name_score
@@ -150,12 +151,26 @@ def _show_pairs(runs: Runs) -> list:
         asked, rest, apart = ask(whole)
         where = f"{first.params.dataset} {first.params.aspect}, protocol {first.params.protocol}"
         if len(asked):
-            blocks.append(page.Table.of(asked, f"{where}: each rung against the one below it, and clipid's control"))
+            blocks.append(
+                page.Table.of(_stack(asked), f"{where}: each rung against the one below it, and clipid's control")
+            )
         if len(rest):
-            table = page.Table.of(rest, f"{where}: every other pair")
+            table = page.Table.of(_stack(rest), f"{where}: every other pair")
             blocks.append(page.Folded(f"{where}: every other pair ({len(rest)})", [table]) if len(asked) else table)
         blocks += [page.Words(said, missing=True) for said in apart]
     return blocks if len(blocks) > 1 else [page.Words("No two methods were asked the same questions.")]
+
+
+def _stack(found: pd.DataFrame) -> pd.DataFrame:
+    """Write what belongs to one score of a comparison into one cell, a line each."""
+    table = found[["people", "seeds"]].copy()
+    for score in COMPARED.values():
+        parts = [found[f"{name} ({score})"] for name in ("p", "Holm", "shows")]
+        table[score] = [
+            f"{difference}\np {p}, Holm {holm}\nshows {shows}"
+            for difference, p, holm, shows in zip(found[score], *parts, strict=True)
+        ]
+    return table
 
 
 def _compare(runs: Runs, facts: list[dict], caption: str, write: Callable = lambda _, fact: fact) -> tuple[dict, list]:
