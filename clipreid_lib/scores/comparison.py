@@ -54,7 +54,7 @@ def compare(mine: pd.DataFrame, others: dict[str, pd.DataFrame]) -> pd.DataFrame
         row: dict[str, str] = {}
         for score, shown in COMPARED.items():
             found, p = uncertainty.compare(both[f"{score}_theirs"], both[score], both["identity"], both["weight"])
-            row |= {shown: _write(found), f"p ({shown})": f"{p:.4f}"}
+            row |= {shown: _write(found), f"p ({shown})": _write_p(p)}
         rows[f"over {name}"] = row
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -117,8 +117,8 @@ def compare_methods(pairs: list[tuple[Method, Method]]) -> pd.DataFrame:
     found = table[["people", "seeds"]].set_axis(table[""].to_list())
     for place, (score, shown) in enumerate(COMPARED.items()):
         found[shown] = table[score].to_numpy()
-        found[f"p ({shown})"] = [f"{each[place]:.4f}" for each in values]
-        found[f"Holm ({shown})"] = [f"{each:.4f}" for each in adjusted[:, place]]
+        found[f"p ({shown})"] = [_write_p(each[place]) for each in values]
+        found[f"Holm ({shown})"] = [_write_p(each) for each in adjusted[:, place]]
         found[f"shows ({shown})"] = [format_share(each) for each in table[f"{score} shows"]]
     return found
 
@@ -164,3 +164,7 @@ def _pair(mine: pd.DataFrame, theirs: pd.DataFrame, name: str) -> pd.DataFrame:
 
 def _write(found: uncertainty.Difference) -> str:
     return format_share(found.mean, ends=(found.low, found.high), sign="+")
+
+
+def _write_p(p: float) -> str:
+    return f"{p:.4f}" if p >= 0.0001 else "< 0.0001"
