@@ -101,7 +101,7 @@ def test_score_distributions_are_drawn_as_pairs_weigh(manifest):
     found = list_pairs(knowing(manifest, 1), manifest)
     found["weight"] *= 1 + 3 * (found["score"] > 0.3)
     drawn = score_figures.draw_score_distributions(found).axes[0].collections
-    bins = np.linspace(found["score"].min(), found["score"].max(), 60)
+    bins = np.linspace(found["score"].min(), found["score"].max(), 61)
     for kind, shape in zip((~found["genuine"], found["genuine"]), drawn, strict=True):
         mine = found[kind]
         density, _ = np.histogram(mine["score"], bins, weights=mine["weight"], density=True)

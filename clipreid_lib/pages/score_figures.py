@@ -47,9 +47,8 @@ def draw_score_distributions(pairs: pd.DataFrame) -> plt.Figure:
     """Draw the similarity of genuine and impostor pairs, each as a density of its own."""
     figure, axes = plt.subplots(figsize=HALF)
     scores, genuine = pairs["score"], pairs["genuine"]
-    bins = np.linspace(scores.min(), scores.max(), 60).tolist()  # beside weights, seaborn takes no array
+    look = {"bins": 60, "binrange": (scores.min(), scores.max()), "stat": "density", "element": "step", "alpha": 0.4}
     for kind, label in ((~genuine, "impostor"), (genuine, "genuine")):
-        look = {"bins": bins, "stat": "density", "element": "step", "alpha": 0.4}
         sns.histplot(x=scores[kind], weights=pairs["weight"][kind], ax=axes, label=f"{label} ({kind.sum():,})", **look)
     axes.set(xlabel="cosine similarity", ylabel="density")
     axes.legend()

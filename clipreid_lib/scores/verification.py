@@ -30,7 +30,7 @@ ERRORS_NEEDED, PEOPLE_NEEDED = 10, 2
 EER_LEVEL = 0.1  # at which the EER's own pairs are counted: the rate of a poor system; a good one's would ask for more
 SIDES = ("query", "gallery")
 RESAMPLES = 400  # of people, for the intervals of EER and TPR
-ENOUGH = 200_000  # impostor pairs that a resample looks at: more change the interval less than the resampling does
+ENOUGH = 100_000  # impostor pairs that a resample looks at: more change the interval less than the resampling does
 
 
 @dataclass(frozen=True)
@@ -224,24 +224,26 @@ def find_intervals(pairs: pd.DataFrame, verified: Verification) -> dict[str, tup
     if len(impostor) > ENOUGH:
         kept = np.random.default_rng(0).choice(impostor, ENOUGH, replace=False)
         pairs = pairs.iloc[np.sort(np.append(kept, np.flatnonzero(pairs["genuine"])))]
-    pairs = pairs.sort_values("score", ascending=False, kind="stable")
     asked, shown = (pd.Index(people).get_indexer(pairs[f"{side}_subject"]) for side in SIDES)  # -1: never asked for
-    genuine, score = pairs["genuine"].to_numpy(), pairs["score"].to_numpy()
-    last = np.append(score[1:] != score[:-1], True)  # thresholds between equal scores do not exist
+    genuine, score, often = (pairs[name].to_numpy() for name in ("genuine", "score", "weight"))
     asked_right, asked_wrong, shown_wrong = asked[genuine], asked[~genuine], shown[~genuine]
-    often = pairs["weight"].to_numpy()
     often_right, often_wrong = often[genuine], often[~genuine]
-    to_right, to_wrong = (np.cumsum(side)[last] for side in (genuine, ~genuine))  # (T,) pairs down to each threshold
+    # A ROC turns at the scores of genuine pairs alone: just above each of T, and at it. So a pair need only know the
+    # first of these 2 T + 1 places that accept it.
+    scores, right_place = np.unique(-score[genuine], return_inverse=True)  # the highest first
+    wrong_place = sum(np.searchsorted(scores, -score[~genuine], side) for side in ("left", "right"))
     one = often_right.sum() / len(people)  # what the genuine pairs of a pseudo-person weigh
     found: dict[str, list[float]] = {name: [] for name in estimates}
     for *drawn, never, always in len(people) * uncertainty.draw_weights(len(people), RESAMPLES):
         weight = np.append(drawn, 1.0)  # the last stands for distractors
-        right = np.append(0, np.cumsum(weight[asked_right] * often_right))[to_right]
-        wrong = np.append(0, np.cumsum(weight[asked_wrong] * weight[shown_wrong] * often_wrong))[to_wrong]
-        fpr = np.append(0, wrong / wrong[-1])
+        right = np.bincount(right_place, weight[asked_right] * often_right).cumsum().repeat(2)
+        wrong = np.bincount(
+            wrong_place, weight[asked_wrong] * weight[shown_wrong] * often_wrong, 2 * len(scores) + 1
+        ).cumsum()
+        fpr = wrong / wrong[-1]
         tpr = (np.append(0, right) + always * one) / (right[-1] + (never + always) * one)
         if "eer" in found:
             found["eer"].append(find_eer(fpr, tpr))
         for level in levels:
-            found[f"tpr_at_fpr_{level:g}"].append(tpr[np.searchsorted(fpr, level, side="right") - 1])
+            found[f"tpr_at_fpr_{level:g}"].append(tpr[max(np.searchsorted(fpr, level, side="right") - 1, 0)])
     return {name: uncertainty.widen(np.array(each), float(estimates[name])) for name, each in found.items()}
