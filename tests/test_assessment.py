@@ -105,7 +105,7 @@ def test_score_distributions_are_drawn_as_pairs_weigh(manifest):
     for kind, shape in zip((~found["genuine"], found["genuine"]), drawn, strict=True):
         mine = found[kind]
         density, _ = np.histogram(mine["score"], bins, weights=mine["weight"], density=True)
-        assert shape.get_paths()[0].vertices[:, 1].max() == pytest.approx(density.max())
+        assert shape.get_paths()[0].vertices[:, 1].max() == pytest.approx(density.max(), rel=1e-4)  # edges in float32
 
 
 def test_too_many_galleries_leave_the_pairs_and_scores_of_the_draws(manifest, monkeypatch):
