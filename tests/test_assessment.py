@@ -13,6 +13,7 @@ import torch
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.data import protocols
 from clipreid_lib.data.datasets import load_images
+from clipreid_lib.pages import score_figures
 from clipreid_lib.runs import across, embeddings, loading
 from clipreid_lib.scores import (
     assessment,
@@ -94,6 +95,17 @@ def test_each_pair_counts_once_whoever_asks(manifest):
     embedding = dict(zip(knowing(manifest, 1).paths, knowing(manifest, 1).values, strict=True))
     query, gallery, score = found.iloc[7][["query", "gallery", "score"]]
     assert score == pytest.approx(float(torch.cosine_similarity(embedding[query], embedding[gallery], dim=0)), abs=1e-6)
+
+
+def test_score_distributions_are_drawn_as_pairs_weigh(manifest):
+    found = list_pairs(knowing(manifest, 1), manifest)
+    found["weight"] *= 1 + 3 * (found["score"] > 0.3)
+    drawn = score_figures.draw_score_distributions(found).axes[0].collections
+    bins = np.linspace(found["score"].min(), found["score"].max(), 61)
+    for kind, shape in zip((~found["genuine"], found["genuine"]), drawn, strict=True):
+        mine = found[kind]
+        density, _ = np.histogram(mine["score"], bins, weights=mine["weight"], density=True)
+        assert shape.get_paths()[0].vertices[:, 1].max() == pytest.approx(density.max(), rel=1e-4)  # edges in float32
 
 
 def test_too_many_galleries_leave_the_pairs_and_scores_of_the_draws(manifest, monkeypatch):
