@@ -148,14 +148,15 @@ def test_thousands_of_draws_agree_within_four_standard_errors(protocol):
 
 def test_the_mean_of_many_people_before_the_match_is_exact():
     random = np.random.default_rng(0)
-    for shares in (np.ones(290), random.random(290), 0.02 * random.random(2000), (random.random(700) < 0.5) * 1.0):
+    many = np.ones(290), random.random(290), 0.02 * random.random(2000), (random.random(700) < 0.5) * 1.0
+    for shares in (*many, random.random(2), np.zeros(1)):  # the last two: as good as all stand in every gallery
         chance = np.ones(1)
         for share in shares:
             chance = np.convolve(chance, [1 - share, share])
-        for before in (0, 3):
+        for before in (0, 3, 900):
             precision, *curve = expectation._score(shares[None], np.array([before]))[:, 0]
             assert precision == pytest.approx((chance / (np.arange(len(chance)) + 1 + before)).sum(), rel=1e-10)
-            within = np.concatenate([np.zeros(before), chance])[: expectation.DEEPEST].cumsum()
+            within = np.concatenate([np.zeros(before), chance, np.zeros(20)])[: expectation.DEEPEST].cumsum()
             assert curve == pytest.approx(within, abs=1e-12)
 
 
