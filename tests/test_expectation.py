@@ -198,3 +198,15 @@ def test_many_images_of_a_person_are_gone_through_in_parts(monkeypatch):
     parts = expectation.expect(embeddings, manifest)
     pd.testing.assert_frame_equal(whole.per_query, parts.per_query, rtol=1e-12)
     assert whole.cmc == pytest.approx(parts.cmc, abs=1e-12)
+
+
+def test_an_image_that_no_draw_shows_makes_another_test():
+    table = people(10, (9, 12))
+    manifest = protocols.build(table, "mba", "dorsal_r", draws=1)
+    images = manifest.images
+    idle = images.index[(images["role"] == "distractor") & (images["draw_0"] == "")][0]
+    fewer = Manifest(images.drop(index=idle))
+    assert manifest.compared_sha != fewer.compared_sha
+    embeddings = embed(table, 1.5)
+    assert expectation.expect(embeddings, manifest).cmc[0] != expectation.expect(embeddings, fewer).cmc[0]
+    assert manifest.compared_sha == Manifest(images.sample(frac=1, random_state=0)).compared_sha
