@@ -414,6 +414,7 @@ def test_older_means_of_draws_stand_in_the_columns_of_draws_alone(tmp_path):
         assert (old[f"{score}_draws"], old[f"{score}_draws_std"]) == pytest.approx((0.5 + place / 100, 0.01))
         assert np.isnan(old[score]) and new[score] == 0.9 and np.isnan(new[f"{score}_draws"])
     assert all(np.isnan(old[f"{score}{end}"]) for score in ("rank1", "map") for end in ("_low", "_high", "_per_person"))
+    assert np.isnan([old["eer"], old["eer_low"], old["eer_high"]]).all()  # of pairs that weighed otherwise
     assert np.isnan(old["over"]) and new["over"] == "all galleries" and old["queries"] == 9
 
 

@@ -148,14 +148,15 @@ def test_thousands_of_draws_agree_within_four_standard_errors(protocol):
 
 def test_the_mean_of_many_people_before_the_match_is_exact():
     random = np.random.default_rng(0)
-    for shares in (np.ones(290), random.random(290), 0.02 * random.random(2000), (random.random(700) < 0.5) * 1.0):
+    many = np.ones(290), random.random(290), 0.02 * random.random(2000), (random.random(700) < 0.5) * 1.0
+    for shares in (*many, random.random(2), np.zeros(1)):  # the last two: as good as all stand in every gallery
         chance = np.ones(1)
         for share in shares:
             chance = np.convolve(chance, [1 - share, share])
-        for before in (0, 3):
+        for before in (0, 3, 900):
             precision, *curve = expectation._score(shares[None], np.array([before]))[:, 0]
             assert precision == pytest.approx((chance / (np.arange(len(chance)) + 1 + before)).sum(), rel=1e-10)
-            within = np.concatenate([np.zeros(before), chance])[: expectation.DEEPEST].cumsum()
+            within = np.concatenate([np.zeros(before), chance, np.zeros(20)])[: expectation.DEEPEST].cumsum()
             assert curve == pytest.approx(within, abs=1e-12)
 
 
@@ -197,3 +198,15 @@ def test_many_images_of_a_person_are_gone_through_in_parts(monkeypatch):
     parts = expectation.expect(embeddings, manifest)
     pd.testing.assert_frame_equal(whole.per_query, parts.per_query, rtol=1e-12)
     assert whole.cmc == pytest.approx(parts.cmc, abs=1e-12)
+
+
+def test_an_image_that_no_draw_shows_makes_another_test():
+    table = people(10, (9, 12))
+    manifest = protocols.build(table, "mba", "dorsal_r", draws=1)
+    images = manifest.images
+    idle = images.index[(images["role"] == "distractor") & (images["draw_0"] == "")][0]
+    fewer = Manifest(images.drop(index=idle))
+    assert manifest.compared_sha != fewer.compared_sha
+    embeddings = embed(table, 1.5)
+    assert expectation.expect(embeddings, manifest).cmc[0] != expectation.expect(embeddings, fewer).cmc[0]
+    assert manifest.compared_sha == Manifest(images.sample(frac=1, random_state=0)).compared_sha

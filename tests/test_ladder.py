@@ -240,7 +240,36 @@ def test_mistakes_are_one_line(three_seeds, make, capsys):
     assert "is no run's folder" in refused(capsys, three_seeds, "variant=frozen", *place)
     make("clipid", 0, encoder_lr=1e-4)
     told = refused(capsys, "variant=clipid", "variant=frozen", *place)
-    assert "variant=clipid: 4 runs, and two of seed 0; say which is meant" in told
+    assert "variant=clipid: fits 2 methods, which differ in encoder_lr; say which is meant" in told
+    told = refused(capsys, "mode=full,seed=0", "variant=frozen", *place)
+    assert "mode=full,seed=0: fits 5 methods, which differ in encoder_lr, variant" in told
+    told = refused(capsys, "variant=clipid,variant=frozen", "variant=frozen", *place)
+    assert "compare: variant=clipid,variant=frozen: variant stands twice" in told
+
+
+def test_a_filter_that_fits_two_methods_of_different_seeds_is_refused(make, tmp_path, capsys):
+    make("classifier", 0), make("clipid", 1), make("frozen", 0)
+    told = refused(capsys, "mode=full,id_weight=1", "variant=frozen", "--outputs", tmp_path)
+    assert "fits 3 methods, which differ in variant; say which is meant" in told
+
+
+def test_runs_that_lie_elsewhere_are_one_method(make, tmp_path, capsys):
+    for seed, place in ((0, "here"), (1, "there")):
+        make("clipid", seed, data_root=place), make("classifier", seed, data_root=place)
+    out = said(capsys, "--outputs", tmp_path)
+    (line,) = [line for line in out.splitlines() if line.startswith("clipid over classifier")]
+    assert line.removeprefix("clipid over classifier").split()[:2] == [str(PEOPLE), "2"]
+
+
+def test_a_method_that_trains_nothing_may_have_two_runs_of_a_seed(make, tmp_path, capsys):
+    make("frozen", 0), make("frozen", 0, precision="float32"), make("classifier", 0)
+    assert "classifier over frozen" in said(capsys, "--outputs", tmp_path)
+
+
+def test_a_filter_that_fits_older_runs_alone_says_so(make, tmp_path, capsys):
+    make("frozen", 0), make("clipid", 0, over=None)
+    told = refused(capsys, "variant=clipid", "variant=frozen", "--outputs", tmp_path)
+    assert "no evaluated run fits variant=clipid; left out: " in told and "means of draws, of an older version" in told
 
 
 def test_runs_that_cannot_be_compared_are_one_line(make, tmp_path, capsys):

@@ -431,12 +431,20 @@ def test_across_stands_on_the_grid_where_it_was_measured(outputs):
     row = {"dataset": "demo", "aspect": "dorsal_r", "model": "embedded", "variant": "clipid", "stage": "x", "seed": 0}
     row |= {"tested_dataset": "demo", "tested_aspect": "palmar_r", "rank1": 0.125, "left_out": ""}
     row |= {"rank1_low": 0.1, "rank1_high": 0.2, "map": 0.25, "map_low": 0.2, "map_high": 0.3}
+    row |= {"rank1_per_person": 0.15, "map_per_person": 0.3, "rank1_draws": 0.13, "rank1_draws_std": 0.02}
+    row |= {"over": "all galleries"}
     leak = {key: row[key] for key in list(row)[:8]} | {"left_out": f"3 people {EVIL}"}
     pd.DataFrame([row, leak]).to_csv(outputs / "across.csv", index=False)
     list(report.write([], str(outputs)))
     body = rows(section(page_of(outputs / "reports" / "tiny.html"), "Across aspects and data sets"))[1:]
-    assert body[0][1:] == ["demo palmar_r", "12.5\n[10.0, 20.0]", "25.0\n[20.0, 30.0]", ""]
-    assert body[1][2:] == ["", "", f"3 people {EVIL}"]
+    found = ["12.5\n[10.0, 20.0]", "15.0", "25.0\n[20.0, 30.0]", "30.0", "13.0 ± 2.0", "all galleries", ""]
+    assert body[0][1:] == ["demo palmar_r", *found]
+    assert body[1][2:] == [*[""] * 6, f"3 people {EVIL}"]
+    # what an older version measured are means of draws: not shown as anything else
+    pd.DataFrame([row, leak]).drop(columns="over").to_csv(outputs / "across.csv", index=False)
+    list(report.write([], str(outputs)))
+    told = section(page_of(outputs / "reports" / "tiny.html"), "Across aspects and data sets").get_text()
+    assert "across.csv cannot be read (it has no column over)" in told
 
 
 def test_published_numbers_stand_beside_ours(outputs):

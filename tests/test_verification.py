@@ -238,3 +238,22 @@ def test_p_values_are_uniform_where_nothing_differs():
         for _ in range(60)
     ]
     assert stats.kstest(found, "uniform").pvalue > 0.01
+
+
+def test_a_part_of_many_pairs_gives_the_interval_of_all(monkeypatch):
+    random, number = np.random.default_rng(0), 100_000
+    people = np.repeat(np.arange(80), 60)
+    one = random.integers(0, 80, number)
+    other = (one + random.integers(1, 80, number)) % 80
+    easy = 0.4 * random.normal(size=80)
+    alike = [2.5 + easy[people] + random.normal(size=len(people)), (easy[one] + easy[other]) / 2]
+    alike[1] = alike[1] + random.normal(size=number)
+    subjects = {"query_subject": np.append(people, one), "gallery_subject": np.append(people, other)}
+    pairs = pd.DataFrame({**subjects, "score": np.concatenate(alike), "weight": 1.0})
+    pairs["genuine"] = np.arange(len(pairs)) < len(people)
+    found = verify(pairs)
+    whole = verification.find_intervals(pairs, found)
+    monkeypatch.setattr(verification, "ENOUGH", 10_000)
+    for name, ends in verification.find_intervals(pairs, found).items():
+        assert ends == pytest.approx(whole[name], abs=0.006), name
+    assert set(whole) == {"eer", "tpr_at_fpr_0.01", "tpr_at_fpr_0.001"}

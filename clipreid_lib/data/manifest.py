@@ -118,10 +118,12 @@ class Manifest:
 
     @cached_property
     def compared_sha(self) -> str:
-        """SHA-256 of what the draws compare: equal for runs that answer the same questions, however they trained."""
+        """SHA-256 of what tests compare: equal for runs that answer the same questions, however they trained.
+
+        An image that no draw shows counts as well, for scores over all galleries hold it.
+        """
         images = self.in_tests.sort_values("path")
-        drawn = images.filter(regex=DRAW)
-        asked = images.loc[(drawn != "").any(axis=1), ["path", "identity", *drawn]]
+        asked = images[["path", "identity", *images.filter(regex=DRAW)]]
         return hashlib.sha256(asked.to_csv(index=False, lineterminator="\n").encode()).hexdigest()
 
     def save(self, path: str | Path) -> None:

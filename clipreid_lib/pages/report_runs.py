@@ -21,9 +21,11 @@ from clipreid_lib.scores.score_names import ENDS, IN_DRAWS, SHOWN, VOTES, format
 
 CURVES = 8  # in one CMC figure, so that colours stay apart
 ACROSS: dict[str, type] = dict.fromkeys(
-    "dataset aspect model variant stage seed tested_dataset tested_aspect left_out".split(), str
+    "dataset aspect model variant stage seed tested_dataset tested_aspect over left_out".split(), str
 )
 ACROSS |= {f"{score}{end}": float for score in ("rank1", "map") for end in ENDS}
+DRAWN = f"rank1{IN_DRAWS}"
+ACROSS |= dict.fromkeys([*VOTES, DRAWN, f"{DRAWN}_std"], float)
 
 
 def name_page(runs: Runs) -> str:
@@ -42,7 +44,7 @@ def lay_out(runs: Runs, folder: Path, outputs: Path) -> str:
         page.make_section("The ladder's questions", _show_pairs, runs),
         page.make_section("Averages over seeds", _show_averages, runs),
         page.make_section("Leaderboard", _show_leaderboard, runs, folder),
-        page.make_section("Rank-1 and mAP, drawn", _show_figures, runs),
+        page.make_section("Rank-1 and mAP in pictures", _show_figures, runs),
         page.make_section("What they share and differ in", _show_params, runs),
         page.make_section("Beside published numbers", show_published, *runs),
         page.make_section("Across aspects and data sets", _show_across, outputs),
@@ -89,7 +91,7 @@ def _show_leaderboard(runs: Runs, folder: Path) -> list:
             test = run.params.dataset, run.params.aspect, protocol, scores.get("compared_sha")
             tests.setdefault(test, []).append((run, scores))
     blocks: list = [page.Words(page.TEXTS["leaderboard"])]
-    shown = ("rank1", VOTES[0], "rank5", "map", VOTES[1], "map_trapezoid", "minp", f"rank1{IN_DRAWS}", "eer")
+    shown = ("rank1", VOTES[0], "rank5", "map", VOTES[1], "map_trapezoid", "minp", DRAWN, "eer")
     columns = {score: name_score(score) for score in shown}
     for (dataset, aspect, protocol, _), found in tests.items():
         rows = []
@@ -198,14 +200,15 @@ def _show_across(outputs: Path) -> list:
     if not path.is_file():
         return [page.Words("Not measured; clipreid across does it for runs of protocol common.")]
     table = read_table(path, ACROSS).replace({np.nan: None})
-    rows = []
+    rows, scores = [], ("rank1", VOTES[0], "map", VOTES[1], DRAWN)
     for row in table.to_dict("records"):
         how = name_method(row["variant"], row["stage"])
         trained = f"{row['dataset']} {row['aspect']}, {row['model']} {how}, seed {row['seed']}"
         why = row["left_out"] or ""
-        values = ["" if why else format_score(row, score).replace(" [", "\n[") for score in ("rank1", "map")]
-        rows.append([trained, f"{row['tested_dataset']} {row['tested_aspect']}", *values, why])
-    blocks: list = [page.Table(["trained on", "tested on", "rank-1", "mAP", "left out"], rows, page.TEXTS["across"])]
+        values = ["" if why else format_score(row, score).replace(" [", "\n[") for score in scores]
+        rows.append([trained, f"{row['tested_dataset']} {row['tested_aspect']}", *values, row["over"] or "", why])
+    head = ["trained on", "tested on", *map(name_score, scores), "mean over", "left out"]
+    blocks: list = [page.Table(head, rows, page.TEXTS["across"])]
     figures = [
         page.embed(outputs / f"across_{score}.png", f"{SHOWN[score]}, per cent: rows trained on, columns tested on.")
         for score in ("rank1", "map")

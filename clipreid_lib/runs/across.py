@@ -112,7 +112,7 @@ def measure(runs: list[Run], aims: list[Target], outputs: Path) -> pd.DataFrame:
             row |= {name: counts[name] for name in ("queries", "gallery", "identities")} | {"over": scores.over}
             for score in SCORES:
                 row |= {score: summary[score], f"{score}_low": ends[score][0], f"{score}_high": ends[score][1]}
-                row |= {key: summary[key] for key in (f"{score}{end}" for end in (EACH_PERSON, IN_DRAWS))}
+                row |= {f"{score}{end}": summary[f"{score}{end}"] for end in (EACH_PERSON, IN_DRAWS, f"{IN_DRAWS}_std")}
             rows.append(row | {"left_out": "", "checkpoint_sha": encoder.sha, "manifest_sha": aim.manifest.sha})
     return pd.DataFrame(rows)
 
@@ -146,7 +146,9 @@ def report(folders: list[str], on: list[str], outputs: Path) -> str:
     for score, label in (("rank1", "rank-1"), ("map", "mAP")):
         matrix = arrange(table, score)
         style.save_figure(score_figures.draw_matrix(matrix, f"{label}, per cent"), outputs / f"across_{score}.png")
-        lines.append(f"{label}, per cent; rows trained on, columns tested on\n\n{matrix.round(1).to_string()}")
+        over = ", ".join(sorted(set(table["over"].dropna())))
+        said = f"{label}, per cent, mean over {over}; rows trained on, columns tested on"
+        lines.append(f"{said}\n\n{matrix.round(1).to_string()}")
     for _, row in table[table["left_out"] != ""].iterrows():
         pair = f"{row['dataset']} {row['aspect']} on {row['tested_dataset']} {row['tested_aspect']}"
         lines.append(f"left out: {pair}: {row['left_out']}")

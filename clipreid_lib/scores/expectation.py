@@ -172,7 +172,8 @@ def _score(shares: np.ndarray, before: np.ndarray) -> np.ndarray:
     """
     shares = -np.sort(-shares, axis=1)  # most people are far off and stand nowhere before
     shares = np.ascontiguousarray(shares[:, : int((shares > 0).sum(axis=1).max(initial=0))].T)  # (R', L)
-    number = int(min(len(shares) // 2, 9 + 2.5 * len(shares) ** 0.5)) + 1  # exact to 1e-10 relative (measured)
+    degree = len(shares) + int(before.max(initial=0))  # of the polynomial
+    number = int(min(degree // 2, 9 + 2.5 * degree**0.5)) + 1  # exact to 1e-10 relative up to 10,000 (measured)
     nodes, parts = roots_legendre(number)
     nodes, parts = (nodes + 1) / 2, parts / 2
     product = nodes[:, None] ** before  # (nodes, L)

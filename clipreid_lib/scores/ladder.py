@@ -12,8 +12,9 @@ import pandas as pd
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.params.read import read_values
 from clipreid_lib.params.run_folder import list_run_folders
+from clipreid_lib.params.schema import ONE_VALUE
 from clipreid_lib.scores.comparison import Method, compare_methods, share_seeds
-from clipreid_lib.scores.finished_run import FinishedRun, find_runs
+from clipreid_lib.scores.finished_run import FinishedRun
 
 LADDER = ("frozen", "tip_adapter", "classifier", "clipid_no_text", "clipid", "inversion")
 QUESTIONS = (
@@ -39,7 +40,8 @@ def group_methods(runs: Runs) -> tuple[list[str], dict[tuple, Runs]]:
     settings.loc[one_stage, "variant"] += ", " + settings.loc[one_stage, "mode"]
     trained = settings[[run.params.trains_encoder for run in runs]]  # no others have a precision
     counted = {key: (trained if key == "precision" else settings)[key].nunique(False) for key in settings}
-    keys = [key for key, values in counted.items() if values > 1 and key not in ("variant", "mode", "seed")]
+    idle = {"variant", "mode", "seed"} | ONE_VALUE  # the last: such as where data and results lie
+    keys = [key for key, values in counted.items() if values > 1 and key not in idle]
     keys.append("variant")
     found: dict[tuple, Runs] = {}
     for run, values in zip(runs, settings[keys].itertuples(index=False), strict=True):
@@ -59,11 +61,11 @@ def make_method(name: str, runs: Runs) -> Method:
     """Gather the answers of runs that differ in their seed alone.
 
     Raises:
-        UserError: two have the same seed, or a ``per_query.csv`` is damaged.
+        UserError: two that train have the same seed, or a ``per_query.csv`` is damaged.
     """
     tables: dict[int, pd.DataFrame] = {}
     for run in runs:
-        if run.params.seed in tables:
+        if run.params.seed in tables and run.params.trains_encoder:
             raise UserError(f"{name}: {len(runs)} runs, and two of seed {run.params.seed}; say which is meant")
         try:
             tables[run.params.seed] = run.queries
@@ -129,7 +131,7 @@ def report(chosen: list[str], outputs: Path) -> str:
     one, other = (group_tests(_choose(text, outputs)) for text in chosen)
     for sha in one:
         if sha in other:
-            pair = make_method(chosen[0], one[sha]), make_method(chosen[1], other[sha])
+            pair = _take_one(chosen[0], one[sha]), _take_one(chosen[1], other[sha])
             lines.append(f"{_describe(one[sha][0])}\n\n{compare_methods([pair]).to_string()}")
     if not lines:
         raise UserError(f"compare: {chosen[0]} and {chosen[1]} were asked no same questions")
@@ -141,6 +143,15 @@ LEGEND = (
     "Holm: p adjusted for the rows of its table. shows: the difference that so many people and seeds would have shown\n"
     "in four of five such tests."
 )
+
+
+def _take_one(text: str, runs: Runs) -> Method:
+    keys, groups = group_methods(runs)
+    if len(groups) > 1:
+        columns = zip(keys, zip(*groups, strict=True), strict=True)
+        apart = ", ".join(key for key, values in columns if len(set(values)) > 1)
+        raise UserError(f"compare: {text}: fits {len(groups)} methods, which differ in {apart}; say which is meant")
+    return make_method(text, runs)
 
 
 def _describe(run: FinishedRun) -> str:
@@ -165,11 +176,13 @@ def _choose(text: str, outputs: Path) -> Runs:
     wanted = {}
     for part in text.split(","):
         key, _, value = (each.strip() for each in part.partition("="))
+        if key in wanted:
+            raise UserError(f"compare: {text}: {key} stands twice")
         wanted[key] = read_values(key, value, f"compare: {text}")
-    runs = find_runs(list_run_folders(outputs))
+    runs, left_out = _open_all(outputs)
     found = [run for run in runs if all(getattr(run.params, key) in values for key, values in wanted.items())]
     if not found:
-        raise UserError(f"compare: no evaluated run fits {text}")
+        raise UserError("; ".join([f"compare: no evaluated run fits {text}", *left_out[:1]]))
     return found
 
 

@@ -34,7 +34,8 @@ def _read_scores(scores: dict) -> dict:
     if "over" not in scores:
         ends = ("", "_std", "_low", "_high")
         drawn = {f"{score}{IN_DRAWS}{end}": scores.get(f"{score}{end}") for score in SCORES for end in ends}
-        return dict(scores) | drawn | {f"{score}{end}": None for score in SCORES for end in ends}
+        counted_anew = [f"{score}{end}" for score in (*SCORES, "eer") for end in ends]
+        return dict(scores) | drawn | dict.fromkeys(counted_anew)
     return scores | ({"eer": None} if isinstance(scores.get("eer"), str) else {})
 
 

@@ -205,7 +205,8 @@ def find_intervals(pairs: pd.DataFrame, verified: Verification) -> dict[str, tup
     People are weighed on both sides of a pair: an impostor pair by the product of its two people's weights; whoever is
     never asked for (a distractor) is held as it is. The two pseudo-people of
     :func:`~clipreid_lib.scores.uncertainty.draw_weights` have genuine pairs alone, as many as people have on average.
-    Beyond :data:`ENOUGH` impostor pairs a random part of them stands for all.
+    Beyond :data:`ENOUGH` impostor pairs the most alike half of so many stays, as small rates hang on these, and a
+    random part of the others stands for all others.
 
     Args:
         pairs: of :func:`list_pairs`.
@@ -222,8 +223,13 @@ def find_intervals(pairs: pd.DataFrame, verified: Verification) -> dict[str, tup
         return dict.fromkeys(estimates, (np.nan, np.nan))
     impostor = np.flatnonzero(~pairs["genuine"])
     if len(impostor) > ENOUGH:
-        kept = np.random.default_rng(0).choice(impostor, ENOUGH, replace=False)
-        pairs = pairs.iloc[np.sort(np.append(kept, np.flatnonzero(pairs["genuine"])))]
+        ordered = impostor[np.argsort(pairs["score"].to_numpy()[impostor], kind="stable")]
+        easy, hard = np.split(ordered, [len(ordered) - ENOUGH // 2])
+        kept = np.random.default_rng(0).choice(easy, ENOUGH // 2, replace=False)
+        stands_for = np.ones(len(pairs))
+        stands_for[kept] = len(easy) / len(kept)
+        rows = np.sort(np.concatenate([kept, hard, np.flatnonzero(pairs["genuine"])]))
+        pairs = pairs.assign(weight=pairs["weight"] * stands_for).iloc[rows]
     asked, shown = (pd.Index(people).get_indexer(pairs[f"{side}_subject"]) for side in SIDES)  # -1: never asked for
     genuine, score, often = (pairs[name].to_numpy() for name in ("genuine", "score", "weight"))
     asked_right, asked_wrong, shown_wrong = asked[genuine], asked[~genuine], shown[~genuine]
