@@ -192,7 +192,8 @@ def test_subgroups_count_people_and_keep_silent_below_ten(manifest):
                 assert row[f"{score}_low"] <= row[score] <= row[f"{score}_high"]
     shown = subgroups.format_groups(found)
     assert (shown.loc[found["rank1"].isna(), "rank-1"] == "").all()
-    rates = ["FPR at FPR 1 %", "FNR at FPR 1 %", "FPR at the EER", "FNR at the EER"]
+    places = ("threshold at 1 %", "threshold of the EER")
+    rates = [f"{rate}, {place}" for place in places for rate in ("FPR", "FNR")]
     assert shown.columns.tolist() == ["identities", "queries", "rank-1", "mAP", "EER", *rates]
     assert found.loc["images of the person"].index.tolist() == ["up to 5"] and "skin colour" in found.index
     bare = manifest.images.drop(columns=["gender", "age", "skin_color", "nail_polish", "irregularities"])

@@ -153,7 +153,7 @@ def _break(table: pd.DataFrame) -> pd.DataFrame:
 
 def _write(scores: dict, key: str) -> str:
     """Write a count or a score of a record, its interval on a line of its own."""
-    if key == "over":
+    if key in ("over", "enrolled"):
         return scores.get(key, "")
     if key in COUNTS and scores.get(key) is not None:
         return f"{scores[key]:,}"

@@ -82,7 +82,7 @@ class Assessment:
             rate, low, high = searched.find_fnir(level)
             name = f"fnir_at_fpir_{level:g}"
             found |= {name: rate, f"{name}_low": low, f"{name}_high": high}
-        found["enrolled"] = list(searched.enrolled)
+        found["enrolled"] = " or ".join(dict.fromkeys(map(str, searched.enrolled)))
         found["cmc"] = [float(share) for share in self.own.cmc]
         found |= {"manifest_sha": self.manifest.sha, "compared_sha": self.manifest.compared_sha}
         found["rows"] = {name: {"over": each.over} | each.summary() for name, each in self.scores.items()}
@@ -211,7 +211,7 @@ def tabulate_errors(assessments: dict[str, Assessment]) -> pd.DataFrame:
         columns[protocol] = {
             "pairs": f"{verified.genuine:,} genuine, {verified.impostor:,} impostor",
             **{name: rate for name, rate in rates.items() if name.startswith("TPR")},
-            "enrolled": " or ".join(dict.fromkeys(map(str, searched.enrolled))) + " people",
+            COUNTS["enrolled"]: each.numbers["enrolled"],
             "searches": f"{len(searched.mated):,} mated, {len(searched.non_mated):,} non-mated",
             **{name: rate for name, rate in rates.items() if name.startswith("FNIR")},
         }

@@ -144,7 +144,9 @@ def evaluate(
     if how == "cosine" and expectation.is_expectable(manifest, part):
         found = expectation.expect(embeddings, manifest, part)
         return Evaluation(found.per_query, drawn, per_draw, found.cmc[: len(curves[0])], ALL_GALLERIES)
-    return Evaluation(drawn, drawn, per_draw, np.mean(curves, axis=0), counted(manifest.draws, "draw"))
+    asked = per_draw["queries"] - per_draw["unmatched"]
+    curve = np.average(curves, axis=0, weights=asked)  # every query one vote, as in the scores
+    return Evaluation(drawn, drawn, per_draw, curve, counted(manifest.draws, "draw"))
 
 
 def _pool(draws: list[pd.DataFrame]) -> pd.DataFrame:

@@ -128,14 +128,15 @@ def report(chosen: list[str], outputs: Path) -> str:
             lines += apart
         lines = [*lines, LEGEND] if lines else ["no two methods were asked the same questions"]
         return "\n\n".join([*lines, *(["\n".join(left_out)] if left_out else [])])
-    one, other = (group_tests(_choose(text, outputs)) for text in chosen)
+    (first, without), (second, too) = (_choose(text, outputs) for text in chosen)
+    one, other, told = group_tests(first), group_tests(second), list(dict.fromkeys([*without, *too]))
     for sha in one:
         if sha in other:
             pair = _take_one(chosen[0], one[sha]), _take_one(chosen[1], other[sha])
             lines.append(f"{_describe(one[sha][0])}\n\n{compare_methods([pair]).to_string()}")
     if not lines:
         raise UserError(f"compare: {chosen[0]} and {chosen[1]} were asked no same questions")
-    return "\n\n".join([*lines, LEGEND])
+    return "\n\n".join([*lines, LEGEND, *(["\n".join(told)] if told else [])])
 
 
 LEGEND = (
@@ -164,15 +165,19 @@ def _open_all(outputs: Path) -> tuple[Runs, list[str]]:
     runs, left_out = [], []
     for folder in list_run_folders(outputs):
         try:
-            runs.append(FinishedRun.open(folder))
+            run = FinishedRun.open(folder)
+            run.queries  # noqa: B018  read, and then kept
+            runs.append(run)
         except UserError as error:
-            left_out.append(f"left out: {error}")
+            named = str(error) if folder.name in str(error) else f"{folder.name}: {error}"
+            left_out.append(f"left out: {named}")
     return runs, left_out
 
 
-def _choose(text: str, outputs: Path) -> Runs:
+def _choose(text: str, outputs: Path) -> tuple[Runs, list[str]]:
+    """Return the runs that are meant, and why others of the outputs, which a filter may fit, are left out."""
     if "=" not in text or Path(text).is_dir():
-        return [FinishedRun.open(Path(text))]
+        return [FinishedRun.open(Path(text))], []
     wanted = {}
     for part in text.split(","):
         key, _, value = (each.strip() for each in part.partition("="))
@@ -183,7 +188,7 @@ def _choose(text: str, outputs: Path) -> Runs:
     found = [run for run in runs if all(getattr(run.params, key) in values for key, values in wanted.items())]
     if not found:
         raise UserError("; ".join([f"compare: no evaluated run fits {text}", *left_out[:1]]))
-    return found
+    return found, left_out
 
 
 def _find_rung(variant: str) -> tuple[int, str]:

@@ -14,10 +14,8 @@ SHOWN = {f"rank{k}": f"rank-{k}" for k in RANKS} | {"map": "mAP", "map_trapezoid
 SCORES = tuple(SHOWN)
 FLOOR = "32x32 pixels"
 ALL_GALLERIES = "all galleries"  # that a score is the mean over, where it is not over a number of draws
-EACH_PERSON, IN_DRAWS = (
-    "_per_person",
-    "_draws",
-)  # ends of keys: every person one vote; the mean over draws, as in papers
+# Ends of keys: every person one vote; the mean over draws, as in papers.
+EACH_PERSON, IN_DRAWS = "_per_person", "_draws"
 DEFINITIONS: dict[str, str] = yaml.safe_load(Path(__file__).with_name("definitions.yaml").read_text(encoding="utf-8"))
 
 
@@ -33,14 +31,15 @@ COUNTS = {
     "unmatched": "queries without a match",
     "genuine_pairs": "genuine pairs",
     "impostor_pairs": "impostor pairs",
+    "enrolled": "people enrolled (open set)",
 }
 
 
 ENDS = ("", "_low", "_high")  # a score and its interval
 # Error rates at thresholds that everybody shares: that of the EER, and the one that 1 % of everybody's impostor pairs
 # pass, which is nearer to what is deployed.
-PLACES = {"fpr_0.01": "FPR 1 %", "eer": "the EER"}
-RATES = {f"{rate}_at_{place}": f"{rate.upper()} at {name}" for place, name in PLACES.items() for rate in ("fpr", "fnr")}
+PLACES = {"fpr_0.01": "threshold at 1 %", "eer": "threshold of the EER"}
+RATES = {f"{rate}_at_{place}": f"{rate.upper()}, {name}" for place, name in PLACES.items() for rate in ("fpr", "fnr")}
 GROUP_SCORES = {"rank1": "rank-1", "map": "mAP", "eer": "EER"} | RATES
 
 
@@ -65,7 +64,8 @@ def name_method(variant: str, stage: str) -> str:
 def name_rates(keys: Iterable[str]) -> dict[str, str]:
     """Name the error rates among the keys of a record: ``tpr_at_fpr_0.01`` is TPR at FPR 0.01; others are left out."""
     parts = {key: key.rpartition("_") for key in keys if "_at_f" in key and not key.endswith(("_low", "_high"))}
-    return {key: f"{rate.upper().replace('_AT_', ' at ')} {level}" for key, (rate, _, level) in parts.items()}
+    names = {key: f"{rate.upper().replace('_AT_', ' at ')} {level}" for key, (rate, _, level) in parts.items()}
+    return {key: f"{name}, draws" if key.startswith("fnir") else name for key, name in names.items()}
 
 
 def format_share(

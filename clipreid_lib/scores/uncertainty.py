@@ -91,7 +91,7 @@ def estimate_pairs(
         The rate, and lower and upper end; NaN for these with fewer than two people.
     """
     codes, people = pd.factorize(np.concatenate([np.asarray(one), np.asarray(other)]))
-    places = tuple(np.split(codes, 2))
+    places = tuple(np.sort(np.split(codes, 2), axis=0))  # a pair of people is one, whoever asked
     sums, counts = np.zeros((len(people), len(people))), np.zeros((len(people), len(people)))
     np.add.at(sums, places, np.asarray(values, float) * np.asarray(weights, float))
     np.add.at(counts, places, np.asarray(weights, float))
