@@ -194,7 +194,7 @@ def test_subgroups_count_people_and_keep_silent_below_ten(manifest):
     assert (shown.loc[found["rank1"].isna(), "rank-1"] == "").all()
     places = ("threshold at 1 %", "threshold of the EER")
     rates = [f"{rate}, {place}" for place in places for rate in ("FPR", "FNR")]
-    assert shown.columns.tolist() == ["identities", "queries", "rank-1", "mAP", "EER", *rates]
+    assert shown.columns.tolist() == ["identities", "query images", "rank-1", "mAP", "EER", *rates]
     assert found.loc["images of the person"].index.tolist() == ["up to 5"] and "skin colour" in found.index
     bare = manifest.images.drop(columns=["gender", "age", "skin_color", "nail_polish", "irregularities"])
     assert len(subgroups.score_groups(scores, compared, type(manifest)(bare))) == 1

@@ -92,7 +92,7 @@ def test_the_ladder_runs_and_prints_one_table(ladder):
     assert done.returncode == 0, done.stdout + done.stderr
     for variant in ("frozen", "clipid"):  # five means over all galleries, and rank-1 over the draws
         assert re.search(rf"^{variant}( +\d+\.\d){{5}} +\d+\.\d ± \d+\.\d$", done.stdout, re.M)
-    assert "Per cent, mean over all galleries; draws: mean ± standard deviation over draws" in done.stdout
+    assert "draws: mean ± standard deviation over draws, as papers print" in done.stdout
     assert [done.stdout.count(name) for name in ("/gallery.html", "/report.html", "/reports/tiny.html")] == [2, 2, 1]
     board = pd.read_csv(place / "out" / "leaderboard.csv")
     promised = (

@@ -91,19 +91,20 @@ def _show_leaderboard(runs: Runs, folder: Path) -> list:
             test = run.params.dataset, run.params.aspect, protocol, scores.get("compared_sha")
             tests.setdefault(test, []).append((run, scores))
     blocks: list = [page.Words(page.TEXTS["leaderboard"])]
-    shown = ("rank1", VOTES[0], "rank5", "map", VOTES[1], "map_trapezoid", "minp", DRAWN, "eer")
+    shown = ("rank1", VOTES[0], "rank5", "map", VOTES[1], "map_trapezoid", DRAWN, "eer")
     columns = {score: name_score(score) for score in shown}
     for (dataset, aspect, protocol, _), found in tests.items():
         rows = []
         for run, scores in found:
             values = [format_score(scores, score).replace(" [", "\n[") for score in columns]
-            counts = [str(scores.get(name, "–")) for name in ("queries", "gallery")]
             values.append(scores.get("over", ""))
             report, gallery = _link(run, "report.html", folder, names[run.name]), _link(run, "gallery.html", folder)
-            rows.append([report or names[run.name], *values, *counts, gallery or "–"])
+            rows.append([report or names[run.name], *values, gallery or "–"])
         own = ", their own" if any(run.params.protocol == protocol for run, _ in found) else ""
-        head = ["run", *columns.values(), "mean over", "queries", "gallery", "rankings"]
-        blocks.append(page.Table(head, rows, f"{dataset} {aspect}, protocol {protocol}{own}"))
+        head = ["run", *columns.values(), "mean over", "rankings"]
+        counts = [found[0][1].get(name, "?") for name in ("queries", "gallery")]
+        sizes = "{} queries and {} gallery images a draw".format(*counts)
+        blocks.append(page.Table(head, rows, f"{dataset} {aspect}, protocol {protocol}{own}: {sizes}"))
     return blocks
 
 

@@ -107,7 +107,7 @@ def _score_pairs(pairs: pd.DataFrame, thresholds: dict[str, float]) -> dict[str,
 
 def format_groups(table: pd.DataFrame) -> pd.DataFrame:
     """Write :func:`score_groups`'s shares in per cent with their intervals; empty where a group has no rate."""
-    written = table[["identities", "queries"]].copy()
+    written = table[["identities", "queries"]].rename(columns={"queries": "query images"})
     for score, name in GROUP_SCORES.items():
         columns = table[_spell(score)].to_numpy(float)
         written[name] = [format_share(share, ends=ends) for share, *ends in columns]
