@@ -169,7 +169,7 @@ def test_open_set_leaves_every_person_out_once_per_draw(manifest):
 def test_subgroups_count_people_and_keep_silent_below_ten(manifest):
     scores = evaluate(knowing(manifest, 1.5), manifest)
     compared = list_pairs(knowing(manifest, 1.5), manifest)
-    found = subgroups.score_groups(scores, compared, manifest)
+    found = subgroups.score_groups(scores, compared, manifest, verify(compared).thresholds_at)
     test = manifest.test
     for gender in test["gender"].unique():
         row = found.loc[("gender", gender)]
@@ -197,7 +197,7 @@ def test_subgroups_count_people_and_keep_silent_below_ten(manifest):
     assert shown.columns.tolist() == ["identities", "query images", "rank-1", "mAP", "EER", *rates]
     assert found.loc["images of the person"].index.tolist() == ["up to 5"] and "skin colour" in found.index
     bare = manifest.images.drop(columns=["gender", "age", "skin_color", "nail_polish", "irregularities"])
-    assert len(subgroups.score_groups(scores, compared, type(manifest)(bare))) == 1
+    assert len(subgroups.score_groups(scores, compared, type(manifest)(bare), {})) == 1
     hardest = subgroups.find_hardest(scores.per_query)
     lowest = scores.per_query.groupby("identity")["map"].mean().sort_values().head(10)
     assert hardest["mAP"].tolist() == pytest.approx((100 * lowest).round(1).tolist())

@@ -9,7 +9,7 @@ from clipreid_lib.pages import report_origin, report_runs, report_scores
 from clipreid_lib.pages.report_blocks import Facts, make_section, render
 from clipreid_lib.params.run_folder import list_run_folders
 from clipreid_lib.params.schema import project_path
-from clipreid_lib.scores.finished_run import FinishedRun
+from clipreid_lib.scores.finished_run import FinishedRun, open_runs
 from clipreid_lib.scores.score_names import FLOOR, IN_DRAWS, VOTES, format_score, name_method
 
 SECTIONS: dict[str, Callable[[FinishedRun], list]] = {
@@ -49,12 +49,8 @@ def write(folders: list[str], outputs: str | None = None) -> Iterator[str]:
         around = {run.outputs for run in runs}
         place = around.pop() if outputs is None and len(around) == 1 else place
     else:
-        runs = []
-        for folder in list_run_folders(place):
-            try:
-                runs.append(FinishedRun.open(folder))
-            except UserError as error:
-                yield f"left out: {error}"
+        runs, left_out = open_runs(list_run_folders(place))
+        yield from left_out
         if not runs:
             raise UserError(f"{place / 'runs'}: no evaluated run to report; `clipreid run params/demo.yaml` makes some")
     for run in runs:

@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clipreid_lib.base.errors import UserError
 from clipreid_lib.pages import repeat_command, report_origin, score_figures
 from clipreid_lib.pages import report_blocks as page
 from clipreid_lib.pages.report_scores import show_published
 from clipreid_lib.params.schema import Params
 from clipreid_lib.scores import leaderboard
 from clipreid_lib.scores.comparison import COMPARED
-from clipreid_lib.scores.finished_run import FinishedRun, read_table
+from clipreid_lib.scores.finished_run import FinishedRun, read_answers, read_table
 from clipreid_lib.scores.ladder import LADDER, Runs, ask, group_tests
 from clipreid_lib.scores.score_names import ENDS, IN_DRAWS, SHOWN, VOTES, format_score, name_method, name_score
 
@@ -96,7 +95,7 @@ def _show_leaderboard(runs: Runs, folder: Path) -> list:
     for (dataset, aspect, protocol, _), found in tests.items():
         rows = []
         for run, scores in found:
-            values = [format_score(scores, score).replace(" [", "\n[") for score in columns]
+            values = [page.stack(format_score(scores, score)) for score in columns]
             values.append(scores.get("over", ""))
             report, gallery = _link(run, "report.html", folder, names[run.name]), _link(run, "gallery.html", folder)
             rows.append([report or names[run.name], *values, gallery or "–"])
@@ -142,13 +141,9 @@ def _show_figures(runs: Runs) -> list:
 def _show_pairs(runs: Runs) -> list:
     blocks: list = [page.Words(page.TEXTS["pairs"])]
     for group in group_tests(runs).values():
-        whole, first = [], group[0]
-        for run in group:
-            try:
-                run.queries  # noqa: B018  read, and then kept
-                whole.append(run)
-            except UserError as error:
-                blocks.append(page.Words(f"{run.name}: {error}.", missing=True))
+        first = group[0]
+        whole, damaged = read_answers(group)
+        blocks += [page.Words(f"{what}.", missing=True) for what in damaged]
         if not whole:
             continue
         asked, rest, apart = ask(whole)
@@ -206,7 +201,7 @@ def _show_across(outputs: Path) -> list:
         how = name_method(row["variant"], row["stage"])
         trained = f"{row['dataset']} {row['aspect']}, {row['model']} {how}, seed {row['seed']}"
         why = row["left_out"] or ""
-        values = ["" if why else format_score(row, score).replace(" [", "\n[") for score in scores]
+        values = ["" if why else page.stack(format_score(row, score)) for score in scores]
         rows.append([trained, f"{row['tested_dataset']} {row['tested_aspect']}", *values, row["over"] or "", why])
     head = ["trained on", "tested on", *map(name_score, scores), "mean over", "left out"]
     blocks: list = [page.Table(head, rows, page.TEXTS["across"])]

@@ -127,7 +127,7 @@ def show_failures(run: FinishedRun) -> list:
 def show_subgroups(run: FinishedRun) -> list:
     """Return the scores of subgroups, and what such a table cannot support."""
     caveat = page.Words(page.TEXTS["subgroups"].format(fewest=FEWEST))
-    blocks: list = [caveat, page.Table.of(_break(format_groups(run.groups)), page.TEXTS["rates of subgroups"])]
+    blocks: list = [caveat, page.Table.of(format_groups(run.groups).map(page.stack), page.TEXTS["rates of subgroups"])]
     picture = run.folder / "figures" / "subgroups.png"
     if picture.is_file():
         caption = "The same rank-1, drawn: groups whose bars overlap may well be equal."
@@ -146,15 +146,10 @@ def show_published(*runs: FinishedRun) -> list:
     return [page.Words(said), page.Table.of(table, "Per cent, best rank-1 first.", index=False)]
 
 
-def _break(table: pd.DataFrame) -> pd.DataFrame:
-    """Set intervals on a line of their own."""
-    return table.map(lambda cell: cell.replace(" [", "\n[") if isinstance(cell, str) else cell)
-
-
 def _write(scores: dict, key: str) -> str:
     """Write a count or a score of a record, its interval on a line of its own."""
     if key in ("over", "enrolled"):
         return scores.get(key, "")
     if key in COUNTS and scores.get(key) is not None:
         return f"{scores[key]:,}"
-    return format_score(scores, key).replace(" [", "\n[")
+    return page.stack(format_score(scores, key))

@@ -63,16 +63,14 @@ class Assessment:
     @cached_property
     def groups(self) -> pd.DataFrame:
         """Score subgroups of the test people; see :func:`clipreid_lib.scores.subgroups.score_groups`."""
-        return subgroups.score_groups(self.own, self.pairs, self.manifest)
+        return subgroups.score_groups(self.own, self.pairs, self.manifest, self.verified.thresholds_at)
 
     @cached_property
     def numbers(self) -> dict:
         """Every number of the first embedding, flat, and the other rows' under ``rows``; None stands for NaN."""
-        verified, searched, counts = self.verified, self.searched, count_test(self.manifest)
+        verified, searched = self.verified, self.searched
         found: dict[str, Any] = {"protocol": self.manifest.protocol, "over": self.own.over}
-        found |= {name: counts[name] for name in ("draws", "queries", "gallery")}
-        found["unmatched"] = int(self.own.per_draw["unmatched"].iloc[0])
-        found |= {name: counts[name] for name in ("distractors", "own_other_aspects", "identities") if name in counts}
+        found |= count_test(self.manifest) | {"unmatched": int(self.own.per_draw["unmatched"].iloc[0])}
         found |= self.own.summary() | {"eer": verified.eer_lacks or verified.eer}
         found |= {f"tpr_at_fpr_{level:g}": rate for level, rate in verified.tpr_at.items()}
         for score, ends in self.intervals.items():

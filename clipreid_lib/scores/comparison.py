@@ -53,7 +53,7 @@ def compare(mine: pd.DataFrame, others: dict[str, pd.DataFrame]) -> pd.DataFrame
         both = _pair(mine, theirs, name)
         row: dict[str, str] = {}
         for score, shown in COMPARED.items():
-            found, p = uncertainty.compare(both[f"{score}_theirs"], both[score], both["identity"], both["weight"])
+            found, p = _estimate([both], score)
             row |= {shown: _write(found), f"p ({shown})": _write_p(p)}
         rows[f"over {name}"] = row
     return pd.DataFrame.from_dict(rows, orient="index")
@@ -84,43 +84,36 @@ def compare_methods(pairs: list[tuple[Method, Method]]) -> pd.DataFrame:
     """
     if not pairs:
         return pd.DataFrame()
-    rows: list[dict] = []
-    values: list[list[float]] = []
+    joined = []
     for one, other in pairs:
-        seeds = share_seeds(one, other)
+        seeds = [_pair(mine, theirs, other.name) for mine, theirs in share_seeds(one, other)]
         if not seeds:
             raise UserError(f"{one.name} and {other.name}: have no seed in common; train both with the same")
-        row: dict = {"": f"{one.name} over {other.name}"}
-        p_values: list[float] = []
-        for score in COMPARED:
-            differences = []
-            for mine, theirs in seeds:
-                both = _pair(mine, theirs, other.name)
-                args = both[score] - both[f"{score}_theirs"], both["identity"], both["weight"]
-                sums, counts = uncertainty.sum_by_person(*args)
-                differences.append(sums / counts)
-            found = uncertainty.estimate_difference(np.column_stack(differences), counts)
-            p = found.p
-            if len(seeds) == 1:
-                p = uncertainty.compare(both[f"{score}_theirs"], both[score], both["identity"], both["weight"])[1]
-            p_values.append(p)
-            row |= {
-                "people": str(len(counts)),
-                "seeds": str(len(seeds)),
-                score: _write(found),
-                f"{score} shows": found.shown,
-            }
-        rows.append(row)
-        values.append(p_values)
-    adjusted = np.column_stack([uncertainty.adjust(each) for each in np.array(values).T])
-    table = pd.DataFrame(rows)
-    found = table[["people", "seeds"]].set_axis(table[""].to_list())
-    for place, (score, shown) in enumerate(COMPARED.items()):
-        found[shown] = table[score].to_numpy()
-        found[f"p ({shown})"] = [_write_p(each[place]) for each in values]
-        found[f"Holm ({shown})"] = [_write_p(each) for each in adjusted[:, place]]
-        found[f"shows ({shown})"] = [format_share(each) for each in table[f"{score} shows"]]
-    return found
+        joined.append(seeds)
+    table = pd.DataFrame(index=[f"{one.name} over {other.name}" for one, other in pairs])
+    table["people"] = [str(seeds[0].dropna(subset=list(COMPARED))["identity"].nunique()) for seeds in joined]
+    table["seeds"] = [str(len(seeds)) for seeds in joined]
+    for score, shown in COMPARED.items():
+        found = [_estimate(seeds, score) for seeds in joined]
+        table[shown] = [_write(difference) for difference, _ in found]
+        table[f"p ({shown})"] = [_write_p(p) for _, p in found]
+        table[f"Holm ({shown})"] = [_write_p(p) for p in uncertainty.adjust([p for _, p in found])]
+        table[f"shows ({shown})"] = [format_share(difference.shown) for difference, _ in found]
+    return table
+
+
+def _estimate(seeds: list[pd.DataFrame], score: str) -> tuple[uncertainty.Difference, float]:
+    """Return the difference of two methods, from their joined tables of each seed, and its p-value."""
+    if len(seeds) == 1:
+        (both,) = seeds
+        return uncertainty.compare(both[f"{score}_theirs"], both[score], both["identity"], both["weight"])
+    differences = []
+    for both in seeds:
+        values = both[score] - both[f"{score}_theirs"]
+        sums, counts = uncertainty.sum_by_person(values, both["identity"], both["weight"])
+        differences.append(sums / counts)
+    found = uncertainty.estimate_difference(np.column_stack(differences), counts)
+    return found, found.p
 
 
 def share_seeds(one: Method, other: Method) -> list[tuple[pd.DataFrame, pd.DataFrame]]:

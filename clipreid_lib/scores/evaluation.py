@@ -66,9 +66,8 @@ class Evaluation:
         found = {}
         for score in SCORES:
             sums, counts = self._sum(score)
-            people = np.arange(len(sums))
-            found[score] = uncertainty.find_interval(sums / counts, people, counts)
-            found[f"{score}{EACH_PERSON}"] = uncertainty.find_interval(sums / counts, people)
+            found[score] = uncertainty.find_interval_of(sums, counts)
+            found[f"{score}{EACH_PERSON}"] = uncertainty.find_interval_of(sums / counts, np.ones(len(sums)))
         return found
 
 

@@ -4,7 +4,6 @@ Every reader of results comes here. What is missing or damaged raises a UserErro
 can say which file it is, and so that any other error is a fault of ours.
 """
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -168,8 +167,27 @@ def read_table(path: Path, columns: dict) -> pd.DataFrame:
 
 def find_runs(folders: Sequence[Path]) -> list[FinishedRun]:
     """Open those of some folders that hold an evaluated run whose params and metrics can be read."""
-    found = []
+    return open_runs(folders)[0]
+
+
+def open_runs(folders: Sequence[Path]) -> tuple[list[FinishedRun], list[str]]:
+    """Open those of some folders that hold an evaluated run, and say of every other why it is left out."""
+    runs, left_out = [], []
     for folder in folders:
-        with contextlib.suppress(UserError):
-            found.append(FinishedRun.open(folder))
-    return found
+        try:
+            runs.append(FinishedRun.open(folder))
+        except UserError as error:
+            left_out.append(f"left out: {error}")
+    return runs, left_out
+
+
+def read_answers(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[str]]:
+    """Return the runs whose :attr:`FinishedRun.queries` can be read, and say of every other what is wrong."""
+    whole, damaged = [], []
+    for run in runs:
+        try:
+            run.queries  # noqa: B018  read, and then kept
+            whole.append(run)
+        except UserError as error:
+            damaged.append(f"{run.name}: {error}")
+    return whole, damaged

@@ -14,7 +14,7 @@ from clipreid_lib.params.read import read_values
 from clipreid_lib.params.run_folder import list_run_folders
 from clipreid_lib.params.schema import ONE_VALUE
 from clipreid_lib.scores.comparison import Method, compare_methods, share_seeds
-from clipreid_lib.scores.finished_run import FinishedRun
+from clipreid_lib.scores.finished_run import FinishedRun, open_runs, read_answers
 
 LADDER = ("frozen", "tip_adapter", "classifier", "clipid_no_text", "clipid", "inversion")
 QUESTIONS = (
@@ -162,16 +162,9 @@ def _describe(run: FinishedRun) -> str:
 
 def _open_all(outputs: Path) -> tuple[Runs, list[str]]:
     """Open every evaluated run, and say of every other why it is left out."""
-    runs, left_out = [], []
-    for folder in list_run_folders(outputs):
-        try:
-            run = FinishedRun.open(folder)
-            run.queries  # noqa: B018  read, and then kept
-            runs.append(run)
-        except UserError as error:
-            named = str(error) if folder.name in str(error) else f"{folder.name}: {error}"
-            left_out.append(f"left out: {named}")
-    return runs, left_out
+    runs, left_out = open_runs(list_run_folders(outputs))
+    whole, damaged = read_answers(runs)
+    return whole, left_out + [f"left out: {what}" for what in damaged]
 
 
 def _choose(text: str, outputs: Path) -> tuple[Runs, list[str]]:

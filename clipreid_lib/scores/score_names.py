@@ -17,8 +17,6 @@ ALL_GALLERIES = "all galleries"  # that a score is the mean over, where it is no
 # Ends of keys: every person one vote; the mean over draws, as in papers.
 EACH_PERSON, IN_DRAWS = "_per_person", "_draws"
 DEFINITIONS: dict[str, str] = yaml.safe_load(Path(__file__).with_name("definitions.yaml").read_text(encoding="utf-8"))
-
-
 # Every person one vote: a person of many photographs weighs no more than one of two.
 VOTES = tuple(f"{score}{EACH_PERSON}" for score in ("rank1", "map"))
 COUNTS = {
@@ -33,8 +31,6 @@ COUNTS = {
     "impostor_pairs": "impostor pairs",
     "enrolled": "people enrolled (open set)",
 }
-
-
 ENDS = ("", "_low", "_high")  # a score and its interval
 # Error rates at thresholds that everybody shares: that of the EER, and the one that 1 % of everybody's impostor pairs
 # pass, which is nearer to what is deployed.

@@ -35,7 +35,9 @@ def list_attributes(manifest: Manifest) -> pd.DataFrame:
     return pd.DataFrame(known, index=test.index).rename(columns=name_attribute)
 
 
-def score_groups(scores: "Evaluation", pairs: pd.DataFrame, manifest: Manifest) -> pd.DataFrame:
+def score_groups(
+    scores: "Evaluation", pairs: pd.DataFrame, manifest: Manifest, thresholds: dict[str, float]
+) -> pd.DataFrame:
     """Score every group of test people.
 
     Rank-1 and mAP are of the group's queries against the whole gallery. EER, FPR and FNR are of the pairs within the
@@ -46,17 +48,15 @@ def score_groups(scores: "Evaluation", pairs: pd.DataFrame, manifest: Manifest) 
         scores: of every query, under the manifest.
         pairs: from :func:`~clipreid_lib.scores.verification.list_pairs`.
         manifest: the protocol, whose test images say who belongs to which group.
+        thresholds: that everybody shares, ``Verification.thresholds_at`` of all pairs.
 
     Returns:
         Indexed by ``attribute`` and ``group``: ``identities queries`` (images that ask), and ``rank1 map eer
         fpr_at_fpr_0.01 fnr_at_fpr_0.01 fpr_at_eer fnr_at_eer``, each with ``_low`` and ``_high``, shares in [0, 1]; NaN
         where a group has fewer than 10 identities or too few pairs.
     """
-    from clipreid_lib.scores import verification
-
     known, rows = list_attributes(manifest), {}
     queries = scores.per_query
-    thresholds = verification.verify(pairs).thresholds_at if verification.has_both(pairs) else {}
     for attribute in known:
         groups = known.loc[queries["path"], attribute].to_numpy()
         for group in sorted(set(groups), key=lambda name: (ORDER.get(name, 0), name)):
@@ -74,10 +74,10 @@ def score_groups(scores: "Evaluation", pairs: pd.DataFrame, manifest: Manifest) 
     return table
 
 
-def _estimate(name: str, values: pd.Series, people: pd.Series, weights: pd.Series | None = None) -> dict[str, float]:
+def _estimate(name: str, values: pd.Series, people: pd.Series, weights: pd.Series) -> dict[str, float]:
     sums, counts = uncertainty.sum_by_person(values, people, weights)
-    mean = float(sums.sum() / counts.sum())
-    return dict(zip(_spell(name), (mean, *uncertainty.find_interval(values, people, weights)), strict=True))
+    found = float(sums.sum() / counts.sum()), *uncertainty.find_interval_of(sums, counts)
+    return dict(zip(_spell(name), found, strict=True))
 
 
 def _spell(name: str) -> list[str]:

@@ -147,7 +147,8 @@ def verify(pairs: pd.DataFrame) -> Verification:
     fpr, tpr, thresholds = roc_curve(pairs["genuine"], pairs["score"], sample_weight=weight, drop_intermediate=False)
     people = count_people_pairs(pairs)
     tpr_at = {level: explain_lack(level, impostor, people) or float(tpr[fpr <= level].max()) for level in LEVELS}
-    return Verification(thresholds, fpr, tpr, find_eer(fpr, tpr), explain_eer(pairs), tpr_at, genuine, impostor)
+    lacks = _explain_eer(genuine, impostor, pairs.loc[pairs["genuine"], "query_subject"].nunique(), people)
+    return Verification(thresholds, fpr, tpr, find_eer(fpr, tpr), lacks, tpr_at, genuine, impostor)
 
 
 def count_people_pairs(pairs: pd.DataFrame) -> int:
@@ -165,18 +166,16 @@ def explain_lack(level: float, impostor: int, people: int, what: str = "impostor
     return _lack(impostor, ERRORS_NEEDED / level, what) or _lack(people, PEOPLE_NEEDED / level, "pairs of people")
 
 
-def explain_eer(pairs: pd.DataFrame) -> str:
-    """Say why the EER of some pairs is not measurable, else nothing.
+def _explain_eer(genuine: int, impostor: int, people: int, people_pairs: int) -> str:
+    """Say why the EER is not measurable by so many pairs, people with genuine pairs and pairs of people; else nothing.
 
     At a rate of 10 %, ten errors of either kind must be expected, false positives of two pairs of people, and a false
     negative of one person.
     """
-    genuine = pairs["genuine"].to_numpy()
-    right, people = int(genuine.sum()), pairs.loc[genuine, "query_subject"].nunique()
     return (
-        _lack(right, ERRORS_NEEDED / EER_LEVEL, "genuine pairs")
+        _lack(genuine, ERRORS_NEEDED / EER_LEVEL, "genuine pairs")
         or _lack(people, 1 / EER_LEVEL, "people with genuine pairs")
-        or explain_lack(EER_LEVEL, len(pairs) - right, count_people_pairs(pairs))
+        or explain_lack(EER_LEVEL, impostor, people_pairs)
     )
 
 
