@@ -1,4 +1,4 @@
-"""The command line: ``clipreid plan``, ``run``, ``status``, ``report``, ``across``, ``clean``, ``data``."""
+"""The command line, ``clipreid``: plan, run, status, report, compare, across, clean, data."""
 
 import argparse
 import codecs
@@ -80,6 +80,13 @@ def parser() -> argparse.ArgumentParser:
     across.add_argument("runs", nargs="*", metavar="RUN", help="default: every evaluated run of protocol common")
     more = "one more data set to test on; NAME:ASPECT too"
     across.add_argument("--on", action="append", default=[], metavar="NAME=FOLDER", help=more)
+    compare = add(
+        "compare", "set methods against each other on the same queries, over all seeds: the ladder's questions"
+    )
+    either = (
+        "two, each a run folder or a filter such as variant=clipid,aspect=dorsal_r (default: the ladder's questions)"
+    )
+    compare.add_argument("chosen", nargs="*", metavar="RUN", help=either)
     report = add("report", "write RUN/report.html for every run, and one page for all of them into reports/")
     report.add_argument("runs", nargs="*", metavar="RUN", help="run folders (default: every evaluated run)")
     report.add_argument("--outputs", metavar="FOLDER", help="default: the one the runs lie in, or outputs")
@@ -94,7 +101,7 @@ def parser() -> argparse.ArgumentParser:
     prepare.add_argument("--size", dest="sizes", nargs="+", default=["224", "32"], metavar="PIXELS", help=sizes)
     resize = "as in the params of the runs to come: the whole picture (the default), or its centre"
     prepare.add_argument("--resize", choices=("squash", "crop"), default="squash", help=resize)
-    for verb in (shown, cleaned, across, prepare):
+    for verb in (shown, cleaned, across, compare, prepare):
         verb.add_argument("--outputs", default="outputs", metavar="FOLDER", help="outputs_root of the runs")
     for job in (check, prepare):
         job.add_argument("--dataset", required=True, metavar="NAME", help=", ".join(ASPECTS))
@@ -154,6 +161,10 @@ def _do(given: argparse.Namespace) -> int:
             from clipreid_lib.runs import across
 
             print(across.report(given.runs, given.on, project_path(given.outputs)))
+        case "compare":
+            from clipreid_lib.scores import ladder
+
+            print(ladder.report(given.chosen, project_path(given.outputs)))
         case "report":
             from clipreid_lib.pages import report
 

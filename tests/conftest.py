@@ -35,8 +35,10 @@ OF_LADDER = ("test_jupyterlab", "test_notebooks", "test_report")
 LONGEST = (*OF_LADDER, "test_slurm", "test_survives", "test_demo_numbers", "test_chain")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by the fixtures they use, and put the longest files first."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark tests by the fixtures they use, put the longest files first, leave what takes many minutes to `-m long`."""
+    if config.option.markexpr != "long":
+        items[:] = [item for item in items if "long" not in item.keywords]
     for item in items:
         for fixture in set(BY_FIXTURE) & set(item.fixturenames):
             item.add_marker(BY_FIXTURE[fixture])

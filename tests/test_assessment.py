@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
@@ -12,11 +13,21 @@ import torch
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.data import protocols
 from clipreid_lib.data.datasets import load_images
+from clipreid_lib.pages import score_figures
 from clipreid_lib.runs import across, embeddings, loading
-from clipreid_lib.scores import assessment, comparison, finished_run, leaderboard, open_set, score_names, subgroups
+from clipreid_lib.scores import (
+    assessment,
+    comparison,
+    expectation,
+    finished_run,
+    leaderboard,
+    open_set,
+    score_names,
+    subgroups,
+)
 from clipreid_lib.scores.evaluation import evaluate
 from clipreid_lib.scores.features import Embeddings
-from clipreid_lib.scores.verification import list_pairs
+from clipreid_lib.scores.verification import list_pairs, verify
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +36,8 @@ def table(tmp_path_factory):
     from clipreid_lib.embedded import synthetic_hands
 
     root = tmp_path_factory.mktemp("people") / "set"
-    synthetic_hands.write_dataset(root, people=30, images_per_aspect=3, sessions=2, seed=1, size=(32, 24))
+    # five images each, so that the EER has its hundred genuine pairs
+    synthetic_hands.write_dataset(root, people=30, images_per_aspect=5, sessions=2, seed=1, size=(32, 24))
     return load_images("11k", root)
 
 
@@ -48,13 +60,24 @@ def test_perfect_and_noisy_embeddings(manifest):
     numbers = found.numbers
     assert numbers["rank1"] == numbers["map"] == numbers["rank1_high"] == 1 and numbers["eer"] == 0
     people = manifest.test["identity"].nunique()
-    assert numbers["rank1_low"] == pytest.approx(0.025 ** (1 / people))  # nobody failed, and yet nothing is certain
+    # Nobody failed, and yet nothing is certain: the end is nearer than Clopper and Pearson's, and farther than half a
+    # person's weight.
+    low = numbers["rank1_low"]
+    assert 0.025 ** (1 / people) < low == numbers["rank1_per_person_low"] < 1 - 0.5 / (people + 1)
+    assert numbers["eer_low"] == 0 < numbers["eer_high"] < 0.2
+    assert numbers["rank1_draws"] == 1 and numbers["rank1_draws_std"] == 0
+    assert {name: row["over"] for name, row in numbers["rows"].items()} == {
+        **{"image": "all galleries", "image, re-ranked": "3 draws", "image, expanded": "3 draws"},
+        **{"noise": "all galleries"},
+    }
     assert numbers["rows"]["noise"]["rank1"] < 0.6
     assert numbers["genuine_pairs"] + numbers["impostor_pairs"] == len(found.pairs)
     assert "not measurable" in numbers["tpr_at_fpr_0.0001"]
     json.dumps(numbers)  # travels as it is
     shown = assessment.tabulate_protocols({"common": found})
-    assert shown.loc["rank-1", "common"] == f"100.0 ± 0.0 [{100 * numbers['rank1_low']:.1f}, 100.0]"
+    assert shown.loc["rank-1", "common"] == f"100.0 [{100 * numbers['rank1_low']:.1f}, 100.0]"
+    assert shown.loc["rank-1 per person", "common"] == shown.loc["rank-1", "common"]  # of all alike
+    assert shown.loc["rank-1, draws", "common"] == "100.0 ± 0.0" and shown.loc["mean over", "common"] == "all galleries"
     assert (
         "of 100,000 impostor pairs" in assessment.tabulate_errors({"common": found}).loc["TPR at FPR 0.0001", "common"]
     )
@@ -64,14 +87,74 @@ def test_each_pair_counts_once_whoever_asks(manifest):
     found = list_pairs(knowing(manifest, 1), manifest)
     ends = {frozenset(pair) for pair in zip(found["query"], found["gallery"], strict=True)}
     assert len(ends) == len(found) and all(len(pair) == 2 for pair in ends)
+    # any two test images meet: of two people in some gallery, of one person where one of them asks
+    assert ends == {frozenset(pair) for pair in combinations(manifest.test["path"], 2)}
+    person = manifest.images.set_index("path")["identity"]
+    same = person.loc[found["query"]].to_numpy() == person.loc[found["gallery"]].to_numpy()
+    assert (same == found["genuine"]).all()
+    embedding = dict(zip(knowing(manifest, 1).paths, knowing(manifest, 1).values, strict=True))
+    query, gallery, score = found.iloc[7][["query", "gallery", "score"]]
+    assert score == pytest.approx(float(torch.cosine_similarity(embedding[query], embedding[gallery], dim=0)), abs=1e-6)
+
+
+def test_score_distributions_are_drawn_as_pairs_weigh(manifest):
+    found = list_pairs(knowing(manifest, 1), manifest)
+    found["weight"] *= 1 + 3 * (found["score"] > 0.3)
+    drawn = score_figures.draw_score_distributions(found).axes[0].collections
+    bins = np.linspace(found["score"].min(), found["score"].max(), 61)
+    for kind, shape in zip((~found["genuine"], found["genuine"]), drawn, strict=True):
+        mine = found[kind]
+        density, _ = np.histogram(mine["score"], bins, weights=mine["weight"], density=True)
+        assert shape.get_paths()[0].vertices[:, 1].max() == pytest.approx(density.max(), rel=1e-4)  # edges in float32
+
+
+def test_too_many_galleries_leave_the_pairs_and_scores_of_the_draws(manifest, monkeypatch):
+    whole = evaluate(knowing(manifest, 2), manifest)
+    monkeypatch.setattr(expectation, "MOST", 1.0)
+    found = list_pairs(knowing(manifest, 1), manifest)
+    ends = {frozenset(pair) for pair in zip(found["query"], found["gallery"], strict=True)}
     expected = set()
     for index in range(manifest.draws):
         query, gallery = manifest.draw(index)
         expected |= {frozenset((q, g)) for q in query["path"] for g in gallery["path"]}
-    assert ends == expected
-    person = manifest.images.set_index("path")["identity"]
-    same = person.loc[found["query"]].to_numpy() == person.loc[found["gallery"]].to_numpy()
-    assert (same == found["genuine"]).all()
+    assert len(ends) == len(found) and ends == expected
+    met = [manifest.draw(index) for index in range(manifest.draws)]
+    assert found["weight"].sum() == pytest.approx(np.mean([len(query) * len(gallery) for query, gallery in met]))
+    assert len(ends) < len(list(combinations(manifest.test["path"], 2)))
+    drawn = evaluate(knowing(manifest, 2), manifest)
+    assert drawn.over == "3 draws" and drawn.summary()["rank1"] == pytest.approx(whole.summary()["rank1_draws"])
+    assert drawn.summary()["rank1_draws"] == whole.summary()["rank1_draws"] != whole.summary()["rank1"]
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+def test_across_sessions_a_person_is_compared_with_other_sessions_alone(table, draws):
+    nth = table.groupby(["identity", "aspect"]).cumcount()
+    # of five images: two and three, one and four, or all in one session (who cannot be searched for)
+    begun = table.assign(session=(nth >= 2 - table["identity"] % 3).where(table["identity"] % 3 < 2, 0).astype("Int64"))
+    begun.attrs["dataset"] = "demo"  # whose people have no threshold
+    manifest = protocols.build(begun, "cross_session", "dorsal_r", validation="none", draws=draws)
+    assert {"test", "distractor"} <= set(manifest.images["role"])
+    found = list_pairs(knowing(manifest, 1), manifest)
+    ends = {frozenset(pair) for pair in zip(found["query"], found["gallery"], strict=True)}
+    about = manifest.images.set_index("path")
+    asked, shelved = manifest.test["path"], manifest.in_tests["path"]
+    size = about.groupby(["role", "identity"])["aspect"].transform("size")
+    # of a person's images, the share by another session: in that share of galleries one of them is the person's
+    asks = 1 - about.groupby(["role", "identity", "session"])["aspect"].transform("size") / size
+    expected = {}
+    for one, other in product(asked, shelved):
+        mine, theirs = about.loc[one], about.loc[other]
+        pair = frozenset((one, other))
+        if mine["identity"] != theirs["identity"]:
+            expected[pair] = asks[one] / size[other] + (asks[other] / size[one] if theirs["role"] == "test" else 0)
+        elif mine["session"] != theirs["session"]:
+            expected[pair] = 2 / size[one]
+    assert len(ends) == len(found) and ends == set(expected)
+    weights = [expected[frozenset(pair)] for pair in zip(found["query"], found["gallery"], strict=True)]
+    assert found["weight"].tolist() == pytest.approx(weights)
+    # what one gallery brings together, on average: every query that asks with everybody in the gallery
+    people = about[about["role"].isin(["test", "distractor"])].groupby("role")["identity"].nunique().sum()
+    assert found["weight"].sum() == pytest.approx(asks[asked].sum() * people)
 
 
 def test_open_set_leaves_every_person_out_once_per_draw(manifest):
@@ -86,7 +169,7 @@ def test_open_set_leaves_every_person_out_once_per_draw(manifest):
 def test_subgroups_count_people_and_keep_silent_below_ten(manifest):
     scores = evaluate(knowing(manifest, 1.5), manifest)
     compared = list_pairs(knowing(manifest, 1.5), manifest)
-    found = subgroups.score_groups(scores, compared, manifest)
+    found = subgroups.score_groups(scores, compared, manifest, verify(compared).thresholds_at)
     test = manifest.test
     for gender in test["gender"].unique():
         row = found.loc[("gender", gender)]
@@ -94,17 +177,31 @@ def test_subgroups_count_people_and_keep_silent_below_ten(manifest):
         assert row["identities"] == people
         assert np.isnan(row["rank1"]) == (people < 10)
         if people >= 10:
-            mine = scores.per_query[scores.per_query["path"].isin(test.loc[test["gender"] == gender, "path"])]
-            assert row["rank1"] == pytest.approx((mine["first_hit"] == 1).mean())
-            assert row["rank1_low"] <= row["rank1"] <= row["rank1_high"]
+            inside = test.loc[test["gender"] == gender, "path"]
+            mine = scores.per_query[scores.per_query["path"].isin(inside)]
+            assert row["rank1"] == pytest.approx(np.average(mine["rank1"], weights=mine["weight"]))
+            pairs = compared[compared["query"].isin(inside) & compared["gallery"].isin(inside)]
+            wrong = ~pairs["genuine"]
+            for place, threshold in verify(compared).thresholds_at.items():
+                accepted, often = pairs["score"] >= threshold, pairs["weight"]
+                assert row[f"fpr_at_{place}"] == pytest.approx(often[wrong & accepted].sum() / often[wrong].sum())
+                assert row[f"fnr_at_{place}"] == pytest.approx(often[~wrong & ~accepted].sum() / often[~wrong].sum())
+            # without its distance to 100 genuine pairs, a group's own EER would stand there
+            assert np.isnan(row["eer"]) == ((~wrong).sum() < 100)
+            for score in ("rank1", "map", "fpr_at_fpr_0.01", "fnr_at_fpr_0.01", "fpr_at_eer", "fnr_at_eer"):
+                assert row[f"{score}_low"] <= row[score] <= row[f"{score}_high"]
     shown = subgroups.format_groups(found)
-    assert (shown.loc[found["rank1"].isna(), "rank-1"] == "").all() and shown.columns[-2:].tolist() == ["FPR", "FNR"]
+    assert (shown.loc[found["rank1"].isna(), "rank-1"] == "").all()
+    places = ("threshold at 1 %", "threshold of the EER")
+    rates = [f"{rate}, {place}" for place in places for rate in ("FPR", "FNR")]
+    assert shown.columns.tolist() == ["identities", "query images", "rank-1", "mAP", "EER", *rates]
     assert found.loc["images of the person"].index.tolist() == ["up to 5"] and "skin colour" in found.index
     bare = manifest.images.drop(columns=["gender", "age", "skin_color", "nail_polish", "irregularities"])
-    assert len(subgroups.score_groups(scores, compared, type(manifest)(bare))) == 1
+    assert len(subgroups.score_groups(scores, compared, type(manifest)(bare), {})) == 1
     hardest = subgroups.find_hardest(scores.per_query)
-    lowest = scores.per_query.groupby("identity")["average_precision"].mean().sort_values().head(10)
+    lowest = scores.per_query.groupby("identity")["map"].mean().sort_values().head(10)
     assert hardest["mAP"].tolist() == pytest.approx((100 * lowest).round(1).tolist())
+    assert (hardest["queries"] == 5).all()
 
 
 def test_paired_comparison_of_embeddings(manifest):
@@ -114,6 +211,20 @@ def test_paired_comparison_of_embeddings(manifest):
     assert told.loc["over itself", "mAP"] == "+0.0 [+0.0, +0.0]" and told.loc["over itself", "p (mAP)"] == "1.0000"
     with pytest.raises(UserError, match="other: was tested on other queries"):
         comparison.compare(good.per_query, {"other": poor.per_query.iloc[:-1]})
+
+
+def test_a_mean_over_draws_is_compared_with_one_over_the_same_draws(manifest):
+    own, poor = (evaluate(knowing(manifest, noise), manifest) for noise in (1.5, 3))
+    ranked = evaluate(knowing(manifest, 1.5), manifest, how="re-ranked")
+    scores = {"image": own, "image, re-ranked": ranked, "stage 0": poor}
+    told = comparison.compare_rows(scores, {"frozen, seed 0": poor.per_query})
+    assert told.index.tolist() == ["over stage 0", "over frozen, seed 0", "over image, re-ranked (3 draws)"]
+    exactly = 100 * (own.summary()["rank1"] - poor.summary()["rank1"])
+    assert told["rank-1"].str.split().str[0].tolist()[:2] == [f"{exactly:+.1f}"] * 2
+    # every draw asks alike often, so that the mean over draws is the mean over queries
+    drawn = 100 * (own.summary()["map_draws"] - ranked.summary()["map_draws"])
+    assert told["mAP"].str.split().iloc[2][0] == f"{drawn:+.1f}"
+    assert own.summary()["map"] != pytest.approx(own.summary()["map_draws"], abs=1e-3)
 
 
 def test_a_gallery_of_one_person_is_refused(manifest):
@@ -225,8 +336,34 @@ def test_damaged_and_older_results_of_other_runs_are_passed_over(tmp_path):
 
 def test_one_draw_has_no_spread(manifest):
     one = evaluate(knowing(manifest, 1), type(manifest)(manifest.images.drop(columns=["draw_1", "draw_2"])))
-    assert one.summary()["rank1_std"] is None
-    assert "±" not in assessment.tabulate_rows({"one": one}).to_string()
+    assert one.summary()["rank1_draws_std"] is None
+    shown = assessment.tabulate_own(one)
+    assert "±" not in shown.to_string() and shown.index[-1] == "as papers print, 1 draw"
+    assert "±" in assessment.tabulate_own(evaluate(knowing(manifest, 1), manifest)).iloc[-1]["rank-1"]
+
+
+def test_one_vote_per_query_and_one_per_person(table):
+    few = table[
+        ~table["path"].isin(table.groupby(["identity", "aspect"]).nth([3, 4])["path"]) | (table["identity"] % 3 > 0)
+    ]
+    few.attrs |= table.attrs
+    manifest = protocols.build(few, "common", "dorsal_r", validation="none", draws=2)
+    scores = evaluate(knowing(manifest, 2), manifest)
+    numbers, asked = scores.summary(), scores.per_query
+    sizes = asked.groupby("identity").size()
+    assert sorted(set(sizes)) == [3, 5]
+    each = asked.groupby("identity")["map"].mean()
+    assert numbers["map_per_person"] == pytest.approx(each.mean())
+    assert numbers["map"] == pytest.approx(np.average(each, weights=sizes - 1))  # an image of n asks in n - 1 of n
+    assert numbers["map"] != pytest.approx(numbers["map_per_person"], abs=1e-4)
+    shown = assessment.tabulate_own(scores)
+    assert shown.index.tolist() == [
+        *("all galleries, one vote per query", "all galleries, one vote per person", "as papers print, 2 draws")
+    ]
+    for place, end in enumerate(("", "_per_person", "_draws")):
+        assert shown["mAP"].iloc[place].startswith(f"{100 * numbers[f'map{end}']:.1f} ")
+    rows = assessment.tabulate_rows({"image": scores})
+    assert rows.loc["image", "mAP per person"] == f"{100 * numbers['map_per_person']:.1f}"
 
 
 def test_mirrored_features_are_one_more_row_and_a_warning(open_run, capsys):
@@ -255,10 +392,31 @@ for number in range(15):
 
 
 def test_the_leaderboard_has_a_row_per_protocol():
-    metrics = {"experiment": "x", "rank1": 0.1, "protocols": {p: {"protocol": p, "rank1": s} for p, s in SCORED}}
+    mine = {p: {"protocol": p, "over": "all galleries", "rank1": s, "rank1_draws": s + 0.01} for p, s in SCORED}
+    metrics = {"experiment": "x", "rank1": 0.1, "protocols": mine}
     board = leaderboard.list_rows(metrics, metrics)
     assert board["protocol"].tolist() == ["own", "mba"] * 2 and board["rank1"].tolist() == [0.5, 0.4] * 2
+    assert board["rank1_draws"].tolist() == pytest.approx([0.51, 0.41] * 2)
     assert list(board) == leaderboard.COLUMNS and set(score_names.DEFINITIONS) >= {"map", "map_trapezoid", "eer"}
+
+
+def test_older_means_of_draws_stand_in_the_columns_of_draws_alone(tmp_path):
+    older = {"protocol": "own", "queries": 9, "eer": 0.2, "eer_low": 0.1, "eer_high": 0.3, "manifest_sha": "m"}
+    for place, score in enumerate(score_names.SCORES):
+        older |= {score: 0.5 + place / 100, f"{score}_std": 0.01, f"{score}_low": 0.4, f"{score}_high": 0.6}
+    newer = {"protocol": "own", "over": "all galleries"} | {score: 0.9 for score in score_names.SCORES}
+    for name, scores in (("a", older), ("b", newer)):
+        metrics = {"run": name, "compared_sha": "x"} | scores | {"protocols": {"own": scores}}
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "metrics.json").write_text(json.dumps(metrics))
+    leaderboard.refresh_leaderboard(tmp_path)
+    old, new = pd.read_csv(tmp_path / "leaderboard.csv").set_index("run").loc[["a", "b"]].to_dict("records")
+    for place, score in enumerate(score_names.SCORES):
+        assert (old[f"{score}_draws"], old[f"{score}_draws_std"]) == pytest.approx((0.5 + place / 100, 0.01))
+        assert np.isnan(old[score]) and new[score] == 0.9 and np.isnan(new[f"{score}_draws"])
+    assert all(np.isnan(old[f"{score}{end}"]) for score in ("rank1", "map") for end in ("_low", "_high", "_per_person"))
+    assert np.isnan([old["eer"], old["eer_low"], old["eer_high"]]).all()  # of pairs that weighed otherwise
+    assert np.isnan(old["over"]) and new["over"] == "all galleries" and old["queries"] == 9
 
 
 SCORED = (("own", 0.5), ("mba", 0.4))

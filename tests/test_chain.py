@@ -17,7 +17,7 @@ from clipreid_lib.__main__ import main
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import locked, read_json, write_json
 from clipreid_lib.params import schema
-from clipreid_lib.runs import chain, local, records
+from clipreid_lib.runs import chain, local, plan, records
 from clipreid_lib.runs.records import notebook_key
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores.leaderboard import read_metrics, refresh_leaderboard
@@ -70,6 +70,26 @@ def test_a_shared_notebook_is_done_once_also_when_it_is_forced(two, executed, jo
     assert [name for _, name in executed].count(PROMPTS) == 1 and len(executed) == 7
     executed.clear()
     assert forced.do() == {} and executed == []  # asked once, done once
+
+
+def test_scores_counted_in_another_way_are_done_again_and_one_line_says_so(two, executed, tmp_path, capsys):
+    first, second = two
+    local.Local(two).do()
+    path = first.folder / "done" / f"{SCORES}.json"
+    write_json(path, {key: value for key, value in read_json(path).items() if key != "scores"})
+    executed.clear()
+    told = f"the scores of {first.run_id} are means of draws, of an older version; 04 and 05 are done again"
+    capsys.readouterr()
+    plan.print_plan(two)
+    out = capsys.readouterr().out.splitlines()
+    assert [line for line in out if "means of draws" in line] == [f"{told} for means over all galleries"]
+    assert [line.split()[1:] for line in out if line.startswith(first.run_id)] == [["04,", "05"]]
+    assert executed == []
+    assert local.Local(two).do() == {}
+    assert notebooks(executed, first) == ["04", "05"] and notebooks(executed, second) == []
+    out = capsys.readouterr().out.splitlines()
+    assert [line for line in out if "means of draws" in line] == [f"{told} for means over all galleries"]
+    assert local.Local(two).do() == {} and "means of draws" not in capsys.readouterr().out  # once
 
 
 def test_a_run_that_would_wait_lets_others_go_first(two, executed, capsys):

@@ -132,14 +132,17 @@ def test_rows_are_averaged_over_seeds_and_nothing_else(tmp_path):
         folder = tmp_path / str(number)
         values = schema.validate_params({"seed": seed, "encoder_lr": lr}).resolved().model_dump()
         write_yaml(folder / "params.yaml", values)
-        scores = {f"{s}{end}": rank1 for s in ("rank1", "rank5", "map") for end in ("", "_std")}
+        scores = {"rank1": rank1, "rank5": rank1, "map": rank1, "rank1_per_person": rank1 / 2, "over": "all galleries"}
+        scores |= {"rank1_draws": rank1 + 0.01, "rank1_draws_std": rank1 / 10}
         facts = {"manifest_sha": "x", "pixels": scores, "dataset": "demo", "aspect": "dorsal_r", "protocol": "own"}
         own = scores | facts | {"compared_sha": "y"}
         write_json(folder / "metrics.json", own | {"protocols": {"own": own}})
         folders.append(folder)
     table, note = leaderboard.summarise(find_runs([*folders, tmp_path]))
-    assert table["rank-1"].tolist() == ["30.0 ± 30.0 (14.1)", "90.0 ± 90.0"]
-    assert note.count("Floor") == 1
+    assert table["rank-1"].tolist() == ["30.0 (14.1)", "90.0"]
+    assert table["rank-1 per person"].tolist() == ["15.0 (7.1)", "45.0"]
+    assert table["rank-1, draws"].tolist() == ["31.0 ± 3.0", "91.0 ± 9.0"]
+    assert note.count("Floor") == 1 and "mean over all galleries; in brackets the deviation over seeds" in note
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8", "cp437"])

@@ -12,7 +12,7 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.runs.results import write_metrics
 from clipreid_lib.scores import assessment
 from clipreid_lib.scores.features import Embeddings
-from clipreid_lib.scores.finished_run import FinishedRun, read_table
+from clipreid_lib.scores.finished_run import FinishedRun, find_runs, read_table
 from clipreid_lib.scores.score_names import FLOOR, format_score, format_share
 
 
@@ -31,13 +31,13 @@ def scored(open_run, tmp_path):
 def test_it_holds_what_was_counted(scored):
     run, found = scored
     finished = FinishedRun.open(run.folder)
-    wanted = found.own.per_query[["draw", "path", "identity", "first_hit", "average_precision"]]
+    wanted = found.own.per_query["path identity weight rank1 rank5 rank10 map map_trapezoid minp".split()]
     pd.testing.assert_frame_equal(finished.queries, wanted)
     assert np.array_equal(finished.cmc, found.own.cmc)
     assert finished.own["rank1"] == found.numbers["rank1"] and list(finished.protocols) == ["own"]
     pd.testing.assert_frame_equal(finished.groups, found.groups, check_dtype=False)
     said = finished.describe()
-    assert said["rank-1, 2 draws"] == f"{format_score(found.numbers, 'rank1').split(' [')[0]} %"
+    assert said["rank-1, all galleries"] == f"{format_score(found.numbers, 'rank1').split(' [')[0]} %"
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,32 @@ def test_metrics_of_another_kind_are_refused_where_they_are_read(scored, change)
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     with pytest.raises(UserError, match=r"has no scores to report \(metrics.json is damaged or of an older version\)"):
         FinishedRun.open(scored[0].folder)
+
+
+def test_scores_that_are_means_of_draws_alone_are_refused_with_what_to_do(scored):
+    run, found = scored
+    metrics = json.loads((run.folder / "metrics.json").read_text())
+    for scores in metrics["protocols"].values():
+        del scores["over"]
+    (run.folder / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(UserError) as error:
+        FinishedRun.open(run.folder)
+    told = "its scores are means of draws, of an older version; `clipreid run` with its params does notebook 04 again"
+    assert str(error.value) == f"{run.folder}: {told}"
+    assert find_runs([run.folder]) == []
+
+
+def test_answers_that_do_not_add_up_to_the_scores_are_refused(scored):
+    run, found = scored
+    path = run.folder / "per_query.csv"
+    table = pd.read_csv(path)
+    assert np.average(table["rank1"], weights=table["weight"]) == pytest.approx(found.numbers["rank1"])
+    table.assign(weight=table["weight"] * np.arange(1, len(table) + 1)).to_csv(path, index=False)
+    with pytest.raises(UserError, match=r"per_query.csv has other answers than metrics.json has scores"):
+        FinishedRun.open(run.folder).queries  # noqa: B018
+    table.assign(weight=0.0).to_csv(path, index=False)
+    with pytest.raises(UserError, match="per_query.csv holds no answer under the run's own protocol"):
+        FinishedRun.open(run.folder).queries  # noqa: B018
 
 
 def test_a_table_says_what_it_lacks(tmp_path):

@@ -137,10 +137,11 @@ def test_a_loss_and_a_variant(copy, tmp_path):
 from clipreid_lib.method.encoder_finetune import finetune
 from clipreid_lib.method.loss_terms import IdentityLoss, Term
 from clipreid_lib.method.mean_loss import pull_to_mean
-from clipreid_lib.pages import model_card, report_runs
+from clipreid_lib.pages import model_card
 from clipreid_lib.params.schema import validate_params
 from clipreid_lib.runs import loading, training
 from clipreid_lib.runs.run import Run
+from clipreid_lib.scores import ladder
 run = Run.open(validate_params({values}))
 def train(terms):
     clip = loading.load_backbone(run)
@@ -155,7 +156,7 @@ assert (log["loss"] - log["identity"] - log["mean"]).abs().max() < 1e-4 and log[
 assert plain["mean"].equals(log["mean"])
 parts = {{"train": (9, 3)}}
 assert "pull to the mean" in model_card.fill_card(run.params, {{"protocols": {{}}}}, parts, (0, 0))["Model"]
-assert "mean" in report_runs.LADDER
+assert "mean" in ladder.LADDER
 print(*run.params.notebooks)
 """
     last = python(copy, "-c", script).splitlines()[-1]

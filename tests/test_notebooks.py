@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from papermill.inspection import inspect_notebook
@@ -89,13 +90,15 @@ def test_the_four_notebooks_of_a_run_share_their_parameters_and_open_it_alike():
 def test_the_ladder_runs_and_prints_one_table(ladder):
     place, done = ladder
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"^frozen +\d+\.\d ± \d+\.\d", done.stdout, re.M)
-    assert re.search(r"^clipid +\d+\.\d ± \d+\.\d", done.stdout, re.M)
+    for variant in ("frozen", "clipid"):  # five means over all galleries, and rank-1 over the draws
+        assert re.search(rf"^{variant}( +\d+\.\d){{5}} +\d+\.\d ± \d+\.\d$", done.stdout, re.M)
+    assert "draws: mean ± standard deviation over draws, as papers print" in done.stdout
     assert [done.stdout.count(name) for name in ("/gallery.html", "/report.html", "/reports/tiny.html")] == [2, 2, 1]
     board = pd.read_csv(place / "out" / "leaderboard.csv")
     promised = (
-        "experiment,dataset,aspect,model,variant,stage,protocol,seed,queries,gallery,identities,rank1,rank1_std,rank5,"
-        "rank10,map,map_std,map_trapezoid,minp,eer,checkpoint_sha,manifest_sha"
+        "experiment,dataset,aspect,model,variant,stage,protocol,seed,over,queries,gallery,identities,rank1,rank1_low,"
+        "rank1_high,rank1_per_person,rank5,rank10,map,map_per_person,map_trapezoid,minp,eer,eer_low,eer_high,"
+        "rank1_draws,rank1_draws_std,map_draws,map_draws_std,map_trapezoid_draws,checkpoint_sha,manifest_sha"
     ).split(",")
     assert set(promised) <= set(board.columns)
     assert board["variant"].tolist() == ["clipid"] * 3 + ["frozen"] * 3
@@ -124,10 +127,19 @@ def test_a_run_leaves_what_it_promises(ladder):
     queries = pd.read_csv(folder / "per_query.csv")
     for protocol, scores in metrics["protocols"].items():
         mine, asked = (table[table["protocol"] == protocol] for table in (draws, queries))
-        assert scores["rank1"] == pytest.approx(mine["rank1"].mean())
-        assert scores["map"] == pytest.approx(asked["average_precision"].mean())
-        assert scores["map_trapezoid"] == pytest.approx((scores["map"] + scores["rank1"]) / 2)
-        assert scores["rank1_low"] <= scores["rank1"] <= scores["rank1_high"] and 0 <= scores["eer"] <= 1
+        assert scores["over"] == "all galleries"
+        for score in ("rank1", "rank5", "map", "map_trapezoid"):
+            assert scores[score] == pytest.approx(np.average(asked[score], weights=asked["weight"]))
+            sums = (asked[score] * asked["weight"]).groupby(asked["identity"]).sum()
+            people = sums / asked["weight"].groupby(asked["identity"]).sum()
+            assert scores[f"{score}_per_person"] == pytest.approx(people.mean())
+            assert scores[f"{score}_draws"] == pytest.approx(mine[score].mean())
+            assert scores[f"{score}_draws_std"] == pytest.approx(mine[score].std())
+            assert scores[f"{score}_low"] <= scores[score] <= scores[f"{score}_high"]
+        for end in ("", "_draws"):
+            both = scores[f"map{end}"] + scores[f"rank1{end}"]
+            assert scores[f"map_trapezoid{end}"] == pytest.approx(both / 2)
+        assert scores["eer"] == f"not measurable: {scores['genuine_pairs']} of 100 genuine pairs"
         assert {"definitions", "versions", "device", "seconds", "checkpoint_sha", "manifest_sha"} <= set(metrics)
     assert metrics["rank1"] == metrics["protocols"]["own"]["rank1"]
     assert not [name for name in os.listdir(folder / "saved_models") if "resume" in name]

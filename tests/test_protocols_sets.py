@@ -162,7 +162,11 @@ def test_a_match_by_the_querys_own_camera_is_ignored(market, features):
     # Query 3 loses its match at 1 degree: the background at 5 comes before its match at 10. Query 4 keeps rank 1.
     manifest = protocols.build(market, "given", validation="none")
     scores = evaluate(features, manifest)
-    assert scores.per_query.set_index("identity")["first_hit"].to_dict() == {3: 2, 4: 1}
+    assert scores.over == "1 draw"  # the one gallery that the data set brings
+    asked = scores.per_query.set_index("identity")
+    assert asked[["weight", "rank1", "rank5", "map"]].T.to_dict("list") == {3: [1, 0, 1, 1 / 2], 4: [1, 1, 1, 1]}
+    assert scores.summary()["map"] == scores.summary()["map_draws"] == scores.summary()["map_per_person"] == 3 / 4
+    assert scores.summary()["map_draws_std"] is None
     expected = {"rank1": 1 / 2, "rank5": 1, "map": 3 / 4, "minp": 3 / 4, "queries": 2, "gallery": 5}
     assert scores.per_draw.loc[0, list(expected)].to_dict() == pytest.approx(expected)
     query, gallery = manifest.draw(0)

@@ -11,7 +11,8 @@ def ours(**change) -> pd.DataFrame:
     row = {
         **{"dataset": "11k", "aspect": "dorsal_r", "model": "vitb16", "variant": "clipid", "stage": "2b"},
         **{"protocol": "mba", "queries": 971, "gallery": 290, "identities": 71},
-        **{"rank1": 0.96, "map": 0.97, "map_trapezoid": 0.965},
+        **{"rank1_draws": 0.96, "map_draws": 0.97, "map_trapezoid_draws": 0.965},  # what stands beside printed numbers
+        **{"rank1": 0.51, "map": 0.52, "map_trapezoid": 0.515},  # and over all galleries, which does not
     }
     return pd.DataFrame([row | change])
 
@@ -45,7 +46,8 @@ def test_conversion_to_the_standard_definition(aspect, queries, expected):
     mine = table.loc["ours: vitb16 clipid (2b)"]
     frozen = published.set_beside(ours(aspect=aspect, queries=queries, variant="frozen", stage="frozen"))
     assert "ours: vitb16 frozen" in set(frozen["method"])
-    assert mine["rank-1"] == 96 and mine["converted"] == "" and mine["source"] == "here"
+    assert mine[["rank-1", "mAP", "mAP (trapezoid)"]].tolist() == [96, 97, 96.5]
+    assert mine["converted"] == "" and mine["source"] == "here"
 
 
 def test_conversion_on_hd_tells_the_training_data_apart():

@@ -66,6 +66,33 @@ def test_a_damaged_record_is_none(tmp_path, content):
     assert not records.is_done(mine, tmp_path, SCORES)
 
 
+def count_as_before(folder):
+    """Leave the record of notebook 04 as it was when scores were means of draws."""
+    path = folder / "done" / f"{SCORES}.json"
+    record = read_json(path)
+    assert record.pop("scores") == 2
+    write_json(path, record)
+
+
+def test_scores_counted_in_another_way_are_not_done_and_nothing_else_is_undone(tmp_path):
+    mine, other = (tiny(outputs_root=str(tmp_path), seed=seed) for seed in (0, 1))
+    for run in (mine, other):
+        finish(run, run.folder, *run.notebooks)
+    assert records.list_outdated([mine, other]) == []
+    count_as_before(mine.folder)
+    assert records.read(mine.folder, SCORES) is None
+    done = [records.is_done(mine, mine.folder, name) for name in TRAINED]
+    assert done == [True, True, False, True] and records.state(mine, mine.folder) == ("started", SCORES, "")
+    assert records.is_done(other, other.folder, SCORES)
+    told = "are means of draws, of an older version; 04 and 05 are done again for means over all galleries"
+    assert records.list_outdated([mine, other, tiny(seed=2)]) == [f"the scores of {mine.run_id} {told}"]
+    count_as_before(other.folder)
+    assert records.list_outdated([mine, other]) == [f"the scores of {mine.run_id}, {other.run_id} {told}"]
+    finish(mine, mine.folder, SCORES)
+    assert records.is_done(mine, mine.folder, SCORES)
+    assert "scores" not in read_json(mine.folder / "done" / f"{ENCODER}.json")  # no other notebook counts any
+
+
 def test_a_notebook_without_all_its_files_cannot_be_recorded(tmp_path):
     mine = tiny()
     with pytest.raises(FileNotFoundError):

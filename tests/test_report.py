@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
@@ -91,28 +92,58 @@ def test_every_score_is_the_one_measured(first, variant):
     labels = {"rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-10", "map": "mAP", "minp": "mINP"}
     labels["map_trapezoid"] = "mAP (trapezoid)"
     assert head[1] == "own (the run's own)" and len(head) == 1 + len(metrics["protocols"])
+
+    def with_ends(scores, key):
+        found = scores[key]
+        return (
+            found
+            if isinstance(found, str)
+            else f"{pct(found)}\n[{pct(scores[f'{key}_low'])}, {pct(scores[f'{key}_high'])}]"
+        )
+
     for name, scores in metrics["protocols"].items():
         column = head[1] if name == "own" else name
         for score, label in labels.items():
-            ends = f"[{pct(scores[score + '_low'])}, {pct(scores[score + '_high'])}]"
-            assert shown[label][column] == f"{pct(scores[score])} ± {pct(scores[score + '_std'])}\n{ends}"
-        ends = f"[{pct(scores['eer_low'])}, {pct(scores['eer_high'])}]"
-        assert shown["EER"][column] == f"{pct(scores['eer'])}\n{ends}"
+            assert shown[label][column] == with_ends(scores, score)
+            assert shown[f"{label} per person"][column] == with_ends(scores, f"{score}_per_person")
+            drawn = f"{pct(scores[f'{score}_draws'])} ± {pct(scores[f'{score}_draws_std'])}"
+            assert shown[f"{label}, draws"][column] == drawn
+        assert shown["EER"][column] == with_ends(scores, "eer")
+        assert shown["mean over"][column] == "all galleries"
         assert shown["queries (draw 0)"][column] == str(scores["queries"])
+        others = shown["of these, tested people's other aspects"][column]
+        assert others == str(scores["own_other_aspects"]) and (others != "0") == (name == "mba")
         for level in ("0.01", "0.001", "0.0001"):
-            found = scores[f"tpr_at_fpr_{level}"]
-            assert shown[f"TPR at FPR {level}"][column] == (found if isinstance(found, str) else pct(found))
+            assert shown[f"TPR at FPR {level}"][column] == with_ends(scores, f"tpr_at_fpr_{level}")
     for name, why in metrics["left_out"].items():
         assert f"{name}: left out" in page.get_text() and why in page.get_text()
     for number, scores in enumerate(metrics["protocols"].values()):
-        for name, *values in rows(section(page, "Other ways to compare"), number)[1:]:
-            wanted = [
-                f"{pct(scores['rows'][name][s])} ± {pct(scores['rows'][name][s + '_std'])}"
-                for s in ("rank1", "rank5", "rank10", "map", "map_trapezoid", "minp")
-            ]
-            assert values == wanted
+        for name, over, *values in rows(section(page, "Other ways to compare"), number)[1:]:
+            row, keys = scores["rows"][name], ("rank1", "rank5", "rank10", "map", "map_trapezoid", "minp")
+            assert values == [pct(row[key]) for key in (*keys, "rank1_per_person", "map_per_person")]
+            assert over == row["over"] == ("2 draws" if name.endswith(("ranked", "expanded")) else "all galleries")
     lead = page.select(".lead")[1].get_text()
-    assert f"Rank-1 is {pct(metrics['rank1'])} ± " in lead and f"has rank-1 {pct(metrics['pixels']['rank1'])} ±" in lead
+    assert f"Rank-1 is {pct(metrics['rank1'])} [{pct(metrics['rank1_low'])}, {pct(metrics['rank1_high'])}]" in lead
+    assert f"has rank-1 {pct(metrics['pixels']['rank1'])} and" in lead
+    drawn = (
+        f"Over 2 draws, as papers print, rank-1 is {pct(metrics['rank1_draws'])} ± {pct(metrics['rank1_draws_std'])}"
+    )
+    assert drawn in lead
+
+
+def test_error_rates_that_are_measurable_stand_with_their_intervals(outputs):
+    folder = run_of(outputs, "frozen")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["protocols"]["own"] |= {"eer": 0.125, "eer_low": 0.0625, "eer_high": 0.25}
+    metrics["protocols"]["mba"] |= {
+        f"tpr_at_fpr_0.01{end}": rate for end, rate in (("", 0.5), ("_low", 0.4), ("_high", 0.6))
+    }
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    list(report.write([], str(outputs)))
+    shown = {row[0]: row[1:] for row in rows(section(page_of(folder / "report.html"), "Scores"))}
+    assert shown["EER"][0] == "12.5\n[6.2, 25.0]" and shown["TPR at FPR 0.01"][1] == "50.0\n[40.0, 60.0]"
+    head, frozen, *_ = rows(section(page_of(outputs / "reports" / "tiny.html"), "Leaderboard"))
+    assert dict(zip(head, frozen, strict=True))["EER"] == "12.5\n[6.2, 25.0]"
 
 
 def test_counts_and_failures_are_those_of_the_files(first):
@@ -123,13 +154,20 @@ def test_counts_and_failures_are_those_of_the_files(first):
         mine = manifest[manifest["role"] == role]
         assert (int(images), int(people)) == (len(mine), mine["subject"].nunique())
     queries = pd.read_csv(folder / "per_query.csv").query("protocol == 'own'")
-    wrong = queries["first_hit"] > 1
-    assert f"{wrong.sum()} of {len(queries)} answers" in section(page, "Failures").get_text()
+    missed, asked = ((1 - queries["rank1"]) * queries["weight"]).sum(), queries["weight"].sum()
+    assert asked == pytest.approx(json.loads((folder / "metrics.json").read_text())["queries"])
+    said = section(page, "Failures").get_text()
+    assert f"In the mean over all galleries, {missed:,.1f} of {asked:,.0f} answers ({pct(missed / asked)} %)" in said
+    people = queries.groupby("identity").apply(lambda mine: ((1 - mine["rank1"]) * mine["weight"]).sum())
+    half = next(count for count in range(1, 9) if people.nlargest(count).sum() >= people.sum() / 2)
+    assert f"half of what is wrong falls on {half}." in said
+    assert f"{(people < 1e-9).sum()} of {len(people)} people are never missed" in said
     body = rows(section(page, "Failures"))[1:]
-    for identity, _, missed, rank1, ap in body:
+    for identity, images, wrong, rank1, ap in body:
         mine = queries[queries["identity"] == int(identity)]
-        assert missed == f"{(mine['first_hit'] > 1).sum()} of {len(mine)}"
-        assert (rank1, ap) == (pct((mine["first_hit"] == 1).mean()), pct(mine["average_precision"].mean()))
+        assert images == str(len(mine)) and wrong == f"{people[int(identity)]:.1f} of {mine['weight'].sum():.0f}"
+        means = [np.average(mine[score], weights=mine["weight"]) for score in ("rank1", "map")]
+        assert (rank1, ap) == tuple(map(pct, means))
     assert [float(row[4]) for row in body] == sorted(float(row[4]) for row in body)
 
 
@@ -140,17 +178,24 @@ def test_the_grid_compares_as_notebook_04_does(first):
     body = rows(section(page, "Leaderboard"))[1:]
     assert [row[0] for row in body] == ["frozen", "clipid"]
     for name, rank1, *_ in body:
-        assert rank1.startswith(f"{pct(metrics[name]['rank1'])} ± ")
-    (told,) = rows(section(page, "One against another"))[1:]
-    assert told[0] == "clipid over frozen"
-    difference = 100 * (metrics["clipid"]["rank1"] - metrics["frozen"]["rank1"])
-    assert float(told[1].split()[0]) == pytest.approx(difference, abs=0.051)
+        assert rank1.startswith(f"{pct(metrics[name]['rank1'])}\n[")
+    head, told = rows(section(page, "The ladder's questions"))
+    told = dict(zip(head, told, strict=True))
+    assert told[""] == "clipid over frozen" and (told["people"], told["seeds"]) == ("4", "1")
+    for score, label in (("rank1", "rank-1"), ("map", "mAP")):
+        difference = 100 * (metrics["clipid"][score] - metrics["frozen"][score])
+        assert float(told[label].split()[0]) == pytest.approx(difference, abs=0.051)
+        _, luck, _ = told[label].split("\n")
+        p, holm = luck.split(", ")
+        assert p.removeprefix("p ") == holm.removeprefix("Holm ")  # of one row alone
     notebook = nbformat.read(folders["clipid"] / "notebooks" / "04_evaluation.ipynb", as_version=4)
     said = html.unescape(
         "".join(o.data.get("text/html", "") for c in notebook.cells for o in c.get("outputs", []) if "data" in o)
     )
     if "over frozen, seed 0" in said:  # the two ran at once; whichever came last saw the other
-        assert all(f"<td>{cell}</td>" in said for cell in told[1:])
+        lines = [told[label].split("\n") for label in ("rank-1", "mAP")]
+        same = [cell for told_of, luck, _ in lines for cell in (told_of, luck.split(", ")[0].removeprefix("p "))]
+        assert all(f"<td>{cell}</td>" in said for cell in same)
 
 
 @pytest.mark.parametrize("variant", ["frozen", "clipid"])
@@ -226,7 +271,7 @@ def test_hostile_names_stay_text(outputs, look):
     groups.loc[1, "attribute"] = "naïve & <b>bold</b> 手"
     groups.to_csv(folder / "subgroups.csv", index=False)
     queries = pd.read_csv(folder / "per_query.csv")
-    hard = queries[queries["protocol"] == "own"].groupby("path")["average_precision"].mean().idxmin()
+    hard = queries[queries["protocol"] == "own"].groupby("path")["map"].mean().idxmin()
     wicked = 'Hands/"><img src=x onerror="alert(1)">\'.jpg'
     queries.replace({"path": {hard: wicked}}).to_csv(folder / "per_query.csv", index=False)
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -296,7 +341,8 @@ def test_damage_is_told_in_a_sentence(outputs):
     assert "manifest" in said["Data and protocol"] and "subgroups.csv is not there" in said["Who it fails"]
     assert "04_evaluation.ipynb cannot be read" in said["Notebooks"]
     assert "Traceback" not in page.get_text() and str(outputs) not in page.get_text()
-    assert "per_query.csv" in section(page_of(outputs / "reports" / "tiny.html"), "Rank-1 and mAP, drawn").get_text()
+    (told,) = section(page_of(outputs / "reports" / "tiny.html"), "The ladder's questions").select(".missing")
+    assert folder.name in told.get_text() and "per_query.csv" in told.get_text()
 
 
 def test_a_fault_of_ours_is_no_damaged_file(outputs, monkeypatch):
@@ -315,16 +361,33 @@ def test_answers_of_other_scores_are_not_shown(outputs):
     assert "other answers than metrics.json" in section(page_of(folder / "report.html"), "Failures").get_text()
 
 
+def test_older_means_of_draws_are_refused_in_one_line(outputs, capsys):
+    folder = run_of(outputs, "frozen")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for scores in metrics["protocols"].values():
+        del scores["over"]
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    told = "its scores are means of draws, of an older version; `clipreid run` with its params does notebook 04 again"
+    assert command_line.main(["report", str(folder)]) == 2
+    assert capsys.readouterr().err == f"clipreid: {folder}: {told}\n"
+    lines = list(report.write([], str(outputs)))
+    assert len(lines) == 2 and lines[0] == f"left out: {folder}: {told}"
+
+
 def test_metrics_of_an_older_version_lose_what_they_lack(outputs):
     folder = run_of(outputs, "frozen")
     metrics = json.loads((folder / "metrics.json").read_text())
-    kept = ("rank1", "map", "rank5", "queries", "gallery", "compared_sha", "protocol")
+    kept = ("rank1", "map", "rank5", "queries", "gallery", "compared_sha", "protocol", "over")
     older = {"protocols": {"own": {key: metrics[key] for key in kept}}, **{key: metrics[key] for key in kept}}
     (folder / "metrics.json").write_text(json.dumps(older))
     list(report.write([], str(outputs)))
     page = page_of(folder / "report.html")
     head, *body = rows(section(page, "Scores"))
-    assert ["rank-1", pct(metrics["rank1"])] in body and not [row for row in body if row[0] == "EER"]
+    assert (
+        head[1:] == ["own (the run's own)"]
+        and ["rank-1", pct(metrics["rank1"])] in body
+        and not [row for row in body if row[0] == "EER"]
+    )
     assert "not recorded" in section(page, "Provenance").get_text()
     averages = dict(
         zip(*rows(section(page_of(outputs / "reports" / "tiny.html"), "Averages over seeds"))[:2], strict=True)
@@ -366,14 +429,22 @@ def test_named_runs_report_once_and_several_experiments_share_a_page_that_is_fou
 
 def test_across_stands_on_the_grid_where_it_was_measured(outputs):
     row = {"dataset": "demo", "aspect": "dorsal_r", "model": "embedded", "variant": "clipid", "stage": "x", "seed": 0}
-    row |= {"tested_dataset": "demo", "tested_aspect": "palmar_r", "rank1": 0.125, "rank1_std": None, "left_out": ""}
-    row |= {"rank1_low": 0.1, "rank1_high": 0.2, "map": 0.25, "map_std": 0.011, "map_low": 0.2, "map_high": 0.3}
+    row |= {"tested_dataset": "demo", "tested_aspect": "palmar_r", "rank1": 0.125, "left_out": ""}
+    row |= {"rank1_low": 0.1, "rank1_high": 0.2, "map": 0.25, "map_low": 0.2, "map_high": 0.3}
+    row |= {"rank1_per_person": 0.15, "map_per_person": 0.3, "rank1_draws": 0.13, "rank1_draws_std": 0.02}
+    row |= {"over": "all galleries"}
     leak = {key: row[key] for key in list(row)[:8]} | {"left_out": f"3 people {EVIL}"}
     pd.DataFrame([row, leak]).to_csv(outputs / "across.csv", index=False)
     list(report.write([], str(outputs)))
     body = rows(section(page_of(outputs / "reports" / "tiny.html"), "Across aspects and data sets"))[1:]
-    assert body[0][1:] == ["demo palmar_r", "12.5\n[10.0, 20.0]", "25.0 ± 1.1\n[20.0, 30.0]", ""]
-    assert body[1][2:] == ["", "", f"3 people {EVIL}"]
+    found = ["12.5\n[10.0, 20.0]", "15.0", "25.0\n[20.0, 30.0]", "30.0", "13.0 ± 2.0", "all galleries", ""]
+    assert body[0][1:] == ["demo palmar_r", *found]
+    assert body[1][2:] == [*[""] * 6, f"3 people {EVIL}"]
+    # what an older version measured are means of draws: not shown as anything else
+    pd.DataFrame([row, leak]).drop(columns="over").to_csv(outputs / "across.csv", index=False)
+    list(report.write([], str(outputs)))
+    told = section(page_of(outputs / "reports" / "tiny.html"), "Across aspects and data sets").get_text()
+    assert "across.csv cannot be read (it has no column over)" in told
 
 
 def test_published_numbers_stand_beside_ours(outputs):

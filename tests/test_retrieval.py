@@ -66,7 +66,7 @@ def test_before_and_after_draws_one_row_per_stage(two, tmp_path):
 
 def scored(compared_sha: str) -> dict:
     """What a run's metrics.json says at least."""
-    own = {"rank1": 0.5, "map": 0.5, "compared_sha": compared_sha}
+    own = {"rank1": 0.5, "map": 0.5, "over": "all galleries", "compared_sha": compared_sha}
     return {**own, "protocols": {"own": own}}
 
 

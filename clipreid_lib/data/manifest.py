@@ -100,6 +100,17 @@ class Manifest:
         gallery = gallery.sort_values("role", key=lambda role: role == "distractor", kind="stable")
         return images[column == "query"], gallery
 
+    def pool(self, part: str = "test") -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Return the images that draws choose from: of people who are asked for, and of distractors.
+
+        Every one of them counts, also one that no draw happens to show: across sessions, another image of its session
+        may be in the gallery each time.
+
+        Args:
+            part: ``test``, or ``validation``, which has no distractors.
+        """
+        return self._select(part), self._select(*(["distractor"] if part == "test" else []))
+
     @cached_property
     def sha(self) -> str:
         """SHA-256 of the manifest's CSV: equal exactly if every image has the same columns, role and part in draws."""
@@ -107,10 +118,12 @@ class Manifest:
 
     @cached_property
     def compared_sha(self) -> str:
-        """SHA-256 of what the draws compare: equal for runs that answer the same questions, however they trained."""
+        """SHA-256 of what tests compare: equal for runs that answer the same questions, however they trained.
+
+        An image that no draw shows counts as well, for scores over all galleries hold it.
+        """
         images = self.in_tests.sort_values("path")
-        drawn = images.filter(regex=DRAW)
-        asked = images.loc[(drawn != "").any(axis=1), ["path", "identity", *drawn]]
+        asked = images[["path", "identity", *images.filter(regex=DRAW)]]
         return hashlib.sha256(asked.to_csv(index=False, lineterminator="\n").encode()).hexdigest()
 
     def save(self, path: str | Path) -> None:

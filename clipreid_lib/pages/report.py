@@ -9,8 +9,8 @@ from clipreid_lib.pages import report_origin, report_runs, report_scores
 from clipreid_lib.pages.report_blocks import Facts, make_section, render
 from clipreid_lib.params.run_folder import list_run_folders
 from clipreid_lib.params.schema import project_path
-from clipreid_lib.scores.finished_run import FinishedRun
-from clipreid_lib.scores.score_names import FLOOR, format_score, name_method
+from clipreid_lib.scores.finished_run import FinishedRun, open_runs
+from clipreid_lib.scores.score_names import FLOOR, IN_DRAWS, VOTES, format_score, name_method
 
 SECTIONS: dict[str, Callable[[FinishedRun], list]] = {
     "Scores": report_scores.show_scores,
@@ -49,12 +49,8 @@ def write(folders: list[str], outputs: str | None = None) -> Iterator[str]:
         around = {run.outputs for run in runs}
         place = around.pop() if outputs is None and len(around) == 1 else place
     else:
-        runs = []
-        for folder in list_run_folders(place):
-            try:
-                runs.append(FinishedRun.open(folder))
-            except UserError as error:
-                yield f"left out: {error}"
+        runs, left_out = open_runs(list_run_folders(place))
+        yield from left_out
         if not runs:
             raise UserError(f"{place / 'runs'}: no evaluated run to report; `clipreid run params/demo.yaml` makes some")
     for run in runs:
@@ -83,9 +79,11 @@ def _sum_up(run: FinishedRun) -> list[str]:
     return [
         f"The model {params.model}, variant {name_method(params.variant, params.stage)}, seed {params.seed}, was "
         f"tested on {params.dataset} {params.aspect} under protocol {params.protocol} ({trained}): "
-        f"{counts['identities']} people, {counts['draws']} draws, in the first of them "
-        f"{counts['queries']} queries and {counts['gallery']} gallery images.",
-        f"Rank-1 is {format_score(own, 'rank1')} and mAP {format_score(own, 'map')} (per cent, mean ± "
-        "deviation over draws [95 % interval over people]); nearest neighbour on 32x32 grey pixels, the floor, has "
-        f"rank-1 {format_score(floor, 'rank1')} and mAP {format_score(floor, 'map')}.",
+        f"{counts['identities']} people; scores are means over {own['over']}; a draw has {counts['queries']} queries "
+        f"and {counts['gallery']} gallery images.",
+        f"Rank-1 is {format_score(own, 'rank1')} and mAP {format_score(own, 'map')} (per cent [95 % interval over "
+        f"people]); with one vote per person {format_score(own, VOTES[0])} and {format_score(own, VOTES[1])}. Over "
+        f"{counts['draws']} draws, as papers print, rank-1 is {format_score(own, f'rank1{IN_DRAWS}')} (mean ± "
+        f"deviation). Nearest neighbour on 32x32 grey pixels, the floor, has rank-1 {format_score(floor, 'rank1')} and "
+        f"mAP {format_score(floor, 'map')}.",
     ]

@@ -110,6 +110,11 @@ class Section(NamedTuple):
         return re.sub(r"\W+", "-", self.title.lower())
 
 
+def stack(cell: object) -> str:
+    """Write a cell as text, an interval in it on a line of its own."""
+    return str(cell).replace(" [", "\n[")
+
+
 def make_section(title: str, make: Callable[..., list], *given: object) -> Section:
     """Make a section, or one that says which file of a run is missing or damaged.
 

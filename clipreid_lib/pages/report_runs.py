@@ -8,23 +8,23 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clipreid_lib.base.errors import UserError
 from clipreid_lib.pages import repeat_command, report_origin, score_figures
 from clipreid_lib.pages import report_blocks as page
 from clipreid_lib.pages.report_scores import show_published
 from clipreid_lib.params.schema import Params
-from clipreid_lib.scores import comparison, leaderboard
-from clipreid_lib.scores.finished_run import FinishedRun, read_table
-from clipreid_lib.scores.score_names import SHOWN, format_score, name_method
+from clipreid_lib.scores import leaderboard
+from clipreid_lib.scores.comparison import COMPARED
+from clipreid_lib.scores.finished_run import FinishedRun, read_answers, read_table
+from clipreid_lib.scores.ladder import LADDER, Runs, ask, group_tests
+from clipreid_lib.scores.score_names import ENDS, IN_DRAWS, SHOWN, VOTES, format_score, name_method, name_score
 
-LADDER = ("frozen", "tip_adapter", "classifier", "clipid_no_text", "clipid", "inversion")
-PAIRS = 28  # comparisons of one test that are all made; of more runs, each is compared with the lowest rung alone
 CURVES = 8  # in one CMC figure, so that colours stay apart
 ACROSS: dict[str, type] = dict.fromkeys(
-    "dataset aspect model variant stage seed tested_dataset tested_aspect left_out".split(), str
+    "dataset aspect model variant stage seed tested_dataset tested_aspect over left_out".split(), str
 )
-ACROSS |= {f"{score}{end}": float for score in ("rank1", "map") for end in ("", "_std", "_low", "_high")}
-Runs = list[FinishedRun]
+ACROSS |= {f"{score}{end}": float for score in ("rank1", "map") for end in ENDS}
+DRAWN = f"rank1{IN_DRAWS}"
+ACROSS |= dict.fromkeys([*VOTES, DRAWN, f"{DRAWN}_std"], float)
 
 
 def name_page(runs: Runs) -> str:
@@ -40,10 +40,10 @@ def lay_out(runs: Runs, folder: Path, outputs: Path) -> str:
     """Return the report of several runs as HTML that will lie in ``folder``; ``outputs`` may hold ``across.csv``."""
     runs = sorted(runs, key=lambda run: (LADDER.index(run.params.variant), run.name))
     sections = [
-        page.make_section("Leaderboard", _show_leaderboard, runs, folder),
+        page.make_section("The ladder's questions", _show_pairs, runs),
         page.make_section("Averages over seeds", _show_averages, runs),
-        page.make_section("Rank-1 and mAP, drawn", _show_figures, runs),
-        page.make_section("One against another", _show_pairs, runs),
+        page.make_section("Leaderboard", _show_leaderboard, runs, folder),
+        page.make_section("Rank-1 and mAP in pictures", _show_figures, runs),
         page.make_section("What they share and differ in", _show_params, runs),
         page.make_section("Beside published numbers", show_published, *runs),
         page.make_section("Across aspects and data sets", _show_across, outputs),
@@ -57,14 +57,14 @@ def _sum_up(runs: Runs) -> list[str]:
     variants = dict.fromkeys(run.params.variant for run in runs)
     tests = dict.fromkeys(f"{run.params.dataset} {run.params.aspect} ({run.params.protocol})" for run in runs)
     first = f"{len(runs)} runs of {', '.join(variants)}, tested on {', '.join(tests)}."
-    if len(_group_tests(runs)) > 1:
+    if len(group_tests(runs)) > 1:
         return [first, "They were not all asked the same questions, so only rows of one table below may be compared."]
     best = max(runs, key=lambda run: run.own["rank1"])
     return [
         first,
         f"All were asked the same questions. The highest rank-1 is {format_score(best.own, 'rank1')} per cent "
-        f"({_name_runs(runs)[best.name]}); whether that is more than chance, the paired comparisons below say better "
-        "than the table.",
+        f"({_name_runs(runs)[best.name]}); whether that is more than chance, the ladder's questions say better than "
+        "the leaderboard.",
     ]
 
 
@@ -82,26 +82,6 @@ def _name_runs(runs: Runs) -> dict[str, str]:
     return {run: f"{mine}, {run[-8:]}" if mine in shared else mine for run, mine in names.items()}
 
 
-def _group_tests(runs: Runs) -> dict[str, Runs]:
-    """Group runs by the questions they were asked under their own protocol."""
-    found: dict[str, Runs] = {}
-    for run in runs:
-        found.setdefault(run.own["compared_sha"], []).append(run)
-    return found
-
-
-def _read_queries(group: Runs, names: dict[str, str]) -> tuple[dict[str, FinishedRun], list]:
-    """Return those runs whose answers can be read, by name, and a block for each of the others."""
-    whole, lost = {}, []
-    for run in group:
-        try:
-            run.queries  # noqa: B018  read, and then kept
-            whole[names[run.name]] = run
-        except UserError as error:
-            lost.append(page.Words(f"{run.name}: {error}.", missing=True))
-    return whole, lost
-
-
 def _show_leaderboard(runs: Runs, folder: Path) -> list:
     names = _name_runs(runs)
     tests: dict[tuple, list] = {}
@@ -110,17 +90,20 @@ def _show_leaderboard(runs: Runs, folder: Path) -> list:
             test = run.params.dataset, run.params.aspect, protocol, scores.get("compared_sha")
             tests.setdefault(test, []).append((run, scores))
     blocks: list = [page.Words(page.TEXTS["leaderboard"])]
-    columns = {score: SHOWN.get(score, "EER") for score in ("rank1", "rank5", "map", "map_trapezoid", "minp", "eer")}
+    shown = ("rank1", VOTES[0], "rank5", "map", VOTES[1], "map_trapezoid", DRAWN, "eer")
+    columns = {score: name_score(score) for score in shown}
     for (dataset, aspect, protocol, _), found in tests.items():
         rows = []
         for run, scores in found:
-            values = [format_score(scores, score).replace(" [", "\n[") for score in columns]
-            counts = [str(scores.get(name, "–")) for name in ("queries", "gallery")]
+            values = [page.stack(format_score(scores, score)) for score in columns]
+            values.append(scores.get("over", ""))
             report, gallery = _link(run, "report.html", folder, names[run.name]), _link(run, "gallery.html", folder)
-            rows.append([report or names[run.name], *values, *counts, gallery or "–"])
+            rows.append([report or names[run.name], *values, gallery or "–"])
         own = ", their own" if any(run.params.protocol == protocol for run, _ in found) else ""
-        head = ["run", *columns.values(), "queries", "gallery", "rankings"]
-        blocks.append(page.Table(head, rows, f"{dataset} {aspect}, protocol {protocol}{own}"))
+        head = ["run", *columns.values(), "mean over", "rankings"]
+        counts = [found[0][1].get(name, "?") for name in ("queries", "gallery")]
+        sizes = "{} queries and {} gallery images a draw".format(*counts)
+        blocks.append(page.Table(head, rows, f"{dataset} {aspect}, protocol {protocol}{own}: {sizes}"))
     return blocks
 
 
@@ -144,37 +127,48 @@ def _show_figures(runs: Runs) -> list:
     for score, label in (("rank1", "Rank-1"), ("map", "mAP")):
         caption = f"{label} of each run under its own protocol, with 95 % intervals over people."
         figures.append(page.draw(score_figures.draw_intervals, caption, table, score, label))
-    for group in _group_tests(runs).values():
-        whole, lost = _read_queries(group, names)
-        blocks += lost
-        if len(whole) > CURVES:
-            blocks.append(page.Words(f"{len(whole)} runs of one test: the CMC shows the first {CURVES}."))
-        if whole:
-            first = group[0].params
-            caption = f"CMC on {first.dataset} {first.aspect} ({first.protocol}); the band is one deviation over draws."
-            curves = {name: run.cmc for name, run in list(whole.items())[:CURVES]}
-            figures.append(page.draw(score_figures.draw_cmc, caption, curves))
+    for group in group_tests(runs).values():
+        first, curves = group[0], {names[run.name]: run.cmc for run in group if len(run.cmc)}
+        if len(curves) > CURVES:
+            blocks.append(page.Words(f"{len(curves)} runs of one test: the CMC shows the first {CURVES}."))
+        if curves:
+            where = f"{first.params.dataset} {first.params.aspect} ({first.params.protocol})"
+            caption = f"CMC on {where}, mean over {first.own['over']}."
+            figures.append(page.draw(score_figures.draw_cmc, caption, dict(list(curves.items())[:CURVES])))
     return [page.Figures(figures), *blocks]
 
 
 def _show_pairs(runs: Runs) -> list:
     blocks: list = [page.Words(page.TEXTS["pairs"])]
-    for group in _group_tests(runs).values():
-        whole, _ = _read_queries(group, _name_runs(runs))
-        names = list(whole)
-        if len(names) < 2:
+    for group in group_tests(runs).values():
+        first = group[0]
+        whole, damaged = read_answers(group)
+        blocks += [page.Words(f"{what}.", missing=True) for what in damaged]
+        if not whole:
             continue
-        every = len(names) * (len(names) - 1) // 2 <= PAIRS
-        tables = []
-        for place, mine in enumerate(names[1:], start=1):
-            others = {name: whole[name].queries for name in (names[:place] if every else names[:1])}
-            found = comparison.compare(whole[mine].queries, others)
-            tables.append(found.rename(index=lambda over, mine=mine: f"{mine} {over}"))
-        alone = "" if every else f"; so many runs that each is compared with {names[0]} alone"
-        first = group[0].params
-        caption = f"{first.dataset} {first.aspect}, protocol {first.protocol}{alone}"
-        blocks.append(page.Table.of(pd.concat(tables), caption))
-    return blocks if len(blocks) > 1 else [page.Words("No two of them answered the same questions.")]
+        asked, rest, apart = ask(whole)
+        where = f"{first.params.dataset} {first.params.aspect}, protocol {first.params.protocol}"
+        if len(asked):
+            blocks.append(
+                page.Table.of(_stack(asked), f"{where}: each rung against the one below it, and clipid's control")
+            )
+        if len(rest):
+            table = page.Table.of(_stack(rest), f"{where}: every other pair")
+            blocks.append(page.Folded(f"{where}: every other pair ({len(rest)})", [table]) if len(asked) else table)
+        blocks += [page.Words(said, missing=True) for said in apart]
+    return blocks if len(blocks) > 1 else [page.Words("No two methods were asked the same questions.")]
+
+
+def _stack(found: pd.DataFrame) -> pd.DataFrame:
+    """Write what belongs to one score of a comparison into one cell, a line each."""
+    table = found[["people", "seeds"]].copy()
+    for score in COMPARED.values():
+        parts = [found[f"{name} ({score})"] for name in ("p", "Holm", "shows")]
+        table[score] = [
+            f"{difference}\np {p}, Holm {holm}\nshows {shows}"
+            for difference, p, holm, shows in zip(found[score], *parts, strict=True)
+        ]
+    return table
 
 
 def _compare(runs: Runs, facts: list[dict], caption: str, write: Callable = lambda _, fact: fact) -> tuple[dict, list]:
@@ -202,14 +196,15 @@ def _show_across(outputs: Path) -> list:
     if not path.is_file():
         return [page.Words("Not measured; clipreid across does it for runs of protocol common.")]
     table = read_table(path, ACROSS).replace({np.nan: None})
-    rows = []
+    rows, scores = [], ("rank1", VOTES[0], "map", VOTES[1], DRAWN)
     for row in table.to_dict("records"):
         how = name_method(row["variant"], row["stage"])
         trained = f"{row['dataset']} {row['aspect']}, {row['model']} {how}, seed {row['seed']}"
         why = row["left_out"] or ""
-        values = ["" if why else format_score(row, score).replace(" [", "\n[") for score in ("rank1", "map")]
-        rows.append([trained, f"{row['tested_dataset']} {row['tested_aspect']}", *values, why])
-    blocks: list = [page.Table(["trained on", "tested on", "rank-1", "mAP", "left out"], rows, page.TEXTS["across"])]
+        values = ["" if why else page.stack(format_score(row, score)) for score in scores]
+        rows.append([trained, f"{row['tested_dataset']} {row['tested_aspect']}", *values, row["over"] or "", why])
+    head = ["trained on", "tested on", *map(name_score, scores), "mean over", "left out"]
+    blocks: list = [page.Table(head, rows, page.TEXTS["across"])]
     figures = [
         page.embed(outputs / f"across_{score}.png", f"{SHOWN[score]}, per cent: rows trained on, columns tested on.")
         for score in ("rank1", "map")

@@ -1,6 +1,5 @@
 """What a run's report shows of its results: scores, curves, pictures, failures, subgroups, published numbers."""
 
-import numpy as np
 import pandas as pd
 
 from clipreid_lib.base.errors import UserError
@@ -9,19 +8,21 @@ from clipreid_lib.pages import report_blocks as page
 from clipreid_lib.pages import training_figures
 from clipreid_lib.scores import leaderboard, published
 from clipreid_lib.scores.finished_run import FinishedRun, read_table
-from clipreid_lib.scores.score_names import DEFINITIONS, SHOWN, format_score, format_share, name_rates
+from clipreid_lib.scores.score_names import (
+    COUNTS,
+    DEFINITIONS,
+    EACH_PERSON,
+    IN_DRAWS,
+    SCORES,
+    SHOWN,
+    VOTES,
+    format_score,
+    format_share,
+    name_rates,
+    name_score,
+)
 from clipreid_lib.scores.subgroups import FEWEST, find_hardest, format_groups
 
-COUNTS = {
-    "identities": "people asked for",
-    "queries": "queries (draw 0)",
-    "gallery": "gallery images (draw 0)",
-    "distractors": "distractors among them",
-    "draws": "draws",
-    "unmatched": "queries without a match",
-    "genuine_pairs": "genuine pairs",
-    "impostor_pairs": "impostor pairs",
-}
 LOGS = {"prompts": "Stage 2a, learning the sentences", "encoder": "Training the image encoder"}
 EXPECTED = "cmc roc_det score_distributions subgroups embedding_map hardest spread before_and_after looked_at".split()
 WRONG = "wrong at rank-1"
@@ -31,7 +32,10 @@ def show_scores(run: FinishedRun) -> list:
     """Return every score under every protocol, why others are left out, and what each score means."""
     names, metrics = list(run.protocols), run.metrics
     keys = dict.fromkeys(key for scores in run.protocols.values() for key in scores)
-    labels = {key: label for key, label in (COUNTS | SHOWN | {"eer": "EER"}).items() if key in keys} | name_rates(keys)
+    ends = ("", EACH_PERSON, IN_DRAWS)
+    scored = {f"{score}{end}": name_score(f"{score}{end}") for end in ends for score in SCORES}
+    every = COUNTS | {"over": "mean over"} | scored | {"eer": "EER"}
+    labels = {key: label for key, label in every.items() if key in keys} | name_rates(keys)
     rows = [[label, *(_write(scores, key) for scores in run.protocols.values())] for key, label in labels.items()]
     blocks: list = [page.Table(["", f"{names[0]} (the run's own)", *names[1:]], rows, page.TEXTS["scores"])]
     if metrics.get("left_out"):
@@ -45,9 +49,10 @@ def show_scores(run: FinishedRun) -> list:
 def show_rows(run: FinishedRun) -> list:
     """Return the scores of the run's other embeddings, and of its own compared in other ways."""
     blocks: list = [page.Words(page.TEXTS["rows"])]
+    columns = {"over": "mean over"} | SHOWN | {key: name_score(key) for key in VOTES}
     for number, (protocol, scores) in enumerate(run.protocols.items()):
-        rows = [[name, *(_write(row, score) for score in SHOWN)] for name, row in scores.get("rows", {}).items()]
-        table = page.Table(["", *SHOWN.values()], rows, f"Under protocol {protocol}.")
+        rows = [[name, *(_write(row, key) for key in columns)] for name, row in scores.get("rows", {}).items()]
+        table = page.Table(["", *columns.values()], rows, f"Under protocol {protocol}.")
         blocks.append(page.Folded(f"Under protocol {protocol}", [table]) if number else table)
     return blocks
 
@@ -94,31 +99,26 @@ def show_failures(run: FinishedRun) -> list:
     blocks: list = [page.Words("gallery.html, the page of every query, is not there.", missing=True)]
     if (run.folder / "gallery.html").is_file():
         blocks = [page.Link("Every query's ranked gallery", "gallery.html", "to filter, sort and search")]
-    queries = run.queries
-    asked = queries[queries["first_hit"] > 0].assign(wrong=queries["first_hit"] > 1)
-    people = asked.groupby("identity")["wrong"].agg(["sum", "size"])
-    worst = np.sort(people["sum"])[::-1].cumsum()
-    half = int((worst < worst[-1] / 2).sum() + (worst[-1] > 0))  # how many people account for half of all misses
+    queries = run.queries.dropna(subset="rank1")
+    queries = queries.assign(missed=(1 - queries["rank1"]) * queries["weight"])
+    people = queries.groupby("identity")[["missed", "weight"]].sum()
+    worst = people["missed"].sort_values(ascending=False).cumsum()
+    half = int((worst < worst.iloc[-1] / 2).sum() + (worst.iloc[-1] > 0))  # people that account for half of all misses
     said = (
-        f"All draws together, {asked['wrong'].sum():,} of {len(asked):,} answers "
-        f"({format_share(asked['wrong'].mean())} %) put another person first. {(people['sum'] == 0).sum()} of "
-        f"{len(people)} people were never missed, and half of what is wrong falls on {half}."
+        f"In the mean over {run.own['over']}, {people['missed'].sum():,.1f} of {people['weight'].sum():,.0f} answers "
+        f"({format_share(people['missed'].sum() / people['weight'].sum())} %) put another person first. "
+        f"{(people['missed'] < 1e-9).sum()} of {len(people)} people are never missed, and half of what is wrong falls "
+        f"on {half}."
     )
     blocks.append(page.Words(said))
-    misses = people["sum"].astype(str) + " of " + people["size"].astype(str)
+    misses = people["missed"].map("{:.1f}".format) + " of " + people["weight"].map("{:.0f}".format)
     hard = find_hardest(queries).join(misses.rename(WRONG), how="inner").rename(columns={"queries": "query images"})
-    caption = "The hardest people, lowest mAP over all draws first; rank-1 and mAP in per cent."
+    caption = "The hardest people, lowest mAP first; rank-1 and mAP in per cent."
     blocks.append(page.Table.of(hard[["query images", WRONG, "rank-1", "mAP"]], caption))
-    images = asked.groupby(["path", "identity"], as_index=False).agg(
-        missed=("wrong", "sum"), asked=("wrong", "size"), worst=("first_hit", "max"), ap=("average_precision", "mean")
-    )
-    images = images.sort_values(["ap", "worst"], ascending=[True, False], kind="stable").head(10)
+    images = queries.sort_values(["map", "rank1"], kind="stable").head(10)
     shown = {
-        "image": images["path"],
-        "identity": images["identity"],
-        WRONG: images["missed"].astype(str) + " of " + images["asked"].astype(str),
-        "worst rank": images["worst"],
-        "mAP": images["ap"].map(format_share),
+        **{"image": images["path"], "identity": images["identity"]},
+        **{SHOWN[score]: images[score].map(format_share) for score in ("rank1", "rank5", "map")},
     }
     table = page.Table.of(pd.DataFrame(shown), "Paths start at the data root.", index=False)
     return [*blocks, page.Folded("The hardest images", [table])]
@@ -127,7 +127,7 @@ def show_failures(run: FinishedRun) -> list:
 def show_subgroups(run: FinishedRun) -> list:
     """Return the scores of subgroups, and what such a table cannot support."""
     caveat = page.Words(page.TEXTS["subgroups"].format(fewest=FEWEST))
-    blocks: list = [caveat, page.Table.of(format_groups(run.groups), page.TEXTS["rates of subgroups"])]
+    blocks: list = [caveat, page.Table.of(format_groups(run.groups).map(page.stack), page.TEXTS["rates of subgroups"])]
     picture = run.folder / "figures" / "subgroups.png"
     if picture.is_file():
         caption = "The same rank-1, drawn: groups whose bars overlap may well be equal."
@@ -148,6 +148,8 @@ def show_published(*runs: FinishedRun) -> list:
 
 def _write(scores: dict, key: str) -> str:
     """Write a count or a score of a record, its interval on a line of its own."""
+    if key in ("over", "enrolled"):
+        return scores.get(key, "")
     if key in COUNTS and scores.get(key) is not None:
         return f"{scores[key]:,}"
-    return format_score(scores, key).replace(" [", "\n[")
+    return page.stack(format_score(scores, key))

@@ -11,8 +11,8 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from scipy import stats
 
 from clipreid_lib.pages.style import HALF, WIDE, escape
-from clipreid_lib.scores.score_names import format_share
-from clipreid_lib.scores.subgroups import ENDS, FEWEST
+from clipreid_lib.scores.score_names import ENDS, format_share
+from clipreid_lib.scores.subgroups import FEWEST
 
 if TYPE_CHECKING:  # slow to import, and reports need no network
     from clipreid_lib.scores.verification import Verification
@@ -24,19 +24,16 @@ RATES = (0.001, 0.01, 0.05, 0.2, 0.5)  # ticks of the DET axes
 
 
 def draw_cmc(curves: dict[str, np.ndarray]) -> plt.Figure:
-    """Draw CMC curves, (draws, ranks) each: the mean over draws, with a band of one standard deviation.
+    """Draw CMC curves, (ranks,) each, by what is written beside them.
 
     The axis begins at the multiple of ten below everything drawn, and says so: above it, curves have more room.
     """
     figure, axes = plt.subplots(figsize=TALL)
     lowest, last = 100.0, 1
-    for (name, draws), mark in zip(curves.items(), itertools.cycle(MARKS), strict=False):
-        curve = 100 * draws[:, :20]
-        ranks = np.arange(1, curve.shape[1] + 1)
-        mean, spread = curve.mean(axis=0), curve.std(axis=0, ddof=1) if len(curve) > 1 else 0
-        (line,) = axes.plot(ranks, mean, marker=mark, markersize=4, label=name)
-        axes.fill_between(ranks, mean - spread, np.minimum(mean + spread, 100), color=line.get_color(), alpha=0.2)
-        lowest, last = min(lowest, np.min(mean - spread)), max(last, len(ranks))
+    for (name, shares), mark in zip(curves.items(), itertools.cycle(MARKS), strict=False):
+        curve = 100 * np.asarray(shares)
+        axes.plot(np.arange(1, len(curve) + 1), curve, marker=mark, markersize=4, label=name)
+        lowest, last = min(lowest, np.min(curve)), max(last, len(curve))
     start = max(0, min(90, 10 * np.floor(lowest / 10)))
     axes.set(xlabel="rank", xticks=sorted({1, *range(5, last, 5), last}))
     axes.set(ylabel="% of queries with a hit by then", ylim=(start, 100 + 0.02 * (100 - start)))
@@ -50,10 +47,9 @@ def draw_score_distributions(pairs: pd.DataFrame) -> plt.Figure:
     """Draw the similarity of genuine and impostor pairs, each as a density of its own."""
     figure, axes = plt.subplots(figsize=HALF)
     scores, genuine = pairs["score"], pairs["genuine"]
-    bins = np.linspace(scores.min(), scores.max(), 60)
+    look = {"bins": 60, "binrange": (scores.min(), scores.max()), "stat": "density", "element": "step", "alpha": 0.4}
     for kind, label in ((~genuine, "impostor"), (genuine, "genuine")):
-        look = {"bins": bins, "stat": "density", "element": "step", "alpha": 0.4}
-        sns.histplot(scores[kind], ax=axes, label=f"{label} ({kind.sum():,})", **look)
+        sns.histplot(x=scores[kind], weights=pairs["weight"][kind], ax=axes, label=f"{label} ({kind.sum():,})", **look)
     axes.set(xlabel="cosine similarity", ylabel="density")
     axes.legend()
     return figure
@@ -72,12 +68,13 @@ def draw_roc_and_det(named: "dict[str, Verification]") -> plt.Figure:
         rising = np.geomspace(1 / each.impostor, 1, 3000)
         seen = np.unique(np.searchsorted(each.fpr, rising * (1 + 1e-9), side="right") - 1)
         seen = seen[each.fpr[seen] > 0]
-        labels.append(f"{name}, EER {format_share(each.eer)} %")
+        labels.append(f"{name}, EER {'not measurable' if each.eer_lacks else f'{format_share(each.eer)} %'}")
         (line,) = roc.plot(100 * each.fpr[seen], 100 * each.tpr[seen], drawstyle="steps-post", label=labels[-1])
         tiny = 0.5 / max(each.genuine, each.impostor)  # half an error: normal deviates have no place for none
         both = [deviate(np.clip(rate[seen], tiny, 1 - tiny)) for rate in (each.fpr, 1 - each.tpr)]
         det.plot(*both, color=line.get_color())
-        det.plot(*2 * [[deviate(each.eer)]], "o", color=line.get_color(), markersize=4)
+        if not each.eer_lacks:
+            det.plot(*2 * [[deviate(max(each.eer, tiny))]], "o", color=line.get_color(), markersize=4)
     roc.set(xscale="log", xlabel=POSITIVE, ylabel="true positive rate, per cent", ylim=(0, 102))
     for axis in (roc.xaxis, roc.yaxis):
         axis.set_major_formatter("{x:g}")

@@ -129,7 +129,7 @@ def expand(values: dict, source: str | dict[str, str] = "params", many: bool = F
     if size > MANY and not many:
         raise UserError(f"the grid has {size:,} combinations; --yes says that more than {MANY} are meant")
     place = name_source(source, "exclude")
-    rules = [{key: _typed(key, value, place) for key, value in rule.items()} for rule in rules]
+    rules = [{key: read_values(key, value, f"{place}: exclude") for key, value in rule.items()} for rule in rules]
     points = [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]
     left = [point for point in points if not any(_matches(point, rule) for rule in rules)]
     if not left:
@@ -142,6 +142,29 @@ def expand(values: dict, source: str | dict[str, str] = "params", many: bool = F
             where = name_source(source, differ[0])
             raise UserError(f"{where}: {differ[0]}: some of its values make the same run; keep one of them")
     return [run for run, _ in unique.values()]
+
+
+def read_values(key: str, value: object, where: str) -> list:
+    """Return the values that a rule or a filter names, or a combination has, as the schema's type: 1e-4 is a number.
+
+    Args:
+        key: of the schema.
+        value: one, or a list.
+        where: they were written, for messages.
+
+    Raises:
+        UserError: an unknown key (the nearest is offered), or a value of another type.
+    """
+    refuse_unknown_key(key, where)
+    values = value if isinstance(value, list) else [value]
+    if odd := next(filter(None, (describe_odd_number(key, each) for each in values)), None):
+        raise UserError(f"{where}: {key}: {odd}")
+    kind: Any = Params.model_fields[key].annotation
+    try:
+        return [TypeAdapter(kind).validate_python(each) for each in values]
+    except ValidationError as error:
+        said = error.errors()[0]
+        raise UserError(f"{where}: {key}: {said['msg'].lower()}, got {said['input']!r}") from None
 
 
 def _read_override(key: str, text: str) -> object:
@@ -170,21 +193,7 @@ def _rules(layer: dict, path: str) -> list[dict]:
 def _matches(point: dict, rule: dict) -> bool:
     """Whether a combination is one that a rule leaves out; a key that no file sets has its default."""
     default = {key: Params.model_fields[key].default for key in rule}
-    return all(_typed(key, (default | point)[key], "params")[0] in values for key, values in rule.items())
-
-
-def _typed(key: str, value: object, where: str) -> list:
-    """Return the values a rule names, or a combination has, as the schema's type: ``1e-4`` is a number."""
-    refuse_unknown_key(key, f"{where}: exclude")
-    values = value if isinstance(value, list) else [value]
-    if odd := next(filter(None, (describe_odd_number(key, each) for each in values)), None):
-        raise UserError(f"{where}: exclude: {key}: {odd}")
-    kind: Any = Params.model_fields[key].annotation
-    try:
-        return [TypeAdapter(kind).validate_python(each) for each in values]
-    except ValidationError as error:
-        said = error.errors()[0]
-        raise UserError(f"{where}: exclude: {key}: {said['msg'].lower()}, got {said['input']!r}") from None
+    return all(read_values(key, (default | point)[key], "params")[0] in values for key, values in rule.items())
 
 
 def from_namespace(namespace: dict) -> Params:

@@ -20,6 +20,7 @@ from clipreid_lib.runs.loading import load_trained_encoder
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores.assessment import count_test
 from clipreid_lib.scores.evaluation import evaluate
+from clipreid_lib.scores.score_names import EACH_PERSON, IN_DRAWS
 
 TRAINED = ("experiment", "dataset", "aspect", "model", "variant", "stage", "seed")  # how a run was trained
 SCORES = ("rank1", "map", "map_trapezoid")
@@ -89,8 +90,9 @@ def measure(runs: list[Run], aims: list[Target], outputs: Path) -> pd.DataFrame:
         outputs: folder of the feature store and the image store.
 
     Returns:
-        One row per pair: how the run was trained, what it was tested on, counts, scores in [0, 1] with deviation over
-        draws and 95 % interval over people; empty scores and the reason in ``left_out`` where people would leak.
+        One row per pair: how the run was trained, what it was tested on, counts, scores in [0, 1] with 95 % interval
+        over people, with one vote per person, and in draws; empty scores and the reason in ``left_out`` where people
+        would leak.
 
     Raises:
         UserError: a run's encoder is not trained yet, or an image cannot be read.
@@ -107,10 +109,10 @@ def measure(runs: list[Run], aims: list[Target], outputs: Path) -> pd.DataFrame:
             there = replace(encoder, folder=outputs / "features", table=aim.table, photographs=photographs)
             scores = evaluate(there.embed(aim.manifest.in_tests), aim.manifest)
             summary, ends, counts = scores.summary(), scores.intervals(), count_test(aim.manifest)
-            row |= {name: counts[name] for name in ("queries", "gallery", "identities")}
+            row |= {name: counts[name] for name in ("queries", "gallery", "identities")} | {"over": scores.over}
             for score in SCORES:
-                row |= {score: summary[score], f"{score}_std": summary[f"{score}_std"]}
-                row |= {f"{score}_low": ends[score][0], f"{score}_high": ends[score][1]}
+                row |= {score: summary[score], f"{score}_low": ends[score][0], f"{score}_high": ends[score][1]}
+                row |= {f"{score}{end}": summary[f"{score}{end}"] for end in (EACH_PERSON, IN_DRAWS, f"{IN_DRAWS}_std")}
             rows.append(row | {"left_out": "", "checkpoint_sha": encoder.sha, "manifest_sha": aim.manifest.sha})
     return pd.DataFrame(rows)
 
@@ -144,7 +146,9 @@ def report(folders: list[str], on: list[str], outputs: Path) -> str:
     for score, label in (("rank1", "rank-1"), ("map", "mAP")):
         matrix = arrange(table, score)
         style.save_figure(score_figures.draw_matrix(matrix, f"{label}, per cent"), outputs / f"across_{score}.png")
-        lines.append(f"{label}, per cent; rows trained on, columns tested on\n\n{matrix.round(1).to_string()}")
+        over = ", ".join(sorted(set(table["over"].dropna())))
+        said = f"{label}, per cent, mean over {over}; rows trained on, columns tested on"
+        lines.append(f"{said}\n\n{matrix.round(1).to_string()}")
     for _, row in table[table["left_out"] != ""].iterrows():
         pair = f"{row['dataset']} {row['aspect']} on {row['tested_dataset']} {row['tested_aspect']}"
         lines.append(f"left out: {pair}: {row['left_out']}")

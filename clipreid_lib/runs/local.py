@@ -12,7 +12,7 @@ from functools import partial
 from clipreid_lib.base.accelerator import list_cards
 from clipreid_lib.base.errors import UserError, counted
 from clipreid_lib.params.schema import SURVEY, Params, project_path
-from clipreid_lib.runs import plan
+from clipreid_lib.runs import plan, records
 from clipreid_lib.runs.chain import PAUSE, Busy, Chain, Stopped
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores import leaderboard, published
@@ -36,7 +36,7 @@ class Local:
         Raises:
             UserError: a folder cannot be written.
         """
-        for line in plan.list_edited(self.runs):
+        for line in [*records.list_outdated(self.runs), *plan.list_edited(self.runs)]:
             print(line, flush=True)
         runs = [Run.open(params) for params in self.runs]
         surveys = {params.data_id: Run.open_data(params) for params in self.runs}

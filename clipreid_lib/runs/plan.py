@@ -36,7 +36,7 @@ def plan_runs(runs: list[Params], stale: dict[str, list[str]] | None = None) -> 
 def print_plan(runs: list[Params]) -> None:
     """Print a line per data set that notebook 01 has not described and per run, and the counts."""
     stale: dict[str, list[str]] = {}
-    told = [*list_edited(runs), *_list_changed(runs, stale)]
+    told = [*records.list_outdated(runs), *list_edited(runs), *_list_changed(runs, stale)]
     surveys = {run.data_id: run for run in runs}
     data = [
         name

@@ -37,6 +37,7 @@ FIGURES = {
     PROMPTS: ("prompt_curves.png", "anchor_similarity.png", "anchors.png"),
     ENCODER: ("encoder_curves.png", "neighbours_before.png", "neighbours_after.png"),
 }
+SCORES = 2  # how scores are counted; 1 was the mean over draws alone. A run scored in another way is scored again.
 SHARED = tuple(FIGURES)  # notebooks whose results another run with the same key may copy
 # Parameters that act after stage 2a only. A test trains stage 2a with each of them changed and finds the same prompts.
 # ``epochs`` and ``lr`` are among them: of a run of stage 2a alone, ``Params.resolved`` makes them prompt_epochs and
@@ -98,6 +99,8 @@ def write_record(params: Params, folder: Path, notebook: str, facts: dict) -> No
         "code": facts.get("code") or begun or hash_notebook(notebook),
         "files": {os.path.relpath(path, folder): path.stat().st_size for path in products},
     }
+    if notebook == EVALUATION:
+        record["scores"] = SCORES
     write_json(_done(folder, notebook), facts | record)
 
 
@@ -108,6 +111,8 @@ def read(folder: Path, notebook: str, params: Params | None = None) -> dict | No
     """
     record = read_json(_done(folder, notebook))
     if not record or (params is not None and record.get("key") != notebook_key(params, notebook)):
+        return None
+    if is_outdated(record, notebook):
         return None
     files = {folder / name: size for name, size in record.get("files", {}).items()}
     return record if all(path.is_file() and path.stat().st_size == size for path, size in files.items()) else None
@@ -121,6 +126,19 @@ def is_done(params: Params, folder: Path, notebook: str) -> bool:
 def is_current(record: dict, notebook: str) -> bool:
     """Whether a record was made by the notebook's code as it is now; else old results would pass for new ones."""
     return record.get("code") == hash_notebook(notebook)
+
+
+def is_outdated(record: dict, notebook: str) -> bool:
+    """Whether a record is of scores that were counted in another way than now."""
+    return notebook == EVALUATION and record.get("scores", 1) != SCORES
+
+
+def list_outdated(runs: list[Params]) -> list[str]:
+    """Return a sentence on the runs whose scores were counted in another way than now; else nothing."""
+    held = {run.run_id: read_json(_done(run.folder, EVALUATION)) for run in runs}
+    found = [name for name, record in held.items() if record and is_outdated(record, EVALUATION)]
+    told = "are means of draws, of an older version; 04 and 05 are done again for means over all galleries"
+    return [f"the scores of {', '.join(found)} {told}"] if found else []
 
 
 def move(params: Params, folder: Path, before: Params) -> None:

@@ -55,7 +55,7 @@ def write_metrics(
     for name in ("per_draw", "per_query"):
         parts = [getattr(each.own, name).reset_index().assign(protocol=p) for p, each in assessments.items()]
         table = pd.concat(parts, ignore_index=True)
-        columns = ["protocol", "draw"] + [c for c in table if c not in ("protocol", "draw", "index")]
+        columns = ["protocol"] + [c for c in table if c not in ("protocol", "index")]
         write_csv(run.folder / f"{name}.csv", table[columns])
     write_csv(run.folder / "subgroups.csv", assessments[params.protocol].groups, index=True)
     write_json(run.folder / "metrics.json", metrics)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipreid_lib.base.errors import UserError
+from clipreid_lib.base.errors import UserError, counted
 from clipreid_lib.data import protocols
 from clipreid_lib.data.manifest import PROTOCOLS, Manifest
 from clipreid_lib.params.schema import Params
@@ -16,7 +16,17 @@ from clipreid_lib.scores import open_set, subgroups, verification
 from clipreid_lib.scores.evaluation import Evaluation, evaluate
 from clipreid_lib.scores.features import Embeddings
 from clipreid_lib.scores.open_set import OpenSet
-from clipreid_lib.scores.score_names import SHOWN, format_score, name_rates
+from clipreid_lib.scores.score_names import (
+    COUNTS,
+    EACH_PERSON,
+    IN_DRAWS,
+    SHOWN,
+    VOTES,
+    format_score,
+    format_share,
+    name_rates,
+    name_score,
+)
 from clipreid_lib.scores.verification import Verification
 
 
@@ -27,7 +37,7 @@ class Assessment:
     Attributes:
         manifest: the protocol.
         scores: identification by row of the table; the first is the run's own embedding by cosine similarity.
-        pairs: what the draws compare, by the first embedding; see :func:`~clipreid_lib.scores.verification.list_pairs`.
+        pairs: by the first embedding, from :func:`~clipreid_lib.scores.verification.list_pairs`.
         verified: error rates of those pairs.
         searched: open-set searches, by the first embedding.
         seconds: it took.
@@ -47,33 +57,33 @@ class Assessment:
 
     @cached_property
     def intervals(self) -> dict[str, tuple[float, float]]:
-        """95 % intervals over people of every identification score and of ``eer``."""
-        return self.own.intervals() | {"eer": verification.bootstrap_eer(self.pairs)}
+        """95 % intervals over people of every identification score, of ``eer`` and of TPR."""
+        return self.own.intervals() | verification.find_intervals(self.pairs, self.verified)
 
     @cached_property
     def groups(self) -> pd.DataFrame:
         """Score subgroups of the test people; see :func:`clipreid_lib.scores.subgroups.score_groups`."""
-        return subgroups.score_groups(self.own, self.pairs, self.manifest)
+        return subgroups.score_groups(self.own, self.pairs, self.manifest, self.verified.thresholds_at)
 
     @cached_property
     def numbers(self) -> dict:
         """Every number of the first embedding, flat, and the other rows' under ``rows``; None stands for NaN."""
-        verified, searched, counts = self.verified, self.searched, count_test(self.manifest)
-        found: dict[str, Any] = {"protocol": self.manifest.protocol}
-        found |= {name: counts[name] for name in ("draws", "queries", "gallery")}
-        found["unmatched"] = int(self.own.per_draw["unmatched"].iloc[0])
-        found |= {name: counts[name] for name in ("distractors", "identities")}
-        found |= self.own.summary() | {"eer": verified.eer}
+        verified, searched = self.verified, self.searched
+        found: dict[str, Any] = {"protocol": self.manifest.protocol, "over": self.own.over}
+        found |= count_test(self.manifest) | {"unmatched": int(self.own.per_draw["unmatched"].iloc[0])}
+        found |= self.own.summary() | {"eer": verified.eer_lacks or verified.eer}
+        found |= {f"tpr_at_fpr_{level:g}": rate for level, rate in verified.tpr_at.items()}
         for score, ends in self.intervals.items():
             found |= {f"{score}_low": ends[0], f"{score}_high": ends[1]}
         found |= {"genuine_pairs": verified.genuine, "impostor_pairs": verified.impostor}
-        found |= {f"tpr_at_fpr_{level:g}": rate for level, rate in verified.tpr_at.items()}
         for level in open_set.LEVELS:
             rate, low, high = searched.find_fnir(level)
             name = f"fnir_at_fpir_{level:g}"
             found |= {name: rate, f"{name}_low": low, f"{name}_high": high}
+        found["enrolled"] = " or ".join(dict.fromkeys(map(str, searched.enrolled)))
+        found["cmc"] = [float(share) for share in self.own.cmc]
         found |= {"manifest_sha": self.manifest.sha, "compared_sha": self.manifest.compared_sha}
-        found["rows"] = {name: each.summary() for name, each in self.scores.items()}
+        found["rows"] = {name: {"over": each.over} | each.summary() for name, each in self.scores.items()}
         return {name: None if isinstance(each, float) and np.isnan(each) else each for name, each in found.items()}
 
 
@@ -116,12 +126,14 @@ def choose_protocols(
 def count_test(manifest: Manifest) -> dict[str, int]:
     """Count whom a protocol tests, and how much draw 0 compares."""
     query, gallery = manifest.draw(0)
+    distractors = gallery[gallery["role"] == "distractor"]
     return {
         "draws": manifest.draws,
         "identities": int(manifest.test["identity"].nunique()),
         "queries": len(query),
         "gallery": len(gallery),
-        "distractors": int((gallery["role"] == "distractor").sum()),
+        "distractors": len(distractors),
+        "own_other_aspects": int(distractors["subject"].isin(manifest.test["subject"]).sum()),
     }
 
 
@@ -129,7 +141,7 @@ def assess(embeddings: dict[str, Embeddings], manifest: Manifest, neighbours: tu
     """Score embeddings under one protocol: identification, verification, open set.
 
     Args:
-        embeddings: by row of the table; of at least all images the draws use. The first is the run's own and is also
+        embeddings: by row of the table; of at least all images that are tested. The first is the run's own and is also
             compared by k-reciprocal re-ranking and by alpha query expansion.
         manifest: the protocol.
         neighbours: k1 and k2 of re-ranking.
@@ -152,19 +164,39 @@ def assess(embeddings: dict[str, Embeddings], manifest: Manifest, neighbours: tu
     return Assessment(manifest, scores, pairs, verified, searched, time.perf_counter() - began)
 
 
+def tabulate_own(evaluation: Evaluation) -> pd.DataFrame:
+    """Return one embedding's scores in per cent, a row per way to take the mean; see ``definitions.yaml``."""
+    scores, drawn = evaluation.summary(), f"as papers print, {counted(len(evaluation.per_draw), 'draw')}"
+    for score, ends in evaluation.intervals().items():
+        scores |= {f"{score}_low": ends[0], f"{score}_high": ends[1]}
+    ways = {f"{evaluation.over}, one vote per query": "", f"{evaluation.over}, one vote per person": EACH_PERSON}
+    ways[drawn] = IN_DRAWS
+    rows = {
+        way: {shown: format_score(scores, f"{key}{end}") for key, shown in SHOWN.items()} for way, end in ways.items()
+    }
+    return pd.DataFrame(rows).T
+
+
 def tabulate_rows(scores: dict[str, Evaluation]) -> pd.DataFrame:
-    """Return the scores of several embeddings in per cent, one row each, as mean ± deviation over draws."""
-    found = {name: each.summary() for name, each in scores.items()}
-    rows = {name: {shown: format_score(each, key) for key, shown in SHOWN.items()} for name, each in found.items()}
+    """Return the scores of several embeddings in per cent, one row each; two columns give every person one vote."""
+    rows = {}
+    for name, each in scores.items():
+        found = each.summary()
+        rows[name] = {"mean over": each.over} | {shown: format_share(found[key]) for key, shown in SHOWN.items()}
+        rows[name] |= {name_score(key): format_share(found[key]) for key in VOTES}
     return pd.DataFrame(rows).T
 
 
 def tabulate_protocols(assessments: dict[str, Assessment]) -> pd.DataFrame:
-    """Return the run's own scores, a column per protocol, in per cent: mean ± deviation over draws [95 % interval]."""
+    """Return the run's own scores, a column per protocol, in per cent [95 % interval]; draws as mean ± deviation."""
     columns = {}
+    keys = [*SHOWN, *VOTES, *(f"{score}{IN_DRAWS}" for score in ("rank1", "map")), "eer"]
     for protocol, each in assessments.items():
-        shown = {name: format_score(each.numbers, score) for score, name in (SHOWN | {"eer": "EER"}).items()}
-        columns[protocol] = {name: str(each.numbers[name]) for name in ("queries", "gallery")} | shown
+        shown = {name_score(key): format_score(each.numbers, key) for key in keys}
+        counts = ("queries", "gallery", "distractors", "own_other_aspects")
+        columns[protocol] = (
+            {COUNTS[name]: str(each.numbers[name]) for name in counts} | {"mean over": each.own.over} | shown
+        )
     return pd.DataFrame(columns)
 
 
@@ -177,6 +209,7 @@ def tabulate_errors(assessments: dict[str, Assessment]) -> pd.DataFrame:
         columns[protocol] = {
             "pairs": f"{verified.genuine:,} genuine, {verified.impostor:,} impostor",
             **{name: rate for name, rate in rates.items() if name.startswith("TPR")},
+            COUNTS["enrolled"]: each.numbers["enrolled"],
             "searches": f"{len(searched.mated):,} mated, {len(searched.non_mated):,} non-mated",
             **{name: rate for name, rate in rates.items() if name.startswith("FNIR")},
         }

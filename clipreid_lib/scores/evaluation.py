@@ -1,4 +1,9 @@
-"""Evaluation of embeddings under a manifest: every draw scored, then mean, spread and interval."""
+"""Evaluation of embeddings under a manifest: every query's score over all galleries, and every draw's as papers print.
+
+The score is the expectation over all one-image galleries where the protocol draws them (:mod:`.expectation`). A way to
+compare that depends on the whole gallery, such as re-ranking, has no such expectation: its score is the mean of the
+draws. So is a data set's own split, which is one draw. ``over`` says which it is.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,48 +11,64 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipreid_lib.base.errors import UserError
+from clipreid_lib.base.errors import UserError, counted
 from clipreid_lib.data.manifest import Manifest
-from clipreid_lib.scores import metrics, similarity, uncertainty
+from clipreid_lib.scores import expectation, metrics, similarity, uncertainty
 from clipreid_lib.scores.features import Embeddings
 from clipreid_lib.scores.reranking import expand_queries, rerank
-from clipreid_lib.scores.score_names import SCORES
+from clipreid_lib.scores.score_names import ALL_GALLERIES, EACH_PERSON, IN_DRAWS, SCORES
 
 EACH = {"map": "average_precision", "map_trapezoid": "average_precision_trapezoid", "minp": "inverse_penalty"}
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of one embedding under one manifest.
+    """Scores of one embedding under one manifest; all shares lie in [0, 1].
 
     Attributes:
-        per_draw: one row per draw: ``rank1 rank5 rank10 map map_trapezoid minp`` in [0, 1], ``queries gallery
-            unmatched``.
-        per_query: one row per draw and query: ``path identity first_hit average_precision
-            average_precision_trapezoid inverse_penalty``.
-        cmc: (draws, G) CMC curve of each draw.
+        per_query: one row per image that asks: ``path identity``; ``weight``, the share of galleries in which it asks;
+            ``rank1 rank5 rank10 map map_trapezoid minp``, its mean over those galleries, NaN where no gallery holds a
+            match.
+        drawn: the same over the draws alone.
+        per_draw: one row per draw: the scores, ``queries gallery unmatched``.
+        cmc: (ranks,) share of queries whose match stands at rank <= position + 1, at most 20 ranks.
+        over: the galleries of ``per_query`` and ``cmc``: ``all galleries``, ``10 draws``, ``1 draw``.
     """
 
-    per_draw: pd.DataFrame
     per_query: pd.DataFrame
+    drawn: pd.DataFrame
+    per_draw: pd.DataFrame
     cmc: np.ndarray
+    over: str
 
     def summary(self) -> dict[str, Any]:
-        """Mean over draws of every score, and its standard deviation as ``<score>_std``; None with a single draw."""
+        """Return every score, as ``metrics.json`` names them.
+
+        ``<score>`` is the mean over queries, ``<score>_per_person`` the mean over people of each one's mean,
+        ``<score>_draws`` and ``<score>_draws_std`` mean and standard deviation over draws; the last is None with one.
+        """
         means, spread = self.per_draw.mean(), self.per_draw.std(ddof=1)
-        found = {score: float(means[score]) for score in SCORES}
-        return found | {f"{score}_std": float(spread[score]) if len(self.per_draw) > 1 else None for score in SCORES}
+        found: dict[str, Any] = {}
+        for score in SCORES:
+            sums, counts = self._sum(score)
+            found[score] = float(sums.sum() / counts.sum())
+            found[f"{score}{EACH_PERSON}"] = float((sums / counts).mean())
+            found[f"{score}{IN_DRAWS}"] = float(means[score])
+            found[f"{score}{IN_DRAWS}_std"] = float(spread[score]) if len(self.per_draw) > 1 else None
+        return found
+
+    def _sum(self, score: str) -> tuple[np.ndarray, np.ndarray]:
+        queries = self.per_query
+        return uncertainty.sum_by_person(queries[score], queries["identity"], queries["weight"])
 
     def intervals(self) -> dict[str, tuple[float, float]]:
-        """95 % interval of every score by bootstrap over identities, all draws together."""
-        return {score: uncertainty.find_interval(self.of(score), self.per_query["identity"]) for score in SCORES}
-
-    def of(self, score: str) -> pd.Series:
-        """Return what each query of each draw adds to a score's mean; NaN where it has no match."""
-        if score in EACH:
-            return self.per_query[EACH[score]]
-        first = self.per_query["first_hit"]
-        return (first <= int(score.removeprefix("rank"))).astype(float).where(first > 0)
+        """95 % interval over people of every score, with one vote per query and with one per person."""
+        found = {}
+        for score in SCORES:
+            sums, counts = self._sum(score)
+            found[score] = uncertainty.find_interval_of(sums, counts)
+            found[f"{score}{EACH_PERSON}"] = uncertainty.find_interval_of(sums / counts, np.ones(len(sums)))
+        return found
 
 
 def compare_draw(
@@ -84,17 +105,14 @@ def evaluate(
     how: str = "cosine",
     neighbours: tuple[int, int] = (20, 6),
 ) -> Evaluation:
-    """Score every draw of a manifest.
+    """Score embeddings over all galleries of a manifest, where there is such a mean, and in every draw.
 
     Args:
-        embeddings: of at least all images the draws use.
+        embeddings: of at least all images of the part.
         manifest: the protocol's roles and draws.
         part: ``test``, or ``validation`` for choosing epochs and rates.
         how: ``cosine``; ``re-ranked``, by k-reciprocal re-ranking; ``expanded``, by alpha query expansion.
         neighbours: k1 and k2 of re-ranking, as :func:`~clipreid_lib.scores.reranking.rerank` takes them.
-
-    Returns:
-        Scores of every draw and of every query of every draw, as shares in [0, 1].
 
     Raises:
         UserError: as :func:`compare_draw`; a gallery shows one identity alone, so that nothing can be confused.
@@ -117,7 +135,21 @@ def evaluate(
         means = {score: getattr(scores, score) for score in EACH}
         sizes = {"queries": len(query), "gallery": len(gallery), "unmatched": scores.unmatched}
         draws.append({"draw": index, **ranks, **means, **sizes})
-        each = {name: getattr(scores, name) for name in ("first_hit", *EACH.values())}
-        queries.append(query[["path", "identity"]].assign(draw=index, **each))
-        curves.append(scores.cmc)
-    return Evaluation(pd.DataFrame(draws).set_index("draw"), pd.concat(queries, ignore_index=True), np.stack(curves))
+        hits = {f"rank{k}": np.where(scores.first_hit > 0, scores.first_hit <= k, np.nan) for k in scores.at}
+        each = hits | {score: getattr(scores, name) for score, name in EACH.items()}
+        queries.append(query[["path", "identity"]].assign(**each))
+        curves.append(scores.cmc[: expectation.DEEPEST])
+    per_draw, drawn = pd.DataFrame(draws).set_index("draw"), _pool(queries)
+    if how == "cosine" and expectation.is_expectable(manifest, part):
+        found = expectation.expect(embeddings, manifest, part)
+        return Evaluation(found.per_query, drawn, per_draw, found.cmc[: len(curves[0])], ALL_GALLERIES)
+    asked = per_draw["queries"] - per_draw["unmatched"]
+    curve = np.average(curves, axis=0, weights=asked)  # every query one vote, as in the scores
+    return Evaluation(drawn, drawn, per_draw, curve, counted(manifest.draws, "draw"))
+
+
+def _pool(draws: list[pd.DataFrame]) -> pd.DataFrame:
+    """Return each query's mean over the draws in which it asks, and the share of these."""
+    asked = pd.concat(draws, ignore_index=True).groupby(["path", "identity"], sort=False)
+    weight = (asked.size() / len(draws)).rename("weight")
+    return pd.concat([weight, asked[list(SCORES)].mean()], axis=1).reset_index()

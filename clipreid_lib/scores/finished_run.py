@@ -4,7 +4,6 @@ Every reader of results comes here. What is missing or damaged raises a UserErro
 can say which file it is, and so that any other error is a fault of ours.
 """
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,17 +12,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clipreid_lib.base.errors import UserError, counted
+from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import read_json
 from clipreid_lib.data.manifest import Manifest
 from clipreid_lib.params.run_folder import place_inside, read_params
 from clipreid_lib.params.schema import Params
-from clipreid_lib.scores.score_names import FLOOR, SHOWN, format_share
+from clipreid_lib.scores.score_names import ENDS, FLOOR, GROUP_SCORES, SCORES, SHOWN, format_share
 
 MAPPINGS = ("protocols", "left_out", "closed_set", "definitions", "seconds", "versions", "pixels")  # in metrics.json
-QUERY = {"draw": int, "path": str, "identity": None, "first_hit": int, "average_precision": float}
+QUERY = {"path": str, "identity": None, "weight": float} | dict.fromkeys(SCORES, float)
 GROUP = {"attribute": str, "group": str, "identities": int, "queries": int}
-GROUP |= {f"{score}{end}": float for score in ("rank1", "map", "eer") for end in ("", "_low", "_high")}
+GROUP |= {f"{score}{end}": float for score in GROUP_SCORES for end in ENDS}
+OLD = "its scores are means of draws, of an older version; `clipreid run` with its params does notebook 04 again"
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class FinishedRun:
         params, metrics = read_params(folder), read_metrics(folder) or {}
         protocols = metrics.get("protocols") or {}
         whole = all(isinstance(scores, dict) for scores in protocols.values())
+        if whole and any("over" not in scores for scores in protocols.values()):
+            raise UserError(f"{folder}: {OLD}")
         if not whole or not {"rank1", "map", "compared_sha"} <= set(protocols.get(params.protocol, ())):
             how = "is damaged or of an older version" if (folder / "metrics.json").exists() else "is not there"
             raise UserError(f"{folder}: has no scores to report (metrics.json {how}); run notebook 04 with its params")
@@ -88,25 +90,25 @@ class FinishedRun:
 
     @cached_property
     def queries(self) -> pd.DataFrame:
-        """What every query found under the run's own protocol: ``draw path identity first_hit average_precision``.
+        """What every query scored under the run's own protocol, as ``Evaluation.per_query`` has it.
 
         Raises:
             UserError: ``per_query.csv`` is not there, cut short, or of other scores than ``metrics.json``.
         """
         table = read_table(self.folder / "per_query.csv", {"protocol": str, **QUERY})
         mine = table.loc[table["protocol"] == self.params.protocol, list(QUERY)].reset_index(drop=True)
-        by_draw = mine[mine["first_hit"] > 0].assign(rank1=mine["first_hit"] == 1).groupby("draw")
-        means = by_draw[["rank1", "average_precision"]].mean().mean()
+        asked = mine.dropna(subset="rank1")
+        if not asked["weight"].sum():
+            raise UserError("per_query.csv holds no answer under the run's own protocol; it may be cut short")
+        means = [np.average(asked[score], weights=asked["weight"]) for score in ("rank1", "map")]
         if not np.allclose(means, [self.own["rank1"], self.own["map"]], atol=1e-6):
             raise UserError("per_query.csv has other answers than metrics.json has scores; it may be cut short")
         return mine
 
     @property
     def cmc(self) -> np.ndarray:
-        """CMC curve of each draw under the run's own protocol, (draws, gallery), from :attr:`queries`."""
-        size = self.own.get("gallery", 1) + 1
-        draws = self.queries[self.queries["first_hit"] > 0].groupby("draw")["first_hit"]
-        return np.stack([np.bincount(hits, minlength=size)[1:size].cumsum() / len(hits) for _, hits in draws])
+        """CMC curve under the run's own protocol, (ranks,), at most 20."""
+        return np.array(self.own.get("cmc") or [])
 
     @property
     def groups(self) -> pd.DataFrame:
@@ -119,14 +121,14 @@ class FinishedRun:
 
     def describe(self) -> dict[str, str]:
         """Return what a reader of the run's pictures needs to know about it, ready to print."""
-        params, own, draws = self.params, self.own, counted(self.own["draws"], "draw")
-        scores = {name: format_share(own[score], own[f"{score}_std"]) for score, name in SHOWN.items()}
+        params, own = self.params, self.own
+        scores = {name: format_share(own[score]) for score, name in SHOWN.items()}
         floor = (self.metrics.get("pixels") or {}).get("rank1")
         return {
             "data": f"{params.dataset}, {params.aspect}, protocol {params.protocol}",
             "model": f"{params.model}, variant {params.variant}, stage {params.stage}",
             "shown": f"draw 0: {own['queries']} queries, {own['gallery']} gallery images",
-            **{f"{name}, {draws}": f"{share} %" for name, share in scores.items()},
+            **{f"{name}, {own['over']}": f"{share} %" for name, share in scores.items()},
             f"floor ({FLOOR})": f"rank-1 {format_share(floor)} %",
             "manifest": own["manifest_sha"][:12],
         }
@@ -165,8 +167,27 @@ def read_table(path: Path, columns: dict) -> pd.DataFrame:
 
 def find_runs(folders: Sequence[Path]) -> list[FinishedRun]:
     """Open those of some folders that hold an evaluated run whose params and metrics can be read."""
-    found = []
+    return open_runs(folders)[0]
+
+
+def open_runs(folders: Sequence[Path]) -> tuple[list[FinishedRun], list[str]]:
+    """Open those of some folders that hold an evaluated run, and say of every other why it is left out."""
+    runs, left_out = [], []
     for folder in folders:
-        with contextlib.suppress(UserError):
-            found.append(FinishedRun.open(folder))
-    return found
+        try:
+            runs.append(FinishedRun.open(folder))
+        except UserError as error:
+            left_out.append(f"left out: {error}")
+    return runs, left_out
+
+
+def read_answers(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[str]]:
+    """Return the runs whose :attr:`FinishedRun.queries` can be read, and say of every other what is wrong."""
+    whole, damaged = [], []
+    for run in runs:
+        try:
+            run.queries  # noqa: B018  read, and then kept
+            whole.append(run)
+        except UserError as error:
+            damaged.append(f"{run.name}: {error}")
+    return whole, damaged

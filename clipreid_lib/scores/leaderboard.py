@@ -6,20 +6,37 @@ import pandas as pd
 
 from clipreid_lib.base.files import locked, write_csv
 from clipreid_lib.scores.finished_run import FinishedRun, read_metrics
-from clipreid_lib.scores.score_names import FLOOR, SHOWN, format_share
+from clipreid_lib.scores.ladder import group_methods
+from clipreid_lib.scores.score_names import FLOOR, IN_DRAWS, SCORES, SHOWN, VOTES, format_share, name_score
 
 COLUMNS = (
-    "experiment dataset aspect model variant stage protocol seed queries gallery distractors identities "
-    "rank1 rank1_std rank1_low rank1_high rank5 rank5_std rank10 map map_std map_low map_high map_trapezoid minp "
-    "eer eer_low eer_high checkpoint_sha manifest_sha run"
+    "experiment dataset aspect model variant stage protocol seed over queries gallery distractors identities "
+    "rank1 rank1_low rank1_high rank1_per_person rank5 rank10 map map_low map_high map_per_person map_trapezoid minp "
+    "eer eer_low eer_high"
 ).split()
-SUMMARISED = ("rank1", "rank5", "map")
+COLUMNS += [f"{score}{IN_DRAWS}{end}" for score in SCORES for end in ("", "_std")]
+COLUMNS += ["checkpoint_sha", "manifest_sha", "run"]
+SUMMARISED = ("rank1", "rank5", "map", *VOTES)
+DRAWN = tuple(f"rank1{IN_DRAWS}{end}" for end in ("", "_std"))
 
 
 def list_rows(*runs: dict) -> pd.DataFrame:
-    """Return the leaderboard's rows of runs' metrics, one per run and protocol; a run's own protocol first."""
-    found = [{**metrics, **scores} for metrics in runs for scores in metrics["protocols"].values()]
+    """Return the leaderboard's rows of runs' metrics, one per run and protocol; a run's own protocol first.
+
+    An EER that is not measurable is left empty. Of an older version's runs, which have means of draws alone, there are
+    the columns that say so.
+    """
+    found = [{**metrics, **_read_scores(scores)} for metrics in runs for scores in metrics["protocols"].values()]
     return pd.DataFrame(found, columns=COLUMNS)
+
+
+def _read_scores(scores: dict) -> dict:
+    if "over" not in scores:
+        ends = ("", "_std", "_low", "_high")
+        drawn = {f"{score}{IN_DRAWS}{end}": scores.get(f"{score}{end}") for score in SCORES for end in ends}
+        counted_anew = [f"{score}{end}" for score in (*SCORES, "eer") for end in ends]
+        return dict(scores) | drawn | dict.fromkeys(counted_anew)
+    return scores | ({"eer": None} if isinstance(scores.get("eer"), str) else {})
 
 
 def refresh_leaderboard(outputs: Path) -> pd.DataFrame:
@@ -45,31 +62,30 @@ def summarise(runs: list[FinishedRun]) -> tuple[pd.DataFrame, str]:
     """
     if not runs:
         return pd.DataFrame(), ""
-    scores = [f"{score}{end}" for score in SUMMARISED for end in ("", "_std")]
-    metrics = pd.DataFrame([dict.fromkeys((*scores, "pixels", "manifest_sha")) | run.metrics for run in runs])
-    metrics[scores] = metrics[scores].astype(float)  # NaN where a run of an older version lacks one
-    settings = pd.DataFrame([run.params.model_dump() for run in runs])
-    one_stage = settings["mode"] != "full"  # say so: after prompt_learn the image encoder is still the frozen one
-    settings.loc[one_stage, "variant"] += ", " + settings.loc[one_stage, "mode"]
-    # whatever else the runs differ in names a row; only seeds are averaged
-    trained = settings[[run.params.trains_encoder for run in runs]]  # no others have a precision
-    counted = {key: (trained if key == "precision" else settings)[key].nunique(False) for key in settings}
-    varying = [key for key, values in counted.items() if values > 1 and key not in ("variant", "mode", "seed")]
-    keys = [*varying, "variant"]
-    rows = {}
-    for name, group in metrics.groupby([settings[key] for key in keys], sort=False, dropna=False):
-        row = {}
+    metrics = pd.DataFrame(
+        [dict.fromkeys((*SUMMARISED, *DRAWN, "pixels", "manifest_sha")) | run.metrics for run in runs]
+    )
+    metrics[[*SUMMARISED, *DRAWN]] = metrics[[*SUMMARISED, *DRAWN]].astype(float)
+    keys, groups = group_methods(runs)
+    rows, place = {}, {run.name: number for number, run in enumerate(runs)}
+    for values, mine in groups.items():
+        group, row = metrics.iloc[[place[run.name] for run in mine]], {}
         for score in SUMMARISED:
-            row[SHOWN[score]] = format_share(group[score].mean(), group[f"{score}_std"].mean())
+            row[name_score(score)] = format_share(group[score].mean())
             if len(group) > 1:
-                row[SHOWN[score]] += f" ({format_share(group[score].std(ddof=1))})"
-        rows[name if varying else name[0]] = row
+                row[name_score(score)] += f" ({format_share(group[score].std(ddof=1))})"
+        row[name_score(DRAWN[0])] = format_share(*group[list(DRAWN)].mean())
+        rows[values if len(keys) > 1 else values[0]] = row
     table = pd.DataFrame.from_dict(rows, orient="index")
-    table.index.names = keys if varying else [None]
-    seeds = "; in brackets the deviation over seeds" if settings["seed"].nunique() > 1 else ""
-    notes = [f"Per cent, mean ± standard deviation over draws{seeds}."]
+    table.index.names = keys if len(keys) > 1 else [None]
+    seeds = "; in brackets the deviation over seeds" if len({run.params.seed for run in runs}) > 1 else ""
+    over = ", ".join(sorted({run.own["over"] for run in runs}))
+    notes = [
+        f"Per cent, mean over {over}{seeds}; per person: every person has one vote;\n"
+        "draws: mean ± standard deviation over draws, as papers print."
+    ]
     for _, run in metrics.dropna(subset=["pixels"]).drop_duplicates("manifest_sha").iterrows():
-        floor = ", ".join(f"{SHOWN[score]} {format_share(run['pixels'][score])}" for score in SUMMARISED)
+        floor = ", ".join(f"{SHOWN[score]} {format_share(run['pixels'][score])}" for score in ("rank1", "rank5", "map"))
         where = f"{run['dataset']} {run['aspect']} ({run['protocol']})"
         notes.append(f"Floor, {FLOOR.replace(' ', ' grey ')} on {where}: {floor}.")
     return table, "\n".join(notes)

@@ -15,7 +15,7 @@ from clipreid_lib.data.manifest import Manifest
 from clipreid_lib.scores import uncertainty
 from clipreid_lib.scores.evaluation import compare_draw
 from clipreid_lib.scores.features import Embeddings
-from clipreid_lib.scores.verification import ERRORS_NEEDED
+from clipreid_lib.scores.verification import explain_lack
 
 LEVELS = (0.01, 0.1)  # false positive identification rates
 
@@ -28,10 +28,12 @@ class OpenSet:
         mated: one row per search for somebody enrolled: ``path identity``, ``score`` of the mate where it stands
             at rank 1 (ties count against it), -inf where it does not.
         non_mated: one row per search for somebody who is not: ``path identity``, ``score`` of the best gallery image.
+        enrolled: people enrolled at a time, the fewest and the most.
     """
 
     mated: pd.DataFrame
     non_mated: pd.DataFrame
+    enrolled: tuple[int, int]
 
     def threshold(self, fpir: float) -> float:
         """Return the threshold that a score must exceed so that at most this share of non-mated searches do."""
@@ -39,14 +41,15 @@ class OpenSet:
         return float(scores[min(int(fpir * len(scores)), len(scores) - 1)])
 
     def find_fnir(self, fpir: float) -> tuple[float | str, float | None, float | None]:
-        """FNIR at that FPIR, rank 1, with its 95 % interval by bootstrap over enrolled people, the threshold held.
+        """FNIR at that FPIR, rank 1, with its 95 % interval over enrolled people, the threshold held.
 
-        A sentence stands for it where fewer than ten images could be false positives. Images count, not searches:
-        another draw's search for the same image is hardly another trial.
+        A sentence stands for it where fewer than ten images could be false positives, or fewer than two pairs of
+        people. Images count, not searches: another draw's search for the same image is hardly another trial.
         """
-        images, needed = self.non_mated["path"].nunique(), int(np.ceil(ERRORS_NEEDED / fpir))
-        if fpir * images < ERRORS_NEEDED:
-            return f"not measurable: {images:,} of {needed:,} images of people not enrolled", None, None
+        images, strangers = (self.non_mated[name].nunique() for name in ("path", "identity"))
+        lacks = explain_lack(fpir, images, strangers * self.enrolled[0], "images of people not enrolled")
+        if lacks:
+            return lacks, None, None
         missed = self.mated["score"] <= self.threshold(fpir)
         return float(missed.mean()), *uncertainty.find_interval(missed, self.mated["identity"])
 
@@ -77,4 +80,5 @@ def search(embeddings: Embeddings, manifest: Manifest) -> OpenSet:
             searches = query[["path", "identity"]]
             mated.append(searches.assign(score=np.where(mate > best_other, mate, -np.inf))[~missing])
             non_mated.append(searches.assign(score=best_other)[missing])
-    return OpenSet(pd.concat(mated, ignore_index=True), pd.concat(non_mated, ignore_index=True))
+    enrolled = len(people) // 2, len(people) - len(people) // 2
+    return OpenSet(pd.concat(mated, ignore_index=True), pd.concat(non_mated, ignore_index=True), enrolled)

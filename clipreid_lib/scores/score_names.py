@@ -13,7 +13,38 @@ RANKS = (1, 5, 10)  # what the hand papers print
 SHOWN = {f"rank{k}": f"rank-{k}" for k in RANKS} | {"map": "mAP", "map_trapezoid": "mAP (trapezoid)", "minp": "mINP"}
 SCORES = tuple(SHOWN)
 FLOOR = "32x32 pixels"
+ALL_GALLERIES = "all galleries"  # that a score is the mean over, where it is not over a number of draws
+# Ends of keys: every person one vote; the mean over draws, as in papers.
+EACH_PERSON, IN_DRAWS = "_per_person", "_draws"
 DEFINITIONS: dict[str, str] = yaml.safe_load(Path(__file__).with_name("definitions.yaml").read_text(encoding="utf-8"))
+# Every person one vote: a person of many photographs weighs no more than one of two.
+VOTES = tuple(f"{score}{EACH_PERSON}" for score in ("rank1", "map"))
+COUNTS = {
+    "identities": "people asked for",
+    "queries": "queries (draw 0)",
+    "gallery": "gallery images (draw 0)",
+    "distractors": "distractors among them",
+    "own_other_aspects": "of these, tested people's other aspects",
+    "draws": "draws",
+    "unmatched": "queries without a match",
+    "genuine_pairs": "genuine pairs",
+    "impostor_pairs": "impostor pairs",
+    "enrolled": "people enrolled (open set)",
+}
+ENDS = ("", "_low", "_high")  # a score and its interval
+# Error rates at thresholds that everybody shares: that of the EER, and the one that 1 % of everybody's impostor pairs
+# pass, which is nearer to what is deployed.
+PLACES = {"fpr_0.01": "threshold at 1 %", "eer": "threshold of the EER"}
+RATES = {f"{rate}_at_{place}": f"{rate.upper()}, {name}" for place, name in PLACES.items() for rate in ("fpr", "fnr")}
+GROUP_SCORES = {"rank1": "rank-1", "map": "mAP", "eer": "EER"} | RATES
+
+
+def name_score(key: str) -> str:
+    """Name a score by its key: ``rank1_per_person`` is "rank-1 per person", ``map_draws`` "mAP, draws"."""
+    for end, said in ((EACH_PERSON, " per person"), (IN_DRAWS, ", draws")):
+        if key.endswith(end):
+            return name_score(key.removesuffix(end)) + said
+    return (SHOWN | {"eer": "EER"})[key]
 
 
 def name_attribute(column: str) -> str:
@@ -29,7 +60,8 @@ def name_method(variant: str, stage: str) -> str:
 def name_rates(keys: Iterable[str]) -> dict[str, str]:
     """Name the error rates among the keys of a record: ``tpr_at_fpr_0.01`` is TPR at FPR 0.01; others are left out."""
     parts = {key: key.rpartition("_") for key in keys if "_at_f" in key and not key.endswith(("_low", "_high"))}
-    return {key: f"{rate.upper().replace('_AT_', ' at ')} {level}" for key, (rate, _, level) in parts.items()}
+    names = {key: f"{rate.upper().replace('_AT_', ' at ')} {level}" for key, (rate, _, level) in parts.items()}
+    return {key: f"{name}, draws" if key.startswith("fnir") else name for key, name in names.items()}
 
 
 def format_share(

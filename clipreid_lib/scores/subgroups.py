@@ -2,12 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from clipreid_lib.data.manifest import Manifest
 from clipreid_lib.scores import uncertainty
-from clipreid_lib.scores.score_names import format_share, name_attribute
+from clipreid_lib.scores.score_names import ENDS, GROUP_SCORES, format_share, name_attribute
 
 if TYPE_CHECKING:  # slow to import, and reports show groups that were scored before
     from clipreid_lib.scores.evaluation import Evaluation
@@ -17,7 +16,6 @@ AGES = {"under 20": 19, "20 to 29": 29, "30 to 39": 39, "40 to 49": 49, "50 and 
 NUMBERS = {"up to 5": 5, "6 to 10": 10, "11 to 15": 15, "16 and more": 10**9}
 UNKNOWN = "unknown"
 ORDER = {name: place for place, name in enumerate([*AGES, *NUMBERS, UNKNOWN])}
-ENDS = ("", "_low", "_high")  # a score and its interval
 
 
 def list_attributes(manifest: Manifest) -> pd.DataFrame:
@@ -37,74 +35,100 @@ def list_attributes(manifest: Manifest) -> pd.DataFrame:
     return pd.DataFrame(known, index=test.index).rename(columns=name_attribute)
 
 
-def score_groups(scores: "Evaluation", pairs: pd.DataFrame, manifest: Manifest) -> pd.DataFrame:
-    """Score every group of queries.
+def score_groups(
+    scores: "Evaluation", pairs: pd.DataFrame, manifest: Manifest, thresholds: dict[str, float]
+) -> pd.DataFrame:
+    """Score every group of test people.
 
-    Rank-1 and mAP are of the group's queries against the whole gallery; EER is of the pairs with an image of the group
-    on either side. Intervals are 95 %, by bootstrap over identities.
+    Rank-1 and mAP are of the group's queries against the whole gallery. EER, FPR and FNR are of the pairs within the
+    group: impostors of other groups would dilute what happens inside it. FPR and FNR are at thresholds that everybody
+    shares. Intervals are 95 %, over people.
 
     Args:
         scores: of every query, under the manifest.
-        pairs: what the draws compare, from :func:`~clipreid_lib.scores.verification.list_pairs`.
+        pairs: from :func:`~clipreid_lib.scores.verification.list_pairs`.
         manifest: the protocol, whose test images say who belongs to which group.
+        thresholds: that everybody shares, ``Verification.thresholds_at`` of all pairs.
 
     Returns:
-        Indexed by ``attribute`` and ``group``: ``identities queries`` (images that ask, in any draw), and ``rank1 map
-        eer`` each with ``_low`` and ``_high``, and ``fmr fnmr`` (false positive and false negative rate, by the names
-        biometrics has for them, at the threshold of everybody's EER), shares in [0, 1]; NaN where a group has fewer
-        than 10 identities.
+        Indexed by ``attribute`` and ``group``: ``identities queries`` (images that ask), and ``rank1 map eer
+        fpr_at_fpr_0.01 fnr_at_fpr_0.01 fpr_at_eer fnr_at_eer``, each with ``_low`` and ``_high``, shares in [0, 1]; NaN
+        where a group has fewer than 10 identities or too few pairs.
     """
-    from clipreid_lib.scores import verification
-
     known, rows = list_attributes(manifest), {}
-    queries = scores.per_query.assign(rank1=scores.of("rank1"), map=scores.of("map"))
-    threshold = verification.verify(pairs).eer_threshold if verification.has_both(pairs) else np.nan
+    queries = scores.per_query
     for attribute in known:
         groups = known.loc[queries["path"], attribute].to_numpy()
         for group in sorted(set(groups), key=lambda name: (ORDER.get(name, 0), name)):
             mine = queries[groups == group]
-            row = {"identities": mine["identity"].nunique(), "queries": mine["path"].nunique()}
+            row = {"identities": mine["identity"].nunique(), "queries": len(mine)}
             if row["identities"] >= FEWEST:
                 for score in ("rank1", "map"):
-                    ends = uncertainty.find_interval(mine[score], mine["identity"])
-                    row |= {score: mine[score].mean(), f"{score}_low": ends[0], f"{score}_high": ends[1]}
+                    row |= _estimate(score, mine[score], mine["identity"], mine["weight"])
                 paths = known.index[known[attribute] == group]
-                theirs = pairs[pairs["query"].isin(paths) | pairs["gallery"].isin(paths)]
-                if verification.has_both(theirs):
-                    ends = verification.bootstrap_eer(theirs)
-                    row |= {"eer": verification.verify(theirs).eer, "eer_low": ends[0], "eer_high": ends[1]}
-                    row["fmr"], row["fnmr"] = verification.rate_at(theirs, threshold)
+                row |= _score_pairs(pairs[pairs["query"].isin(paths) & pairs["gallery"].isin(paths)], thresholds)
             rows[attribute, group] = row
-    columns = ["identities", "queries", *(f"{score}{end}" for score in ("rank1", "map", "eer") for end in ENDS)]
-    table = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=[*columns, "fmr", "fnmr"])
+    columns = ["identities", "queries", *(f"{score}{end}" for score in GROUP_SCORES for end in ENDS)]
+    table = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=columns)
     table.index = pd.MultiIndex.from_tuples(rows, names=["attribute", "group"])
     return table
 
 
+def _estimate(name: str, values: pd.Series, people: pd.Series, weights: pd.Series) -> dict[str, float]:
+    sums, counts = uncertainty.sum_by_person(values, people, weights)
+    found = float(sums.sum() / counts.sum()), *uncertainty.find_interval_of(sums, counts)
+    return dict(zip(_spell(name), found, strict=True))
+
+
+def _spell(name: str) -> list[str]:
+    return [f"{name}{end}" for end in ENDS]
+
+
+def _score_pairs(pairs: pd.DataFrame, thresholds: dict[str, float]) -> dict[str, float]:
+    """Return EER, FPR and FNR of the pairs within a group, at the thresholds by the ends of their names."""
+    from clipreid_lib.scores import verification
+
+    row: dict[str, float] = {}
+    if not verification.has_both(pairs):
+        return row
+    verified = verification.verify(pairs)
+    if not verified.eer_lacks:
+        ends = verification.find_intervals(pairs, verified)["eer"]
+        row |= dict(zip(_spell("eer"), (verified.eer, *ends), strict=True))
+    genuine = pairs["genuine"]
+    right, wrong = pairs[genuine], pairs[~genuine]
+    for place, threshold in thresholds.items():
+        row |= _estimate(f"fnr_at_{place}", right["score"] < threshold, right["query_subject"], right["weight"])
+        people = wrong["query_subject"], wrong["gallery_subject"]
+        found = uncertainty.estimate_pairs(wrong["score"] >= threshold, *people, wrong["weight"])
+        row |= dict(zip(_spell(f"fpr_at_{place}"), found, strict=True))
+    return row
+
+
 def format_groups(table: pd.DataFrame) -> pd.DataFrame:
     """Write :func:`score_groups`'s shares in per cent with their intervals; empty where a group has no rate."""
-    written = table[["identities", "queries"]].copy()
-    for score, name in (("rank1", "rank-1"), ("map", "mAP"), ("eer", "EER")):
-        columns = table[[f"{score}{end}" for end in ENDS]].to_numpy(float)
+    written = table[["identities", "queries"]].rename(columns={"queries": "query images"})
+    for score, name in GROUP_SCORES.items():
+        columns = table[_spell(score)].to_numpy(float)
         written[name] = [format_share(share, ends=ends) for share, *ends in columns]
-    for rate, name in (("fmr", "FPR"), ("fnmr", "FNR")):
-        written[name] = table[rate].map(format_share)
     return written
 
 
 def find_hardest(queries: pd.DataFrame) -> pd.DataFrame:
-    """Return the ten people with the lowest mAP over all draws, worst first, with their rank-1 and number of queries.
+    """Return the ten people with the lowest mAP, worst first, with their rank-1 and number of queries.
 
     Args:
-        queries: ``per_query`` table of an evaluation; queries without a match take no part in rank-1.
+        queries: ``per_query`` table of an evaluation; queries without a match take no part.
 
     Returns:
-        Indexed by ``identity``, as the table has it: ``mAP`` and ``rank-1`` in per cent, ``queries`` (images that ask,
-        in any draw).
+        Indexed by ``identity``, as the table has it: ``mAP`` and ``rank-1`` in per cent, ``queries`` (images that ask).
     """
-    hit = (queries["first_hit"] == 1).astype(float).where(queries["first_hit"] > 0)
-    columns = {"mAP": ("average_precision", "mean"), "rank-1": ("hit", "mean"), "queries": ("path", "nunique")}
-    people = queries.assign(hit=hit).groupby("identity").agg(**columns)
+    asked = queries.dropna(subset="map").assign(number=1)
+    for score in ("map", "rank1"):
+        asked[score] *= asked["weight"]
+    people = asked.groupby("identity")[["map", "rank1", "weight", "number"]].sum()
+    shares = {name: people[score] / people["weight"] for name, score in (("mAP", "map"), ("rank-1", "rank1"))}
+    people = pd.DataFrame(shares | {"queries": people["number"]})
     people = people.sort_values(["mAP", "rank-1"], kind="stable").head(10)
     return people.assign(**{name: (100 * people[name]).round(1) for name in ("mAP", "rank-1")})
 

@@ -1,8 +1,10 @@
 """Verification: is this pair of photographs one person? Score distributions, ROC, DET, EER, TPR at fixed FPR.
 
-A pair is what a draw compares: a query and a gallery image. Over all draws each pair counts once, whichever of the two
-asked, because its cosine is the same. A pair that shows one person under two numbers (protocol mba has people's other
-hands among its distractors) is neither genuine nor impostor and takes no part.
+A pair is a query and a gallery image that some gallery of the protocol brings together, whichever of the two asked:
+its cosine is the same. It weighs as often as galleries do so. Then a person of n images weighs n - 1, as in rank-1;
+were all pairs alike, it would be n (n - 1) / 2, and a few people would decide the rates. A pair that shows one person
+under two numbers (protocol mba has people's other hands among its distractors) is neither genuine nor impostor and
+takes no part.
 
 ISO/IEC 19795-1 calls the false positive rate of such comparisons false match rate, and the false negative rate false
 non-match rate; the equal error rate (EER) is where the two are the same. scikit-learn makes the curves.
@@ -16,15 +18,19 @@ from sklearn.metrics import roc_curve
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.data.manifest import Manifest
+from clipreid_lib.scores import expectation, similarity, uncertainty
 from clipreid_lib.scores.evaluation import compare_draw
 from clipreid_lib.scores.features import Embeddings
 
 LEVELS = (1e-2, 1e-3, 1e-4)  # false positive rates, as face and finger recognition print them
 # Errors to expect at a rate before it is called measured. Were they independent, ten would make a standard error of a
-# third; those of one person are not, so this is the least that may be asked.
-ERRORS_NEEDED = 10
-RESAMPLES = 200  # of people, for the EER's interval
-ENOUGH = 200_000  # impostor pairs that a resample looks at: more change the interval less than the resampling does
+# third. Those of one person are not: three people may make four of five errors. So errors of two pairs of people are
+# asked for as well.
+ERRORS_NEEDED, PEOPLE_NEEDED = 10, 2
+EER_LEVEL = 0.1  # at which the EER's own pairs are counted: the rate of a poor system; a good one's would ask for more
+SIDES = ("query", "gallery")
+RESAMPLES = 400  # of people, for the intervals of EER and TPR
+ENOUGH = 100_000  # impostor pairs that a resample looks at: more change the interval less than the resampling does
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ class Verification:
         fpr: (T,) false positive rate there.
         tpr: (T,) true positive rate there; 1 - tpr is the false negative rate.
         eer: equal error rate, where false positive and false negative rate cross (linear between thresholds).
+        eer_lacks: why the EER is not measurable; empty where it is.
         tpr_at: true positive rate at each of :data:`LEVELS`, or why it is not measurable.
         genuine: number of genuine pairs.
         impostor: number of impostor pairs.
@@ -45,43 +52,80 @@ class Verification:
     fpr: np.ndarray
     tpr: np.ndarray
     eer: float
+    eer_lacks: str
     tpr_at: dict[float, float | str]
     genuine: int
     impostor: int
 
     @property
-    def eer_threshold(self) -> float:
-        """The highest threshold at which false positives are at least as many as false negatives."""
-        return float(self.thresholds[np.argmax(self.fpr >= 1 - self.tpr)])
+    def thresholds_at(self) -> dict[str, float]:
+        """Thresholds that a system would have: ``fpr_0.01``, the lowest with at most 1 % of false positives; ``eer``.
+
+        Left out where the rate is not measurable; at ``eer`` false positives are at least as many as false negatives.
+        """
+        found = {}
+        if not isinstance(self.tpr_at[LEVELS[0]], str):
+            found[f"fpr_{LEVELS[0]:g}"] = self.thresholds[np.flatnonzero(self.fpr <= LEVELS[0])[-1]]
+        if not self.eer_lacks:
+            found["eer"] = self.thresholds[np.argmax(self.fpr >= 1 - self.tpr)]
+        return {name: float(threshold) for name, threshold in found.items()}
 
 
 def list_pairs(embeddings: Embeddings, manifest: Manifest) -> pd.DataFrame:
-    """List every pair that a manifest's draws compare, each once.
+    """List every pair that a manifest's galleries bring together, each once: of all of them, or of its draws.
 
     Returns:
         One row per pair: ``query gallery`` (paths), ``query_subject gallery_subject`` (people), ``score`` (cosine),
-        ``genuine`` (whether both show one identity).
+        ``genuine`` (whether both show one identity), ``weight`` (how often a gallery brings them together).
 
     Raises:
         UserError: as :func:`~clipreid_lib.scores.evaluation.compare_draw`.
     """
-    parts, images = [], manifest.images
+    if expectation.is_expectable(manifest):
+        images, asks, shown = expectation.find_chances(manifest)
+        own = images.iloc[: len(asks)]
+        alike = similarity.cosine_similarity(embeddings.of(own), embeddings.of(images))
+        person = images["identity"].to_numpy()
+        mates = np.equal.outer(person[: len(own)], person)
+        if manifest.protocol == "cross_session":
+            session = images["session"].to_numpy()
+            alike[mates & np.equal.outer(session[: len(own)], session)] = -np.inf
+        left, right = np.nonzero(np.triu(alike > -np.inf, 1))  # own images among themselves once, and with all others
+        # Of one person, whoever is in the gallery is asked for by the other; of two people, both chances are needed.
+        asked = np.append(asks, np.zeros(len(images) - len(own)))  # distractors ask nobody
+        weight = np.where(
+            mates[left, right], shown[left] + shown[right], asked[left] * shown[right] + asked[right] * shown[left]
+        )
+        return _tabulate(images, left, right, alike[left, right], weight)
+    images, parts = manifest.images, []
     for index in range(manifest.draws):
-        query, gallery, similarity = compare_draw(embeddings, manifest, index)
-        row, column = np.nonzero(similarity > -np.inf)
-        ends = {"query": query.index.to_numpy()[row], "gallery": gallery.index.to_numpy()[column]}
-        parts.append(pd.DataFrame(ends | {"score": similarity[row, column]}))
-    table = pd.concat(parts, ignore_index=True)
-    if manifest.draws > 1:  # within a draw no pair stands twice
-        either_way = pd.DataFrame(np.sort(table[["query", "gallery"]].to_numpy(), axis=1))
-        table = table[~either_way.duplicated()].reset_index(drop=True)
-    identity = [images.loc[table[side], "identity"].to_numpy() for side in ("query", "gallery")]
-    for side in ("query", "gallery"):
-        table[f"{side}_subject"] = images.loc[table[side], "subject"].to_numpy()
-        table[side] = pd.Categorical.from_codes(images.index.get_indexer(table[side]), categories=images["path"])
-    table["genuine"] = identity[0] == identity[1]
-    clear = table["genuine"] | (table["query_subject"] != table["gallery_subject"])
-    return table[clear].reset_index(drop=True)
+        query, gallery, alike = compare_draw(embeddings, manifest, index)
+        row, column = np.nonzero(alike > -np.inf)
+        ends = (images.index.get_indexer(side.index) for side in (query, gallery))
+        parts.append(
+            np.column_stack([*(end[at] for end, at in zip(ends, (row, column), strict=True)), alike[row, column]])
+        )
+    table = pd.DataFrame(np.concatenate(parts), columns=["left", "right", "score"])
+    either_way = [np.minimum(table["left"], table["right"]), np.maximum(table["left"], table["right"])]
+    weight = table.groupby(either_way)["score"].transform("size").to_numpy() / manifest.draws
+    first = ~pd.DataFrame(dict(enumerate(either_way))).duplicated().to_numpy()
+    left, right = (table.loc[first, side].to_numpy(int) for side in ("left", "right"))
+    return _tabulate(images, left, right, table.loc[first, "score"].to_numpy(np.float32), weight[first])
+
+
+def _tabulate(
+    images: pd.DataFrame, left: np.ndarray, right: np.ndarray, score: np.ndarray, weight: np.ndarray
+) -> pd.DataFrame:
+    """Write pairs of rows of images down; leave out those of one person under two numbers."""
+    subject, identity = images["subject"].to_numpy(), images["identity"].to_numpy()
+    genuine = identity[left] == identity[right]
+    clear = genuine | (subject[left] != subject[right])
+    left, right = left[clear], right[clear]
+    sides = dict(zip(SIDES, (left, right), strict=True))
+    paths = {side: pd.Categorical.from_codes(rows, categories=images["path"]) for side, rows in sides.items()}
+    people = {f"{side}_subject": subject[rows] for side, rows in sides.items()}
+    facts = {"score": score[clear], "genuine": genuine[clear], "weight": weight[clear]}
+    return pd.DataFrame(paths | people | facts)
 
 
 def has_both(pairs: pd.DataFrame) -> bool:
@@ -99,24 +143,45 @@ def verify(pairs: pd.DataFrame) -> Verification:
     impostor = len(pairs) - genuine
     if not has_both(pairs):
         raise UserError(f"verification: {len(pairs)} pairs, {genuine} of them genuine; it needs both kinds")
-    fpr, tpr, thresholds = roc_curve(pairs["genuine"], pairs["score"], drop_intermediate=False)
-    tpr_at: dict[float, float | str] = {}
-    for level in LEVELS:
-        needed = f"{int(np.ceil(ERRORS_NEEDED / level)):,}"
-        enough = level * impostor >= ERRORS_NEEDED
-        short = f"not measurable: {impostor:,} of {needed} impostor pairs"
-        tpr_at[level] = float(tpr[fpr <= level].max()) if enough else short
-    return Verification(thresholds, fpr, tpr, find_eer(fpr, tpr), tpr_at, genuine, impostor)
+    weight = pairs["weight"]
+    fpr, tpr, thresholds = roc_curve(pairs["genuine"], pairs["score"], sample_weight=weight, drop_intermediate=False)
+    people = count_people_pairs(pairs)
+    tpr_at = {level: explain_lack(level, impostor, people) or float(tpr[fpr <= level].max()) for level in LEVELS}
+    lacks = _explain_eer(genuine, impostor, pairs.loc[pairs["genuine"], "query_subject"].nunique(), people)
+    return Verification(thresholds, fpr, tpr, find_eer(fpr, tpr), lacks, tpr_at, genuine, impostor)
 
 
-def rate_at(pairs: pd.DataFrame, threshold: float) -> tuple[float, float]:
-    """Return the false positive and false negative rates of some pairs, where a cosine at or above is accepted.
+def count_people_pairs(pairs: pd.DataFrame) -> int:
+    """Count the pairs of people that the impostor pairs of :func:`list_pairs` show."""
+    sides = np.sort(pairs.loc[~pairs["genuine"], [f"{side}_subject" for side in SIDES]].to_numpy(), axis=1)
+    people = pd.factorize(sides.ravel())[0].reshape(-1, 2)
+    return len(pd.unique(people[:, 0] * (people.max(initial=0) + 1) + people[:, 1]))
 
-    Returns:
-        Two shares in [0, 1]; NaN for a kind of which there is no pair.
+
+def explain_lack(level: float, impostor: int, people: int, what: str = "impostor pairs") -> str:
+    """Say why a false positive rate is not measurable by so many comparisons of so many pairs of people; else nothing.
+
+    Ten errors must be expected at it, and errors of two pairs of people.
     """
-    accepted, genuine = pairs["score"] >= threshold, pairs["genuine"]
-    return float(accepted[~genuine].mean()), float((~accepted[genuine]).mean())
+    return _lack(impostor, ERRORS_NEEDED / level, what) or _lack(people, PEOPLE_NEEDED / level, "pairs of people")
+
+
+def _explain_eer(genuine: int, impostor: int, people: int, people_pairs: int) -> str:
+    """Say why the EER is not measurable by so many pairs, people with genuine pairs and pairs of people; else nothing.
+
+    At a rate of 10 %, ten errors of either kind must be expected, false positives of two pairs of people, and a false
+    negative of one person.
+    """
+    return (
+        _lack(genuine, ERRORS_NEEDED / EER_LEVEL, "genuine pairs")
+        or _lack(people, 1 / EER_LEVEL, "people with genuine pairs")
+        or explain_lack(EER_LEVEL, impostor, people_pairs)
+    )
+
+
+def _lack(there: int, needed: float, name: str) -> str:
+    needed = int(np.ceil(needed - 1e-9))
+    return f"not measurable: {there:,} of {needed:,} {name}" if there < needed else ""
 
 
 def find_eer(fpr: np.ndarray, tpr: np.ndarray) -> float:
@@ -133,41 +198,57 @@ def find_eer(fpr: np.ndarray, tpr: np.ndarray) -> float:
     return float(fpr[before] + share * (fpr[after] - fpr[before]))
 
 
-def bootstrap_eer(pairs: pd.DataFrame) -> tuple[float, float]:
-    """95 % interval of the EER by bootstrap over the test people, on both sides of a pair.
+def find_intervals(pairs: pd.DataFrame, verified: Verification) -> dict[str, tuple[float, float]]:
+    """95 % intervals of the EER and of TPR at :data:`LEVELS`, by the Bayesian bootstrap over the test people.
 
-    A person drawn w times brings a genuine pair w times and meets a person drawn v times in w v impostor pairs; whoever
-    is never asked for (a distractor) is held as it is. Beyond :data:`ENOUGH` impostor pairs a random part of them
-    stands for all.
+    People are weighed on both sides of a pair: an impostor pair by the product of its two people's weights; whoever is
+    never asked for (a distractor) is held as it is. The two pseudo-people of
+    :func:`~clipreid_lib.scores.uncertainty.draw_weights` have genuine pairs alone, as many as people have on average.
+    Beyond :data:`ENOUGH` impostor pairs the most alike half of so many stays, as small rates hang on these, and a
+    random part of the others stands for all others.
+
+    Args:
+        pairs: of :func:`list_pairs`.
+        verified: what :func:`verify` measured of them.
 
     Returns:
-        Lower and upper end; NaN twice where nothing can be measured or one person alone asks.
+        By ``eer`` and ``tpr_at_fpr_<level>``, lower and upper end of what is measurable; NaN where one person asks.
     """
-    if not has_both(pairs) or pairs["query_subject"].nunique() < 2:
-        return np.nan, np.nan
-    random = np.random.default_rng(0)
+    levels = [level for level, rate in verified.tpr_at.items() if not isinstance(rate, str)]
+    estimates = {f"tpr_at_fpr_{level:g}": verified.tpr_at[level] for level in levels}
+    estimates |= {} if verified.eer_lacks else {"eer": verified.eer}
+    people = np.unique(pairs["query_subject"])
+    if len(people) < 2:
+        return dict.fromkeys(estimates, (np.nan, np.nan))
     impostor = np.flatnonzero(~pairs["genuine"])
     if len(impostor) > ENOUGH:
-        kept = random.choice(impostor, ENOUGH, replace=False)
-        pairs = pairs.iloc[np.sort(np.append(kept, np.flatnonzero(pairs["genuine"])))]
-    pairs = pairs.sort_values("score", ascending=False, kind="stable")
-    people, asked = np.unique(pairs["query_subject"], return_inverse=True)
-    shown = pd.Index(people).get_indexer(pairs["gallery_subject"])  # -1: never asked for
-    genuine = pairs["genuine"].to_numpy()
-    score = pairs["score"].to_numpy()
-    last = np.append(score[1:] != score[:-1], True)  # thresholds between equal scores do not exist
+        ordered = impostor[np.argsort(pairs["score"].to_numpy()[impostor], kind="stable")]
+        easy, hard = np.split(ordered, [len(ordered) - ENOUGH // 2])
+        kept = np.random.default_rng(0).choice(easy, ENOUGH // 2, replace=False)
+        stands_for = np.ones(len(pairs))
+        stands_for[kept] = len(easy) / len(kept)
+        rows = np.sort(np.concatenate([kept, hard, np.flatnonzero(pairs["genuine"])]))
+        pairs = pairs.assign(weight=pairs["weight"] * stands_for).iloc[rows]
+    asked, shown = (pd.Index(people).get_indexer(pairs[f"{side}_subject"]) for side in SIDES)  # -1: never asked for
+    genuine, score, often = (pairs[name].to_numpy() for name in ("genuine", "score", "weight"))
     asked_right, asked_wrong, shown_wrong = asked[genuine], asked[~genuine], shown[~genuine]
-    to_right, to_wrong = (np.cumsum(side)[last] for side in (genuine, ~genuine))  # (T,) pairs down to each threshold
-    found = []
-    for _ in range(RESAMPLES):
-        drawn = np.bincount(random.integers(0, len(people), len(people)), minlength=len(people)).astype(float)
-        drawn = np.append(drawn, 1.0)  # the last stands for distractors
-        right = np.append(0, np.cumsum(drawn[asked_right]))[to_right]
-        wrong = np.append(0, np.cumsum(drawn[asked_wrong] * drawn[shown_wrong]))[to_wrong]
-        if right[-1] and wrong[-1]:
-            rates = (np.append(0, side / side[-1]) for side in (wrong, right))
-            found.append(find_eer(*rates))
-    if not found:
-        return np.nan, np.nan
-    low, high = np.quantile(found, (0.025, 0.975))
-    return float(low), float(high)
+    often_right, often_wrong = often[genuine], often[~genuine]
+    # A ROC turns at the scores of genuine pairs alone: just above each of T, and at it. So a pair need only know the
+    # first of these 2 T + 1 places that accept it.
+    scores, right_place = np.unique(-score[genuine], return_inverse=True)  # the highest first
+    wrong_place = sum(np.searchsorted(scores, -score[~genuine], side) for side in ("left", "right"))
+    one = often_right.sum() / len(people)  # what the genuine pairs of a pseudo-person weigh
+    found: dict[str, list[float]] = {name: [] for name in estimates}
+    for *drawn, never, always in len(people) * uncertainty.draw_weights(len(people), RESAMPLES):
+        weight = np.append(drawn, 1.0)  # the last stands for distractors
+        right = np.bincount(right_place, weight[asked_right] * often_right).cumsum().repeat(2)
+        wrong = np.bincount(
+            wrong_place, weight[asked_wrong] * weight[shown_wrong] * often_wrong, 2 * len(scores) + 1
+        ).cumsum()
+        fpr = wrong / wrong[-1]
+        tpr = (np.append(0, right) + always * one) / (right[-1] + (never + always) * one)
+        if "eer" in found:
+            found["eer"].append(find_eer(fpr, tpr))
+        for level in levels:
+            found[f"tpr_at_fpr_{level:g}"].append(tpr[max(np.searchsorted(fpr, level, side="right") - 1, 0)])
+    return {name: uncertainty.widen(np.array(each), float(estimates[name])) for name, each in found.items()}

@@ -21,7 +21,7 @@ from rows import Row
 from clipreid_lib.params.schema import ROOT
 
 NAMES = (
-    *("prompt_epoch", "encoder_step", "augment", "ranking", "reranking", "image_store", "encode_once"),
+    *("prompt_epoch", "encoder_step", "augment", "ranking", "expectation", "reranking", "image_store", "encode_once"),
     *("grid_jobs", "start_up"),
 )
 

@@ -1,0 +1,189 @@
+"""The ladder's questions: which methods finished runs are of, and which of them are set against each other.
+
+Runs that differ in their seed alone are one method. Each rung is asked about the one below it, and ``clipid`` about its
+control without text.
+"""
+
+from itertools import combinations
+from pathlib import Path
+
+import pandas as pd
+
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.params.read import read_values
+from clipreid_lib.params.run_folder import list_run_folders
+from clipreid_lib.params.schema import ONE_VALUE
+from clipreid_lib.scores.comparison import Method, compare_methods, share_seeds
+from clipreid_lib.scores.finished_run import FinishedRun, open_runs, read_answers
+
+LADDER = ("frozen", "tip_adapter", "classifier", "clipid_no_text", "clipid", "inversion")
+QUESTIONS = (
+    ("classifier", "frozen"),
+    ("clipid", "classifier"),
+    ("clipid", "clipid_no_text"),
+    ("tip_adapter", "frozen"),
+    ("inversion", "clipid"),
+)
+Runs = list[FinishedRun]
+Pair = tuple[Method, Method]
+
+
+def group_methods(runs: Runs) -> tuple[list[str], dict[tuple, Runs]]:
+    """Group runs that differ in their seed alone.
+
+    Returns:
+        The keys that groups differ in, ``variant`` last; and runs by the values of these. Of a run of one stage,
+        ``variant`` names the mode, too: after prompt_learn the image encoder is still the frozen one.
+    """
+    settings = pd.DataFrame([run.params.model_dump() for run in runs])
+    one_stage = settings["mode"] != "full"
+    settings.loc[one_stage, "variant"] += ", " + settings.loc[one_stage, "mode"]
+    trained = settings[[run.params.trains_encoder for run in runs]]  # no others have a precision
+    counted = {key: (trained if key == "precision" else settings)[key].nunique(False) for key in settings}
+    idle = {"variant", "mode", "seed"} | ONE_VALUE  # the last: such as where data and results lie
+    keys = [key for key, values in counted.items() if values > 1 and key not in idle]
+    keys.append("variant")
+    found: dict[tuple, Runs] = {}
+    for run, values in zip(runs, settings[keys].itertuples(index=False), strict=True):
+        found.setdefault(tuple(values), []).append(run)
+    return keys, found
+
+
+def group_tests(runs: Runs) -> dict[str, Runs]:
+    """Group runs by the questions they were asked under their own protocol."""
+    found: dict[str, Runs] = {}
+    for run in runs:
+        found.setdefault(run.own["compared_sha"], []).append(run)
+    return found
+
+
+def make_method(name: str, runs: Runs) -> Method:
+    """Gather the answers of runs that differ in their seed alone.
+
+    Raises:
+        UserError: two that train have the same seed, or a ``per_query.csv`` is damaged.
+    """
+    tables: dict[int, pd.DataFrame] = {}
+    for run in runs:
+        if run.params.seed in tables and run.params.trains_encoder:
+            raise UserError(f"{name}: {len(runs)} runs, and two of seed {run.params.seed}; say which is meant")
+        try:
+            tables[run.params.seed] = run.queries
+        except UserError as error:
+            raise UserError(f"{run.name}: {error}") from None
+    return Method(name, tables, any(run.params.trains_encoder for run in runs))
+
+
+def ask(runs: Runs) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """Ask the ladder's questions, and then all others, of runs that were asked the same queries.
+
+    Returns:
+        Two tables of :func:`~clipreid_lib.scores.comparison.compare_methods`, each empty where it has no row, and a
+        sentence for each pair without a seed in common. A question of the ladder is asked of methods that differ in
+        their variant alone.
+
+    Raises:
+        UserError: as :func:`make_method`.
+    """
+    _, groups = group_methods(runs)
+    order = sorted(groups, key=lambda values: (*map(str, values[:-1]), _find_rung(values[-1])))
+    methods = {values: make_method(", ".join(map(str, (values[-1], *values[:-1]))), groups[values]) for values in order}
+    first: list[tuple[int, Pair]] = []
+    rest, apart = [], []
+    for lower, upper in combinations(order, 2):
+        pair, question = (methods[upper], methods[lower]), (upper[-1], lower[-1])
+        if not share_seeds(*pair):
+            apart.append(f"{pair[0].name} and {pair[1].name} have no seed in common.")
+        elif lower[:-1] == upper[:-1] and question in QUESTIONS:
+            first.append((QUESTIONS.index(question), pair))
+        else:
+            rest.append(pair)
+    first.sort(key=lambda each: each[0])
+    return compare_methods([pair for _, pair in first]), compare_methods(rest), apart
+
+
+def report(chosen: list[str], outputs: Path) -> str:
+    """Write the ladder's questions, or one comparison of the caller's own, as ``clipreid compare`` prints them.
+
+    Args:
+        chosen: none, for the ladder's questions of every evaluated run; or two, each a run's folder or a filter such as
+            ``variant=clipid,aspect=dorsal_r`` that chooses runs by their params.
+        outputs: folder whose runs a filter chooses from.
+
+    Raises:
+        UserError: a filter fits no run or is misspelt; the two share no test; as :func:`make_method`.
+    """
+    if len(chosen) not in (0, 2):
+        raise UserError(f"compare: {len(chosen)} given; give two runs or filters, or none for the ladder's questions")
+    lines: list[str] = []
+    if not chosen:
+        runs, left_out = _open_all(outputs)
+        if not runs:
+            made = left_out[0] if left_out else "`clipreid run params/demo.yaml` makes some"
+            raise UserError(f"{outputs / 'runs'}: no evaluated run; {made}")
+        for group in group_tests(runs).values():
+            asked, rest, apart = ask(group)
+            if len(asked) or len(rest):
+                lines.append(f"{_describe(group[0])}\n\n{(asked if len(asked) else rest).to_string()}")
+            lines += apart
+        lines = [*lines, LEGEND] if lines else ["no two methods were asked the same questions"]
+        return "\n\n".join([*lines, *(["\n".join(left_out)] if left_out else [])])
+    (first, without), (second, too) = (_choose(text, outputs) for text in chosen)
+    one, other, told = group_tests(first), group_tests(second), list(dict.fromkeys([*without, *too]))
+    for sha in one:
+        if sha in other:
+            pair = _take_one(chosen[0], one[sha]), _take_one(chosen[1], other[sha])
+            lines.append(f"{_describe(one[sha][0])}\n\n{compare_methods([pair]).to_string()}")
+    if not lines:
+        raise UserError(f"compare: {chosen[0]} and {chosen[1]} were asked no same questions")
+    return "\n\n".join([*lines, LEGEND, *(["\n".join(told)] if told else [])])
+
+
+LEGEND = (
+    "Points, first minus second, [95 % interval over people and seeds]; with one seed, over people, p by sign flips.\n"
+    "Holm: p adjusted for the rows of its table. shows: the difference that so many people and seeds would have shown\n"
+    "in four of five such tests."
+)
+
+
+def _take_one(text: str, runs: Runs) -> Method:
+    keys, groups = group_methods(runs)
+    if len(groups) > 1:
+        columns = zip(keys, zip(*groups, strict=True), strict=True)
+        apart = ", ".join(key for key, values in columns if len(set(values)) > 1)
+        raise UserError(f"compare: {text}: fits {len(groups)} methods, which differ in {apart}; say which is meant")
+    return make_method(text, runs)
+
+
+def _describe(run: FinishedRun) -> str:
+    params = run.params
+    return f"{params.dataset} {params.aspect}, protocol {params.protocol}, scores over {run.own['over']}"
+
+
+def _open_all(outputs: Path) -> tuple[Runs, list[str]]:
+    """Open every evaluated run, and say of every other why it is left out."""
+    runs, left_out = open_runs(list_run_folders(outputs))
+    whole, damaged = read_answers(runs)
+    return whole, left_out + [f"left out: {what}" for what in damaged]
+
+
+def _choose(text: str, outputs: Path) -> tuple[Runs, list[str]]:
+    """Return the runs that are meant, and why others of the outputs, which a filter may fit, are left out."""
+    if "=" not in text or Path(text).is_dir():
+        return [FinishedRun.open(Path(text))], []
+    wanted = {}
+    for part in text.split(","):
+        key, _, value = (each.strip() for each in part.partition("="))
+        if key in wanted:
+            raise UserError(f"compare: {text}: {key} stands twice")
+        wanted[key] = read_values(key, value, f"compare: {text}")
+    runs, left_out = _open_all(outputs)
+    found = [run for run in runs if all(getattr(run.params, key) in values for key, values in wanted.items())]
+    if not found:
+        raise UserError("; ".join([f"compare: no evaluated run fits {text}", *left_out[:1]]))
+    return found, left_out
+
+
+def _find_rung(variant: str) -> tuple[int, str]:
+    name = variant.partition(",")[0]
+    return (LADDER.index(name) if name in LADDER else len(LADDER)), variant
