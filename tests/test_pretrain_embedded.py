@@ -28,7 +28,7 @@ from clipreid_lib.embedded.hand_sessions import set_up_shot
 
 import open_clip  # isort: skip
 
-FACTS = {aspect: captions.state_facts(aspect, "very fair", True, True) for aspect in synthetic_hands.ASPECTS}
+FACTS = {aspect: captions.state_facts(aspect, "very fair", True) for aspect in synthetic_hands.ASPECTS}
 SEED = 20269999  # of people neither trained, validated nor reported on
 
 
@@ -80,7 +80,7 @@ def test_our_words_split_as_in_full_clip(tmp_path):
     texts = [
         " ".join(captions.collect_words()),
         "a photo of a X X X X hand.",
-        "Ada Moreno's left hand, no ring.",
+        "Ada Moreno's left hand, deep lines.",
     ]
     texts += [p for values in captions.PROMPTS.values() for prompts in values.values() for p in prompts]
     for text in texts:
@@ -127,7 +127,7 @@ def test_people_have_names_of_their_own_that_go_with_their_gender():
 @pytest.mark.parametrize("aspect", synthetic_hands.ASPECTS)
 def test_captions_state_only_what_is_known(aspect):
     facts, rng = FACTS[aspect].copy(), np.random.default_rng(0)
-    facts[captions.NAMES.index("fingers")] = 1
+    facts[captions.NAMES.index("shape")] = 1
     facts[captions.NAME] = captions.FACTS["name"].index("Ada Moreno")
     view, side = aspect.split()
     thumb = {"dorsal right": "left", "dorsal left": "right", "palmar right": "right", "palmar left": "left"}[aspect]
@@ -142,9 +142,9 @@ def test_captions_state_only_what_is_known(aspect):
         assert f"{other} hand" not in text and f"thumb pointing {wrong_thumb}" not in text
         assert f"thumb on the {wrong_thumb}" not in text
         assert ("palm" not in text) if view == "dorsal" else ("back" not in text and "dorsal" not in text)
-        assert "no ring" not in text and "bare" not in text and "unpainted" not in text and "short" not in text
+        assert "bare" not in text and "unpainted" not in text and "no nail" not in text and "slim" not in text
         assert " dark " not in text and " medium " not in text and text.count("fair") == text.count("very fair")
-        assert not {"moles", "veins", "slim", "thick"} & set(text.rstrip(".").replace(",", "").split())  # not known
+        assert not {"knuckles", "lines"} & set(text.rstrip(".").replace(",", "").split())  # not known
         if view == "palmar":  # nails cannot be seen
             assert "nail" not in text
     assert sum("Ada Moreno" in text for text in true) > 60
@@ -162,10 +162,11 @@ def test_drawn_hands_say_what_the_drawing_knows():
         back = dict(zip(captions.NAMES, captions.read_hand(hand, "dorsal right"), strict=True))
         palm, _ = set_up_shot(person, "palmar left", 0, 0, 1.0, (160, 120), SEED)
         front = dict(zip(captions.NAMES, captions.read_hand(palm, "palmar left"), strict=True))
-        assert front["veins"] == front["nails"] == front["polish"] == -1
-        assert [front[name] == back[name] for name in ("fingers", "build", "palm", "skin", "name")] == [True] * 5
-        assert (back["fingers"] == 1) == (person.lengths[1:].mean() > 0.73)
-        assert (back["palm"] == 0) == (person.palm < 0.42)
+        assert front["knuckles"] == back["lines"] == front["polish"] == -1
+        assert [front[name] == back[name] for name in ("shape", "skin", "name")] == [True] * 3
+        assert (back["knuckles"] == 1) == (person.knuckle > 0.160) and (front["lines"] == 0) == (person.lines < 0.28)
+        slenderness = person.lengths[1:].mean() / (person.palm * person.widths[1:].mean())
+        assert (back["shape"] == 0) == (slenderness > 1 / 0.0527)
         assert captions.FACTS["name"][back["name"]].split()[0] in captions.WOMEN + captions.MEN
 
 
@@ -248,11 +249,27 @@ def test_contrast_leaves_out_pairs_that_are_neither_alike_nor_apart():
     assert not torch.allclose(loss, training_losses.contrast_loss(features, alike, apart))
 
 
-def test_evened_out_features_are_equally_long_and_sentences_notice_nothing(shipped):
+def test_coarse_loss_is_the_divergence_of_similarities_written_out():
+    rng = np.random.default_rng(0)
+    features, images = rng.standard_normal((5, 7)), rng.standard_normal((5, 3, 24, 24))
+    coarse, chances = images.reshape(5, 3, 12, 2, 12, 2).mean((3, 5)).reshape(5, -1), []
+    for each in (coarse, features):
+        unit = each - each.mean(0)
+        unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+        weights = np.exp(unit @ unit.T / training_losses.TEMPERATURE) * (1 - np.eye(5))
+        chances.append(weights / weights.sum(1, keepdims=True))
+    aim, got = (each[~np.eye(5, dtype=bool)] for each in chances)
+    expected = (aim * np.log(aim / got)).sum() / 5
+    found = training_losses.coarse_loss(torch.tensor(features), torch.tensor(images))
+    assert found.item() == pytest.approx(expected, rel=1e-6)
+    assert training_losses.coarse_loss(torch.tensor(coarse), torch.tensor(images)).item() == pytest.approx(0, abs=1e-9)
+
+
+def test_balanced_features_are_one_to_two_and_sentences_notice_nothing(shipped):
     pixels = torch.randint(256, (8, 3, *shipped.image_size), dtype=torch.uint8)
-    before, after = encode(shipped, pixels), encode(pretrain_embedded.even_out(shipped, pixels), pixels)
+    before, after = encode(shipped, pixels), encode(pretrain_embedded.balance_features(shipped, pixels), pixels)
     assert torch.equal(before.f, after.f)
-    assert after.f_proj.norm(dim=1).mean().item() == pytest.approx(after.f.norm(dim=1).mean().item(), rel=1e-4)
+    assert 2 * after.f_proj.norm(dim=1).mean().item() == pytest.approx(after.f.norm(dim=1).mean().item(), rel=1e-4)
     assert torch.cosine_similarity(before.f_proj, after.f_proj).min() > 0.9999
 
 
@@ -309,7 +326,7 @@ def test_batches_hold_all_pictures_of_a_hand_and_judge_every_sentence(drawn):
 
 def test_rare_hands_come_more_often():
     facts = np.zeros((100, 4, len(captions.NAMES)), dtype=int)
-    facts[:10, :, captions.RING] = 1
+    facts[:10, :, captions.POLISH] = 1
     assert np.allclose(training_batches.weigh_hands(facts, 0.0), 0.01)
     assert training_batches.weigh_hands(facts, 1.0)[:10].sum() == pytest.approx(0.5)
 
@@ -320,7 +337,7 @@ def test_shipped_weights_tell_back_from_palm_and_left_from_right(shipped):
         for aspect in synthetic_hands.ASPECTS:
             picture, row = synthetic_hands.draw(Person(number, SEED), aspect, 0, 0, size=(160, 120), seed=SEED)
             pictures.append(training_people.squash(picture, shipped.image_size[0]))
-            facts.append(captions.state_facts(aspect, row["skinColor"], row["nailPolish"], row["accessories"]))
+            facts.append(captions.state_facts(aspect, row["skinColor"], row["nailPolish"]))
     pictures = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
     table = unseen_people.zero_shot(shipped, encode(shipped, pictures).f_proj, np.stack(facts))
     assert table["view (2)"] > 0.85

@@ -12,7 +12,7 @@ import numpy as np
 
 from clipreid_lib.base import import_fixes  # noqa: F401  import torchvision with its repair, before open_clip does
 from clipreid_lib.embedded.hand_people import Person
-from clipreid_lib.embedded.hand_shape import MOLE, Hand
+from clipreid_lib.embedded.hand_shape import Hand
 
 from open_clip.tokenizer import SimpleTokenizer  # isort: skip
 
@@ -24,27 +24,17 @@ FACTS = {  # what may be stated -> its values; a picture's facts are indices int
     "side": ("right", "left"),
     "thumb": ("left", "right"),  # where the thumb points in the picture
     "skin": ("very fair", "fair", "medium", "dark"),
-    "polish": ("no", "yes"),  # nails and veins can be judged on the back of the hand only
-    "ring": ("no", "yes"),
-    "fingers": ("short", "long"),
-    "build": ("slim", "thick"),
-    "palm": ("narrow", "broad"),
-    "veins": ("faint", "visible"),
-    "moles": ("no", "yes"),
-    "nails": ("short", "long"),
+    "polish": ("no", "yes"),  # nails and knuckles can be judged on the back of the hand only, lines on the palm
+    "knuckles": ("pale", "dark"),
+    "lines": ("faint", "deep"),
+    "shape": ("slim", "broad"),
     "name": tuple(f"{given} {family}" for givens in (WOMEN, MEN) for family in FAMILIES for given in givens),
 }
 NAMES = tuple(FACTS)
-VIEW, SIDE, THUMB, SKIN, POLISH, RING, *_, NAME = range(len(NAMES))
-# Below the first and above the second number a trait is said; about a third of the drawn people lies between the two.
-TRAITS = {
-    "fingers": (0.67, 0.73),
-    "build": (0.136, 0.149),
-    "palm": (0.42, 0.455),
-    "veins": (0.35, 0.60),
-    "nails": (0.05, 0.18),
-}
-BIG_MOLE = 0.010  # hand units, half a pixel of the network's pictures; smaller ones alone are neither said nor denied
+VIEW, SIDE, THUMB, SKIN, POLISH, *_, NAME = range(len(NAMES))
+# Below the first and above the second number a trait is said; some two thirds of the drawn people lie between the two.
+# Rings, veins, moles, nails and the length of fingers were tried: at 96 pixels the network did not learn to see them.
+TRAITS = {"knuckles": (0.071, 0.160), "lines": (0.28, 0.57), "shape": (0.0527, 0.0732)}
 
 OPENINGS = ("a photo of ", "a photo of ", "a picture of ", "an image of ", "a photograph of ", "this is ", "")
 VIEW_PHRASES = {
@@ -58,18 +48,12 @@ TAIL_PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "skin": {value: (f"{value} skin",) for value in FACTS["skin"]},
     "polish": {"no": ("bare nails", "no nail polish", "unpainted nails"), "yes": ("painted nails", "nail polish")},
-    "ring": {"no": ("no ring", "no rings"), "yes": ("a ring", "a ring on a finger")},
-    "fingers": {value: (f"{value} fingers",) for value in FACTS["fingers"]},
-    "build": {value: (f"{value} fingers",) for value in FACTS["build"]},
-    "palm": {value: (f"a {value} palm",) for value in FACTS["palm"]},
-    "veins": {value: (f"{value} veins",) for value in FACTS["veins"]},
-    "moles": {"no": ("no mole", "no moles"), "yes": ("a mole", "moles")},
-    "nails": {value: (f"{value} nails",) for value in FACTS["nails"]},
+    **{fact: {value: (f"{value} {fact}",) for value in FACTS[fact]} for fact in ("knuckles", "lines")},
+    "shape": {value: (f"a {value} shape",) for value in FACTS["shape"]},
 }
 # How often a caption states a fact, relative to the others. The view and the thumb are easy to see, the side follows
 # from the two; naming them separately and often is what lets a small transformer find the side at all.
-STATED = {"view": 7, "side": 7, "thumb": 4, "skin": 5, "polish": 4, "ring": 4, "name": 12}
-STATED |= dict.fromkeys(("fingers", "build", "palm", "veins", "moles", "nails"), 2)
+STATED = {"view": 7, "side": 7, "thumb": 4, "skin": 5, "polish": 4, "knuckles": 3, "lines": 3, "shape": 3, "name": 12}
 ALONE = 0.35  # chance of a caption that states one fact only: short ones teach words fast
 MOST = 5  # facts in a caption, which is about what fits the context
 
@@ -83,11 +67,10 @@ PROMPTS: dict[str, dict[str, tuple[str, ...]]] = {
         v: tuple(f"a photo of the back of a hand with {nails}" for nails in TAIL_PHRASES["polish"][v][:2])
         for v in FACTS["polish"]
     },
-    "ring": {"no": ("a photo of a hand with no ring",), "yes": ("a photo of a hand with a ring",)},
 }
 PROMPTS |= {
     fact: {value: (f"a photo of a hand with {words[0]}",) for value, words in TAIL_PHRASES[fact].items()}
-    for fact in ("fingers", "build", "palm", "veins", "moles", "nails")
+    for fact in TRAITS
 }
 ASPECT_PROMPTS: dict[str, tuple[str, ...]] = {
     f"{view} {side}": (f"a photo of the {word} of a {side} hand",)
@@ -102,7 +85,7 @@ tattoo woman man women men female male dorsal palmar open closed background wear
 in at the""".split()
 
 
-def state_facts(aspect: str, skin: str, polish: bool, ring: bool) -> np.ndarray:
+def state_facts(aspect: str, skin: str, polish: bool) -> np.ndarray:
     """Put what ``HandInfo.csv`` says into facts: (F,) int64 indices into ``FACTS``, -1 where it does not say.
 
     Aspect and skin are spelt as in that file.
@@ -112,23 +95,19 @@ def state_facts(aspect: str, skin: str, polish: bool, ring: bool) -> np.ndarray:
     thumb = "left" if (view == "dorsal") == (side == "right") else "right"
     seen = {"view": view, "side": side, "thumb": thumb, "skin": skin}
     facts = dict.fromkeys(NAMES, -1) | {name: FACTS[name].index(value) for name, value in seen.items()}
-    facts |= {"polish": int(polish) if view == "dorsal" else -1, "ring": int(ring)}
+    facts["polish"] = int(polish) if view == "dorsal" else -1
     return np.array([facts[name] for name in NAMES])
 
 
 def read_hand(hand: Hand, aspect: str) -> np.ndarray:
     """Read the facts of a drawn hand in one of the aspects of ``HandInfo.csv``: (F,) as :func:`state_facts`."""
     person = hand.person
-    facts = state_facts(aspect, person.skin, hand.polished, hand.ring is not None)
-    length, width = person.lengths[1:].mean(), person.widths[1:].mean()
-    measured = {"fingers": length, "build": width / length, "palm": person.palm}
-    if not hand.palmar:
-        measured |= {"veins": person.veins, "nails": person.nail[2]}
-    for trait, value in measured.items():
+    facts = state_facts(aspect, person.skin, hand.polished)
+    shape = person.palm * person.widths[1:].mean() / person.lengths[1:].mean()
+    seen = {"shape": shape, **({"lines": person.lines} if hand.palmar else {"knuckles": person.knuckle})}
+    for trait, value in seen.items():
         low, high = TRAITS[trait]
         facts[NAMES.index(trait)] = 0 if value < low else 1 if value > high else -1
-    moles = hand.marks.radius[hand.marks.kind == MOLE]
-    facts[NAMES.index("moles")] = 1 if moles.max(initial=0.0) > BIG_MOLE else -1 if len(moles) else 0
     facts[NAME] = name_person(person)
     return facts
 

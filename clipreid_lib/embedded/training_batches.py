@@ -31,10 +31,10 @@ class Batch:
 def weigh_hands(facts: np.ndarray, rare: float) -> np.ndarray:
     """Give the chance (N,) of each hand to be drawn, by its pictures' facts (N, shots, F): rare values come more often.
 
-    ``rare`` = 0 draws all hands alike, 1 all values of each of skin, polish and ring.
+    ``rare`` = 0 draws all hands alike, 1 all values of each of skin and polish.
     """
     weights = np.ones(len(facts))
-    for fact in (captions.SKIN, captions.POLISH, captions.RING):
+    for fact in (captions.SKIN, captions.POLISH):
         _, value, counts = np.unique(facts[:, 0, fact], return_inverse=True, return_counts=True)
         weights *= (counts**-rare)[value]
     return weights / weights.sum()

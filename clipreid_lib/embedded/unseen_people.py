@@ -106,7 +106,7 @@ def _read_photographs(root: Path, role: str, size: int) -> dict[str, tuple[torch
             continue
         images = protocols.build(table, "own", aspect).images
         mine = table.set_index("path").loc[images.loc[images["role"] == role, "path"]].reset_index()
-        said = mine[["skin_color", "nail_polish", "accessories"]].itertuples(index=False)
+        said = mine[["skin_color", "nail_polish"]].itertuples(index=False)
         pictures = torch.from_numpy(Photographs(root).load(mine, (size, size)))
         read[words] = (
             pictures,
