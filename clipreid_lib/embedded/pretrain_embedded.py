@@ -55,7 +55,7 @@ class Recipe:
 
     seed: int = 20261127  # of the training people, the weights and the order; the demo uses seeds below 100
     people: int = 8192
-    steps: int = 40000
+    steps: int = 5000
     hands: int = 40  # per step, all pictures of each; each hand gets a true and a false sentence
     reading_steps: int = 600  # of the text tower alone, before any picture
     rare: float = 0.5  # how far rare skins, polish and rings are favoured

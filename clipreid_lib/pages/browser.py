@@ -91,7 +91,7 @@ class Browser:
             "stage": widgets.Dropdown(description="stage", options=stages, **look),
             "k": widgets.IntSlider(description="k", value=min(self.top, largest), min=1, max=largest, **look),
             "name": widgets.Text(description="by name", placeholder="a file's name", **typed),
-            "sentence": widgets.Text(description="in words", placeholder="a left hand with a ring", **typed),
+            "sentence": widgets.Text(description="in words", placeholder="a left hand, dark skin", **typed),
             "look": widgets.Dropdown(description="picture", options=pictures, **look),
         }
         self.buttons = {
