@@ -230,7 +230,7 @@ def test_a_notebook_edited_since_it_was_done_is_told(grid):
     [
         (["exclude=5"], "--set exclude=5: exclude: write a list of combinations"),
         (["exclude=[{variant: frozne}]"], "exclude: variant: input should be 'frozen'"),
-        (["encoder_epochs=[null,20]"], "encoder_epochs: some of its values make the same run; keep one"),
+        (["encoder_epochs=[null,16]"], "encoder_epochs: some of its values make the same run; keep one"),
         (["top_k=[4,8]"], "--set top_k=[4,8]: top_k: a list is not allowed for this key; give one value"),
         (["data_root=[a, b]"], "--set data_root=[a, b]: data_root: a list is not allowed for this key"),
         (["exclude=[{seed: 1:30}]"], "exclude: seed: write a plain decimal number"),

@@ -76,7 +76,7 @@ SMALL = replace(
     VIT,
     prompt_epochs=40,
     prompt_lr=1e-2,
-    encoder_epochs=20,
+    encoder_epochs=16,
     encoder_lr=1e-3,
     head_lr=3e-3,
     id_weight=1.0,

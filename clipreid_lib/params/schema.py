@@ -147,7 +147,7 @@ class Params(BaseModel):
     demo_people: Annotated[int, Field(ge=4)] = 100
     demo_images: Annotated[int, Field(ge=2)] = 9
     demo_sessions: Count = 3
-    demo_difficulty: Weight = 0.9
+    demo_difficulty: Weight = 1.0
     demo_seed: int = 0
 
     @model_validator(mode="before")
