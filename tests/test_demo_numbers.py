@@ -79,8 +79,8 @@ def test_the_frozen_row_and_the_pixel_floor(demo):
     def show(end: str) -> list[str]:
         return [f"{100 * each[f'{name}{end}']:.1f}" for each in found for name in ("rank1", "rank5", "map")]
 
-    assert show("") == ["50.5", "87.1", "65.9", "25.9", "42.0", "34.9"]
-    assert show("_draws") == ["50.4", "87.3", "66.1", "25.9", "41.4", "34.9"]
+    assert show("") == ["58.8", "84.5", "70.0", "17.1", "30.6", "25.7"]
+    assert show("_draws") == ["59.1", "85.4", "70.4", "17.1", "30.1", "25.5"]
     for embeddings, scores in zip(both, found, strict=True):
         wanted = count(embeddings, manifest)
         assert {score: scores[score] for score in wanted} == pytest.approx(wanted, abs=1e-9)
@@ -92,8 +92,8 @@ def test_training_beats_frozen(demo):
     clip = backbone.load("embedded")
     images = torch.from_numpy(photographs.load(manifest.train, clip.image_size))
     terms = {"identity": Term(1.0, IdentityLoss()), "triplet": Term(1.0, TripletLoss())}
-    settings = EncoderSettings(epochs=14, lr=1e-3, head_lr=3e-3, batch_size=32, bias_factor=1.0)
+    settings = EncoderSettings(epochs=8, lr=1e-3, head_lr=3e-3, batch_size=32, bias_factor=1.0)
     finetune(clip, images, manifest.train["identity"], terms, settings)
     trained = evaluate(embed(clip, manifest, photographs), manifest).summary()
-    assert trained["rank1_draws"] > 0.504 + 0.05  # measured: 0.595
-    assert trained["rank1"] > 0.505 + 0.05
+    assert trained["rank1_draws"] > 0.591 + 0.08  # measured: 0.761
+    assert trained["rank1"] > 0.588 + 0.08

@@ -69,6 +69,7 @@ def test_report_tells_how_the_shipped_weights_were_made():
     assert report["recipe"]["seed"] >= 100  # the demo data set draws its people from seeds below
     found = report["rank1_unseen_people"]
     assert found["embedded clip"] > max(found["grey pixels 32x32"], found["untrained network"])
+    assert min(value for name, value in report["zero_shot_unseen_people"].items() if "(" in name) > 0.85
     curve = pd.read_csv(SHIPPED / "loss_curve.csv")
     assert curve["loss"].iloc[-1] < 0.7 * curve["loss"].iloc[0]
 
@@ -95,13 +96,10 @@ def test_end_of_text_is_the_largest_id_and_foreign_words_survive(shipped):
     assert ours.decode(ours.encode("zebra übung 漢字")).strip() == "zebra übung 漢字"
 
 
-def test_vocabulary_holds_the_shipped_one_in_its_order(tmp_path):
+def test_vocabulary_is_the_shipped_one(tmp_path):
     captions.write_merges(tmp_path / "merges.txt.gz")
-    ours, shipped = (
-        gzip.decompress(path.read_bytes()).decode().split("\n")
-        for path in (tmp_path / "merges.txt.gz", SHIPPED / "merges.txt.gz")
-    )
-    assert [merge for merge in ours if merge in set(shipped)] == shipped  # no word of theirs splits otherwise
+    ours, shipped = (gzip.decompress((place / "merges.txt.gz").read_bytes()) for place in (tmp_path, SHIPPED))
+    assert ours == shipped
 
 
 def test_every_name_is_a_token_a_word_of_two_words_and_told_once(tmp_path):
