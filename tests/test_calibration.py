@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import integrate, optimize, stats
 
-from clipreid_lib.scores import calibration, verification
+from clipreid_lib.scores import calibration, thresholds, verification
 
 FAR = (
     2.0  # standard deviations between the means of genuine and impostor scores; the true LLR is FAR * (score - middle)
@@ -103,7 +103,7 @@ def test_fewer_than_ten_people_teach_nothing():
     refused = calibration.learn(few, many)
     assert refused["why"] == "not measurable: 9 of 10 people with genuine pairs"
     assert {refused[key] for key in ("slope", "intercept", "cllr", "cllr_min", "cllr_raw")} == {None}
-    assert calibration.tabulate(refused).tolist() == [refused["why"]]
+    assert thresholds.tabulate_ratio(refused).tolist() == [refused["why"]]
 
 
 def test_a_part_of_many_pairs_costs_what_all_do(monkeypatch):

@@ -12,7 +12,7 @@ from scipy import stats
 
 from clipreid_lib.data.manifest import Manifest
 from clipreid_lib.runs import results
-from clipreid_lib.scores import calibration, thresholds, uncertainty, verification
+from clipreid_lib.scores import calibration, strangers, thresholds, uncertainty, verification
 from clipreid_lib.scores.features import Embeddings
 
 WIDTH = 12
@@ -55,7 +55,7 @@ def list_searches(embeddings: Embeddings, manifest: Manifest, role: str) -> list
 
 def test_thresholds_against_a_loop_over_all_searches_and_all_choices_of_people():
     embeddings, manifest = simulate(0, validation=(5, 24), test=(9, 4), distractor=(6, 1))
-    found = thresholds.learn(embeddings, embeddings, manifest)
+    found = strangers.learn(embeddings, embeddings, manifest)
     assert (found["people"], found["persons"], found["enrolled"], found["why"]) == ("validation", 5, 4, "")
     assert found["found_on"] == {"persons": 9, "enrolled": 4}
     rate = found["rates"][0]
@@ -79,7 +79,7 @@ def test_thresholds_against_a_loop_over_all_searches_and_all_choices_of_people()
 
 def test_without_validation_people_they_are_of_the_test_people_and_say_so():
     embeddings, manifest = simulate(1, test=(30, 12), validation=(3, 9))
-    found = thresholds.learn(embeddings, None, manifest)
+    found = strangers.learn(embeddings, None, manifest)
     best = np.array([max(scores) for _, scores in list_searches(embeddings, manifest, "test")])
     assert found["people"] == "test" and found["found_on"] == {"persons": 30, "enrolled": 29}
     for rate in found["rates"][:2]:
@@ -87,7 +87,7 @@ def test_without_validation_people_they_are_of_the_test_people_and_say_so():
         assert rate["fpir"] - 1 / 300 < rate["found"] <= rate["fpir"] + 1e-9
     assert "30 test people themselves" in thresholds.describe(found)
     # validation people who support no rate are passed over, in words
-    few = thresholds.learn(embeddings, embeddings, manifest)
+    few = strangers.learn(embeddings, embeddings, manifest)
     assert few["people"] == "test" and few["rates"] == found["rates"]
     assert few["why"] == "not measurable: 27 of 100 images of people not enrolled" and few[
         "why"
@@ -97,7 +97,7 @@ def test_without_validation_people_they_are_of_the_test_people_and_say_so():
 def test_the_true_rate_of_other_people_is_the_one_promised():
     # Strangers are at random: the cosine of two directions in D dimensions is a symmetric beta of (D - 1) / 2.
     embeddings, manifest = simulate(2, draws=10, validation=(60, 20), test=(200, 8))
-    found = thresholds.learn(embeddings, embeddings, manifest)
+    found = strangers.learn(embeddings, embeddings, manifest)
     assert (found["people"], found["enrolled"], found["found_on"]["enrolled"]) == ("validation", 59, 59)
 
     def true_rate(threshold: float, enrolled: int) -> float:
@@ -118,7 +118,7 @@ def test_several_gallery_images_of_a_person_are_one_person_enrolled():
     images = manifest.images.copy()
     test = images["role"] == "test"
     images.loc[test, "draw_0"] = np.where(np.arange(test.sum()) % 2, "query", "gallery")  # three images each
-    found = thresholds.learn(embeddings, embeddings, Manifest(images))
+    found = strangers.learn(embeddings, embeddings, Manifest(images))
     rate, exceeded = found["rates"][0], []
     shown = images[test & (images["draw_0"] == "gallery")].groupby("identity")["path"].apply(list)
     unit = dict(zip(embeddings.paths, torch.nn.functional.normalize(embeddings.values), strict=True))
@@ -132,18 +132,21 @@ def test_several_gallery_images_of_a_person_are_one_person_enrolled():
 
 def test_too_few_searches_are_refused_and_the_file_is_read_back(tmp_path):
     embeddings, manifest = simulate(4, draws=1, test=(8, 4))
-    found = thresholds.learn(embeddings, None, manifest)
+    found = strangers.learn(embeddings, None, manifest)
     for rate in found["rates"]:
         assert (rate["threshold"], rate["found"], rate["interval"], rate["searches"]) == (None, None, None, 24)
         assert rate["why"].startswith("not measurable: 24 of ")
     assert thresholds.tabulate(found).loc["10", "threshold (cosine)"] == found["rates"][0]["why"]
     assert thresholds.read_thresholds(tmp_path) is None
-    whole = found | {"checkpoint": "sha", "calibration": {}}
+    assert thresholds.describe(found) == "No threshold: too few searches for strangers among 8 test people."
+    ratio = dict.fromkeys(("people", "pairs", "slope", "intercept", "cllr", "cllr_min", "cllr_raw"))
+    whole = found | {"checkpoint": "sha", "calibration": ratio}
     for text, read in (
         (json.dumps(whole), whole),
         (json.dumps(whole)[:-9], None),
         ("{}", None),
         (json.dumps(whole | {"rates": [0.1]}), None),
+        (json.dumps(whole | {"calibration": {}}), None),
         (json.dumps({name: whole[name] for name in whole if name != "people"}), None),
     ):
         (tmp_path / "thresholds.json").write_text(text)
@@ -155,7 +158,7 @@ def test_a_run_keeps_them_by_its_checkpoint(tmp_path):
     encoder = SimpleNamespace(sha="sha", embed=lambda images: embeddings)
     run = SimpleNamespace(manifest=manifest, folder=tmp_path, params=SimpleNamespace(variant="frozen"))
     pairs = verification.list_pairs(embeddings, manifest)
-    wrote = results.write_thresholds(run, SimpleNamespace(pairs=pairs), encoder, embeddings)
+    wrote = results.write_thresholds(run, SimpleNamespace(pairs=pairs), encoder, {"image": embeddings})
     assert thresholds.read_thresholds(tmp_path) == wrote and wrote["checkpoint"] == "sha"
     assert wrote["people"] == wrote["calibration"]["people"] == "validation"
     counts = wrote["calibration"]["pairs"]
@@ -167,5 +170,5 @@ def test_a_run_keeps_them_by_its_checkpoint(tmp_path):
     # without validation people the file says whose thresholds they are
     images = manifest.images[manifest.images["role"] != "validation"]
     run.manifest = Manifest(images)
-    wrote = results.write_thresholds(run, SimpleNamespace(pairs=pairs), encoder, embeddings)
+    wrote = results.write_thresholds(run, SimpleNamespace(pairs=pairs), encoder, {"image": embeddings})
     assert wrote["people"] == wrote["calibration"]["people"] == "test" and wrote["calibration"] == tested

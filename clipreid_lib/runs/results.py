@@ -7,7 +7,7 @@ from clipreid_lib.params.schema import project_path
 from clipreid_lib.runs.embeddings import embed_own
 from clipreid_lib.runs.machine import choose_device, describe_device, provenance
 from clipreid_lib.runs.run import Run
-from clipreid_lib.scores import calibration, thresholds
+from clipreid_lib.scores import calibration, strangers, thresholds
 from clipreid_lib.scores.assessment import Assessment
 from clipreid_lib.scores.encoder import Encoder
 from clipreid_lib.scores.features import Embeddings
@@ -67,26 +67,26 @@ def write_metrics(
     return metrics
 
 
-def write_thresholds(run: Run, assessment: Assessment, encoder: Encoder, test: Embeddings) -> dict:
+def write_thresholds(run: Run, assessment: Assessment, encoder: Encoder, embeddings: dict[str, Embeddings]) -> dict:
     """Learn thresholds and the log-likelihood ratio, and write them as the run's ``thresholds.json``.
 
     Args:
         run: the run.
         assessment: under the run's own protocol.
         encoder: that made the embeddings.
-        test: the run's own embedding of the test images.
+        embeddings: of at least the test images, the run's own first.
 
     Returns:
-        What the file holds: ``checkpoint``, what :func:`clipreid_lib.scores.thresholds.learn` returns, and as
+        What the file holds: ``checkpoint``, what :func:`clipreid_lib.scores.strangers.learn` returns, and as
         ``calibration`` what :func:`clipreid_lib.scores.calibration.learn` returns.
     """
-    manifest, pairs = run.manifest, assessment.pairs
+    manifest, pairs, test = run.manifest, assessment.pairs, next(iter(embeddings.values()))
     held_out = held_pairs = None
     if manifest.validates_people:
         held_out = embed_own(run, encoder, manifest.validation)
-        held_pairs = list_pairs(held_out, thresholds.take_people(manifest, "validation"))
+        held_pairs = list_pairs(held_out, strangers.take_people(manifest, "validation"))
     own = [pairs[side].isin(manifest.test["path"]) for side in SIDES]  # without distractors
-    learned = {"checkpoint": encoder.sha, **thresholds.learn(test, held_out, manifest)}
+    learned = {"checkpoint": encoder.sha, **strangers.learn(test, held_out, manifest)}
     learned["calibration"] = calibration.learn(pairs[own[0] & own[1]], held_pairs)
     write_json(run.folder / thresholds.FILE, learned)
     return learned

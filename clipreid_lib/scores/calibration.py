@@ -88,15 +88,3 @@ def _explain_lack(pairs: pd.DataFrame) -> str:
     """Say why pairs are of too few people to learn or measure anything; else nothing."""
     people = pairs.loc[pairs["genuine"], "query_subject"].nunique()
     return f"not measurable: {people} of {FEWEST} people with genuine pairs" if people < FEWEST else ""
-
-
-def tabulate(learned: dict) -> pd.Series:
-    """Return Cllr before and after calibration, and the LLR's line, as a table's column."""
-    if learned["slope"] is None:
-        return pd.Series({"log-likelihood ratio": learned["why"]})
-    whose = "validation people" if learned["people"] == "validation" else "the test people themselves"
-    counts = f"{learned['pairs']['genuine']:,} genuine, {learned['pairs']['impostor']:,} impostor, of {whose}"
-    rows = {"log-likelihood ratio": f"{learned['slope']:.2f} × cosine {learned['intercept']:+.2f}"}
-    rows["learned from pairs"] = counts
-    costs = {"cllr_raw": "Cllr of the cosine itself", "cllr": "Cllr, calibrated", "cllr_min": "Cllr-min"}
-    return pd.Series(rows | {name: f"{learned[key]:.3f}" for key, name in costs.items()})

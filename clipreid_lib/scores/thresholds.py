@@ -1,130 +1,48 @@
-"""Thresholds: how similar the best of a gallery must be before somebody is called found.
+"""Thresholds as a run keeps them, ``thresholds.json``: read and put in words and tables. Light, so that pages can.
 
-A search for a stranger asks with an image of a person whom the gallery lacks; FPIR is the share of these searches that
-return anybody above the threshold, as in :mod:`~clipreid_lib.scores.open_set`. Here every query of every draw is such a
-search: its own person leaves the gallery, all others of the same part stay. Distractors are left out. Most show another
-side of the hand and are easily told apart, so a threshold learned with them would promise too much.
-
-The best score of a search grows with the people enrolled. A rate learned from few people is therefore found on others
-with as few enrolled: over every choice of so many of them, counted and not drawn.
+:mod:`~clipreid_lib.scores.strangers` learns the thresholds, :mod:`~clipreid_lib.scores.calibration` the log-likelihood
+ratio.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
-from scipy.stats import hypergeom
 
 from clipreid_lib.base.files import read_json
-from clipreid_lib.data.manifest import Manifest
-from clipreid_lib.scores import uncertainty
-from clipreid_lib.scores.evaluation import compare_draw
-from clipreid_lib.scores.features import Embeddings
-from clipreid_lib.scores.open_set import OpenSet
 from clipreid_lib.scores.score_names import format_share
 
 FILE = "thresholds.json"  # in the run's folder
-RATES = (0.1, 0.03, 0.01, 0.003, 0.001)  # false positive identification rates
 VALIDATION, TEST = "validation", "test"  # whom thresholds are learned from
 KEYS = {"checkpoint", "people", "persons", "enrolled", "why", "found_on", "rates", "calibration"}
 RATE_KEYS = {"fpir", "threshold", "found", "interval", "searches"}
-
-
-def take_people(manifest: Manifest, role: str) -> Manifest:
-    """Return the manifest of a test of the people of one role among themselves, without distractors."""
-    return Manifest(manifest.images[manifest.images["role"] == role].assign(role=TEST))
-
-
-def learn(test: Embeddings, held_out: Embeddings | None, manifest: Manifest) -> dict:
-    """Learn thresholds from the validation people where they support any rate, else from the test people themselves.
-
-    Args:
-        test: embeddings of the test images.
-        held_out: embeddings of the validation people's images; None where nobody is held out.
-        manifest: the run's protocol.
-
-    Returns:
-        ``people``, ``validation`` or ``test``; ``persons`` of them; ``enrolled``, people in the gallery searched;
-        ``why`` validation people were passed over, empty where they were not. ``rates``, one for each of
-        :data:`RATES`: ``fpir``, ``threshold`` that a score must exceed, ``found``, the FPIR on the test people, its
-        95 % ``interval`` over them, and ``searches``, the images of strangers it was learned from. Where these are too
-        few, the threshold is None and ``why`` says so. ``found_on``: how many test people, and how many enrolled.
-
-    Raises:
-        UserError: as :func:`~clipreid_lib.scores.evaluation.compare_draw`.
-    """
-    role, why, tested = TEST, "", take_people(manifest, TEST)
-    searched = _search_all(test, tested)
-    if held_out is not None:
-        apart = _search_all(held_out, take_people(manifest, VALIDATION))
-        why = apart.explain_lack(max(RATES))
-        role, searched = (role, searched) if why else (VALIDATION, apart)
-    lacks = {rate: searched.explain_lack(rate) for rate in RATES}
-    thresholds = {rate: searched.threshold(rate) for rate, lack in lacks.items() if not lack}
-    enrolled = min(searched.enrolled[0], tested.test["identity"].nunique() - 1)
-    asked = [_count_exceeding(*each, thresholds, enrolled) for each in _search(test, tested)] if thresholds else []
-    found = pd.concat(asked, ignore_index=True) if asked else pd.DataFrame()
-    rates = []
-    for rate, lack in lacks.items():
-        facts: dict[str, Any] = {"fpir": rate, "threshold": thresholds.get(rate), "found": None, "interval": None}
-        if not lack:
-            ends = uncertainty.find_interval(found[rate], found["identity"])
-            facts |= {"found": float(found[rate].mean()), "interval": list(ends)}
-        rates.append(facts | {"searches": int(searched.non_mated["path"].nunique())} | ({"why": lack} if lack else {}))
-    persons = {"persons": int(searched.non_mated["identity"].nunique()), "enrolled": searched.enrolled[0]}
-    on = {"persons": int(tested.test["identity"].nunique()), "enrolled": enrolled}
-    return {"people": role, **persons, "why": why, "found_on": on, "rates": rates}
-
-
-def _search(embeddings: Embeddings, people: Manifest) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:
-    """Search for the queries of each draw: yield them, and each person's best score, (Q, P), -inf for their own."""
-    for index in range(people.draws):
-        query, gallery, alike = compare_draw(embeddings, people, index)
-        order = np.argsort(gallery["identity"], kind="stable")
-        shown, first = np.unique(gallery["identity"].to_numpy()[order], return_index=True)
-        best = np.maximum.reduceat(alike[:, order], first, axis=1)
-        yield query[["path", "identity"]], np.where(query["identity"].to_numpy()[:, None] == shown, -np.inf, best)
-
-
-def _search_all(embeddings: Embeddings, people: Manifest) -> OpenSet:
-    best = [asked.assign(score=scores.max(axis=1)) for asked, scores in _search(embeddings, people)]
-    strangers = pd.concat(best, ignore_index=True)
-    return OpenSet(strangers.iloc[:0], strangers, 2 * (int(people.test["identity"].nunique()) - 1,))
-
-
-def _count_exceeding(
-    asked: pd.DataFrame, scores: np.ndarray, thresholds: dict[float, float], enrolled: int
-) -> pd.DataFrame:
-    """Add, by rate, the share of choices of so many enrolled people in which somebody exceeds its threshold."""
-    above = {rate: (scores > threshold).sum(axis=1) for rate, threshold in thresholds.items()}  # people, (Q,)
-    others = scores.shape[1] - 1
-    none = {rate: hypergeom.pmf(0, others, people, enrolled) for rate, people in above.items()}
-    return asked.join(pd.DataFrame({rate: np.clip(1 - share, 0, 1) for rate, share in none.items()}, asked.index))
+RATIO_KEYS = {"people", "pairs", "slope", "intercept", "cllr", "cllr_min", "cllr_raw"}
 
 
 def read_thresholds(folder: Path) -> dict | None:
     """Read what notebook 04 kept in a run's folder; None where it is not there, damaged or of another version."""
     found = read_json(folder / FILE) or {}
-    if not set(found) >= KEYS or not isinstance(found["calibration"], dict) or not isinstance(found["rates"], list):
+    if not set(found) >= KEYS or not isinstance(found["rates"], list):
         return None
-    return found if all(isinstance(rate, dict) and set(rate) >= RATE_KEYS for rate in found["rates"]) else None
+    parts = [(found["calibration"], RATIO_KEYS), *((rate, RATE_KEYS) for rate in found["rates"])]
+    return found if all(isinstance(part, dict) and set(part) >= keys for part, keys in parts) else None
 
 
 def describe(learned: dict) -> str:
     """Say in words from whom thresholds were learned, on whom their rates were found, and for how many enrolled."""
     persons, enrolled, on = learned["persons"], learned["enrolled"], learned["found_on"]
-    said = (
-        f"Learned from {persons} validation people, each searched for among the {enrolled} others. The rates found are "
-        f"those of {on['persons']} test people, {on['enrolled']} of them enrolled at a time."
-    )
+    passed = f" Validation people are too few for any rate ({learned['why']})." if learned["why"] else ""
+    if all(rate["threshold"] is None for rate in learned["rates"]):
+        return f"No threshold: too few searches for strangers among {persons} {learned['people']} people.{passed}"
     if learned["people"] == TEST:
         said = (
             f"Learned from the {persons} test people themselves, each searched for among the {enrolled} others. The "
-            "rates found are those of the same people, so other people may exceed what is promised."
+            f"rates found are those of the same people, so other people may exceed what is promised.{passed}"
         )
-        said += f" Validation people are too few for any rate ({learned['why']})." if learned["why"] else ""
+    else:
+        said = (
+            f"Learned from {persons} validation people, each searched for among the {enrolled} others. The rates found "
+            f"are those of {on['persons']} test people, {on['enrolled']} of them enrolled at a time."
+        )
     return f"{said} They hold for {enrolled} people enrolled; with N, expect up to N/{enrolled} times as many."
 
 
@@ -139,3 +57,18 @@ def tabulate(learned: dict) -> pd.DataFrame:
             "images of strangers": f"{rate['searches']:,}",
         }
     return pd.DataFrame(rows).T.rename_axis("rate promised")
+
+
+def tabulate_ratio(learned: dict) -> pd.Series:
+    """Return the log-likelihood ratio's line and what it costs, before and after calibration, as a table's column.
+
+    ``learned`` is what ``thresholds.json`` holds under ``calibration``.
+    """
+    if learned["slope"] is None:
+        return pd.Series({"log-likelihood ratio": learned["why"]})
+    whose = "validation people" if learned["people"] == "validation" else "the test people themselves"
+    counts = f"{learned['pairs']['genuine']:,} genuine, {learned['pairs']['impostor']:,} impostor, of {whose}"
+    rows = {"log-likelihood ratio": f"{learned['slope']:.2f} × cosine {learned['intercept']:+.2f}"}
+    rows["learned from pairs"] = counts
+    costs = {"cllr_raw": "Cllr of the cosine itself", "cllr": "Cllr, calibrated", "cllr_min": "Cllr-min"}
+    return pd.Series(rows | {name: f"{learned[key]:.3f}" for key, name in costs.items()})
