@@ -76,7 +76,7 @@ def _search(embeddings: Embeddings, people: Manifest) -> Iterator[tuple[pd.DataF
     """Search for the queries of each draw: yield them, and each person's best score, (Q, P), -inf for their own."""
     for index in range(people.draws):
         query, gallery, alike = compare_draw(embeddings, people, index)
-        order = np.argsort(gallery["identity"], kind="stable")
+        order = np.argsort(gallery["identity"].to_numpy(), kind="stable")
         shown, first = np.unique(gallery["identity"].to_numpy()[order], return_index=True)
         best = np.maximum.reduceat(alike[:, order], first, axis=1)
         yield query[["path", "identity"]], np.where(query["identity"].to_numpy()[:, None] == shown, -np.inf, best)
