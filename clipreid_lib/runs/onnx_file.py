@@ -79,4 +79,4 @@ def write(path: Path, network: Network, pixels: torch.Tensor) -> str:
         apart = max(apart, float(abs(found - mine[part]).max()))
     if not apart <= NEAR:
         raise UserError(f"--onnx: onnxruntime's embeddings differ from the run's by {apart:.1e}")
-    return f"onnxruntime gives the same embeddings of {len(pixels)} photographs: {apart:.0e} apart at most."
+    return f"Of {len(pixels)} photographs, onnxruntime's embeddings are {apart:.0e} apart from the run's at most."
