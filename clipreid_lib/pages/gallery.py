@@ -25,7 +25,7 @@ TILE, GAP = 256, 20  # px in print: longest side of a photograph, and the space 
 class Tile(NamedTuple):
     """One photograph of a row: its file, captions below it, its frame's colour, a tick or a cross, and air before."""
 
-    path: Path
+    path: Path | Image.Image  # an image is shown as it is
     captions: list[str]
     colour: str = INK
     tick: bool | None = None
@@ -49,7 +49,7 @@ def draw_rows(rows: Sequence[tuple[str, list[Tile]]], title: str = "") -> Image.
         x = GAP
         for tile in tiles:
             x += tile.air
-            image = open_small(tile.path, TILE)
+            image = open_small(tile.path, TILE) if isinstance(tile.path, Path) else tile.path
             if not isinstance(image, str):
                 image = ImageOps.contain(image, (TILE, TILE))  # enlarges where the file itself is smaller
             draw_frame(canvas, (x, y + head), image, (TILE, TILE), tile.colour, tile.tick)

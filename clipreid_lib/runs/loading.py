@@ -12,13 +12,14 @@ from clipreid_lib.base.files import file_sha
 from clipreid_lib.clip import backbone
 from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.clip.device import compute_repeatably
+from clipreid_lib.data.manifest import Manifest
 from clipreid_lib.runs.machine import choose_device
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores.encoder import STATISTICS, Encoder
 
 
-def load_backbone(run: Run) -> Backbone:
-    """Load the run's pretrained CLIP onto its device, frozen.
+def load_backbone(run: Run, manifest: Manifest | None = None) -> Backbone:
+    """Load the run's pretrained CLIP onto its device, frozen; ``manifest`` as for :func:`load_trained`.
 
     Raises:
         UserError: unknown model, unfitting weights, or a shape the model cannot take.
@@ -30,7 +31,7 @@ def load_backbone(run: Run) -> Backbone:
     if params.pretrained and params.weights:
         _say(f"{Path(params.pretrained).name}: {clip.assumed}")
     if params.side_info != "none":
-        values = sorted(run.manifest.train[params.side_info].unique().tolist())
+        values = sorted((manifest or run.manifest).train[params.side_info].unique().tolist())
         if len(values) < 2:  # a vector that all training images share would only mark images of other cameras
             told = f"the training images have one {params.side_info} alone, {values[0]!r}"
             raise UserError(f"side_info: {told}; use none")
@@ -62,22 +63,40 @@ def load_trained_encoder(run: Run) -> Encoder:
     Raises:
         UserError: the encoder was not trained yet, or its checkpoint belongs to another backbone or data.
     """
+    clip, sha, neck = load_trained(run, run.manifest)
+    return replace(_keep_features(run, clip, sha), neck=neck)
+
+
+def load_trained(run: Run, manifest: Manifest) -> tuple[Backbone, str, dict[str, torch.Tensor] | None]:
+    """Load what :func:`load_trained_encoder` loads, without the run's images.
+
+    Args:
+        run: the run.
+        manifest: its own, or the one kept in its folder where its data is not at hand.
+
+    Returns:
+        The backbone, the hash or tag of its weights, and the neck, as :class:`~clipreid_lib.scores.encoder.Encoder`
+        has them.
+
+    Raises:
+        UserError: as :func:`load_trained_encoder`.
+    """
+    clip = load_backbone(run, manifest)
     if not run.params.trains_encoder:
-        return load_pretrained_encoder(run)
-    clip = load_backbone(run)
+        return clip, backbone.describe(clip)["pretrained"], None
     path = run.models / "encoder.safetensors"
     if not path.exists():
         raise UserError(f"{path}: no trained encoder there; run notebook 03 with the same params first")
     tensors, facts = checkpoints.load(path, "encoder")
     wanted = {**backbone.describe(clip), "resize": run.params.resize}
-    wanted |= {"variant": run.params.variant, "manifest_sha": run.manifest.sha}
+    wanted |= {"variant": run.params.variant, "manifest_sha": manifest.sha}
     checkpoints.require(path, facts, wanted)
     clip.clip.visual.load_state_dict(_pick(tensors, "visual."))
-    encoder = _keep_features(run, clip, file_sha(path))
+    neck = None
     if run.params.test_features == "after_neck":
         parts = [_pick(tensors, f"{head}.norm.") for head in ("head", "head_proj")]
-        encoder = replace(encoder, neck={name: torch.cat([part[name] for part in parts]) for name in STATISTICS})
-    return encoder
+        neck = {name: torch.cat([part[name] for part in parts]) for name in STATISTICS}
+    return clip, file_sha(path), neck
 
 
 def _pick(tensors: dict[str, torch.Tensor], start: str) -> dict[str, torch.Tensor]:
