@@ -103,9 +103,13 @@ class Run:
     @property
     def photographs(self) -> Photographs:
         """The data set's images as tests see them, through the store where `clipreid data prepare` made one."""
+        return Photographs(self.data_root, project_path(self.params.outputs_root) / STORE, self.photographs_rule)
+
+    @property
+    def photographs_rule(self) -> str:
+        """How tests bring a picture to the network's size, as for :func:`clipreid_lib.data.photographs.decode`."""
         params = self.params
-        rule = params.resize if params.test_resize == "bicubic" else f"{params.resize}, {params.test_resize}"
-        return Photographs(self.data_root, project_path(params.outputs_root) / STORE, rule)
+        return params.resize if params.test_resize == "bicubic" else f"{params.resize}, {params.test_resize}"
 
     @cached_property
     def table(self) -> pd.DataFrame:
