@@ -57,7 +57,8 @@ def draw_sheet(
     for each in one.people.itertuples():
         image, row = gallery.open_picture(each.row, sheets.TILE), gallery.table.iloc[each.row]
         above = bar.threshold is not None and each.score > bar.threshold
-        captions = [f"{each.rank}. {each.person}", f"{each.score:.4f}{' above' if above else ''}", each.image]
+        score = f"{each.score:.4f}, above" if above else f"{each.score:.4f}"
+        captions = [f"{each.rank}. {each.person}", score, Path(each.image).name]
         tiles.append(sheets.Tile(_shrink(image), captions, RIGHT if above else INK))
         pair = pd.DataFrame([{**row, "path": one.asked[each.photograph]}, row])
         match = gallery.open_picture(each.row, max(clip.image_size))
