@@ -7,22 +7,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from torch.nn import functional
 
 from clipreid_lib.base import checkpoints
 from clipreid_lib.base.errors import UserError, counted
 from clipreid_lib.base.files import replacing, write_csv
 from clipreid_lib.data.contract import OPTIONAL, REQUIRED
-from clipreid_lib.data.photographs import Photographs
-from clipreid_lib.params.recipes import ALIASES, EMBEDDED
-from clipreid_lib.params.schema import validate_params
-from clipreid_lib.runs.loading import load_network
-from clipreid_lib.runs.run import Run
+from clipreid_lib.runs.recognizer import Recognizer
 from clipreid_lib.runs.sources import read_source
-from clipreid_lib.scores.encoder import Encoder
 
 FORMATS = (".npz", ".csv", ".parquet", ".safetensors")
-VOTES = "tip_adapter compares the votes of its training images, which are no embedding of an image; take a frozen run"
 
 
 def embed(run: str, source: str, out: str) -> str:
@@ -51,31 +44,12 @@ def embed(run: str, source: str, out: str) -> str:
         raise UserError(f"--out {out}: parquet needs pyarrow (pip install pyarrow)")
     table, root = read_source(source)
     table = table[[name for name in (*REQUIRED, *OPTIONAL) if name in table]]  # a CSV of one's own may hold more
-    values, checkpoint = _compute(run, table, root)
-    _write(path, table, values.numpy(), checkpoint)
+    recognizer = Recognizer.load(run)
+    values = recognizer.embed(root / image for image in table["path"])
+    _write(path, table, values.numpy(), recognizer.checkpoint)
     missing = table.attrs.get("missing", 0)
     absent = f"; {counted(missing, 'image')} that the data set names are not there" if missing else ""
     return f"{path}: {counted(len(table), 'image')}, {values.shape[1]} numbers each, unit length{absent}"
-
-
-def _compute(source: str, table: pd.DataFrame, root: Path) -> tuple[torch.Tensor, str]:
-    """Return the embeddings of a table's images, (N, D) of unit length, and what made them."""
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        known = Run.at(folder)
-    elif source in (EMBEDDED, *ALIASES):  # a run as `clipreid run` would make it, that lies nowhere
-        known = Run(validate_params({"model": source, "variant": "frozen"}).resolved(), Path())
-    else:
-        raise UserError(f"{source}: is no run's folder and none of {', '.join((EMBEDDED, *ALIASES))}")
-    if known.params.variant == "tip_adapter":
-        raise UserError(f"{source}: {VOTES}")
-    # The device is this machine's, whichever the run was made on.
-    here = Run(known.params.model_copy(update={"device": "auto"}), known.folder)
-    network = load_network(here)
-    photographs = Photographs(root, rule=here.rule)
-    encoder = Encoder(network.backbone, network.sha, Path(), table, photographs, network.neck)
-    values = encoder.pass_neck(encoder.encode(table).of(table))
-    return functional.normalize(values.double(), dim=1).float(), network.sha
 
 
 def _write(path: Path, table: pd.DataFrame, values: np.ndarray, checkpoint: str) -> None:
