@@ -138,7 +138,7 @@ def test_a_source_is_a_folder_or_a_part_of_a_data_set(hands, people, tmp_path):
     [
         ("embedded", "PEOPLE", "out.xlsx", "write a file that ends in .npz, .csv, .parquet or .safetensors"),
         ("embedded", "PEOPLE", "out", "write a file that ends in"),
-        ("vit", "PEOPLE", "out.npz", "vit: is no run's folder and none of embedded, vitb16"),
+        ("vit", "PEOPLE", "out.npz", "vit: is no run's folder and no backbone (embedded, vitb16"),
         ("PEOPLE", "PEOPLE", "out.npz", "is no run's folder (it holds no params.yaml)"),
         ("embedded", "nowhere", "out.npz", "nowhere: names no images; give a folder"),
         ("embedded", "12k=PEOPLE", "out.npz", "data sets: demo, 11k, hd, market1501, folder"),

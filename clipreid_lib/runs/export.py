@@ -23,8 +23,8 @@ from clipreid_lib.data.photographs import Photographs
 from clipreid_lib.pages import export_card
 from clipreid_lib.params.recipes import EMBEDDED, MERGES, SHIPPED, WEIGHTS_CONFIG
 from clipreid_lib.params.schema import Params
-from clipreid_lib.runs.embedding_files import VOTES
 from clipreid_lib.runs.loading import load_network
+from clipreid_lib.runs.recognizer import VOTES
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores.finished_run import FinishedRun
 

@@ -50,6 +50,7 @@ from clipreid_lib.scores.thresholds import read_thresholds
 Picture = str | Path | Image.Image | np.ndarray | torch.Tensor
 CHUNK = 512  # photographs decoded and encoded at once: 77 MB of pixels at 224
 PICTURE = 160  # px, longest side of the picture that a gallery keeps of each image: 3 to 6 KB
+VOTES = "tip_adapter compares the votes of its training images, which are no embedding of an image; take a frozen run"
 TOLD = 5  # images left out that are told one by one
 
 
@@ -101,8 +102,7 @@ class Recognizer:
         if device:
             run = Run(run.params.model_copy(update={"device": device}), run.folder)
         if run.params.variant == "tip_adapter":
-            told = "compares votes of its training images, which a photograph alone has not; use the frozen run"
-            raise UserError(f"{run.folder.name}: tip_adapter {told}")
+            raise UserError(f"{source}: {VOTES}")
         if run.params.side_info != "none":
             told = f"was trained with each image's {run.params.side_info}, which a photograph does not say"
             raise UserError(f"{run.folder.name}: {told}")
