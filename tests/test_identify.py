@@ -53,7 +53,15 @@ def photos(tmp_path, hands) -> Path:
 def learned(made_by, threshold=0.5, **more):
     rates = [{"fpir": 0.1, "threshold": threshold, "found": 0.08, "interval": [0.01, 0.2], "searches": 90}]
     rates.append({"fpir": 0.01, "threshold": None, "found": None, "interval": None, "searches": 90, "why": "too few"})
-    line = {"slope": 20.0, "intercept": -10.0, "cllr": 0.5, "cllr_min": 0.4, "cllr_raw": 0.9, "pairs": {}}
+    line = {
+        "slope": 20.0,
+        "intercept": -10.0,
+        "cllr": 0.5,
+        "cllr_min": 0.4,
+        "cllr_raw": 0.9,
+        "pairs": {},
+        "people": "test",
+    }
     facts = {"people": "validation", "persons": 9, "enrolled": 8, "why": "", "found_on": {}}
     return {"checkpoint": made_by, "rates": rates, "calibration": line, **facts} | more
 

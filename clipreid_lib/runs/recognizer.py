@@ -13,12 +13,10 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,31 +25,29 @@ from PIL import Image
 from torch.nn import functional
 
 from clipreid_lib.base.errors import UnreadableImage, UserError, counted
-from clipreid_lib.base.files import replacing
 from clipreid_lib.clip import backbone
-from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.clip.encode import encode
 from clipreid_lib.data import folder as own_folder
 from clipreid_lib.data.manifest import Manifest
-from clipreid_lib.data.photographs import RULES, fit, is_blank, on_all_cores, open_rgb, turn_to_rgb
-from clipreid_lib.pages import identified
+from clipreid_lib.data.photographs import RULES, Photographs, fit, is_blank, on_all_cores, open_rgb, turn_to_rgb
 from clipreid_lib.pages.thumbnails import to_jpeg
 from clipreid_lib.params.recipes import ALIASES, EMBEDDED
 from clipreid_lib.params.schema import project_path
-from clipreid_lib.runs.loading import load_network
+from clipreid_lib.runs.answer import Answer
+from clipreid_lib.runs.loading import Network, load_network
 from clipreid_lib.runs.machine import choose_device
 from clipreid_lib.runs.run import Run
 from clipreid_lib.runs.sources import read_source
-from clipreid_lib.scores.encoder import pass_neck
+from clipreid_lib.scores.encoder import Encoder
 from clipreid_lib.scores.enrolled import Gallery, name_people
-from clipreid_lib.scores.identification import Bar, Search, search, set_bar
+from clipreid_lib.scores.identification import search, set_bar
 from clipreid_lib.scores.thresholds import read_thresholds
 
 Picture = str | Path | Image.Image | np.ndarray | torch.Tensor
 CHUNK = 512  # photographs decoded and encoded at once: 77 MB of pixels at 224
 PICTURE = 160  # px, longest side of the picture that a gallery keeps of each image: 3 to 6 KB
-VOTES = "tip_adapter compares the votes of its training images, which are no embedding of an image; take a frozen run"
 TOLD = 5  # images left out that are told one by one
+VOTES = "tip_adapter compares the votes of its training images, which are no embedding of an image; take a frozen run"
 
 
 class Recognizer:
@@ -66,21 +62,16 @@ class Recognizer:
         run: None of a frozen backbone.
     """
 
-    def __init__(
-        self,
-        name: str,
-        clip: Backbone,
-        checkpoint: str,
-        rule: str = "squash",
-        neck: dict[str, torch.Tensor] | None = None,
-        run: Run | None = None,
-    ) -> None:
+    def __init__(self, name: str, network: Network, run: Run | None = None) -> None:
         """Make one of a network; :meth:`load` finds the parts."""
-        self.name, self.backbone, self.checkpoint, self.run = name, clip, checkpoint, run
-        self._rule, self._neck, self._drawing = rule, neck, Lock()
+        self.name, self.run, self._drawing = name, run, Lock()
+        self.backbone, self.checkpoint, neck = network
+        self._rule = run.rule if run else "squash"
+        self._encoder = Encoder(*network[:2], Path(), pd.DataFrame(), Photographs(Path(), rule=self._rule), neck)
         self.thresholds = read_thresholds(run.folder) if run else None
-        facts = [backbone.describe(clip), checkpoint, RULES[rule], neck is not None]
-        self.key = f"{clip.name} {hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]}"
+        facts = [backbone.describe(self.backbone), self.checkpoint, RULES[self._rule], neck is not None]
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+        self.key = f"{self.backbone.name} {digest}"
 
     @classmethod
     def load(cls, source: str | Path, device: str | None = None) -> "Recognizer":
@@ -95,7 +86,7 @@ class Recognizer:
         """
         if str(source) in (EMBEDDED, *ALIASES) and not Path(source).is_dir():
             clip = backbone.load(str(source)).to(choose_device(device or "auto"))
-            return cls(str(source), clip, backbone.describe(clip)["pretrained"])
+            return cls(str(source), Network(clip, backbone.describe(clip)["pretrained"]))
         if not Path(source).is_dir():
             raise UserError(f"{source}: is no run's folder and no backbone ({', '.join([EMBEDDED, *ALIASES])})")
         run = Run.at(Path(source))
@@ -106,8 +97,7 @@ class Recognizer:
         if run.params.side_info != "none":
             told = f"was trained with each image's {run.params.side_info}, which a photograph does not say"
             raise UserError(f"{run.folder.name}: {told}")
-        clip, sha, neck = load_network(run)
-        return cls(run.folder.name, clip, sha, run.rule, neck, run)
+        return cls(run.folder.name, load_network(run), run)
 
     def embed(self, images: Picture | Iterable[Picture]) -> torch.Tensor:
         """Embed photographs.
@@ -174,7 +164,7 @@ class Recognizer:
         top: int = 5,
         fpir: float = 0.01,
         together: bool = False,
-    ) -> "Answer":
+    ) -> Answer:
         """Say who of a gallery is on photographs, or that it is nobody enrolled.
 
         Args:
@@ -209,7 +199,8 @@ class Recognizer:
         embeddings, names = self._encode(iter(pixels)), [name for name, _ in opened]
         searches = search(gallery, names, embeddings, bar, top, together)
         notes = [*bar.notes, *self._warn(gallery, listed)]
-        return Answer(searches, bar, notes, gallery, [image for _, image in opened], self)
+        mine = self.name, self.backbone, self._rule, self._drawing
+        return Answer(searches, bar, notes, gallery, [image for _, image in opened], *mine)
 
     def _open(self, image: Picture) -> tuple[str, Image.Image]:
         """Return an image's file name, if it has one, and its picture, upright and RGB."""
@@ -228,7 +219,7 @@ class Recognizer:
         """Encode images of the network's size, (3, H, W) uint8 each, some at a time: (N, D) of unit length."""
         parts = []
         while chunk := list(islice(pixels, CHUNK)):
-            features = pass_neck(self._neck, encode(self.backbone, torch.from_numpy(np.stack(chunk))).embedding)
+            features = self._encoder.pass_neck(encode(self.backbone, torch.from_numpy(np.stack(chunk))).embedding)
             parts.append(functional.normalize(features, dim=1))
         if not parts:
             raise UserError("images: none are given")
@@ -292,105 +283,6 @@ class Recognizer:
                 if aspects.get(path, mine) not in (mine, own_folder.ASPECT):
                     told.append(f"The run was {how} on {mine}, {Path(image).name} shows {aspects[path]}.")
         return told
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What :meth:`Recognizer.identify` found.
-
-    Attributes:
-        searches: one per unknown person, see :class:`~clipreid_lib.scores.identification.Search`.
-        bar: the threshold, or why there is none.
-        notes: what holds for all searches, a sentence each.
-        gallery: that was searched.
-        photographs: those that asked, RGB.
-        recognizer: that compared.
-    """
-
-    searches: list[Search]
-    bar: Bar
-    notes: list[str]
-    gallery: Gallery
-    photographs: list[Image.Image]
-    recognizer: Recognizer
-    _drawn: dict[int, Image.Image] = field(default_factory=dict, repr=False)
-
-    @property
-    def people(self) -> pd.DataFrame:
-        """The most similar people of the first search, best first."""
-        return self.searches[0].people
-
-    @property
-    def scores(self) -> np.ndarray:
-        """Their scores, (top,) cosines in [-1, 1]."""
-        return self.people["score"].to_numpy()
-
-    @property
-    def verdict(self) -> str:
-        """The first search's verdict in words."""
-        return self.searches[0].verdict
-
-    def draw(self, place: int = 0) -> Image.Image:
-        """Draw the sheet of one search, for print."""
-        with self.recognizer._drawing:  # maps are taken from the network's layers while it computes
-            if place not in self._drawn:
-                one = self.searches[place]
-                mine = self.photographs if len(one.asked) > 1 else self.photographs[place : place + 1]
-                made_by = self.recognizer.backbone, self.recognizer._rule
-                self._drawn[place] = identified.draw_sheet(*made_by, self.gallery, one, self.bar, mine)
-        return self._drawn[place]
-
-    def write(self, folder: str | Path) -> list[Path]:
-        """Write a sheet per search and ``index.html``, which holds them all; return the paths, the page's last.
-
-        Raises:
-            UserError: the folder cannot be written.
-        """
-        paths: list[Path] = []
-        for place, one in enumerate(self.searches):
-            stem = re.sub(r"[^\w.-]+", "_", Path(one.asked[0]).stem) + ("-together" if len(one.asked) > 1 else "")
-            taken = {path.stem for path in paths}
-            name = next(name for n in range(1, 2 + len(taken)) if (name := stem + f"-{n}" * (n > 1)) not in taken)
-            paths.append(Path(folder) / f"{name}.jpg")
-            with replacing(paths[-1]) as temporary:
-                temporary.write_bytes(identified.encode_sheet(self.draw(place)))
-        page, drawn = Path(folder) / "index.html", [self.draw(place) for place in range(len(self.searches))]
-        notes = [*self.notes, *([identified.RATIO] if "llr" in self.people else [])]
-        notes += [identified.TOGETHER] if any(len(one.asked) > 1 for one in self.searches) else []
-        title = f"Who is it? Asked of {self.recognizer.name}"
-        identified.write_page(page, title, self.searches, drawn, notes, self.gallery.describe())
-        return [*paths, page]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it in plain types, for JSON; images are named by their paths within the gallery's folder."""
-        searches = []
-        for one in self.searches:
-            people = one.people.drop(columns=["row"]).to_dict("records")
-            for each in people:
-                each["photograph"] = one.asked[each["photograph"]]
-            searches.append(
-                {
-                    "asked": list(one.asked),
-                    "verdict": one.verdict,
-                    "found": one.found,
-                    "notes": list(one.notes),
-                    "people": people,
-                }
-            )
-        holds = {key: value for key, value in self.gallery.describe().items() if key != "holds"}
-        limits = {"fpir": self.bar.fpir, "threshold": self.bar.threshold}
-        return {
-            "recognizer": self.recognizer.name,
-            "gallery": holds,
-            **limits,
-            "notes": self.notes,
-            "searches": searches,
-        }
-
-    def _repr_html_(self) -> str:
-        """Show verdicts, tables and sheets in JupyterLab."""
-        pieces = [identified.write_html(one, self.draw(place)) for place, one in enumerate(self.searches)]
-        return "".join(pieces)
 
 
 def _list(images: Picture | Iterable[Picture]) -> list[Picture]:
