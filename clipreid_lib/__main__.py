@@ -1,4 +1,4 @@
-"""The command line, ``clipreid``: plan, run, status, identify, report, compare, across, clean, data."""
+"""The command line, ``clipreid``: plan, run, status, identify, report, compare, across, embed, export, clean, data."""
 
 import argparse
 import codecs
@@ -106,6 +106,17 @@ def parser() -> argparse.ArgumentParser:
     report = add("report", "write RUN/report.html for every run, and one page for all of them into reports/")
     report.add_argument("runs", nargs="*", metavar="RUN", help="run folders (default: every evaluated run)")
     report.add_argument("--outputs", metavar="FOLDER", help="default: the one the runs lie in, or outputs")
+    embed = add("embed", "write the embedding of every image of a source, and what is known of it, into one file")
+    embed.add_argument("run", metavar="RUN", help="a run folder, or a backbone such as embedded or vitb16, frozen")
+    source = "a folder (PERSON/IMAGE, PERSON/ASPECT/IMAGE, or one CSV) or DATASET[:ASPECT]=FOLDER"
+    embed.add_argument("source", metavar="SOURCE", help=source)
+    ending = "its ending says the format: .npz, .csv, .parquet or .safetensors"
+    embed.add_argument("--out", required=True, metavar="FILE", help=ending)
+    export = add("export", "write a run's encoder as open_clip loads it by itself, with its model card")
+    export.add_argument("run", metavar="RUN", help="the folder of an evaluated run")
+    export.add_argument("--out", required=True, metavar="FOLDER", help="a new folder")
+    onnx = 'add the image encoder as ONNX, checked with onnxruntime; needs pip install -e ".[onnx]"'
+    export.add_argument("--onnx", action="store_true", help=onnx)
     data = add("data", "check a data set, or decode its images ahead of training")
     jobs = data.add_subparsers(dest="job", required=True)
     check = add("check", "count, open and compare a data set's images; end with OK, or with what is wrong", jobs)
@@ -190,6 +201,14 @@ def _do(given: argparse.Namespace) -> int:
 
             for line in report.write(given.runs, given.outputs):
                 print(line, flush=True)
+        case "embed":
+            from clipreid_lib.runs import embedding_files
+
+            print(embedding_files.embed(given.run, given.source, given.out))
+        case "export":
+            from clipreid_lib.runs import export
+
+            print(*export.export(given.run, given.out, given.onnx), sep="\n")
         case "data":
             from clipreid_lib.runs import data_commands
 
