@@ -171,7 +171,9 @@ def test_a_verdict_says_a_name_above_the_threshold_alone(frozen, photos, tmp_pat
     assert "are of another checkpoint" in ask(checkpoint="other").verdict
     write_json(frozen.folder / "thresholds.json", learned(Recognizer.load(frozen.folder).checkpoint))
     recognizer = Recognizer.load(frozen.folder)
-    assert recognizer.identify(asked, gallery, fpir=0.01).verdict.endswith("supports no threshold for 1 %: too few")
+    assert recognizer.identify(asked, gallery, fpir=0.01).verdict.endswith(
+        "supports no threshold for 1 %, too few; there is one for 0.1"
+    )
     with pytest.raises(UserError, match="0.2 has no threshold; there are some for 0.1, 0.01"):
         recognizer.identify(asked, gallery, fpir=0.2)
 

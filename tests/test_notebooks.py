@@ -111,6 +111,7 @@ def test_a_run_leaves_what_it_promises(ladder):
     (folder,) = (place / "out" / "runs").glob("tiny-dorsal_r-clipid-*")
     for name in (
         "params.yaml provenance.json manifest.csv metrics.json per_draw.csv per_query.csv subgroups.csv gallery.html "
+        "thresholds.json "
         "report.html figures/looked_at.png figures/anchor_map.png "
         "train_logs/prompts.csv train_logs/encoder.csv saved_models/prompts.safetensors "
         "saved_models/encoder.safetensors figures/cmc.png figures/roc_det.png figures/hardest.png"
