@@ -168,6 +168,9 @@ def test_a_verdict_says_a_name_above_the_threshold_alone(frozen, photos, tmp_pat
     assert not any("instead of" in note for note in above.notes)
     assert any("4 people enrolled instead of 2, up to 20 % of" in note for note in ask(enrolled=2).notes)
     assert "of the very people" in ask(people="test").notes[0]
+    second = ask(threshold=float(plain.scores[1]) - 1e-4).searches[0]
+    assert second.notes == ("2 people are above the threshold; the verdict names the first.",)
+    assert above.searches[0].notes == ()
     assert "are of another checkpoint" in ask(checkpoint="other").verdict
     write_json(frozen.folder / "thresholds.json", learned(Recognizer.load(frozen.folder).checkpoint))
     recognizer = Recognizer.load(frozen.folder)

@@ -154,6 +154,9 @@ def _rank(
         verdict = f"{who}: the score, {best:.4f}, is above {limit}"
         found = who if len(first) == 1 else None
     notes = [f"{asked[0]} is enrolled itself, or a copy of it is."] if len(asked) == 1 and best > ITSELF else []
+    above = 0 if bar.threshold is None else int((scores > bar.threshold).sum())
+    if above > 1:
+        notes.append(f"{above:,} people are above the threshold; the verdict names the first.")
     return Search(tuple(asked), people, found, verdict, tuple(notes))
 
 
