@@ -21,7 +21,7 @@ from clipreid_lib.clip.encode import encode
 from clipreid_lib.data.datasets import load_images
 from clipreid_lib.data.photographs import decode
 from clipreid_lib.runs.loading import load_pretrained_encoder, load_trained_encoder
-from clipreid_lib.runs.recognizer import Recognizer
+from clipreid_lib.runs.recognizer import VOTES, Recognizer
 from clipreid_lib.scores import enrolled
 from clipreid_lib.scores.enrolled import Gallery
 from clipreid_lib.scores.similarity import cosine_similarity
@@ -53,16 +53,10 @@ def photos(tmp_path, hands) -> Path:
 def learned(made_by, threshold=0.5, **more):
     rates = [{"fpir": 0.1, "threshold": threshold, "found": 0.08, "interval": [0.01, 0.2], "searches": 90}]
     rates.append({"fpir": 0.01, "threshold": None, "found": None, "interval": None, "searches": 90, "why": "too few"})
-    line = {
-        "slope": 20.0,
-        "intercept": -10.0,
-        "cllr": 0.5,
-        "cllr_min": 0.4,
-        "cllr_raw": 0.9,
-        "pairs": {},
-        "people": "test",
-    }
-    facts = {"people": "validation", "persons": 9, "enrolled": 8, "why": "", "found_on": {}}
+    costs = {"cllr": 0.5, "cllr_min": 0.4, "cllr_raw": 0.9}
+    line = {"people": "test", "pairs": {"genuine": 90, "impostor": 720}, "slope": 20.0, "intercept": -10.0, **costs}
+    on = {"persons": 9, "enrolled": 8}
+    facts = {"people": "validation", **on, "why": "", "found_on": on}
     return {"checkpoint": made_by, "rates": rates, "calibration": line, **facts} | more
 
 
@@ -168,10 +162,15 @@ def test_a_verdict_says_a_name_above_the_threshold_alone(frozen, photos, tmp_pat
     assert not any("instead of" in note for note in above.notes)
     assert any("4 people enrolled instead of 2, up to 20 % of" in note for note in ask(enrolled=2).notes)
     assert "of the very people" in ask(people="test").notes[0]
+    second = ask(threshold=float(plain.scores[1]) - 1e-4).searches[0]
+    assert second.notes == ("2 people are above the threshold; the verdict names the first.",)
+    assert above.searches[0].notes == ()
     assert "are of another checkpoint" in ask(checkpoint="other").verdict
     write_json(frozen.folder / "thresholds.json", learned(Recognizer.load(frozen.folder).checkpoint))
     recognizer = Recognizer.load(frozen.folder)
-    assert recognizer.identify(asked, gallery, fpir=0.01).verdict.endswith("supports no threshold for 1 %: too few")
+    assert recognizer.identify(asked, gallery, fpir=0.01).verdict.endswith(
+        "supports no threshold for 1 %, too few; --fpir 0.1 has one"
+    )
     with pytest.raises(UserError, match="0.2 has no threshold; there are some for 0.1, 0.01"):
         recognizer.identify(asked, gallery, fpir=0.2)
 
@@ -370,7 +369,7 @@ def test_mistakes_are_one_line(frozen, photos, open_run, tmp_path, capsys):
         ("resnet", ada): "resnet: is no run's folder and no backbone (embedded, vitb16",
         ("embedded", ada): "embedded: a frozen backbone has no test gallery; give one",
         (str(untrained.folder), ada): "no trained encoder there; run notebook 03",
-        (str(votes.folder), ada): "tip_adapter compares votes of its training images",
+        (str(votes.folder), ada): VOTES,
     }.items():
         assert main(["identify", *arguments, *([] if "--gallery" in arguments else ["--out", str(tmp_path)])]) == 2
         told = capsys.readouterr().err

@@ -87,12 +87,14 @@ def set_bar(learned: dict | None, checkpoint: str, fpir: float, enrolled: int, n
     slope, intercept = (learned["calibration"].get(key) for key in ("slope", "intercept"))
     line = None if slope is None or intercept is None else (slope, intercept)
     if rate["threshold"] is None:
-        return Bar(fpir, None, f"{name} supports no threshold for {_share(fpir)}: {rate['why']}", line=line)
+        least = min((each for each in rates if rates[each]["threshold"] is not None), default=None)
+        hint = f"; --fpir {least:g} has one" if least else ""
+        return Bar(fpir, None, f"{name} supports no threshold for {_share(fpir)}, {rate['why']}{hint}", line=line)
     persons, others = learned["persons"], learned["enrolled"]
     whose = "validation people" if learned["people"] == "validation" else "of the very people the run is tested on"
     notes = [f"The threshold was learned from {persons} {whose}, each searched for among {others} enrolled."]
-    if enrolled > others:
-        most = min(1.0, fpir * enrolled / others)
+    most = min(1.0, fpir * enrolled / others)
+    if _share(most) != _share(fpir) and enrolled > others:
         notes.append(
             f"With {enrolled:,} people enrolled instead of {others}, up to {_share(most)} of searches for strangers "
             "may exceed it."
@@ -152,6 +154,9 @@ def _rank(
         verdict = f"{who}: the score, {best:.4f}, is above {limit}"
         found = who if len(first) == 1 else None
     notes = [f"{asked[0]} is enrolled itself, or a copy of it is."] if len(asked) == 1 and best > ITSELF else []
+    above = 0 if bar.threshold is None else int((scores > bar.threshold).sum())
+    if above > 1:
+        notes.append(f"{above:,} people are above the threshold; the verdict names the first.")
     return Search(tuple(asked), people, found, verdict, tuple(notes))
 
 
