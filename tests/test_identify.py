@@ -388,7 +388,10 @@ def test_mistakes_are_one_line(frozen, photos, open_run, tmp_path, capsys):
 def test_a_result_shows_itself_in_a_notebook(frozen, photos, tmp_path):
     recognizer = Recognizer.load(frozen.folder)
     Path(tmp_path / "a<b>.jpg").write_bytes((tmp_path / "Ada asks.jpg").read_bytes())
-    shown = recognizer.identify(tmp_path / "a<b>.jpg", recognizer.enrol(photos))._repr_html_()
+    write_json(frozen.folder / "thresholds.json", learned(recognizer.checkpoint, people="test"))
+    answer = Recognizer.load(frozen.folder).identify(tmp_path / "a<b>.jpg", recognizer.enrol(photos))
+    shown = answer._repr_html_()
+    assert repr(answer) == f"a<b>.jpg: {answer.verdict}"
     assert "a&lt;b&gt;.jpg: ranks only" in shown and "a<b>" not in shown
     assert shown.count("data:image/jpeg;base64,") == 1 and "Ada" in shown and str(tmp_path) not in shown
 

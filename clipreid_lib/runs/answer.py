@@ -1,5 +1,6 @@
 """An answer: whom photographs show, as a table, as sheets and a page, as JSON, and as a notebook shows it."""
 
+import html
 import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from clipreid_lib.scores.enrolled import Gallery
 from clipreid_lib.scores.identification import Bar, Search
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Answer:
     """What :meth:`clipreid_lib.runs.recognizer.Recognizer.identify` found.
 
@@ -42,7 +43,7 @@ class Answer:
     backbone: Backbone
     rule: str
     drawing: AbstractContextManager
-    _drawn: dict[int, Image.Image] = field(default_factory=dict, repr=False)
+    _drawn: dict[int, Image.Image] = field(default_factory=dict)
 
     @property
     def people(self) -> pd.DataFrame:
@@ -119,4 +120,8 @@ class Answer:
     def _repr_html_(self) -> str:
         """Show verdicts, tables and sheets in JupyterLab."""
         pieces = [identified.write_html(one, self.draw(place)) for place, one in enumerate(self.searches)]
-        return "".join(pieces)
+        return "".join([*pieces, *(f"<p>{html.escape(note)}</p>" for note in self.notes)])
+
+    def __repr__(self) -> str:
+        """Return the verdicts, a line each."""
+        return "\n".join(f"{', '.join(one.asked)}: {one.verdict}" for one in self.searches)

@@ -92,12 +92,12 @@ class Recognizer:
         run = Run.at(Path(source))
         if device:
             run = Run(run.params.model_copy(update={"device": device}), run.folder)
+        seen, name = run.params.side_info, run.folder.name
         if run.params.variant == "tip_adapter":
-            raise UserError(f"{source}: {VOTES}")
-        if run.params.side_info != "none":
-            told = f"was trained with each image's {run.params.side_info}, which a photograph does not say"
-            raise UserError(f"{run.folder.name}: {told}")
-        return cls(run.folder.name, load_network(run), run)
+            raise UserError(f"{name}: {VOTES}")
+        if seen != "none":
+            raise UserError(f"{name}: was trained with each image's {seen}, which a photograph does not say")
+        return cls(name, load_network(run), run)
 
     def embed(self, images: Picture | Iterable[Picture]) -> torch.Tensor:
         """Embed photographs.

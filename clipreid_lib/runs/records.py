@@ -49,7 +49,10 @@ AFTER_PROMPTS = {
     *("flip_train", "padding", "erasing", "sampler", "schedule", "bias_factor", "test_features"),
 }
 # Parameters outside the run id that change what a notebook after training writes.
-SHOWN_BY = {EVALUATION: {"flip_test", "rerank_k1", "rerank_k2"}, RETRIEVAL: {"flip_test", "top_k"}}
+SHOWN_BY = {
+    EVALUATION: {"flip_test", "rerank_k1", "rerank_k2"},
+    RETRIEVAL: {"flip_test", "top_k", "photograph", "gallery_root"},
+}
 
 
 def notebook_key(params: Params, notebook: str) -> str:
