@@ -34,7 +34,7 @@ def ask(run: Run, ranking: Ranking) -> Any:
         recognizer = Recognizer.load(run.folder)
         gallery = recognizer.enrol(project_path(root) if root else None, again=not root)
         asked = project_path(photograph) if photograph else run.data_root / query
-        answer = recognizer.identify(asked, gallery, run.params.top_k, FPIR)
+        answer = recognizer.identify(asked, gallery, fpir=FPIR)
     except UserError as error:
         print(error)
         return None
@@ -64,8 +64,7 @@ class Upload:
         for file in change["new"]:  # none where the button is emptied
             try:
                 image = open_rgb(file["name"], max(self.recognizer.backbone.image_size), bytes(file["content"]))
-                top = len(self.answer.people)
-                self.shown.value = self.recognizer.identify(image, self.gallery, top, FPIR)._repr_html_()
+                self.shown.value = self.recognizer.identify(image, self.gallery, fpir=FPIR)._repr_html_()
                 self.status.value = file["name"]
             except UserError as error:  # say so and leave the answer as it is
                 self.status.value = str(error)
