@@ -112,7 +112,7 @@ def test_a_run_leaves_what_it_promises(ladder):
     for name in (
         "params.yaml provenance.json manifest.csv metrics.json per_draw.csv per_query.csv subgroups.csv gallery.html "
         "thresholds.json "
-        "report.html figures/looked_at.png figures/anchor_map.png "
+        "report.html figures/looked_at.png figures/anchor_map.png figures/who_is_it.png "
         "train_logs/prompts.csv train_logs/encoder.csv saved_models/prompts.safetensors "
         "saved_models/encoder.safetensors figures/cmc.png figures/roc_det.png figures/hardest.png"
     ).split():
