@@ -1,4 +1,4 @@
-"""The command line, ``clipreid``: plan, run, status, report, compare, across, clean, data."""
+"""The command line, ``clipreid``: plan, run, status, identify, report, compare, across, embed, export, clean, data."""
 
 import argparse
 import codecs
@@ -74,6 +74,22 @@ def parser() -> argparse.ArgumentParser:
         name = f"--{option.replace('_', '-')}"
         cluster.add_argument(name, type=kind, metavar="NAME" if kind is str else "N", help=what)
     shown = add("status", "say how far every run is; from another terminal or machine, at any time")
+    asked = add("identify", "say whose hand is on photographs, or that it is nobody's of a gallery")
+    asked.add_argument("run", metavar="RUN", help="a run folder, or a frozen backbone: embedded, vitb16, ...")
+    asked.add_argument("photographs", nargs="+", metavar="PHOTO", help="each shows one person")
+    source = "a folder (PERSON/IMAGE, PERSON/ASPECT/IMAGE or a CSV), DATASET[:ASPECT]=FOLDER, or a saved gallery "
+    asked.add_argument(
+        "--gallery", metavar="SOURCE", help=f"{source}(default: the gallery that the run is tested with)"
+    )
+    asked.add_argument("--top", type=_count, default=5, metavar="K", help="people to name (default 5)")
+    rate = "say a name where at most this share of searches for strangers would get one (default 0.01)"
+    asked.add_argument("--fpir", type=float, default=0.01, metavar="R", help=rate)
+    one = "all photographs show one unknown person; a score is the mean of the photographs' scores"
+    asked.add_argument("--together", action="store_true", help=one)
+    asked.add_argument("--json", dest="as_json", action="store_true", help="print JSON, no table")
+    asked.add_argument("--out", metavar="FOLDER", help="of the sheets and their page (default outputs/identify)")
+    anew = "enrol the gallery although it was done before: its photographs or the network have changed"
+    asked.add_argument("--again", action="store_true", help=anew)
     cleaned = add("clean", "list what can be made again, and delete it with --yes; results stay")
     cleaned.add_argument("--yes", action="store_true", help="delete")
     across = add("across", "test runs on the aspects and data sets of one another, under protocol common")
@@ -90,6 +106,17 @@ def parser() -> argparse.ArgumentParser:
     report = add("report", "write RUN/report.html for every run, and one page for all of them into reports/")
     report.add_argument("runs", nargs="*", metavar="RUN", help="run folders (default: every evaluated run)")
     report.add_argument("--outputs", metavar="FOLDER", help="default: the one the runs lie in, or outputs")
+    embed = add("embed", "write the embedding of every image of a source, and what is known of it, into one file")
+    embed.add_argument("run", metavar="RUN", help="a run folder, or a backbone such as embedded or vitb16, frozen")
+    source = "a folder (PERSON/IMAGE, PERSON/ASPECT/IMAGE, or one CSV) or DATASET[:ASPECT]=FOLDER"
+    embed.add_argument("source", metavar="SOURCE", help=source)
+    ending = "its ending says the format: .npz, .csv, .parquet or .safetensors"
+    embed.add_argument("--out", required=True, metavar="FILE", help=ending)
+    export = add("export", "write a run's encoder as open_clip loads it by itself, with its model card")
+    export.add_argument("run", metavar="RUN", help="the folder of an evaluated run")
+    export.add_argument("--out", required=True, metavar="FOLDER", help="a new folder")
+    onnx = 'add the image encoder as ONNX, checked with onnxruntime; needs pip install -e ".[onnx]"'
+    export.add_argument("--onnx", action="store_true", help=onnx)
     data = add("data", "check a data set, or decode its images ahead of training")
     jobs = data.add_subparsers(dest="job", required=True)
     check = add("check", "count, open and compare a data set's images; end with OK, or with what is wrong", jobs)
@@ -155,6 +182,10 @@ def _do(given: argparse.Namespace) -> int:
             plan.print_plan(_runs(given))
         case "status":
             status.print_status(project_path(given.outputs))
+        case "identify":
+            from clipreid_lib.runs import identify
+
+            identify.ask(**{key: value for key, value in vars(given).items() if key not in ("verb", "debug")})
         case "clean":
             clean.clean(project_path(given.outputs), given.yes)
         case "across":
@@ -170,6 +201,14 @@ def _do(given: argparse.Namespace) -> int:
 
             for line in report.write(given.runs, given.outputs):
                 print(line, flush=True)
+        case "embed":
+            from clipreid_lib.runs import embedding_files
+
+            print(embedding_files.embed(given.run, given.source, given.out))
+        case "export":
+            from clipreid_lib.runs import export
+
+            print(*export.export(given.run, given.out, given.onnx), sep="\n")
         case "data":
             from clipreid_lib.runs import data_commands
 

@@ -179,7 +179,13 @@ def test_a_file_that_is_no_mapping_is_told(tmp_path, text, message):
 
 def test_the_run_id_follows_what_changes_numbers_and_nothing_else(tmp_path):
     base = schema.validate_params({})
-    for same in ({"device": "cpu"}, {"outputs_root": "elsewhere"}, {"data_root": "there"}, {"top_k": 3}):
+    for same in (
+        {"device": "cpu"},
+        {"outputs_root": "elsewhere"},
+        {"data_root": "there"},
+        {"top_k": 3},
+        {"photograph": "who.jpg"},
+    ):
         assert schema.validate_params(same).run_id == base.run_id
     for other in ({"seed": 1}, {"encoder_lr": 2e-3}, {"prompt_dim": 16}, {"draw_seed": 1}):
         assert schema.validate_params(other).run_id != base.run_id

@@ -1,6 +1,7 @@
 """The library without runs: what the README of the library shows works on a folder of images."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -36,3 +37,27 @@ def test_the_script_of_the_readme_trains_and_ranks(tmp_path, hands):
         "query.jpg",
         "script.py",
     ]  # it has left nothing
+
+
+def test_the_eight_lines_of_the_readme_name_a_person(tmp_path, hands, monkeypatch):
+    text = (ROOT / "clipreid_lib" / "README.md").read_text(encoding="utf-8")
+    script = re.search(r"```python\n(# Whose hand.*?)```", text, re.DOTALL).group(1)
+    assert len([line for line in script.splitlines() if line and not line.startswith("#")]) <= 8
+    from clipreid_lib.data.datasets import load_images
+    from clipreid_lib.runs import recognizer
+
+    table = load_images("11k", hands)
+    for row in table[table["aspect"] == "dorsal_r"].itertuples():
+        place = tmp_path / "photos" / f"person {row.identity}"
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(hands / row.path, place)
+    last = sorted((tmp_path / "photos").glob("*/*.jpg"))[-1]
+    shutil.copy(last, tmp_path / "who.jpg")
+    monkeypatch.setattr(recognizer, "project_path", lambda place: tmp_path / place)
+    monkeypatch.chdir(tmp_path)
+    found: dict = {}
+    exec(script, found)  # the script of our own page
+    assert found["answer"].people["person"].iloc[0] == last.parent.name
+    made = {"gallery.safetensors", "outputs", "photos", "sheet.png", "who.jpg"}
+    assert {path.name for path in tmp_path.iterdir()} == made
+    assert found["gallery"].files[0].is_relative_to(tmp_path / "outputs" / "enrolled")

@@ -207,6 +207,8 @@ def test_what_changes_no_number_changes_no_key(more):
         ({"variant": "clipid_no_text"}, [ENCODER, SCORES, GALLERY]),
         ({"flip_test": True}, [SCORES, GALLERY]),
         ({"top_k": 3}, [GALLERY]),
+        ({"photograph": "who.jpg"}, [GALLERY]),
+        ({"gallery_root": "photos"}, [GALLERY]),
         ({"prompt_lr": 1e-3}, list(TRAINED)),
         ({"seed": 1}, list(TRAINED)),
         ({"demo_seed": 1}, list(NOTEBOOKS)),

@@ -26,8 +26,8 @@ from clipreid_lib.params import read, schema
 
 EVIL = '<script>alert("1")</script>'
 SECTIONS = (
-    "Scores;Other ways to compare;Data and protocol;Training;Pictures;Failures;Who it fails;Beside published numbers;"
-    "Model card;Licences and citations;Provenance;Params;How to repeat it;Notebooks"
+    "Scores;Other ways to compare;Thresholds;Data and protocol;Training;Pictures;Failures;Who it fails;"
+    "Beside published numbers;Model card;Licences and citations;Provenance;Params;How to repeat it;Notebooks"
 ).split(";")
 
 
@@ -117,6 +117,12 @@ def test_every_score_is_the_one_measured(first, variant):
             assert shown[f"TPR at FPR {level}"][column] == with_ends(scores, f"tpr_at_fpr_{level}")
     for name, why in metrics["left_out"].items():
         assert f"{name}: left out" in page.get_text() and why in page.get_text()
+    learned = json.loads((folder / "thresholds.json").read_text())
+    part = section(page, "Thresholds")
+    assert learned["people"] == "test" and "No threshold: too few searches" in part.get_text()
+    for row, rate in zip(rows(part)[1:], learned["rates"], strict=True):  # four people support none
+        assert row == [f"{100 * rate['fpir']:g}", rate["why"], "", str(rate["searches"])]
+    assert learned["calibration"]["why"] in part.get_text()
     for number, scores in enumerate(metrics["protocols"].values()):
         for name, over, *values in rows(section(page, "Other ways to compare"), number)[1:]:
             row, keys = scores["rows"][name], ("rank1", "rank5", "rank10", "map", "map_trapezoid", "minp")
@@ -329,7 +335,7 @@ def test_damage_is_told_in_a_sentence(outputs):
     (folder / "manifest.csv").write_text("role\n")
     (folder / "notebooks" / "04_evaluation.ipynb").write_text("{")
     (folder / "notebooks" / "04_evaluation.html").unlink()
-    for name in ("subgroups.csv", "provenance.json", "gallery.html"):
+    for name in ("subgroups.csv", "provenance.json", "gallery.html", "thresholds.json"):
         (folder / name).unlink()
     list(report.write([], str(outputs)))
     page = page_of(folder / "report.html")
@@ -337,7 +343,7 @@ def test_damage_is_told_in_a_sentence(outputs):
     said = {title: " ".join(p.get_text() for p in section(page, title).select(".missing")) for title in SECTIONS}
     assert "per_query.csv" in said["Failures"] and "subgroups.csv is not there" in said["Model card"]
     assert "cmc.png" in said["Pictures"] and "hardest.png is no picture" in said["Pictures"]
-    assert "prompts.csv" in said["Training"]
+    assert "prompts.csv" in said["Training"] and "thresholds.json is not there" in said["Thresholds"]
     assert "manifest" in said["Data and protocol"] and "subgroups.csv is not there" in said["Who it fails"]
     assert "04_evaluation.ipynb cannot be read" in said["Notebooks"]
     assert "Traceback" not in page.get_text() and str(outputs) not in page.get_text()

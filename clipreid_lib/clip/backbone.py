@@ -17,7 +17,7 @@ from clipreid_lib.clip import tower_shapes, weights
 from clipreid_lib.clip.clip_towers import Backbone, ImageFeatures
 from clipreid_lib.clip.self_attention import fuse_attention
 from clipreid_lib.params.image_sizes import spell
-from clipreid_lib.params.recipes import ALIASES, EMBEDDED, SHIPPED
+from clipreid_lib.params.recipes import ALIASES, EMBEDDED, MERGES, SHIPPED
 
 import open_clip  # isort: skip
 from open_clip.pretrained import get_pretrained_cfg  # isort: skip
@@ -56,9 +56,9 @@ def load(
     Raises:
         UserError: unknown model, unknown or unfitting weights, no weights to be had, a shape it cannot take.
     """
-    name, vocabulary = ALIASES.get(model, model), {}
+    name, vocabulary = name_in_open_clip(model), {}
     if model == EMBEDDED:
-        name, vocabulary = "embedded_clip", {"bpe_path": str(SHIPPED / "merges.txt.gz")}
+        vocabulary = {"bpe_path": str(SHIPPED / MERGES)}
         open_clip.add_model_config(SHIPPED / f"{name}.json")
         pretrained = pretrained or str(SHIPPED / f"{name}.safetensors")
     elif pretrained is None:
@@ -111,6 +111,11 @@ def load(
         clip.visual.to(memory_format=torch.channels_last)  # a ResNet's step takes two thirds of the time on a CPU
     clip.eval().requires_grad_(False)
     return backbone
+
+
+def name_in_open_clip(model: str) -> str:
+    """Return what open_clip calls a model of the params."""
+    return "embedded_clip" if model == EMBEDDED else ALIASES.get(model, model)
 
 
 def check_tag(model: str, tag: str) -> None:

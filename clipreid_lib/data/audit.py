@@ -9,6 +9,7 @@ from clipreid_lib.base.errors import counted
 from clipreid_lib.data.contract import Summary
 from clipreid_lib.data.inspection import NEAR, find_pairs
 from clipreid_lib.data.manifest import Manifest
+from clipreid_lib.data.photographs import BLANK
 
 PARTS = ("train", "validation", "test", "query", "gallery")
 
@@ -97,7 +98,7 @@ def judge_images(
     wide, high = summary.size or (0, 0)
     odd = good[((good["width"] != wide) | (good["height"] != high)) & bool(summary.size)]
     sizes = [f"{number:,} of {w}x{h}" for (w, h), number in odd.value_counts(["width", "height"]).head(3).items()]
-    blank = good[good["contrast"] < 0.01]  # of a grey level's full range: a lens cap, an empty scan
+    blank = good[good["contrast"] < BLANK]
     copies = [group["path"].tolist() for _, group in good.groupby("sha256") if len(group) > 1]
     more = sum(map(len, copies)) - len(copies)
     add("unreadable", len(broken), "cannot be read", (f"{row.path} ({row.problem})" for row in broken.itertuples()))

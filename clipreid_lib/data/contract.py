@@ -39,6 +39,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 import pandas as pd
 from PIL import Image
@@ -231,6 +232,22 @@ def read_csv(source: Path, where: str) -> pd.DataFrame:
         raise UserError(f"{source}: has rows with more cells than the header has columns") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{source}: cannot be read as CSV ({' '.join(str(error).split())})") from None
+
+
+def read_kept(file: str | Path | IO[bytes]) -> pd.DataFrame:
+    """Read an image table that was kept as CSV, with the contract's types.
+
+    Raises:
+        ValueError, OSError: it is no such file.
+    """
+    table = pd.read_csv(file, keep_default_na=False, dtype=str)
+    for name in {"identity", "subject", "camera"} & set(table):
+        table[name] = table[name].astype(int)
+    for name in {"session", "age"} & set(table):
+        table[name] = pd.to_numeric(table[name].where(table[name] != "", None)).astype("Int64")
+    for name in set(FLAGS) & set(table):
+        table[name] = table[name] == "True"
+    return table
 
 
 def drop_absent(table: pd.DataFrame, root: Path, allow_missing: bool, named_in: str) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import write_text
-from clipreid_lib.data.contract import FLAGS, check_paths
+from clipreid_lib.data.contract import check_paths, read_kept
 from clipreid_lib.params.schema import allowed_words
 
 PROTOCOLS = allowed_words("protocol")
@@ -143,13 +143,7 @@ class Manifest:
                 that is absent from the table or another person's there.
         """
         try:
-            images = pd.read_csv(path, keep_default_na=False, dtype=str)
-            for name in {"identity", "subject", "camera"} & set(images):
-                images[name] = images[name].astype(int)
-            for name in {"session", "age"} & set(images):
-                images[name] = pd.to_numeric(images[name].where(images[name] != "", None)).astype("Int64")
-            for name in set(FLAGS) & set(images):
-                images[name] = images[name] == "True"
+            images = read_kept(path)
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{path}: cannot be read as a manifest ({' '.join(str(error).split())})") from None
         manifest = cls(images).check(str(path))

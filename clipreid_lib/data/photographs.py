@@ -42,6 +42,7 @@ UPRIGHT = {
 
 # Of 16 bits' 65535: an image all of whose pixels lie below holds 14 bits or fewer. What its white is, it does not say.
 WHITE = 2**14
+BLANK = 0.01  # of grey's full range: the contrast (standard deviation) below which an image shows nothing
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Pillow warns at half of the limit that is told below
 
 # What Pillow raises on files that are broken in one way or another.
@@ -70,21 +71,7 @@ def open_rgb(path: str | Path, side: int, content: bytes | None = None) -> Image
             file.draft("RGB", (2 * side, 2 * side))  # formats other than JPEG ignore it
             cut = re.search(";16[BLN]", str(getattr(file, "tile", "")))  # Pillow keeps the high byte of each colour
             file.load()
-            # Asked for after the pixels are there: Pillow turns a TIFF while it loads, and then clears the tag.
-            turn = UPRIGHT.get(file.getexif().get(ExifTags.Base.Orientation, 1))
-            image: Image.Image = file if turn is None else file.transpose(turn)
-            if image.mode.startswith(("I", "F")):  # Pillow's own conversion would cut everything above 255 off
-                deep = np.asarray(image)
-                if image.mode == "F" or deep.min() < 0 or deep.max() > 65535:
-                    raise UnreadableImage(f"{path}: holds more than 16 bits per channel; save it with 8")
-                _refuse_dark(path, int(deep.max()))
-                image = Image.fromarray((deep.astype(np.uint16) >> 8).astype(np.uint8))
-            elif cut:
-                _refuse_dark(path, int(np.asarray(image.convert("RGB")).max()) << 8 | 255)
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-            return image.convert("RGB")
+            return turn_to_rgb(file, path, cut=cut is not None)
     except FileNotFoundError:
         raise UnreadableImage(f"{path}: image not found") from None
     except Image.DecompressionBombError:
@@ -95,6 +82,34 @@ def open_rgb(path: str | Path, side: int, content: bytes | None = None) -> Image
     except BROKEN as error:
         reason = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
         raise UnreadableImage(f"{path}: is not an image that can be read{reason}") from None
+
+
+def turn_to_rgb(image: Image.Image, name: str | Path, cut: bool = False) -> Image.Image:
+    """Turn a loaded image upright and make it 8-bit RGB, as :func:`open_rgb` says.
+
+    Args:
+        image: of any kind that Pillow knows.
+        name: what errors call it.
+        cut: Pillow has kept the high byte alone of its 16 bits.
+
+    Raises:
+        UnreadableImage: it holds more than 16 bits per channel, or 16 of which it uses 14 or fewer.
+    """
+    # Asked for after the pixels are there: Pillow turns a TIFF while it loads, and then clears the tag.
+    turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    image = image if turn is None else image.transpose(turn)
+    if image.mode.startswith(("I", "F")):  # Pillow's own conversion would cut everything above 255 off
+        deep = np.asarray(image)
+        if image.mode == "F" or deep.min() < 0 or deep.max() > 65535:
+            raise UnreadableImage(f"{name}: holds more than 16 bits per channel; save it with 8")
+        _refuse_dark(name, int(deep.max()))
+        image = Image.fromarray((deep.astype(np.uint16) >> 8).astype(np.uint8))
+    elif cut:
+        _refuse_dark(name, int(np.asarray(image.convert("RGB")).max()) << 8 | 255)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
 
 
 def _refuse_dark(path: str | Path, brightest: int) -> None:
@@ -124,12 +139,21 @@ def decode(
     Raises:
         UnreadableImage: as :func:`open_rgb`.
     """
+    return fit(open_rgb(path, max(parse_size(size)), content), size, rule)
+
+
+def fit(image: Image.Image, size: int | tuple[int, int], rule: str = "squash") -> np.ndarray:
+    """Bring an RGB image to a size as :func:`decode` does, whose arguments these are; (3, height, width) uint8."""
     height, width = parse_size(size)
-    image = open_rgb(path, max(height, width), content)
     shape, _, bilinear = rule.partition(", ")
     how = Image.Resampling.BILINEAR if bilinear else Image.Resampling.BICUBIC
     image = _cover(image, height, width, how) if shape == "crop" else image.resize((width, height), how)
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+def is_blank(pixels: np.ndarray) -> bool:
+    """Whether an image (3, H, W) uint8 is of one colour, as of a lens cap or an empty scan."""
+    return bool(pixels.mean(axis=0).std() / 255 < BLANK)
 
 
 def _cover(image: Image.Image, height: int, width: int, how: Image.Resampling) -> Image.Image:

@@ -47,14 +47,15 @@ def browse(
         Controls above a picture in JupyterLab. Under papermill or nbconvert, and without ipywidgets, a sheet of queries
         drawn at random, since there is nobody to click.
     """
-    if _can_click():
+    if can_click():
         return Browser(named, encoder, photographs, images, before, seed, top).box
     *_, ranking = named.values()
     chosen = choices.choose_random(ranking, seed)[:ROWS]
     return gallery.draw_queries(ranking, photographs.root, chosen, top=top, title="Queries at random").reduce(2)
 
 
-def _can_click() -> bool:
+def can_click() -> bool:
+    """Whether a person runs the cell, in a program that shows controls."""
     if importlib.util.find_spec("ipywidgets") is None:
         return False
     kernel = getattr(get_ipython(), "kernel", None)

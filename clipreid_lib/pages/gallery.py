@@ -25,7 +25,7 @@ TILE, GAP = 256, 20  # px in print: longest side of a photograph, and the space 
 class Tile(NamedTuple):
     """One photograph of a row: its file, captions below it, its frame's colour, a tick or a cross, and air before."""
 
-    path: Path
+    path: Path | Image.Image  # an image is shown as it is
     captions: list[str]
     colour: str = INK
     tick: bool | None = None
@@ -49,7 +49,7 @@ def draw_rows(rows: Sequence[tuple[str, list[Tile]]], title: str = "") -> Image.
         x = GAP
         for tile in tiles:
             x += tile.air
-            image = open_small(tile.path, TILE)
+            image = open_small(tile.path, TILE) if isinstance(tile.path, Path) else tile.path
             if not isinstance(image, str):
                 image = ImageOps.contain(image, (TILE, TILE))  # enlarges where the file itself is smaller
             draw_frame(canvas, (x, y + head), image, (TILE, TILE), tile.colour, tile.tick)
@@ -92,7 +92,7 @@ def draw_stages(named: dict[str, Ranking], root: str | Path, query: int, *, top:
     before every name.
     """
     titles = {f"{why}: {name}" if why else name: ranking for name, ranking in named.items()}
-    return _stack([draw_queries(ranking, root, [query], top=top, title=title) for title, ranking in titles.items()])
+    return stack([draw_queries(ranking, root, [query], top=top, title=title) for title, ranking in titles.items()])
 
 
 def draw_moved(named: dict[str, Ranking], root: str | Path, top: int = 8) -> Image.Image:
@@ -104,7 +104,7 @@ def draw_moved(named: dict[str, Ranking], root: str | Path, top: int = 8) -> Ima
     gain = last.average_precision() - first.average_precision()
     words = {1: "Query that gained most", -1: "Query that lost most", 0: "Hardest query"}
     chosen = choices.choose_moved(first, last, 1)
-    return _stack([draw_stages(named, root, int(q), top=top, why=words[int(np.sign(gain[q]))]) for q in chosen])
+    return stack([draw_stages(named, root, int(q), top=top, why=words[int(np.sign(gain[q]))]) for q in chosen])
 
 
 def draw_found(table: pd.DataFrame, root: str | Path, title: str) -> Image.Image:
@@ -128,7 +128,7 @@ def draw_people(images: pd.DataFrame, root: str | Path, people: int = 6) -> Imag
     return draw_rows(rows)
 
 
-def _stack(pictures: Sequence[Image.Image]) -> Image.Image:
+def stack(pictures: Sequence[Image.Image]) -> Image.Image:
     """Put pictures below one another."""
     canvas = Image.new("RGB", (max(each.width for each in pictures), sum(each.height for each in pictures)), "white")
     y = 0

@@ -77,7 +77,7 @@ def _list_contents(ranking: Ranking, most: int) -> dict[str, list]:
         query["tiles"] = []
         for each in found + late[:1]:
             place, note = places.setdefault(each.position, len(places)), notes.setdefault(each.note, len(notes))
-            query["tiles"] += [place, round(1000 * each.score), 2 * note + each.right]
+            query["tiles"] += [place, round(1000 * each.score), 2 * note + bool(each.right)]
         queries.append(query)
     gallery = [_describe(ranking.gallery.iloc[position]) for position in places]
     return {"queries": queries, "gallery": gallery, "notes": list(notes), "groups": [list(each) for each in groups]}

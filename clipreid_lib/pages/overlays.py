@@ -93,6 +93,11 @@ def look(clip: Backbone, photographs: Photographs, ranking: Ranking, query: int,
     result = found[rank - 1]
     pair = pd.concat([ranking.query.iloc[[query]], ranking.gallery.iloc[[result.position]]])
     pixels = [_read_pixels(photographs, pair.iloc[[row]], clip.image_size) for row in (0, 1)]
+    return look_at(clip, pair, result, pixels)
+
+
+def look_at(clip: Backbone, pair: pd.DataFrame, result: Result, pixels: list[torch.Tensor | str]) -> Look:
+    """Compute the maps and lines of two images; the arguments are what :class:`Look` holds of the same names."""
     there = [each for each in pixels if not isinstance(each, str)]
     if len(there) < 2:
         return Look(pair, result, pixels)
@@ -123,7 +128,8 @@ def draw_looks(clip: Backbone, looks: Sequence[Look]) -> Image.Image:
     for each, both, y in zip(looks, captions, tops, strict=False):
         corners = [(x, y + HEAD) for x in lefts]
         corners[-1] = (lefts[-1], y + HEAD + DROP)
-        frames, ticks = (INK, RIGHT if each.result.right else WRONG), (None, each.result.right)
+        right = each.result.right
+        frames, ticks = (INK, INK if right is None else RIGHT if right else WRONG), (None, right)
         for number, (title, images) in enumerate(_draw_panels(clip, each, size)):
             places, span = corners[2 * number : 2 * number + 2], BETWEEN if number == 2 else GAP
             draw.text((places[0][0], y + 16), fit(title, bold, 2 * wide + span), INK, bold)
@@ -164,8 +170,11 @@ def _read_pixels(photographs: Photographs, table: pd.DataFrame, size: tuple[int,
 
 def _write_captions(each: Look) -> tuple[list[str], list[str]]:
     result, (query, match) = each.result, (row for _, row in each.pair.iterrows())
-    verdict = [f"rank {result.rank}, {'right' if result.right else 'wrong'}", f"score {result.score:.3f}"]
+    judged = {None: "", True: ", right", False: ", wrong"}[result.right]
+    verdict = [f"rank {result.rank}{judged}", f"score {result.score:.3f}"]
     known = result.note.splitlines() or [name_aspect(match["aspect"])]
+    if result.right is None:
+        return ["photograph", query["path"]], [*verdict, name_person(match), *known]
     return ["query", name_person(query), name_aspect(query["aspect"])], [*verdict, name_person(match), *known]
 
 

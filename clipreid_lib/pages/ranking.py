@@ -25,7 +25,7 @@ class Result(NamedTuple):
     position: int  # row of the gallery table
     rank: int  # 1-based
     score: float
-    right: bool
+    right: bool | None  # None where nobody knows
     note: str  # empty, or what kind of distractor this is, one fact per line
 
 

@@ -15,6 +15,7 @@ from clipreid_lib.scores.score_names import FLOOR, IN_DRAWS, VOTES, format_score
 SECTIONS: dict[str, Callable[[FinishedRun], list]] = {
     "Scores": report_scores.show_scores,
     "Other ways to compare": report_scores.show_rows,
+    "Thresholds": report_scores.show_thresholds,
     "Data and protocol": report_origin.show_data,
     "Training": report_scores.show_curves,
     "Pictures": report_scores.show_figures,

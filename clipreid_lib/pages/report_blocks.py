@@ -8,12 +8,11 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 import jinja2
 import matplotlib
-import matplotlib.pyplot as plt
 import pandas as pd
 import yaml
 from markupsafe import Markup, escape
@@ -23,6 +22,9 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.pages import style
 from clipreid_lib.pages.thumbnails import encode_jpeg
 from clipreid_lib.params.schema import ROOT
+
+if TYPE_CHECKING:  # slow to import, and a page of photographs alone needs no plot
+    import matplotlib.pyplot as plt
 
 WORDS = yaml.safe_load(Path(__file__).with_name("report_words.yaml").read_text(encoding="utf-8"))
 TEXTS, FIGURES = WORDS["texts"], WORDS["figures"]
@@ -153,8 +155,10 @@ def embed(path: Path, caption: str) -> Figure:
     return Figure(_encode_png(memory), small.width, small.height, caption, wide)
 
 
-def draw(make: Callable[..., plt.Figure], caption: str, *values: object) -> Figure:
+def draw(make: "Callable[..., plt.Figure]", caption: str, *values: object) -> Figure:
     """Draw a figure by ``make(*values)`` in the library's style and take it into a page as PNG."""
+    import matplotlib.pyplot as plt
+
     with matplotlib.rc_context():
         style.use()
         figure, memory = make(*values), io.BytesIO()

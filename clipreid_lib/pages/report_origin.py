@@ -45,18 +45,27 @@ def count_parts(run: FinishedRun) -> dict[str, tuple[int, int]]:
 
 def show_card(run: FinishedRun) -> list:
     """Return the model card."""
+    return [page.Facts(fill_card(run)), page.Words(f"The headings are those of {model_card.CITED}.")]
+
+
+def fill_card(run: FinishedRun) -> dict[str, str]:
+    """Return the model card's headings with what is to be said of this run under each."""
     rated = run.groups["rank1"].notna()
     groups = int(rated.sum()), int((~rated).sum())
-    card = model_card.fill_card(run.params, {**run.metrics, **run.own}, count_parts(run), groups)
-    return [page.Facts(card), page.Words(f"The headings are those of {model_card.CITED}.")]
+    return model_card.fill_card(run.params, {**run.metrics, **run.own}, count_parts(run), groups)
 
 
 def show_licences(run: FinishedRun) -> list:
     """Return under which terms data, weights and code may be used, and whom to cite."""
+    return [page.Facts(list_licences(run))]
+
+
+def list_licences(run: FinishedRun) -> dict[str, str]:
+    """Return the terms of data, weights and code, and whom to cite."""
     about = datasets.summary(run.params.dataset)
     start, licence = model_card.describe_weights(run.params)
     data = {"data set": about.title, "its licence": about.licence, "to cite": about.citation}
-    return [page.Facts({**data, "weights": start, "their licence": licence, "code": "MIT"})]
+    return {**data, "weights": start, "their licence": licence, "code": "MIT"}
 
 
 def list_provenance(run: FinishedRun) -> dict[str, str]:

@@ -6,7 +6,7 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.data.photographs import on_all_cores
 from clipreid_lib.pages import report_blocks as page
 from clipreid_lib.pages import training_figures
-from clipreid_lib.scores import leaderboard, published
+from clipreid_lib.scores import leaderboard, published, thresholds
 from clipreid_lib.scores.finished_run import FinishedRun, read_table
 from clipreid_lib.scores.score_names import (
     COUNTS,
@@ -55,6 +55,20 @@ def show_rows(run: FinishedRun) -> list:
         table = page.Table(["", *columns.values()], rows, f"Under protocol {protocol}.")
         blocks.append(page.Folded(f"Under protocol {protocol}", [table]) if number else table)
     return blocks
+
+
+def show_thresholds(run: FinishedRun) -> list:
+    """Return from which score on somebody counts as found, and what a score says about a pair."""
+    learned = thresholds.read_thresholds(run.folder)
+    if learned is None:
+        return [page.Words("thresholds.json is not there, damaged or of another version.", missing=True)]
+    ratio = thresholds.tabulate_ratio(learned["calibration"])
+    return [
+        page.Words(thresholds.describe(learned)),
+        page.Table.of(thresholds.tabulate(learned), page.TEXTS["thresholds"]),
+        page.Facts(ratio.to_dict()),
+        page.Words(page.TEXTS["log-likelihood ratio"]),
+    ]
 
 
 def show_curves(run: FinishedRun) -> list:

@@ -5,13 +5,15 @@ print: 300 dots per inch, and fonts embedded in a PDF as outlines that journals 
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib
-import matplotlib.pyplot as plt
-import seaborn as sns
 from PIL import Image, ImageFont
 
 from clipreid_lib.base.files import replacing
+
+if TYPE_CHECKING:  # plots are slow to import, and who draws photographs alone needs none
+    import matplotlib.pyplot as plt
 
 RIGHT, WRONG, MISSED = "#0072b2", "#d55e00", "#757575"
 INK, PALE = "#1f1f1f", "#ededed"
@@ -21,6 +23,9 @@ PRINT = 300  # dots per inch
 
 def use() -> None:
     """Set the theme of all figures: seaborn's white grid and its colour-blind-safe palette."""
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+
     sns.set_theme(context="paper", style="whitegrid", palette="colorblind", font_scale=1.1)
     plt.rcParams.update({"figure.dpi": 110, "savefig.dpi": PRINT, "pdf.fonttype": 42, "figure.autolayout": True})
 
@@ -30,8 +35,10 @@ def escape(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def draw_sentence(text: str) -> plt.Figure:
+def draw_sentence(text: str) -> "plt.Figure":
     """Say in a figure's place why there is none."""
+    import matplotlib.pyplot as plt
+
     figure, axes = plt.subplots(figsize=(WIDE[0], 0.8))
     axes.axis("off")
     axes.text(0, 0.5, text, va="center")
@@ -44,8 +51,10 @@ def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", name)), size)
 
 
-def save_figure(figure: plt.Figure, path: Path) -> plt.Figure:
+def save_figure(figure: "plt.Figure", path: Path) -> "plt.Figure":
     """Save a figure and hand it back for the notebook to show once."""
+    import matplotlib.pyplot as plt
+
     with replacing(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:], bbox_inches="tight")
     plt.close(figure)

@@ -29,11 +29,16 @@ def explain_missing(path: str | Path) -> str:
 
 
 def encode_jpeg(image: Image.Image) -> str:
-    """Encode an image as JPEG in base64 text, without anything its own file said beside the pixels."""
+    """Encode an image by :func:`to_jpeg`, in base64 text."""
+    return base64.b64encode(to_jpeg(image)).decode("ascii")
+
+
+def to_jpeg(image: Image.Image) -> bytes:
+    """Encode an image as JPEG, without anything its own file said beside the pixels."""
     image.info.clear()  # a comment in the original would travel along otherwise
     memory = io.BytesIO()
     image.save(memory, "JPEG", quality=70, optimize=True)
-    return base64.b64encode(memory.getvalue()).decode("ascii")
+    return memory.getvalue()
 
 
 def fit(text: str, face: ImageFont.FreeTypeFont, width: float) -> str:

@@ -15,6 +15,7 @@ ALIASES = {
 }
 EMBEDDED = "embedded"  # the small CLIP shipped with this package
 SHIPPED = Path(__file__).parent.parent / "embedded" / "weights"  # its config, vocabulary and weights
+MERGES = "merges.txt.gz"  # its vocabulary: the byte pairs that its tokenizer merges
 WEIGHTS_CONFIG = "open_clip_config.json"  # what open_clip puts beside a file of weights: network and normalisation
 
 

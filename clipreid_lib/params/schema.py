@@ -37,11 +37,12 @@ ENCODER_FINETUNE = "img_encoder_finetune"  # stages 1 and 2b, notebook 03
 NOT_IN_ID = {
     *("experiment", "outputs_root", "device", "top_k", "flip_test", "checkpointing"),
     *("data_root", "allow_missing", "pretrained", "resume_prompt", "rerank_k1", "rerank_k2"),
+    *("photograph", "gallery_root"),
 }
 # Keys that version 0.1.0 had not: an id or a notebook's key holds them only where they differ from the default.
 LATER = {
     *("positions", "test_resize", "noun", "flip_train", "padding", "erasing", "sampler", "schedule", "bias_factor"),
-    *("activation", "normalisation", "test_features", "rerank_k1", "rerank_k2"),
+    *("activation", "normalisation", "test_features", "rerank_k1", "rerank_k2", "photograph", "gallery_root"),
 }
 # Keys that say which data is read, how it is split and where it goes.
 DATA_KEYS = {
@@ -138,6 +139,8 @@ class Params(BaseModel):
     seed: int = 0
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     top_k: Count = 8
+    photograph: str | None = None
+    gallery_root: str | None = None
     flip_test: bool = False
     test_features: Literal["before_neck", "after_neck"] = "before_neck"
     rerank_k1: Count = 20

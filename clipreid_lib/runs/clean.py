@@ -44,6 +44,9 @@ def find_leftovers(outputs: Path) -> dict[str, list[Path]]:
     there = [path for path in outputs.glob("*") if path.is_dir() and not path.is_symlink()]
     return {
         "features (encoded again when asked for)": [path for path in there if path.name == "features"],
+        "galleries (`clipreid identify` enrols them again)": [
+            path for place in (outputs, *runs) for path in place.glob("enrolled") if not path.is_symlink()
+        ],
         "decoded images (data prepare makes them again)": [path for path in there if path.name == "image_store"],
         "states of unfinished training (it begins again)": [path for run in runs for path in run.rglob("*.resume.pt")],
         "files that killed writers left": [p for p in hidden if TEMPORARY.fullmatch(p.name) and p.is_file()],

@@ -1,8 +1,8 @@
 """Loads a run's backbone, and its image encoder before and after training."""
 
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -15,6 +15,14 @@ from clipreid_lib.clip.device import compute_repeatably
 from clipreid_lib.runs.machine import choose_device
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores.encoder import STATISTICS, Encoder
+
+
+class Network(NamedTuple):
+    """An image encoder: the backbone, the hash or tag of its weights, and the neck of :class:`Encoder`, if any."""
+
+    backbone: Backbone
+    sha: str
+    neck: dict[str, torch.Tensor] | None = None
 
 
 def load_backbone(run: Run) -> Backbone:
@@ -52,32 +60,48 @@ def load_pretrained_encoder(run: Run) -> Encoder:
     Raises:
         UserError: as :func:`load_backbone`.
     """
-    clip = load_backbone(run)
-    return _keep_features(run, clip, backbone.describe(clip)["pretrained"])
+    return _keep_features(run, _load_pretrained(run))
 
 
 def load_trained_encoder(run: Run) -> Encoder:
     """Load the encoder as the run's last stage left it; as it was pretrained where no stage trains it.
 
     Raises:
+        UserError: as :func:`load_network`; the data has changed since the run began.
+    """
+    if run.params.trains_encoder:
+        run.manifest  # noqa: B018  refuses
+    return _keep_features(run, load_network(run))
+
+
+def load_network(run: Run) -> Network:
+    """Load what :func:`load_trained_encoder` does without the run's data, which need not be on this machine.
+
+    Raises:
         UserError: the encoder was not trained yet, or its checkpoint belongs to another backbone or data.
     """
     if not run.params.trains_encoder:
-        return load_pretrained_encoder(run)
+        return _load_pretrained(run)
     clip = load_backbone(run)
     path = run.models / "encoder.safetensors"
     if not path.exists():
         raise UserError(f"{path}: no trained encoder there; run notebook 03 with the same params first")
     tensors, facts = checkpoints.load(path, "encoder")
-    wanted = {**backbone.describe(clip), "resize": run.params.resize}
-    wanted |= {"variant": run.params.variant, "manifest_sha": run.manifest.sha}
+    kept = run.folder / "manifest.csv"
+    wanted = {**backbone.describe(clip), "resize": run.params.resize, "variant": run.params.variant}
+    wanted |= {"manifest_sha": file_sha(kept) if kept.is_file() else ""}
     checkpoints.require(path, facts, wanted)
     clip.clip.visual.load_state_dict(_pick(tensors, "visual."))
-    encoder = _keep_features(run, clip, file_sha(path))
+    neck = None
     if run.params.test_features == "after_neck":
         parts = [_pick(tensors, f"{head}.norm.") for head in ("head", "head_proj")]
-        encoder = replace(encoder, neck={name: torch.cat([part[name] for part in parts]) for name in STATISTICS})
-    return encoder
+        neck = {name: torch.cat([part[name] for part in parts]) for name in STATISTICS}
+    return Network(clip, file_sha(path), neck)
+
+
+def _load_pretrained(run: Run) -> Network:
+    clip = load_backbone(run)
+    return Network(clip, backbone.describe(clip)["pretrained"])
 
 
 def _pick(tensors: dict[str, torch.Tensor], start: str) -> dict[str, torch.Tensor]:
@@ -85,6 +109,6 @@ def _pick(tensors: dict[str, torch.Tensor], start: str) -> dict[str, torch.Tenso
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
 
 
-def _keep_features(run: Run, clip: Backbone, sha: str) -> Encoder:
+def _keep_features(run: Run, network: Network) -> Encoder:
     """Return the encoder with the folder of features that all runs with the same outputs folder share."""
-    return Encoder(clip, sha, run.features, run.table, run.photographs)
+    return Encoder(network.backbone, network.sha, run.features, run.table, run.photographs, network.neck)

@@ -30,7 +30,7 @@ SILENT = 60.0  # seconds without a touch after which the notebook counts as kill
 PRODUCTS = {
     PROMPTS: ("output_dir/prompts.csv", "save_dir/prompts.safetensors"),
     ENCODER: ("output_dir/encoder.csv", "save_dir/encoder.safetensors"),
-    EVALUATION: ("metrics.json", "per_draw.csv", "per_query.csv", "subgroups.csv"),
+    EVALUATION: ("metrics.json", "per_draw.csv", "per_query.csv", "subgroups.csv", "thresholds.json"),
     RETRIEVAL: ("gallery.html",),
 }
 FIGURES = {
@@ -49,7 +49,10 @@ AFTER_PROMPTS = {
     *("flip_train", "padding", "erasing", "sampler", "schedule", "bias_factor", "test_features"),
 }
 # Parameters outside the run id that change what a notebook after training writes.
-SHOWN_BY = {EVALUATION: {"flip_test", "rerank_k1", "rerank_k2"}, RETRIEVAL: {"flip_test", "top_k"}}
+SHOWN_BY = {
+    EVALUATION: {"flip_test", "rerank_k1", "rerank_k2"},
+    RETRIEVAL: {"flip_test", "top_k", "photograph", "gallery_root"},
+}
 
 
 def notebook_key(params: Params, notebook: str) -> str:
@@ -149,9 +152,10 @@ def move(params: Params, folder: Path, before: Params) -> None:
 
 
 def forget(folder: Path, notebook: str) -> None:
-    """Delete a notebook's record, so that it is done again; the evaluation's scores are set aside."""
+    """Delete a notebook's record, so that it is done again; scores of the evaluation are set aside, thresholds go."""
     _done(folder, notebook).unlink(missing_ok=True)
     if notebook == EVALUATION:
+        (folder / "thresholds.json").unlink(missing_ok=True)  # of the weights before, perhaps
         with contextlib.suppress(FileNotFoundError):
             os.replace(folder / "metrics.json", folder / "metrics.before.json")
 

@@ -1,15 +1,19 @@
-"""Results that travel: each run's ``metrics.json`` and its CSV files."""
+"""Results that travel: each run's ``metrics.json``, its CSV files, and ``thresholds.json``."""
 
 import pandas as pd
 
 from clipreid_lib.base.files import write_csv, write_json
 from clipreid_lib.params.schema import project_path
+from clipreid_lib.runs.embeddings import embed_own
 from clipreid_lib.runs.machine import choose_device, describe_device, provenance
 from clipreid_lib.runs.run import Run
+from clipreid_lib.scores import calibration, strangers, thresholds
 from clipreid_lib.scores.assessment import Assessment
 from clipreid_lib.scores.encoder import Encoder
+from clipreid_lib.scores.features import Embeddings
 from clipreid_lib.scores.leaderboard import refresh_leaderboard
 from clipreid_lib.scores.score_names import DEFINITIONS, FLOOR
+from clipreid_lib.scores.verification import SIDES, list_pairs
 
 
 def write_metrics(
@@ -61,3 +65,28 @@ def write_metrics(
     write_json(run.folder / "metrics.json", metrics)
     refresh_leaderboard(project_path(params.outputs_root))
     return metrics
+
+
+def write_thresholds(run: Run, assessment: Assessment, encoder: Encoder, embeddings: dict[str, Embeddings]) -> dict:
+    """Learn thresholds and the log-likelihood ratio, and write them as the run's ``thresholds.json``.
+
+    Args:
+        run: the run.
+        assessment: under the run's own protocol.
+        encoder: that made the embeddings.
+        embeddings: of at least the test images, the run's own first.
+
+    Returns:
+        What the file holds: ``checkpoint``, what :func:`clipreid_lib.scores.strangers.learn` returns, and as
+        ``calibration`` what :func:`clipreid_lib.scores.calibration.learn` returns.
+    """
+    manifest, pairs, test = run.manifest, assessment.pairs, next(iter(embeddings.values()))
+    held_out = held_pairs = None
+    if manifest.validates_people:
+        held_out = embed_own(run, encoder, manifest.validation)
+        held_pairs = list_pairs(held_out, strangers.take_people(manifest, "validation"))
+    own = [pairs[side].isin(manifest.test["path"]) for side in SIDES]  # without distractors
+    learned = {"checkpoint": encoder.sha, **strangers.learn(test, held_out, manifest)}
+    learned["calibration"] = calibration.learn(pairs[own[0] & own[1]], held_pairs)
+    write_json(run.folder / thresholds.FILE, learned)
+    return learned

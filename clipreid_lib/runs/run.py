@@ -103,9 +103,13 @@ class Run:
     @property
     def photographs(self) -> Photographs:
         """The data set's images as tests see them, through the store where `clipreid data prepare` made one."""
-        params = self.params
-        rule = params.resize if params.test_resize == "bicubic" else f"{params.resize}, {params.test_resize}"
-        return Photographs(self.data_root, project_path(params.outputs_root) / STORE, rule)
+        return Photographs(self.data_root, project_path(self.params.outputs_root) / STORE, self.rule)
+
+    @property
+    def rule(self) -> str:
+        """How tests resize an image, as for :func:`clipreid_lib.data.photographs.decode`."""
+        resize, how = self.params.resize, self.params.test_resize
+        return resize if how == "bicubic" else f"{resize}, {how}"
 
     @cached_property
     def table(self) -> pd.DataFrame:

@@ -87,7 +87,7 @@ class Encoder:
                 facts = {"kind": "features", "paths": paths, "contents": hashes, **made_by}
                 checkpoints.save(path, {"embeddings": torch.stack(list(known.values()))}, facts)
         values = torch.stack([known[image] for image in contents.items()])
-        return Embeddings(list(contents), self._pass_neck(values, mirrored))
+        return Embeddings(list(contents), self.pass_neck(values, mirrored))
 
     def encode(self, images: pd.DataFrame, mirrored: bool = False) -> Embeddings:
         """Do what :meth:`embed` does without the store, with the side information that the images' columns give."""
@@ -98,7 +98,7 @@ class Encoder:
         made.of(distinct)  # raises where one is not finite
         return made
 
-    def _pass_neck(self, values: torch.Tensor, mirrored: bool) -> torch.Tensor:
+    def pass_neck(self, values: torch.Tensor, mirrored: bool = False) -> torch.Tensor:
         """Return (N, D) features after the neck; a sum of two images' features gives the sum of theirs after it."""
         if self.neck is None:
             return values

@@ -40,15 +40,21 @@ class OpenSet:
         scores = np.sort(self.non_mated["score"])[::-1]
         return float(scores[min(int(fpir * len(scores)), len(scores) - 1)])
 
+    def explain_lack(self, fpir: float) -> str:
+        """Say why so few searches for strangers support a rate; nothing where they do.
+
+        Ten images must be expected as false positives, and two pairs of people. Images count, not searches: another
+        draw's search for the same image is hardly another trial.
+        """
+        images, strangers = (self.non_mated[name].nunique() for name in ("path", "identity"))
+        return explain_lack(fpir, images, strangers * self.enrolled[0], "images of people not enrolled")
+
     def find_fnir(self, fpir: float) -> tuple[float | str, float | None, float | None]:
         """FNIR at that FPIR, rank 1, with its 95 % interval over enrolled people, the threshold held.
 
-        A sentence stands for it where fewer than ten images could be false positives, or fewer than two pairs of
-        people. Images count, not searches: another draw's search for the same image is hardly another trial.
+        The sentence of :meth:`explain_lack` stands for it where too few searches support it.
         """
-        images, strangers = (self.non_mated[name].nunique() for name in ("path", "identity"))
-        lacks = explain_lack(fpir, images, strangers * self.enrolled[0], "images of people not enrolled")
-        if lacks:
+        if lacks := self.explain_lack(fpir):
             return lacks, None, None
         missed = self.mated["score"] <= self.threshold(fpir)
         return float(missed.mean()), *uncertainty.find_interval(missed, self.mated["identity"])

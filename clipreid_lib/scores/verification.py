@@ -204,8 +204,7 @@ def find_intervals(pairs: pd.DataFrame, verified: Verification) -> dict[str, tup
     People are weighed on both sides of a pair: an impostor pair by the product of its two people's weights; whoever is
     never asked for (a distractor) is held as it is. The two pseudo-people of
     :func:`~clipreid_lib.scores.uncertainty.draw_weights` have genuine pairs alone, as many as people have on average.
-    Beyond :data:`ENOUGH` impostor pairs the most alike half of so many stays, as small rates hang on these, and a
-    random part of the others stands for all others.
+    Of very many pairs they are those of :func:`thin`.
 
     Args:
         pairs: of :func:`list_pairs`.
@@ -220,15 +219,7 @@ def find_intervals(pairs: pd.DataFrame, verified: Verification) -> dict[str, tup
     people = np.unique(pairs["query_subject"])
     if len(people) < 2:
         return dict.fromkeys(estimates, (np.nan, np.nan))
-    impostor = np.flatnonzero(~pairs["genuine"])
-    if len(impostor) > ENOUGH:
-        ordered = impostor[np.argsort(pairs["score"].to_numpy()[impostor], kind="stable")]
-        easy, hard = np.split(ordered, [len(ordered) - ENOUGH // 2])
-        kept = np.random.default_rng(0).choice(easy, ENOUGH // 2, replace=False)
-        stands_for = np.ones(len(pairs))
-        stands_for[kept] = len(easy) / len(kept)
-        rows = np.sort(np.concatenate([kept, hard, np.flatnonzero(pairs["genuine"])]))
-        pairs = pairs.assign(weight=pairs["weight"] * stands_for).iloc[rows]
+    pairs = thin(pairs)
     asked, shown = (pd.Index(people).get_indexer(pairs[f"{side}_subject"]) for side in SIDES)  # -1: never asked for
     genuine, score, often = (pairs[name].to_numpy() for name in ("genuine", "score", "weight"))
     asked_right, asked_wrong, shown_wrong = asked[genuine], asked[~genuine], shown[~genuine]
@@ -252,3 +243,21 @@ def find_intervals(pairs: pd.DataFrame, verified: Verification) -> dict[str, tup
         for level in levels:
             found[f"tpr_at_fpr_{level:g}"].append(tpr[max(np.searchsorted(fpr, level, side="right") - 1, 0)])
     return {name: uncertainty.widen(np.array(each), float(estimates[name])) for name, each in found.items()}
+
+
+def thin(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return pairs with at most :data:`ENOUGH` impostor pairs, which stand for all of them by their weights.
+
+    The most alike half of so many stays, as small rates hang on these; a random part of the others stands for all
+    others.
+    """
+    impostor = np.flatnonzero(~pairs["genuine"])
+    if len(impostor) <= ENOUGH:
+        return pairs
+    ordered = impostor[np.argsort(pairs["score"].to_numpy()[impostor], kind="stable")]
+    easy, hard = np.split(ordered, [len(ordered) - ENOUGH // 2])
+    kept = np.random.default_rng(0).choice(easy, ENOUGH // 2, replace=False)
+    stands_for = np.ones(len(pairs))
+    stands_for[kept] = len(easy) / len(kept)
+    rows = np.sort(np.concatenate([kept, hard, np.flatnonzero(pairs["genuine"])]))
+    return pairs.assign(weight=pairs["weight"] * stands_for).iloc[rows]

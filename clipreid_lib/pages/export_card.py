@@ -1,0 +1,61 @@
+"""The README.md beside exported weights: model card, files, the embedding that is compared, licences, origin.
+
+What it says stands in ``export_card.txt``.
+"""
+
+from pathlib import Path
+
+import jinja2
+
+from clipreid_lib.clip.backbone import Backbone, name_in_open_clip
+from clipreid_lib.pages import model_card, repeat_command, report_origin
+from clipreid_lib.params.recipes import EMBEDDED, MERGES
+from clipreid_lib.scores.finished_run import FinishedRun
+
+# How a picture gets to the network's size, by `resize`.
+RESIZED = {"squash": "the whole picture resized", "crop": "resized until it covers the size, then its centre"}
+
+
+def write_card(run: FinishedRun, backbone: Backbone, neck: bool, lost: str, parity: str, onnx: str) -> str:
+    """Return the text of the README, in Markdown.
+
+    Args:
+        run: an evaluated run.
+        backbone: its image encoder as it is exported.
+        neck: whether embeddings pass a batch norm before they are compared.
+        lost: what of its shape open_clip's configuration cannot say; empty where it says all.
+        parity: how near open_clip's features are to the library's.
+        onnx: what the ONNX file is; empty without one.
+    """
+    params, model = run.params, run.params.model
+    text = Path(__file__).with_name("export_card.txt").read_text(encoding="utf-8")
+    template = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    visual, (height, width_in) = backbone.clip.visual, backbone.image_size
+    width = visual.ln_post.weight.shape[0] if backbone.is_vit else visual.attnpool.c_proj.in_features
+    named = f'"{name_in_open_clip(model)}"'
+    if model == EMBEDDED:  # open_clip knows the name only beside the folder
+        named = f'f"local-dir:{{folder}}", bpe_path=f"{{folder}}/{MERGES}"'
+    return template.from_string(text).render(
+        width=width,
+        embed_dim=visual.output_dim,
+        name=run.name,
+        scores=[f"- {title}: {said}" for title, said in run.describe().items()],
+        card=report_origin.fill_card(run),
+        activation=backbone.activation,
+        reads_text=backbone.reads_text,
+        trained=params.trains_encoder,
+        vit=backbone.is_vit,
+        height=height,
+        width_in=width_in,
+        resized=f"{RESIZED[params.resize]} ({params.test_resize})",
+        neck=neck,
+        lost=lost,
+        parity=parity,
+        onnx=onnx,
+        merges=MERGES if model == EMBEDDED else "",
+        tokenizer=f"open_clip.get_tokenizer({named})",
+        licences=report_origin.list_licences(run),
+        origin=report_origin.list_provenance(run),
+        command=repeat_command.repeat_run(params),
+        cited=model_card.CITED,
+    )

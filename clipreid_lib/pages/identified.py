@@ -1,0 +1,140 @@
+"""Who is it: a sheet for each unknown person, and one page for all, which needs no other file.
+
+A sheet shows the photograph, the most similar people with their scores, and where each pair looks alike.
+"""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from clipreid_lib.base.files import write_text
+from clipreid_lib.clip.backbone import Backbone
+from clipreid_lib.data.photographs import fit
+from clipreid_lib.pages import gallery as sheets
+from clipreid_lib.pages import overlays, report_blocks
+from clipreid_lib.pages.ranking import Result
+from clipreid_lib.pages.style import INK, RIGHT
+from clipreid_lib.scores.enrolled import Gallery
+from clipreid_lib.scores.identification import Bar, Search
+
+MOST = 8  # photographs of one unknown person on a sheet; the others count as well
+CAUTION = (
+    "A list of the most similar people always names somebody. A score is a cosine within one model and no probability. "
+    "The verdict says a name where the score is above the threshold, and may be wrong."
+)
+RATIO = (
+    "LLR is the natural logarithm of how many times more probable the score is for two photographs of one person than "
+    "for two of different people. It holds for the population of the people that it was learned from, and for no other."
+)
+TOGETHER = "Several photographs of one unknown person: a person's score is the mean of the photographs' scores."
+
+
+def draw_sheet(
+    clip: Backbone, rule: str, gallery: Gallery, one: Search, bar: Bar, photographs: Sequence[Image.Image]
+) -> Image.Image:
+    """Draw one search for print.
+
+    Args:
+        clip: the backbone that compares.
+        rule: how pictures get to its size, as for :func:`clipreid_lib.data.photographs.decode`.
+        gallery: that was searched.
+        one: the search.
+        bar: what its first score had to exceed.
+        photographs: those that ask, RGB.
+    """
+    asked = [
+        sheets.Tile(_shrink(image), ["photograph", name])
+        for image, name in zip(photographs[:MOST], one.asked, strict=False)
+    ]
+    tiles, looks = [], []
+    for each in one.people.itertuples():
+        image, row = gallery.open_picture(each.row, sheets.TILE), gallery.table.iloc[each.row]
+        above = bar.threshold is not None and each.score > bar.threshold
+        score = f"{each.score:.4f}, above" if above else f"{each.score:.4f}"
+        captions = [f"{each.rank}. {each.person}", score, Path(each.image).name]
+        tiles.append(sheets.Tile(_shrink(image), captions, RIGHT if above else INK))
+        pair = pd.DataFrame([{**row, "path": one.asked[each.photograph]}, row])
+        match = gallery.open_picture(each.row, max(clip.image_size))
+        pixels: list = [
+            torch.from_numpy(fit(seen, clip.image_size, rule)) for seen in (photographs[each.photograph], match)
+        ]
+        result = Result(each.row, each.rank, each.score, None, each.image)
+        looks.append(overlays.look_at(clip, pair, result, pixels))
+    tiles[0] = tiles[0]._replace(air=sheets.GAP)
+    rows = (
+        [(one.verdict, asked), ("the most similar people", tiles)] if len(asked) > 1 else [(one.verdict, asked + tiles)]
+    )
+    return sheets.stack([sheets.draw_rows(rows), overlays.draw_looks(clip, looks)])
+
+
+def tabulate(one: Search) -> pd.DataFrame:
+    """Return whom a search found as text: rank, person, score, LLR where one was learned, best image."""
+    people = one.people
+    shown = {"rank": people["rank"].astype(str), "person": people["person"]}
+    shown["score"] = people["score"].map("{:.4f}".format)
+    if "llr" in people:
+        shown["LLR"] = people["llr"].map("{:+.1f}".format)
+    return pd.DataFrame(shown | {"most similar image": people["image"]})
+
+
+def write_html(one: Search, sheet: Image.Image) -> str:
+    """Return a search as a piece of a page: verdict, table, sheet."""
+    source = f"data:image/jpeg;base64,{base64.b64encode(encode_sheet(sheet)).decode()}"
+    said = "".join(f"<p>{html.escape(text)}</p>" for text in (f"{', '.join(one.asked)}: {one.verdict}", *one.notes))
+    return f'{said}{tabulate(one).to_html(index=False)}<img src="{source}" style="max-width: 100%">'
+
+
+def write_page(
+    target: Path,
+    title: str,
+    searches: Sequence[Search],
+    drawn: Sequence[Image.Image],
+    notes: Sequence[str],
+    holds: dict,
+) -> None:
+    """Write all searches as one page.
+
+    Args:
+        target: file to write, atomically.
+        title: heading of the page.
+        searches: of one call.
+        drawn: their sheets.
+        notes: what holds for all of them, a sentence each.
+        holds: what the gallery holds, from :meth:`clipreid_lib.scores.enrolled.Gallery.describe`.
+    """
+    sections = []
+    for one, sheet in zip(searches, drawn, strict=True):
+        source = f"data:image/jpeg;base64,{base64.b64encode(encode_sheet(sheet)).decode()}"
+        caption = "The photograph, the most similar people, and below where each pair looks alike"
+        picture = report_blocks.Figure(source, sheet.width // 2, sheet.height // 2, caption, wide=True)
+        words = [report_blocks.Words(f"{text[0].upper()}{text[1:].rstrip('.')}.") for text in (one.verdict, *one.notes)]
+        table = report_blocks.Table.of(tabulate(one), index=False)
+        blocks = [*words, table, report_blocks.Figures([picture])]
+        sections.append(report_blocks.Section(", ".join(one.asked), blocks))
+    about = [report_blocks.Words(text) for text in notes]
+    enrolled = {
+        "enrolled": f"{holds['images']:,} images of {holds['people']:,} people",
+        "aspects": ", ".join(holds["aspects"]),
+    }
+    sections.append(report_blocks.Section("What this says", [report_blocks.Facts(enrolled), *about]))
+    write_text(target, report_blocks.render(title, [CAUTION], sections))
+
+
+def encode_sheet(sheet: Image.Image) -> bytes:
+    """Encode a sheet as a JPEG of half its size, for a screen."""
+    memory = io.BytesIO()
+    sheet.reduce(2).save(memory, "JPEG", quality=88)
+    return memory.getvalue()
+
+
+def _shrink(image: Image.Image) -> Image.Image:
+    scale = sheets.TILE / max(image.size)
+    size = np.maximum(1, np.round(np.array(image.size) * scale)).astype(int).tolist()
+    return image.resize(size, Image.Resampling.BICUBIC)

@@ -1,0 +1,127 @@
+"""An answer: whom photographs show, as a table, as sheets and a page, as JSON, and as a notebook shows it."""
+
+import html
+import re
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from clipreid_lib.base.files import replacing
+from clipreid_lib.clip.backbone import Backbone
+from clipreid_lib.pages import identified
+from clipreid_lib.scores.enrolled import Gallery
+from clipreid_lib.scores.identification import Bar, Search
+
+
+@dataclass(frozen=True, repr=False)
+class Answer:
+    """What :meth:`clipreid_lib.runs.recognizer.Recognizer.identify` found.
+
+    Attributes:
+        searches: one per unknown person, see :class:`~clipreid_lib.scores.identification.Search`.
+        bar: the threshold, or why there is none.
+        notes: what holds for all searches, a sentence each.
+        gallery: that was searched.
+        photographs: those that asked, RGB.
+        name: of the run or the backbone that compared.
+        backbone: its network.
+        rule: how pictures get to the network's size.
+        drawing: held while a sheet is drawn, as maps are taken from the network's layers while it computes.
+    """
+
+    searches: list[Search]
+    bar: Bar
+    notes: list[str]
+    gallery: Gallery
+    photographs: list[Image.Image]
+    name: str
+    backbone: Backbone
+    rule: str
+    drawing: AbstractContextManager
+    _drawn: dict[int, Image.Image] = field(default_factory=dict)
+
+    @property
+    def people(self) -> pd.DataFrame:
+        """The most similar people of the first search, best first."""
+        return self.searches[0].people
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Their scores, (top,) cosines in [-1, 1]."""
+        return self.people["score"].to_numpy()
+
+    @property
+    def verdict(self) -> str:
+        """The first search's verdict in words."""
+        return self.searches[0].verdict
+
+    def draw(self, place: int = 0) -> Image.Image:
+        """Draw the sheet of one search, for print."""
+        with self.drawing:
+            if place not in self._drawn:
+                one = self.searches[place]
+                mine = self.photographs if len(one.asked) > 1 else self.photographs[place : place + 1]
+                made_by = self.backbone, self.rule
+                self._drawn[place] = identified.draw_sheet(*made_by, self.gallery, one, self.bar, mine)
+        return self._drawn[place]
+
+    def write(self, folder: str | Path) -> list[Path]:
+        """Write a sheet per search and ``index.html``, which holds them all; return the paths, the page's last.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        paths: list[Path] = []
+        for place, one in enumerate(self.searches):
+            stem = re.sub(r"[^\w.-]+", "_", Path(one.asked[0]).stem) + ("-together" if len(one.asked) > 1 else "")
+            taken = {path.stem for path in paths}
+            name = next(name for n in range(1, 2 + len(taken)) if (name := stem + f"-{n}" * (n > 1)) not in taken)
+            paths.append(Path(folder) / f"{name}.jpg")
+            with replacing(paths[-1]) as temporary:
+                temporary.write_bytes(identified.encode_sheet(self.draw(place)))
+        page, drawn = Path(folder) / "index.html", [self.draw(place) for place in range(len(self.searches))]
+        notes = [*self.notes, *([identified.RATIO] if "llr" in self.people else [])]
+        notes += [identified.TOGETHER] if any(len(one.asked) > 1 for one in self.searches) else []
+        title = f"Who is it? Asked of {self.name}"
+        identified.write_page(page, title, self.searches, drawn, notes, self.gallery.describe())
+        return [*paths, page]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it in plain types, for JSON; images are named by their paths within the gallery's folder."""
+        searches = []
+        for one in self.searches:
+            people = one.people.drop(columns=["row"]).to_dict("records")
+            for each in people:
+                each["photograph"] = one.asked[each["photograph"]]
+            searches.append(
+                {
+                    "asked": list(one.asked),
+                    "verdict": one.verdict,
+                    "found": one.found,
+                    "notes": list(one.notes),
+                    "people": people,
+                }
+            )
+        holds = {key: value for key, value in self.gallery.describe().items() if key != "holds"}
+        limits = {"fpir": self.bar.fpir, "threshold": self.bar.threshold}
+        return {
+            "asked_of": self.name,
+            "gallery": holds,
+            **limits,
+            "notes": self.notes,
+            "searches": searches,
+        }
+
+    def _repr_html_(self) -> str:
+        """Show verdicts, tables and sheets in JupyterLab."""
+        pieces = [identified.write_html(one, self.draw(place)) for place, one in enumerate(self.searches)]
+        return "".join([*pieces, *(f"<p>{html.escape(note)}</p>" for note in self.notes)])
+
+    def __repr__(self) -> str:
+        """Return the verdicts, a line each."""
+        return "\n".join(f"{', '.join(one.asked)}: {one.verdict}" for one in self.searches)

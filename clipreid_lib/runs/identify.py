@@ -1,0 +1,41 @@
+"""`clipreid identify`: whose hand is on these photographs?"""
+
+import json
+from pathlib import Path
+
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.pages.identified import tabulate
+from clipreid_lib.params.schema import project_path
+from clipreid_lib.runs.recognizer import Recognizer
+
+OUT = "outputs/identify"  # sheets show hands, so they lie where git looks away
+
+
+def ask(
+    run: str, photographs: list[str], gallery: str | None, top: int, fpir: float, together: bool, as_json: bool,
+    out: str | None, again: bool,
+) -> None:  # fmt: skip
+    """Print whom photographs show, and write sheets and a page; arguments as `clipreid identify --help` explains them.
+
+    Raises:
+        UserError: as :meth:`Recognizer.load`, :meth:`Recognizer.enrol`, :meth:`Recognizer.identify`.
+    """
+    recognizer = Recognizer.load(run)
+    for name in photographs:
+        if Path(name).is_dir():
+            raise UserError(f"{name}: is a folder; give photographs, such as {name.rstrip('/')}/*.jpg")
+    enrolled = recognizer.enrol(gallery, again)
+    answer = recognizer.identify(photographs, enrolled, top, fpir, together)
+    folder = Path(out) if out else project_path(OUT)
+    written = answer.write(folder)
+    kept = enrolled.files[0]
+    if as_json:
+        files = {"sheets": [path.name for path in written[:-1]], "page": written[-1].name}
+        print(json.dumps(answer.to_dict() | files, indent=2, ensure_ascii=False))
+        return
+    holds = enrolled.describe()
+    print(f"gallery: {holds['images']:,} images of {holds['people']:,} people, kept in {kept}")
+    for one in answer.searches:
+        print(f"\n{', '.join(one.asked)}: {one.verdict}", *one.notes, sep="\n")
+        print(tabulate(one).to_string(index=False))
+    print("", *answer.notes, *(f"written: {path}" for path in written), sep="\n")

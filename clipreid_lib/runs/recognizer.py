@@ -1,0 +1,315 @@
+"""Put to use: a trained run, or a frozen backbone, that embeds photographs, enrols galleries and names people.
+
+::
+
+    recognizer = Recognizer.load("outputs/runs/RUN")
+    gallery = recognizer.enrol("photos")                  # PERSON/IMAGE; encoded once, then kept
+    recognizer.identify("who.jpg", gallery)               # JupyterLab shows the sheet
+"""
+
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch.nn import functional
+
+from clipreid_lib.base.errors import UnreadableImage, UserError, counted
+from clipreid_lib.clip import backbone
+from clipreid_lib.clip.encode import encode
+from clipreid_lib.data import folder as own_folder
+from clipreid_lib.data.manifest import Manifest
+from clipreid_lib.data.photographs import RULES, Photographs, fit, is_blank, on_all_cores, open_rgb, turn_to_rgb
+from clipreid_lib.pages.thumbnails import to_jpeg
+from clipreid_lib.params.recipes import ALIASES, EMBEDDED
+from clipreid_lib.params.schema import project_path
+from clipreid_lib.runs.answer import Answer
+from clipreid_lib.runs.loading import Network, load_network
+from clipreid_lib.runs.machine import choose_device
+from clipreid_lib.runs.run import Run
+from clipreid_lib.runs.sources import read_source
+from clipreid_lib.scores.encoder import Encoder
+from clipreid_lib.scores.enrolled import Gallery, name_people
+from clipreid_lib.scores.identification import search, set_bar
+from clipreid_lib.scores.thresholds import read_thresholds
+
+Picture = str | Path | Image.Image | np.ndarray | torch.Tensor
+CHUNK = 512  # photographs decoded and encoded at once: 77 MB of pixels at 224
+PICTURE = 160  # px, longest side of the picture that a gallery keeps of each image: 3 to 6 KB
+TOLD = 5  # images left out that are told one by one
+VOTES = "tip_adapter compares the votes of its training images, which are no embedding of an image; take a frozen run"
+
+
+class Recognizer:
+    """A network that is ready to compare photographs of hands. Several threads may use it at once.
+
+    Attributes:
+        name: the run's, or the backbone's.
+        backbone: the network.
+        checkpoint: hash or tag of its weights, as thresholds name it.
+        key: tells embeddings that may be compared from others: network, weights, sizes, how pictures get to them.
+        thresholds: what notebook 04 learned for this run, or None.
+        run: None of a frozen backbone.
+    """
+
+    def __init__(self, name: str, network: Network, run: Run | None = None) -> None:
+        """Make one of a network; :meth:`load` finds the parts."""
+        self.name, self.run, self._drawing = name, run, Lock()
+        self.backbone, self.checkpoint, neck = network
+        self._rule = run.rule if run else "squash"
+        self._encoder = Encoder(*network[:2], Path(), pd.DataFrame(), Photographs(Path(), rule=self._rule), neck)
+        self.thresholds = read_thresholds(run.folder) if run else None
+        facts = [backbone.describe(self.backbone), self.checkpoint, RULES[self._rule], neck is not None]
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+        self.key = f"{self.backbone.name} {digest}"
+
+    @classmethod
+    def load(cls, source: str | Path, device: str | None = None) -> "Recognizer":
+        """Load a trained run, or a frozen backbone. The data that a run was trained on is not needed.
+
+        Args:
+            source: a run's folder, or ``embedded``, ``vitb16``, ``vitb32``, ``vitl14``, ``rn50``.
+            device: as in params, such as ``cpu`` or ``cuda:1``; None takes the run's own, or ``auto``.
+
+        Raises:
+            UserError: it is neither, is not trained yet, or compares more than two photographs show.
+        """
+        if str(source) in (EMBEDDED, *ALIASES) and not Path(source).is_dir():
+            clip = backbone.load(str(source)).to(choose_device(device or "auto"))
+            return cls(str(source), Network(clip, backbone.describe(clip)["pretrained"]))
+        if not Path(source).is_dir():
+            raise UserError(f"{source}: is no run's folder and no backbone ({', '.join([EMBEDDED, *ALIASES])})")
+        run = Run.at(Path(source))
+        if device:
+            run = Run(run.params.model_copy(update={"device": device}), run.folder)
+        seen, name = run.params.side_info, run.folder.name
+        if run.params.variant == "tip_adapter":
+            raise UserError(f"{name}: {VOTES}")
+        if seen != "none":
+            raise UserError(f"{name}: was trained with each image's {seen}, which a photograph does not say")
+        return cls(name, load_network(run), run)
+
+    def embed(self, images: Picture | Iterable[Picture]) -> torch.Tensor:
+        """Embed photographs.
+
+        Args:
+            images: one or several: paths, PIL images, uint8 arrays (H, W, 3) or (N, H, W, 3), uint8 tensors (3, H, W)
+                or (N, 3, H, W), of any size, RGB. Files and PIL images are turned upright.
+
+        Returns:
+            (N, D) float32 of unit length, on the CPU.
+
+        Raises:
+            UserError: an image cannot be read, or is none.
+        """
+        opened = on_all_cores(self._open, _list(images))
+        return self._encode(fit(image, self.backbone.image_size, self._rule) for _, image in opened)
+
+    def enrol(self, source: str | Path | None = None, again: bool = False) -> Gallery:
+        """Enrol photographs, or read what was enrolled of them before.
+
+        What is enrolled is kept in the run's folder, or in ``outputs/enrolled/`` for a frozen backbone:
+        :attr:`Gallery.files` names the file. Images that cannot be read, or are of one colour, are left out and told.
+
+        Args:
+            source: a folder (``PERSON/IMAGE``, ``PERSON/ASPECT/IMAGE``, or one CSV), ``DATASET[:ASPECT]=FOLDER``, a
+                gallery's file, or None for the gallery that the run is tested with (draw 0, without distractors).
+            again: enrol although it was done before.
+
+        Raises:
+            UserError: the source cannot be read or has nobody in it; what was kept is of another checkpoint or of
+                other photographs.
+        """
+        if source is not None and Path(source).suffix == ".safetensors":
+            gallery = Gallery.load(source)
+            self._require(gallery, str(source), "enrol its photographs again")
+            return gallery
+        table, root, about = self._find_images(source)
+        place = self.run.folder if self.run else project_path("outputs")
+        digest = hashlib.sha256(f"{about} {os.fsencode(root)!r}".encode()).hexdigest()[:8]
+        file = (
+            place
+            / "enrolled"
+            / f"{re.sub(r'[^A-Za-z0-9_]+', '-', f'{self.backbone.name}-{about}')}-{digest}.safetensors"
+        )
+        stamp = _stamp(table, root)
+        if file.exists() and not again:
+            gallery = Gallery.load(file)
+            self._require(
+                gallery, f"{file.parent.name}/{file.name}", "--again (again=True) enrols its photographs again"
+            )
+            if gallery.stamp != stamp:
+                told = "its photographs have changed since they were enrolled; --again (again=True) enrols them again"
+                raise UserError(f"{file.parent.name}/{file.name}: {told}")
+        else:
+            gallery = self._enrol(table, root, stamp)
+            gallery.save(file)
+        gallery.root = root
+        return gallery
+
+    def identify(
+        self,
+        images: Picture | Iterable[Picture],
+        gallery: Gallery,
+        top: int = 5,
+        fpir: float = 0.01,
+        together: bool = False,
+    ) -> Answer:
+        """Say who of a gallery is on photographs, or that it is nobody enrolled.
+
+        Args:
+            images: one or several, as for :meth:`embed`.
+            gallery: people enrolled by this very network.
+            top: people to name, at most.
+            fpir: the share of searches for people who are not enrolled that may name somebody: 0.1, 0.03, 0.01, 0.003
+                or 0.001.
+            together: all photographs show one unknown person; else each is asked alone.
+
+        Raises:
+            UserError: an image cannot be read or is of one colour; the gallery is empty or of another checkpoint; no
+                threshold exists for such a rate.
+        """
+        self._require(gallery, "gallery", "enrol its photographs again")
+        if not len(gallery):
+            raise UserError("gallery: nobody is enrolled in it")
+        if top < 1:
+            raise UserError(f"top: {top} people; ask for at least 1")
+        bar = set_bar(self.thresholds, self.checkpoint, fpir, len(gallery.names), self.name)
+        listed = _list(images)
+        opened = [
+            (name or f"photograph {place}", image)
+            for place, (name, image) in enumerate(on_all_cores(self._open, listed), 1)
+        ]
+        if not opened:
+            raise UserError("photographs: none are given")
+        pixels = [fit(image, self.backbone.image_size, self._rule) for _, image in opened]
+        for (name, _), each in zip(opened, pixels, strict=True):
+            if is_blank(each):
+                raise UserError(f"{name}: is of one colour; it shows no hand")
+        embeddings, names = self._encode(iter(pixels)), [name for name, _ in opened]
+        searches = search(gallery, names, embeddings, bar, top, together)
+        notes = [*bar.notes, *self._warn(gallery, listed)]
+        mine = self.name, self.backbone, self._rule, self._drawing
+        return Answer(searches, bar, notes, gallery, [image for _, image in opened], *mine)
+
+    def _open(self, image: Picture) -> tuple[str, Image.Image]:
+        """Return an image's file name, if it has one, and its picture, upright and RGB."""
+        if isinstance(image, str | Path):
+            return Path(image).name, open_rgb(image, max(self.backbone.image_size))
+        if isinstance(image, Image.Image):
+            return "", turn_to_rgb(image, "photograph")
+        array = image.permute(1, 2, 0).cpu().numpy() if isinstance(image, torch.Tensor) else image
+        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+            raise UserError(
+                f"image: {array.dtype} of shape {tuple(image.shape)}; give uint8, (H, W, 3) arrays or (3, H, W) tensors"
+            )
+        return "", Image.fromarray(np.ascontiguousarray(array))
+
+    def _encode(self, pixels: Iterator[np.ndarray]) -> torch.Tensor:
+        """Encode images of the network's size, (3, H, W) uint8 each, some at a time: (N, D) of unit length."""
+        parts = []
+        while chunk := list(islice(pixels, CHUNK)):
+            features = self._encoder.pass_neck(encode(self.backbone, torch.from_numpy(np.stack(chunk))).embedding)
+            parts.append(functional.normalize(features, dim=1))
+        if not parts:
+            raise UserError("images: none are given")
+        return torch.cat(parts)
+
+    def _find_images(self, source: str | Path | None) -> tuple[pd.DataFrame, Path, str]:
+        """Return a source's images, their folder, and what to call the source."""
+        if source is not None:
+            table, root = read_source(str(source))
+            told = str(source).partition("=")[0] if not Path(source).is_dir() else root.name
+            return table, root, told
+        if self.run is None:
+            raise UserError(f"{self.name}: a frozen backbone has no test gallery; give one")
+        manifest = Manifest.load(self.run.folder / "manifest.csv")
+        table = manifest.test[manifest.test["draw_0"] == "gallery"]
+        drawn = table.columns.str.startswith("draw_") | table.columns.isin(["dataset", "protocol", "role", "subject"])
+        return table.loc[:, ~drawn].reset_index(drop=True), self.run.data_root, "test-gallery"
+
+    def _enrol(self, table: pd.DataFrame, root: Path, stamp: str) -> Gallery:
+        """Decode and encode a table's images; leave out, and tell, those that show nothing."""
+        pixels_of, pictures, lacking = [], [], []
+        kept, parts = np.zeros(len(table), bool), []
+        read = partial(_read, size=self.backbone.image_size, rule=self._rule)
+        for row, seen in enumerate(on_all_cores(read, [root / path for path in table["path"]])):
+            if isinstance(seen, str):
+                lacking.append(f"{table['path'].iloc[row]}: not enrolled, {seen}")
+            else:
+                kept[row] = True
+                pixels_of.append(seen[0])
+                pictures.append(seen[1])
+            if len(pixels_of) == CHUNK:
+                parts.append(self._encode(iter(pixels_of)))
+                pixels_of = []
+        if pixels_of:
+            parts.append(self._encode(iter(pixels_of)))
+        left = len(lacking) - TOLD
+        told = [*lacking[:TOLD], *([f"{counted(left, 'image')} more not enrolled"] if left > 0 else [])]
+        names = name_people(table)
+        told += [f"{name}: has no image that can be enrolled" for name in sorted({*names} - {*names[kept]})]
+        print(*told, sep="\n", end="\n" * bool(told), file=sys.stderr)
+        if not parts:
+            raise UserError(f"{root.name}: none of {counted(len(table), 'image')} can be enrolled")
+        return Gallery(table[kept], torch.cat(parts), pictures, self.key, stamp)
+
+    def _require(self, gallery: Gallery, name: str, hint: str) -> None:
+        if gallery.checkpoint != self.key:
+            raise UserError(f"{name}: was enrolled by {gallery.checkpoint}, not by {self.key}; {hint}")
+
+    def _warn(self, gallery: Gallery, images: list[Picture]) -> list[str]:
+        """Say in a sentence each that the gallery, or a photograph of it, shows another aspect than the run knows."""
+        if self.run is None:
+            return []
+        mine = self.run.params.aspect
+        aspects = gallery.table.set_index("path")["aspect"]
+        how = "trained" if self.run.params.trains_encoder else "tested"
+        others = sorted({*aspects} - {mine, own_folder.ASPECT})
+        told = [f"The run was {how} on {mine}, the gallery shows {', '.join(others)}."] if others else []
+        for image in images:
+            if gallery.root and isinstance(image, str | Path) and Path(image).resolve().is_relative_to(gallery.root):
+                path = Path(image).resolve().relative_to(gallery.root).as_posix()
+                if aspects.get(path, mine) not in (mine, own_folder.ASPECT):
+                    told.append(f"The run was {how} on {mine}, {Path(image).name} shows {aspects[path]}.")
+        return told
+
+
+def _list(images: Picture | Iterable[Picture]) -> list[Picture]:
+    """Return one image, several, or an array of several as a list."""
+    if isinstance(images, str | Path | Image.Image) or getattr(images, "ndim", 0) == 3:
+        return [images]  # type: ignore[list-item]
+    return list(images)
+
+
+def _read(path: Path, size: tuple[int, int], rule: str) -> tuple[np.ndarray, bytes] | str:
+    """Return an image's pixels (3, H, W) uint8 and its small picture, or why it cannot be enrolled."""
+    try:
+        image = open_rgb(path, max(size))
+    except UnreadableImage:
+        return "it cannot be read"
+    pixels = fit(image, size, rule)
+    image.thumbnail((PICTURE, PICTURE))
+    return (pixels, to_jpeg(image)) if not is_blank(pixels) else "it is of one colour"
+
+
+def _stamp(table: pd.DataFrame, root: Path) -> str:
+    """Hash names, sizes and times of files, and whose they are: it changes where a photograph is added or replaced."""
+    seen = []
+    for path, person in zip(table["path"], name_people(table), strict=True):
+        try:
+            found = os.stat(root / path)
+            seen.append(f"{path} {person} {found.st_size} {found.st_mtime_ns}")
+        except OSError:
+            seen.append(f"{path} {person} -")
+    return hashlib.sha256("\n".join(seen).encode()).hexdigest()

@@ -1,0 +1,172 @@
+"""Identification: who of a gallery an unknown person is most like, and whether that is enough to say a name.
+
+A person's score is that of their most similar image. Several photographs of one unknown person give each enrolled
+person the mean of the photographs' scores.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from clipreid_lib.base.errors import UserError
+from clipreid_lib.scores.enrolled import Gallery
+
+AT_ONCE = 16  # photographs compared with the whole gallery at once: 64 MB of scores with a million images
+ITSELF = 1 - 1e-5  # a photograph of this score is an enrolled file, or a copy of one
+
+
+class Bar(NamedTuple):
+    """What the best score of a search must exceed before a name is said.
+
+    Attributes:
+        fpir: share of searches for strangers that may exceed it.
+        threshold: cosine; None where there is none.
+        why: there is none.
+        notes: what to know about it, a sentence each.
+        line: slope and intercept of the log-likelihood ratio over the cosine; None where it was not learned.
+    """
+
+    fpir: float
+    threshold: float | None
+    why: str = ""
+    notes: tuple[str, ...] = ()
+    line: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Search:
+    """One unknown person, and whom they are like.
+
+    Attributes:
+        asked: names of the photographs that ask, without folders.
+        people: the most similar people, best first: ``rank person score``, ``llr`` where one was learned, ``image``
+            (the most similar one's path), ``row`` of it in the gallery, and ``photograph``, the place in ``asked`` of
+            the photograph it is most similar to.
+        found: who it is; None where it is nobody enrolled, or no threshold can tell.
+        verdict: the same in words.
+        notes: what else to know about this search, a sentence each.
+    """
+
+    asked: tuple[str, ...]
+    people: pd.DataFrame
+    found: str | None
+    verdict: str
+    notes: tuple[str, ...] = ()
+
+
+def set_bar(learned: dict | None, checkpoint: str, fpir: float, enrolled: int, name: str) -> Bar:
+    """Choose the threshold of a rate.
+
+    Args:
+        learned: what notebook 04 learned; None where it has learned nothing.
+        checkpoint: that will be used.
+        fpir: the share of searches for strangers that may name somebody.
+        enrolled: people in the gallery.
+        name: of the run, or of the frozen backbone.
+
+    Raises:
+        UserError: no threshold is learned for such a rate.
+    """
+    if not 0 < fpir < 1:
+        raise UserError(f"fpir: {fpir:g} is no share of searches; give one such as 0.01, which is 1 %")
+    if learned is None:
+        return Bar(fpir, None, f"{name} has no thresholds; notebook 04 of a run learns them")
+    if learned.get("checkpoint") != checkpoint:
+        return Bar(fpir, None, f"the thresholds of {name} are of another checkpoint; notebook 04 learns them again")
+    rates = {rate["fpir"]: rate for rate in learned["rates"]}
+    rate = next((rates[each] for each in rates if math.isclose(each, fpir, rel_tol=1e-6)), None)
+    if rate is None:
+        raise UserError(
+            f"fpir: {fpir:g} has no threshold; there are some for {', '.join(f'{each:g}' for each in rates)}"
+        )
+    slope, intercept = (learned["calibration"].get(key) for key in ("slope", "intercept"))
+    line = None if slope is None or intercept is None else (slope, intercept)
+    if rate["threshold"] is None:
+        least = min((each for each in rates if rates[each]["threshold"] is not None), default=None)
+        hint = f"; --fpir {least:g} has one" if least else ""
+        return Bar(fpir, None, f"{name} supports no threshold for {_share(fpir)}, {rate['why']}{hint}", line=line)
+    persons, others = learned["persons"], learned["enrolled"]
+    whose = "validation people" if learned["people"] == "validation" else "of the very people the run is tested on"
+    notes = [f"The threshold was learned from {persons} {whose}, each searched for among {others} enrolled."]
+    most = min(1.0, fpir * enrolled / others)
+    if _share(most) != _share(fpir) and enrolled > others:
+        notes.append(
+            f"With {enrolled:,} people enrolled instead of {others}, up to {_share(most)} of searches for strangers "
+            "may exceed it."
+        )
+    return Bar(fpir, rate["threshold"], "", tuple(notes), line)
+
+
+def search(
+    gallery: Gallery, asked: Sequence[str], embeddings: torch.Tensor, bar: Bar, top: int, together: bool
+) -> list[Search]:
+    """Search a gallery.
+
+    Args:
+        gallery: with at least one image.
+        asked: names of the photographs.
+        embeddings: theirs, (Q, D).
+        bar: what a score must exceed.
+        top: people to return, at most.
+        together: all photographs show one unknown person; else each shows one.
+
+    Returns:
+        One search per unknown person.
+    """
+    best = []
+    for start in range(0, len(asked), AT_ONCE):
+        for alike in gallery.compare(embeddings[start : start + AT_ONCE]):
+            best.append(np.full(len(gallery.names), -np.inf, np.float32))
+            np.maximum.at(best[-1], gallery.person, alike)
+    if together:
+        return [_rank(gallery, np.mean(best, axis=0), asked, embeddings, bar, top)]
+    each = zip(best, asked, embeddings, strict=True)
+    return [_rank(gallery, scores, [name], embedding[None], bar, top) for scores, name, embedding in each]
+
+
+def _rank(
+    gallery: Gallery, scores: np.ndarray, asked: Sequence[str], embeddings: torch.Tensor, bar: Bar, top: int
+) -> Search:
+    """Rank people by their scores (P,), on equal ones by name, and judge the first."""
+    names = gallery.names
+    order = np.argsort(-scores, kind="stable")[:top]
+    people = pd.DataFrame({"rank": range(1, len(order) + 1), "person": names[order], "score": scores[order]})
+    if bar.line and len(asked) == 1:  # learned from pairs of images
+        people["llr"] = bar.line[0] * people["score"] + bar.line[1]
+    pairs = [_find_pair(gallery, place, embeddings) for place in order]
+    people["photograph"], people["row"] = zip(*pairs, strict=True)
+    people["image"] = gallery.table["path"].iloc[people["row"]].to_numpy()
+    first = names[scores == scores[order[0]]]
+    best, who = float(scores[order[0]]), " or ".join(first)
+    limit = "" if bar.threshold is None else f"{bar.threshold:.4f}, which at most {_share(bar.fpir)} of searches for "
+    limit += "strangers exceed"
+    found = None
+    if bar.threshold is None:
+        verdict = f"ranks only: {bar.why}"
+    elif best <= bar.threshold:
+        verdict = f"nobody here: the best score, {best:.4f} ({who}), is not above {limit}"
+    else:
+        verdict = f"{who}: the score, {best:.4f}, is above {limit}"
+        found = who if len(first) == 1 else None
+    notes = [f"{asked[0]} is enrolled itself, or a copy of it is."] if len(asked) == 1 and best > ITSELF else []
+    above = 0 if bar.threshold is None else int((scores > bar.threshold).sum())
+    if above > 1:
+        notes.append(f"{above:,} people are above the threshold; the verdict names the first.")
+    return Search(tuple(asked), people, found, verdict, tuple(notes))
+
+
+def _find_pair(gallery: Gallery, place: int, embeddings: torch.Tensor) -> tuple[int, int]:
+    """Return which of the photographs (Q, D), and which row of a person's, are the most similar two."""
+    rows = np.flatnonzero(gallery.person == place)
+    alike = embeddings.numpy() @ gallery.embeddings[torch.from_numpy(rows)].numpy().T  # (Q, rows)
+    photograph, found = np.unravel_index(alike.argmax(), alike.shape)
+    return int(photograph), int(rows[found])
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:g} %" if share < 0.1 else f"{100 * share:.0f} %"
