@@ -142,7 +142,7 @@ def grad_cam(clip: Backbone, images: torch.Tensor, towards: torch.Tensor) -> tor
     differently, and a cosine ignores length, so what adds to it and what takes from it cancel. So the embedding's
     length is held fixed (as arXiv 1901.00536 does) and every place keeps its own gradient (HiResCAM, arXiv 2011.08891):
     the map is each place's share of the cosine, to first order. With the embedded CLIP on 60 demo pairs, maps and what
-    covering each ninth of the query took from the cosine had a mean rank correlation of 0.63; as published, -0.19.
+    covering each ninth of the query took from the cosine had a mean rank correlation of 0.71; as published, 0.28.
 
     Args:
         clip: with a ResNet; its parameters may be frozen.
