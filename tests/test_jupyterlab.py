@@ -55,7 +55,7 @@ def lab(ladder, tmp_path, chromium):
         shutil.rmtree(served)
 
 
-def test_notebook_05_runs_to_its_end_and_its_browser_answers(lab, chromium):
+def test_notebook_05_runs_to_its_end_and_its_browser_answers(lab, ladder, chromium):
     page = chromium.new_page(viewport={"width": 1400, "height": 1000})
     page.goto(lab)
     page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=60_000)
@@ -80,4 +80,9 @@ def test_notebook_05_runs_to_its_end_and_its_browser_answers(lab, chromium):
     page.wait_for_function("([one, old]) => one.src !== old", arg=[picture.element_handle(), first], timeout=20_000)
     browser.locator("select").first.select_option(label="easiest first")
     page.wait_for_function("one => one.textContent.startsWith('1 to 4 of ')", arg=said.element_handle(), timeout=20_000)
+    photograph = next(ladder[0].glob("out/demo_hands/*/Hands/*.jpg"))
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="another photograph").click()
+    chooser.value.set_files(photograph)
+    page.locator(".widget-label", has_text=photograph.name).wait_for(timeout=20_000)
     page.close()

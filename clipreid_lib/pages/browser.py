@@ -1,7 +1,6 @@
 """A browser of rankings for JupyterLab; where nobody is there to click, a sheet of the same run instead."""
 
 import importlib.util
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +13,7 @@ from PIL import Image
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.data.photographs import Photographs
-from clipreid_lib.pages import choices, gallery, overlays, retrieval
+from clipreid_lib.pages import choices, gallery, overlays, retrieval, style
 from clipreid_lib.pages.gallery_page import MOST
 from clipreid_lib.pages.ranking import Ranking
 from clipreid_lib.scores.encoder import Encoder
@@ -157,9 +156,7 @@ class Browser:
         except UserError as error:  # a name that does not exist: say so and leave the picture as it is
             self.status.value = str(error)
             return
-        memory = io.BytesIO()
-        picture.reduce(2).save(memory, "JPEG", quality=88)  # drawn for print, half the size on a screen
-        self.picture.value, self.status.value = memory.getvalue(), text
+        self.picture.value, self.status.value = style.encode_half(picture), text
 
     def _ask(self) -> tuple[Image.Image, str]:
         sentence = self.controls["sentence"].value.strip()

@@ -5,7 +5,6 @@ A sheet shows the photograph, the most similar people with their scores, and whe
 
 import base64
 import html
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from clipreid_lib.base.files import write_text
 from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.data.photographs import fit
 from clipreid_lib.pages import gallery as sheets
-from clipreid_lib.pages import overlays, report_blocks
+from clipreid_lib.pages import overlays, report_blocks, style
 from clipreid_lib.pages.ranking import Result
 from clipreid_lib.pages.style import INK, RIGHT
 from clipreid_lib.scores.enrolled import Gallery
@@ -86,9 +85,8 @@ def tabulate(one: Search) -> pd.DataFrame:
 
 def write_html(one: Search, sheet: Image.Image) -> str:
     """Return a search as a piece of a page: verdict, table, sheet."""
-    source = f"data:image/jpeg;base64,{base64.b64encode(encode_sheet(sheet)).decode()}"
     said = "".join(f"<p>{html.escape(text)}</p>" for text in (f"{', '.join(one.asked)}: {one.verdict}", *one.notes))
-    return f'{said}{tabulate(one).to_html(index=False)}<img src="{source}" style="max-width: 100%">'
+    return f'{said}{tabulate(one).to_html(index=False)}<img src="{_write_source(sheet)}" style="max-width: 100%">'
 
 
 def write_page(
@@ -111,9 +109,8 @@ def write_page(
     """
     sections = []
     for one, sheet in zip(searches, drawn, strict=True):
-        source = f"data:image/jpeg;base64,{base64.b64encode(encode_sheet(sheet)).decode()}"
         caption = "The photograph, the most similar people, and below where each pair looks alike"
-        picture = report_blocks.Figure(source, sheet.width // 2, sheet.height // 2, caption, wide=True)
+        picture = report_blocks.Figure(_write_source(sheet), sheet.width // 2, sheet.height // 2, caption, wide=True)
         words = [report_blocks.Words(f"{text[0].upper()}{text[1:].rstrip('.')}.") for text in (one.verdict, *one.notes)]
         table = report_blocks.Table.of(tabulate(one), index=False)
         blocks = [*words, table, report_blocks.Figures([picture])]
@@ -127,11 +124,8 @@ def write_page(
     write_text(target, report_blocks.render(title, [CAUTION], sections))
 
 
-def encode_sheet(sheet: Image.Image) -> bytes:
-    """Encode a sheet as a JPEG of half its size, for a screen."""
-    memory = io.BytesIO()
-    sheet.reduce(2).save(memory, "JPEG", quality=88)
-    return memory.getvalue()
+def _write_source(sheet: Image.Image) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(style.encode_half(sheet)).decode()}"
 
 
 def _shrink(image: Image.Image) -> Image.Image:

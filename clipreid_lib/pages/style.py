@@ -4,6 +4,7 @@ Right and wrong are Okabe and Ito's blue and vermillion, which stay apart for co
 print: 300 dots per inch, and fonts embedded in a PDF as outlines that journals accept (TrueType, type 42).
 """
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,13 @@ def save_figure(figure: "plt.Figure", path: Path) -> "plt.Figure":
         figure.savefig(temporary, format=path.suffix[1:], bbox_inches="tight")
     plt.close(figure)
     return figure
+
+
+def encode_half(image: Image.Image) -> bytes:
+    """Encode a picture that was drawn for print as a JPEG of half its size, for a screen."""
+    memory = io.BytesIO()
+    image.reduce(2).save(memory, "JPEG", quality=88)
+    return memory.getvalue()
 
 
 def save_image(image: Image.Image, path: Path) -> Image.Image:

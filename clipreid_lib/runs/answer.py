@@ -13,7 +13,7 @@ from PIL import Image
 
 from clipreid_lib.base.files import replacing
 from clipreid_lib.clip.backbone import Backbone
-from clipreid_lib.pages import identified
+from clipreid_lib.pages import identified, style
 from clipreid_lib.scores.enrolled import Gallery
 from clipreid_lib.scores.identification import Bar, Search
 
@@ -83,7 +83,7 @@ class Answer:
             name = next(name for n in range(1, 2 + len(taken)) if (name := stem + f"-{n}" * (n > 1)) not in taken)
             paths.append(Path(folder) / f"{name}.jpg")
             with replacing(paths[-1]) as temporary:
-                temporary.write_bytes(identified.encode_sheet(self.draw(place)))
+                temporary.write_bytes(style.encode_half(self.draw(place)))
         page, drawn = Path(folder) / "index.html", [self.draw(place) for place in range(len(self.searches))]
         notes = [*self.notes, *([identified.RATIO] if "llr" in self.people else [])]
         notes += [identified.TOGETHER] if any(len(one.asked) > 1 for one in self.searches) else []
@@ -98,24 +98,11 @@ class Answer:
             people = one.people.drop(columns=["row"]).to_dict("records")
             for each in people:
                 each["photograph"] = one.asked[each["photograph"]]
-            searches.append(
-                {
-                    "asked": list(one.asked),
-                    "verdict": one.verdict,
-                    "found": one.found,
-                    "notes": list(one.notes),
-                    "people": people,
-                }
-            )
+            said = {"asked": list(one.asked), "verdict": one.verdict, "found": one.found, "notes": list(one.notes)}
+            searches.append({**said, "people": people})
         holds = {key: value for key, value in self.gallery.describe().items() if key != "holds"}
         limits = {"fpir": self.bar.fpir, "threshold": self.bar.threshold}
-        return {
-            "asked_of": self.name,
-            "gallery": holds,
-            **limits,
-            "notes": self.notes,
-            "searches": searches,
-        }
+        return {"asked_of": self.name, "gallery": holds, **limits, "notes": self.notes, "searches": searches}
 
     def _repr_html_(self) -> str:
         """Show verdicts, tables and sheets in JupyterLab."""

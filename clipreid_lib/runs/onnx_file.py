@@ -11,7 +11,7 @@ from torch.nn import functional
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.clip.encode import encode
 from clipreid_lib.runs.loading import Network
-from clipreid_lib.scores.encoder import STATISTICS
+from clipreid_lib.scores.encoder import pass_neck
 
 NEAR = 1e-4  # that a number of an embedding of length one may differ by in onnxruntime
 
@@ -33,14 +33,7 @@ class EmbeddingNetwork(nn.Module):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Turn (B, 3, H, W) uint8 into (B, D) of unit length."""
         features = self.backbone.image_features((pixels.float() / 255 - self.mean) / self.std)
-        return _finish(features.embedding, self.neck)
-
-
-def _finish(embedding: torch.Tensor, neck: dict[str, torch.Tensor] | None) -> torch.Tensor:
-    if neck is not None:
-        mean, var, weight, bias = (neck[name] for name in STATISTICS)
-        embedding = functional.batch_norm(embedding, mean, var, weight, bias)
-    return functional.normalize(embedding, dim=1)
+        return functional.normalize(pass_neck(features.embedding, self.neck), dim=1)
 
 
 def write(path: Path, network: Network, pixels: torch.Tensor) -> str:
@@ -72,7 +65,7 @@ def write(path: Path, network: Network, pixels: torch.Tensor) -> str:
             verbose=False,
         )
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    mine = _finish(encode(network.backbone, pixels).embedding, network.neck).numpy()
+    mine = functional.normalize(pass_neck(encode(network.backbone, pixels).embedding, network.neck), dim=1).numpy()
     apart = 0.0
     for part in (slice(0, 1), slice(0, len(pixels))):
         (found,) = session.run(None, {"pixels": pixels[part].numpy()})

@@ -14,7 +14,7 @@ from clipreid_lib.runs.recognizer import Recognizer
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores.enrolled import Gallery
 
-FPIR = 0.1  # the only rate that a test of fifty people supports
+FPIR = 0.1  # of searches for strangers: the most among the rates learned, which even a test of fifty people supports
 
 
 def ask(run: Run, ranking: Ranking) -> Any:

@@ -29,7 +29,7 @@ from clipreid_lib.clip import backbone
 from clipreid_lib.clip.encode import encode
 from clipreid_lib.data import folder as own_folder
 from clipreid_lib.data.manifest import Manifest
-from clipreid_lib.data.photographs import RULES, Photographs, fit, is_blank, on_all_cores, open_rgb, turn_to_rgb
+from clipreid_lib.data.photographs import RULES, fit, is_blank, on_all_cores, open_rgb, turn_to_rgb
 from clipreid_lib.pages.thumbnails import to_jpeg
 from clipreid_lib.params.recipes import ALIASES, EMBEDDED
 from clipreid_lib.params.schema import project_path
@@ -38,7 +38,7 @@ from clipreid_lib.runs.loading import Network, load_network
 from clipreid_lib.runs.machine import choose_device
 from clipreid_lib.runs.run import Run
 from clipreid_lib.runs.sources import read_source
-from clipreid_lib.scores.encoder import Encoder
+from clipreid_lib.scores.encoder import pass_neck
 from clipreid_lib.scores.enrolled import Gallery, name_people
 from clipreid_lib.scores.identification import search, set_bar
 from clipreid_lib.scores.thresholds import read_thresholds
@@ -65,11 +65,10 @@ class Recognizer:
     def __init__(self, name: str, network: Network, run: Run | None = None) -> None:
         """Make one of a network; :meth:`load` finds the parts."""
         self.name, self.run, self._drawing = name, run, Lock()
-        self.backbone, self.checkpoint, neck = network
+        self.backbone, self.checkpoint, self._neck = network
         self._rule = run.rule if run else "squash"
-        self._encoder = Encoder(*network[:2], Path(), pd.DataFrame(), Photographs(Path(), rule=self._rule), neck)
         self.thresholds = read_thresholds(run.folder) if run else None
-        facts = [backbone.describe(self.backbone), self.checkpoint, RULES[self._rule], neck is not None]
+        facts = [backbone.describe(self.backbone), self.checkpoint, RULES[self._rule], self._neck is not None]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
         self.key = f"{self.backbone.name} {digest}"
 
@@ -137,20 +136,14 @@ class Recognizer:
         table, root, about = self._find_images(source)
         place = self.run.folder if self.run else project_path("outputs")
         digest = hashlib.sha256(f"{about} {os.fsencode(root)!r}".encode()).hexdigest()[:8]
-        file = (
-            place
-            / "enrolled"
-            / f"{re.sub(r'[^A-Za-z0-9_]+', '-', f'{self.backbone.name}-{about}')}-{digest}.safetensors"
-        )
-        stamp = _stamp(table, root)
+        told = re.sub(r"[^A-Za-z0-9_]+", "-", f"{self.backbone.name}-{about}")
+        file, stamp = place / "enrolled" / f"{told}-{digest}.safetensors", _stamp(table, root)
+        name, hint = f"{file.parent.name}/{file.name}", "--again (again=True) enrols its photographs again"
         if file.exists() and not again:
             gallery = Gallery.load(file)
-            self._require(
-                gallery, f"{file.parent.name}/{file.name}", "--again (again=True) enrols its photographs again"
-            )
+            self._require(gallery, name, hint)
             if gallery.stamp != stamp:
-                told = "its photographs have changed since they were enrolled; --again (again=True) enrols them again"
-                raise UserError(f"{file.parent.name}/{file.name}: {told}")
+                raise UserError(f"{name}: its photographs have changed since they were enrolled; {hint}")
         else:
             gallery = self._enrol(table, root, stamp)
             gallery.save(file)
@@ -219,8 +212,8 @@ class Recognizer:
         """Encode images of the network's size, (3, H, W) uint8 each, some at a time: (N, D) of unit length."""
         parts = []
         while chunk := list(islice(pixels, CHUNK)):
-            features = self._encoder.pass_neck(encode(self.backbone, torch.from_numpy(np.stack(chunk))).embedding)
-            parts.append(functional.normalize(features, dim=1))
+            features = encode(self.backbone, torch.from_numpy(np.stack(chunk))).embedding
+            parts.append(functional.normalize(pass_neck(features, self._neck), dim=1))
         if not parts:
             raise UserError("images: none are given")
         return torch.cat(parts)

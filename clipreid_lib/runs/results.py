@@ -84,7 +84,7 @@ def write_thresholds(run: Run, assessment: Assessment, encoder: Encoder, embeddi
     held_out = held_pairs = None
     if manifest.validates_people:
         held_out = embed_own(run, encoder, manifest.validation)
-        held_pairs = list_pairs(held_out, strangers.take_people(manifest, "validation"))
+        held_pairs = list_pairs(held_out, strangers.take_people(manifest, thresholds.VALIDATION))
     own = [pairs[side].isin(manifest.test["path"]) for side in SIDES]  # without distractors
     learned = {"checkpoint": encoder.sha, **strangers.learn(test, held_out, manifest)}
     learned["calibration"] = calibration.learn(pairs[own[0] & own[1]], held_pairs)

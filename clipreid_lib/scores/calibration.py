@@ -20,6 +20,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from clipreid_lib.scores.subgroups import FEWEST
+from clipreid_lib.scores.thresholds import TEST, VALIDATION
 from clipreid_lib.scores.verification import thin
 
 # Inverse strength of the ridge, in units of the scores' standard deviation: it gives a slope even where no genuine pair
@@ -40,9 +41,9 @@ def learn(tested: pd.DataFrame, held_out: pd.DataFrame | None) -> dict:
         cost as an LLR; ``pairs`` it was learned from, ``genuine`` and ``impostor``. With fewer than ten test people
         every number is None and ``why`` says so.
     """
-    people, pairs = "test", tested
+    people, pairs = TEST, tested
     if held_out is not None and not _explain_lack(held_out):
-        people, pairs = "validation", held_out
+        people, pairs = VALIDATION, held_out
     counts = {"genuine": int(pairs["genuine"].sum()), "impostor": int((~pairs["genuine"]).sum())}
     facts = {"people": people, "pairs": counts}
     if lack := _explain_lack(tested):

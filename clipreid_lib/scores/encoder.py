@@ -87,7 +87,7 @@ class Encoder:
                 facts = {"kind": "features", "paths": paths, "contents": hashes, **made_by}
                 checkpoints.save(path, {"embeddings": torch.stack(list(known.values()))}, facts)
         values = torch.stack([known[image] for image in contents.items()])
-        return Embeddings(list(contents), self.pass_neck(values, mirrored))
+        return Embeddings(list(contents), pass_neck(values / (1 + mirrored), self.neck) * (1 + mirrored))
 
     def encode(self, images: pd.DataFrame, mirrored: bool = False) -> Embeddings:
         """Do what :meth:`embed` does without the store, with the side information that the images' columns give."""
@@ -97,13 +97,6 @@ class Encoder:
         made = Embeddings(distinct["path"].tolist(), encoded.embedding)
         made.of(distinct)  # raises where one is not finite
         return made
-
-    def pass_neck(self, values: torch.Tensor, mirrored: bool = False) -> torch.Tensor:
-        """Return (N, D) features after the neck; a sum of two images' features gives the sum of theirs after it."""
-        if self.neck is None:
-            return values
-        mean, var, weight, bias = (self.neck[name] for name in STATISTICS)
-        return functional.batch_norm(values / (1 + mirrored), mean, var, weight, bias) * (1 + mirrored)
 
     def project(self, embeddings: Embeddings) -> torch.Tensor:
         """Return the part of embeddings that lies in the space shared with text, (N, embed_dim)."""
@@ -120,6 +113,14 @@ class Encoder:
             "computed": f"float32 on {self.backbone.device.type}",  # two kinds of devices differ in the last digits
             "table": hashlib.sha256(text.encode()).hexdigest(),
         }
+
+
+def pass_neck(values: torch.Tensor, neck: dict[str, torch.Tensor] | None) -> torch.Tensor:
+    """Return (N, D) features after a neck, or as they are without one."""
+    if neck is None:
+        return values
+    mean, var, weight, bias = (neck[name] for name in STATISTICS)
+    return functional.batch_norm(values, mean, var, weight, bias)
 
 
 def _read(path: Path, made_by: dict) -> Stored:

@@ -15,6 +15,7 @@ import torch
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.scores.enrolled import Gallery
+from clipreid_lib.scores.thresholds import VALIDATION
 
 AT_ONCE = 16  # photographs compared with the whole gallery at once: 64 MB of scores with a million images
 ITSELF = 1 - 1e-5  # a photograph of this score is an enrolled file, or a copy of one
@@ -76,7 +77,7 @@ def set_bar(learned: dict | None, checkpoint: str, fpir: float, enrolled: int, n
         raise UserError(f"fpir: {fpir:g} is no share of searches; give one such as 0.01, which is 1 %")
     if learned is None:
         return Bar(fpir, None, f"{name} has no thresholds; notebook 04 of a run learns them")
-    if learned.get("checkpoint") != checkpoint:
+    if learned["checkpoint"] != checkpoint:
         return Bar(fpir, None, f"the thresholds of {name} are of another checkpoint; notebook 04 learns them again")
     rates = {rate["fpir"]: rate for rate in learned["rates"]}
     rate = next((rates[each] for each in rates if math.isclose(each, fpir, rel_tol=1e-6)), None)
@@ -84,14 +85,14 @@ def set_bar(learned: dict | None, checkpoint: str, fpir: float, enrolled: int, n
         raise UserError(
             f"fpir: {fpir:g} has no threshold; there are some for {', '.join(f'{each:g}' for each in rates)}"
         )
-    slope, intercept = (learned["calibration"].get(key) for key in ("slope", "intercept"))
-    line = None if slope is None or intercept is None else (slope, intercept)
+    ratio = learned["calibration"]
+    line = None if ratio["slope"] is None else (ratio["slope"], ratio["intercept"])
     if rate["threshold"] is None:
         least = min((each for each in rates if rates[each]["threshold"] is not None), default=None)
         hint = f"; --fpir {least:g} has one" if least else ""
         return Bar(fpir, None, f"{name} supports no threshold for {_share(fpir)}, {rate['why']}{hint}", line=line)
     persons, others = learned["persons"], learned["enrolled"]
-    whose = "validation people" if learned["people"] == "validation" else "of the very people the run is tested on"
+    whose = "validation people" if learned["people"] == VALIDATION else "of the very people the run is tested on"
     notes = [f"The threshold was learned from {persons} {whose}, each searched for among {others} enrolled."]
     most = min(1.0, fpir * enrolled / others)
     if _share(most) != _share(fpir) and enrolled > others:

@@ -66,7 +66,7 @@ def tabulate_ratio(learned: dict) -> pd.Series:
     """
     if learned["slope"] is None:
         return pd.Series({"log-likelihood ratio": learned["why"]})
-    whose = "validation people" if learned["people"] == "validation" else "the test people themselves"
+    whose = "validation people" if learned["people"] == VALIDATION else "the test people themselves"
     counts = f"{learned['pairs']['genuine']:,} genuine, {learned['pairs']['impostor']:,} impostor, of {whose}"
     rows = {"log-likelihood ratio": f"{learned['slope']:.2f} × cosine {learned['intercept']:+.2f}"}
     rows["learned from pairs"] = counts
