@@ -349,6 +349,8 @@ def digest(params: Params, keep: set[str], **more: str | None) -> str:
     kept = {key: value for key, value in kept.items() if key not in LATER or value != usual[key]}
     if logits := kept.pop("prompt_logits", None):  # hashed as version 0.1.0 named both, so that its runs are found
         kept["prompt_loss"] = OLDER_WORDS.get((kept["prompt_loss"], logits), f"{kept['prompt_loss']} {logits}")
+    if params.dataset != "demo" and "demo_difficulty" in kept:  # as it was hashed while 0.6 was the default
+        kept["demo_difficulty"] = 0.6
     if kept.get("precision") == "float32":  # as it was hashed while auto stood there
         kept["precision"] = "auto"
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
