@@ -112,7 +112,10 @@ class Recognizer:
             UserError: an image cannot be read, or is none.
         """
         opened = on_all_cores(self._open, _list(images))
-        return self._encode(fit(image, self.backbone.image_size, self._rule) for _, image in opened)
+        parts = list(self._encode(fit(image, self.backbone.image_size, self._rule) for _, image in opened))
+        if not parts:
+            raise UserError("images: none are given")
+        return torch.cat(parts)
 
     def enrol(self, source: str | Path | None = None, again: bool = False) -> Gallery:
         """Enrol photographs, or read what was enrolled of them before.
@@ -189,7 +192,7 @@ class Recognizer:
         for (name, _), each in zip(opened, pixels, strict=True):
             if is_blank(each):
                 raise UserError(f"{name}: is of one colour; it shows no hand")
-        embeddings, names = self._encode(iter(pixels)), [name for name, _ in opened]
+        embeddings, names = torch.cat([*self._encode(iter(pixels))]), [name for name, _ in opened]
         searches = search(gallery, names, embeddings, bar, top, together)
         notes = [*bar.notes, *self._warn(gallery, listed)]
         mine = self.name, self.backbone, self._rule, self._drawing
@@ -208,15 +211,11 @@ class Recognizer:
             )
         return "", Image.fromarray(np.ascontiguousarray(array))
 
-    def _encode(self, pixels: Iterator[np.ndarray]) -> torch.Tensor:
-        """Encode images of the network's size, (3, H, W) uint8 each, some at a time: (N, D) of unit length."""
-        parts = []
+    def _encode(self, pixels: Iterator[np.ndarray]) -> Iterator[torch.Tensor]:
+        """Encode images of the network's size, (3, H, W) uint8 each: yield (N, D) of unit length for some at a time."""
         while chunk := list(islice(pixels, CHUNK)):
             features = encode(self.backbone, torch.from_numpy(np.stack(chunk))).embedding
-            parts.append(functional.normalize(pass_neck(features, self._neck), dim=1))
-        if not parts:
-            raise UserError("images: none are given")
-        return torch.cat(parts)
+            yield functional.normalize(pass_neck(features, self._neck), dim=1)
 
     def _find_images(self, source: str | Path | None) -> tuple[pd.DataFrame, Path, str]:
         """Return a source's images, their folder, and what to call the source."""
@@ -233,21 +232,19 @@ class Recognizer:
 
     def _enrol(self, table: pd.DataFrame, root: Path, stamp: str) -> Gallery:
         """Decode and encode a table's images; leave out, and tell, those that show nothing."""
-        pixels_of, pictures, lacking = [], [], []
-        kept, parts = np.zeros(len(table), bool), []
+        pictures, lacking, kept = [], [], np.zeros(len(table), bool)
         read = partial(_read, size=self.backbone.image_size, rule=self._rule)
-        for row, seen in enumerate(on_all_cores(read, [root / path for path in table["path"]])):
-            if isinstance(seen, str):
-                lacking.append(f"{table['path'].iloc[row]}: not enrolled, {seen}")
-            else:
-                kept[row] = True
-                pixels_of.append(seen[0])
-                pictures.append(seen[1])
-            if len(pixels_of) == CHUNK:
-                parts.append(self._encode(iter(pixels_of)))
-                pixels_of = []
-        if pixels_of:
-            parts.append(self._encode(iter(pixels_of)))
+
+        def keep_readable() -> Iterator[np.ndarray]:
+            for row, seen in enumerate(on_all_cores(read, [root / path for path in table["path"]])):
+                if isinstance(seen, str):
+                    lacking.append(f"{table['path'].iloc[row]}: not enrolled, {seen}")
+                else:
+                    kept[row] = True
+                    pictures.append(seen[1])
+                    yield seen[0]
+
+        parts = list(self._encode(keep_readable()))
         left = len(lacking) - TOLD
         told = [*lacking[:TOLD], *([f"{counted(left, 'image')} more not enrolled"] if left > 0 else [])]
         names = name_people(table)

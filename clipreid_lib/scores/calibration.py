@@ -48,10 +48,11 @@ def learn(tested: pd.DataFrame, held_out: pd.DataFrame | None) -> dict:
     facts = {"people": people, "pairs": counts}
     if lack := _explain_lack(tested):
         return facts | dict.fromkeys(("slope", "intercept", "cllr", "cllr_min", "cllr_raw")) | {"why": lack}
-    (slope, intercept), tested = fit(thin(pairs)), thin(tested)
-    cllr, raw = find_cllr(slope * tested["score"] + intercept, tested), find_cllr(tested["score"], tested)
+    few = thin(tested)
+    slope, intercept = fit(few if people == "test" else thin(pairs))
+    cllr, raw = find_cllr(slope * few["score"] + intercept, few), find_cllr(few["score"], few)
     line = {"slope": slope, "intercept": intercept}
-    return facts | line | {"cllr": cllr, "cllr_min": find_cllr_min(tested), "cllr_raw": raw}
+    return facts | line | {"cllr": cllr, "cllr_min": find_cllr_min(few), "cllr_raw": raw}
 
 
 def fit(pairs: pd.DataFrame) -> tuple[float, float]:

@@ -9,7 +9,7 @@ The best score of a search grows with the people enrolled. A rate learned from f
 with as few enrolled: over every choice of so many of them, counted and not drawn.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -50,15 +50,17 @@ def learn(test: Embeddings, held_out: Embeddings | None, manifest: Manifest) -> 
         UserError: as :func:`~clipreid_lib.scores.evaluation.compare_draw`.
     """
     role, why, tested = TEST, "", take_people(manifest, TEST)
-    searched = _search_all(test, tested)
+    searches = list(_search(test, tested))
+    searched = _join(searches, tested)
     if held_out is not None:
-        apart = _search_all(held_out, take_people(manifest, VALIDATION))
+        others = take_people(manifest, VALIDATION)
+        apart = _join(_search(held_out, others), others)
         why = apart.explain_lack(max(RATES))
         role, searched = (role, searched) if why else (VALIDATION, apart)
     lacks = {rate: searched.explain_lack(rate) for rate in RATES}
     thresholds = {rate: searched.threshold(rate) for rate, lack in lacks.items() if not lack}
     enrolled = min(searched.enrolled[0], tested.test["identity"].nunique() - 1)
-    asked = [_count_exceeding(*each, thresholds, enrolled) for each in _search(test, tested)] if thresholds else []
+    asked = [_count_exceeding(*each, thresholds, enrolled) for each in searches] if thresholds else []
     found = pd.concat(asked, ignore_index=True) if asked else pd.DataFrame()
     rates = []
     for rate, lack in lacks.items():
@@ -82,8 +84,8 @@ def _search(embeddings: Embeddings, people: Manifest) -> Iterator[tuple[pd.DataF
         yield query[["path", "identity"]], np.where(query["identity"].to_numpy()[:, None] == shown, -np.inf, best)
 
 
-def _search_all(embeddings: Embeddings, people: Manifest) -> OpenSet:
-    best = [asked.assign(score=scores.max(axis=1)) for asked, scores in _search(embeddings, people)]
+def _join(searches: Iterable[tuple[pd.DataFrame, np.ndarray]], people: Manifest) -> OpenSet:
+    best = [asked.assign(score=scores.max(axis=1)) for asked, scores in searches]
     strangers = pd.concat(best, ignore_index=True)
     return OpenSet(strangers.iloc[:0], strangers, 2 * (int(people.test["identity"].nunique()) - 1,))
 
