@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from clipreid_lib.base.errors import UserError
-from clipreid_lib.clip.encode import encode
+from clipreid_lib.clip.encode import encode, normalise
 from clipreid_lib.runs.loading import Network
 from clipreid_lib.scores.encoder import pass_neck
 
@@ -19,20 +19,14 @@ NEAR = 1e-4  # that a number of an embedding of length one may differ by in onnx
 class EmbeddingNetwork(nn.Module):
     """From pixels to the embedding that is compared, as one graph."""
 
-    mean: torch.Tensor
-    std: torch.Tensor
-
     def __init__(self, network: Network) -> None:
         """Wrap a network and its neck, if it has one."""
         super().__init__()
-        self.backbone = network.backbone
-        for name, values in zip(("mean", "std"), network.backbone.normalisation, strict=True):
-            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1))
-        self.neck = network.neck
+        self.backbone, self.neck = network.backbone, network.neck
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Turn (B, 3, H, W) uint8 into (B, D) of unit length."""
-        features = self.backbone.image_features((pixels.float() / 255 - self.mean) / self.std)
+        features = self.backbone.image_features(normalise(pixels, *self.backbone.normalisation))
         return functional.normalize(pass_neck(features.embedding, self.neck), dim=1)
 
 
