@@ -1,4 +1,4 @@
-"""The command line, ``clipreid``: plan, run, status, identify, report, compare, across, embed, export, clean, data."""
+"""The command line, ``clipreid``: one verb for each thing to do; ``clipreid --help`` lists them."""
 
 import argparse
 import codecs
@@ -90,6 +90,9 @@ def parser() -> argparse.ArgumentParser:
     asked.add_argument("--out", metavar="FOLDER", help="of the sheets and their page (default outputs/identify)")
     anew = "enrol the gallery although it was done before: its photographs or the network have changed"
     asked.add_argument("--again", action="store_true", help=anew)
+    forgotten = add("forget", "remove a person's embeddings, pictures and rows from kept galleries")
+    forgotten.add_argument("person", metavar="PERSON", help="as identify names them")
+    forgotten.add_argument("files", nargs="+", metavar="GALLERY", help="files that identify says it keeps")
     cleaned = add("clean", "list what can be made again, and delete it with --yes; results stay")
     cleaned.add_argument("--yes", action="store_true", help="delete")
     across = add("across", "test runs on the aspects and data sets of one another, under protocol common")
@@ -186,6 +189,10 @@ def _do(given: argparse.Namespace) -> int:
             from clipreid_lib.runs import identify
 
             identify.ask(**{key: value for key, value in vars(given).items() if key not in ("verb", "debug")})
+        case "forget":
+            from clipreid_lib.runs import identify
+
+            identify.forget(given.person, given.files)
         case "clean":
             clean.clean(project_path(given.outputs), given.yes)
         case "across":

@@ -211,6 +211,25 @@ def test_a_forgotten_person_is_in_no_file_any_more(frozen, photos, tmp_path):
         recognizer.identify(tmp_path / "Ada asks.jpg", Gallery.load(kept))
 
 
+def test_the_shell_forgets_a_person_in_the_files_that_have_them(frozen, photos, tmp_path, capsys):
+    recognizer = Recognizer.load(frozen.folder)
+    both, files = recognizer.enrol(photos), [str(tmp_path / f"{name}.safetensors") for name in ("with", "without")]
+    both.save(files[0])
+    kept = Gallery.load(files[0])
+    kept.files = []
+    kept.forget("Bo")
+    kept.save(files[1])
+    untouched = Path(files[1]).read_bytes()
+    assert main(["forget", "Bo", *files]) == 0
+    said = capsys.readouterr().out
+    assert f"{files[0]}: 3 images of Bo removed; 9 images of 3 people stay" in said and files[1] not in said
+    assert "Bo" not in Gallery.load(files[0]).names and Path(files[1]).read_bytes() == untouched
+    before = Path(files[0]).read_bytes()
+    assert main(["forget", "Adah", *files]) == 2
+    assert "nobody of 3 people enrolled is called 'Adah'; nearest: Ada" in capsys.readouterr().err
+    assert main(["forget", "Ada", files[0], "nowhere.safetensors"]) == 2 and Path(files[0]).read_bytes() == before
+
+
 def test_a_saved_gallery_comes_back_whole_and_says_what_it_holds(frozen, photos, tmp_path):
     recognizer = Recognizer.load(frozen.folder)
     gallery = recognizer.enrol(f"demo:dorsal_r={frozen.data_root}")

@@ -1,5 +1,6 @@
 """Notebook 05's question with a photograph of one's own, in a batch run and where somebody can click."""
 
+import os
 import shutil
 from datetime import UTC, datetime
 
@@ -8,6 +9,7 @@ import pytest
 from small_rankings import random_ranking
 
 from clipreid_lib.data.datasets import load_images
+from clipreid_lib.params import schema
 from clipreid_lib.runs import loading, own_photograph, rankings
 from clipreid_lib.runs.recognizer import VOTES, Recognizer
 
@@ -46,6 +48,14 @@ def test_the_parameters_name_photograph_and_gallery(open_run, photos, tmp_path):
     run = open_run(fresh=tmp_path / "out", variant="frozen", **mine)
     answer = own_photograph.ask(run, rank(run))
     assert answer.searches[0].asked == ("Bo asks.jpg",) and sorted(answer.people["person"]) == ["Ada", "Bo"]
+
+
+def test_the_gallery_may_be_a_part_of_a_data_set(open_run, hands, tmp_path):
+    place = os.path.relpath(hands, schema.ROOT)  # from the project's folder
+    run = open_run(fresh=tmp_path, variant="frozen", gallery_root=f"11k:palmar_r={place}")
+    answer = own_photograph.ask(run, rank(run))
+    assert set(answer.gallery.table["aspect"]) == {"palmar_r"} and answer.gallery.root == hands.resolve()
+    assert "The run was tested on dorsal_r, the gallery shows palmar_r." in answer.notes
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,10 @@ from PIL import Image, ImageDraw, ImageOps
 from clipreid_lib.pages import choices
 from clipreid_lib.pages.ranking import Ranking, name_aspect, name_person
 from clipreid_lib.pages.style import INK, MISSED, RIGHT, WRONG, font
-from clipreid_lib.pages.thumbnails import FRAME, LINE, draw_captions, draw_frame, fit, open_small
+from clipreid_lib.pages.thumbnails import FRAME, LINE, draw_captions, draw_frame, fit, open_small, wrap
 
-TILE, GAP = 256, 20  # px in print: longest side of a photograph, and the space around things
+TILE, GAP, HEAD = 256, 20, 36  # px in print: longest side of a photograph, space around things, a line above a row
+MOST_LINES = 6  # above a row: what a verdict takes above two tiles; a name of any length makes no taller sheet
 
 
 class Tile(NamedTuple):
@@ -35,17 +36,20 @@ class Tile(NamedTuple):
 def draw_rows(rows: Sequence[tuple[str, list[Tile]]], title: str = "") -> Image.Image:
     """Draw rows of tiles below one another: what stands above each row, if anything, and its tiles."""
     side, above, bold = TILE + 2 * FRAME, 80 if title else 0, font(26, bold=True)
-    heads = [60 if text else GAP for text, _ in rows]
+    width = 4 * GAP + (side + GAP) * max(3 if title else 1, *(len(tiles) for _, tiles in rows))
+    words = [wrap(text, bold, width - 2 * GAP) if text else [] for text, _ in rows]
+    words = [[*mine[: MOST_LINES - 1], " ".join(mine[MOST_LINES - 1 :])][: len(mine)] for mine in words]
+    heads = [GAP + HEAD * len(mine) + 4 * bool(mine) for mine in words]
     lines = [max(len(tile.captions) for tile in tiles) for _, tiles in rows]
     tops = above + np.cumsum([0] + [head + side + LINE * n + 28 for head, n in zip(heads, lines, strict=True)])
-    width = 4 * GAP + (side + GAP) * max(3 if title else 1, *(len(tiles) for _, tiles in rows))
     canvas = Image.new("RGB", (width, int(tops[-1])), "white")
     draw = ImageDraw.Draw(canvas)
     draw.text((GAP, GAP), fit(title, font(36, bold=True), width - 2 * GAP), INK, font(36, bold=True))
-    for y, head, (text, tiles) in zip(tops[:-1].tolist(), heads, rows, strict=True):
-        if text:
+    for y, head, said, (_, tiles) in zip(tops[:-1].tolist(), heads, words, rows, strict=True):
+        if said:
             draw.line((GAP, y, width - GAP, y), fill="#cccccc", width=2)
-            draw.text((GAP, y + 14), fit(text, bold, width - 2 * GAP), INK, bold)
+        for number, text in enumerate(said):
+            draw.text((GAP, y + 14 + number * HEAD), fit(text, bold, width - 2 * GAP), INK, bold)
         x = GAP
         for tile in tiles:
             x += tile.air

@@ -1,12 +1,13 @@
-"""`clipreid identify`: whose hand is on these photographs?"""
+"""`clipreid identify`: whose hand is on these photographs? `clipreid forget`: take a person out of kept galleries."""
 
 import json
 from pathlib import Path
 
-from clipreid_lib.base.errors import UserError
+from clipreid_lib.base.errors import UserError, counted
 from clipreid_lib.pages.identified import tabulate
 from clipreid_lib.params.schema import project_path
 from clipreid_lib.runs.recognizer import Recognizer
+from clipreid_lib.scores.enrolled import Gallery
 
 OUT = "outputs/identify"  # sheets show hands, so they lie where git looks away
 
@@ -39,3 +40,21 @@ def ask(
         print(f"\n{', '.join(one.asked)}: {one.verdict}", *one.notes, sep="\n")
         print(tabulate(one).to_string(index=False))
     print("", *answer.notes, *(f"written: {path}" for path in written), sep="\n")
+
+
+def forget(person: str, files: list[str]) -> None:
+    """Remove a person from kept galleries, and print for each file what went and what stays.
+
+    Raises:
+        UserError: a file is no gallery or cannot be written, or no file has the person; then none is changed.
+    """
+    galleries = {file: Gallery.load(file) for file in files}
+    having = [file for file, gallery in galleries.items() if person in gallery.names]
+    for file in having or files[:1]:  # the first one offers the nearest names
+        gallery = galleries[file]
+        before = len(gallery)
+        gallery.forget(person)
+        holds = gallery.describe()
+        gone = counted(before - len(gallery), "image")
+        print(f"{file}: {gone} of {person} removed; {holds['images']:,} images of {holds['people']:,} people stay")
+    print("Sheets and copies made of a gallery, and the photographs themselves, are not touched.")

@@ -8,7 +8,7 @@ from clipreid_lib.data.photographs import open_rgb
 from clipreid_lib.pages import choices, style
 from clipreid_lib.pages.browser import can_click
 from clipreid_lib.pages.ranking import Ranking
-from clipreid_lib.params.schema import project_path
+from clipreid_lib.params.schema import ASPECTS, project_path
 from clipreid_lib.runs.answer import Answer
 from clipreid_lib.runs.recognizer import Recognizer
 from clipreid_lib.runs.run import Run
@@ -32,7 +32,7 @@ def ask(run: Run, ranking: Ranking) -> Any:
     query = ranking.query["path"].iloc[choices.choose_random(ranking, run.params.seed)[0]]
     try:
         recognizer = Recognizer.load(run.folder)
-        gallery = recognizer.enrol(project_path(root) if root else None, again=not root)
+        gallery = recognizer.enrol(_from_project(root) if root else None, again=not root)
         asked = project_path(photograph) if photograph else run.data_root / query
         answer = recognizer.identify(asked, gallery, fpir=FPIR)
     except UserError as error:
@@ -40,6 +40,14 @@ def ask(run: Run, ranking: Ranking) -> Any:
         return None
     style.save_image(answer.draw(), run.figure("who_is_it.png"))
     return Upload(recognizer, gallery, answer).box if can_click() else answer
+
+
+def _from_project(source: str) -> str:
+    """Let a source's folder start from the project, as all paths of params do."""
+    dataset, equals, folder = source.partition("=")
+    if equals and dataset.partition(":")[0] in ASPECTS:
+        return f"{dataset}={project_path(folder)}"
+    return str(project_path(source))
 
 
 @dataclass
