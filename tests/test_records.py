@@ -255,6 +255,7 @@ AFTER = {
     "sampler": {"sampler": "shuffled"},
     "schedule": {"schedule": "clip_handid"},
     "bias_factor": {"bias_factor": 2.0},
+    "train": {"train": "last-1"},
     "test_features": {"variant": "clipid_no_text", "test_features": "after_neck"},
     "output_dir": {"output_dir": "logs/"},
     "save_dir": {"save_dir": "weights/"},

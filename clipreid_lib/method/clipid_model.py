@@ -69,10 +69,16 @@ class ClipidModel(nn.Module):
         return ModelOutput(features, self.head(features.f), self.head_proj(features.f_proj))
 
     def train(self, mode: bool = True) -> "ClipidModel":
-        """Switch image encoder and heads; the frozen text tower always stays in evaluation mode."""
+        """Switch image encoder and heads; the frozen text tower and frozen batch norms stay in evaluation mode.
+
+        A batch norm's running statistics are as much a part of what is frozen as its weights are.
+        """
         super().train(mode)
         self.backbone.clip.eval()
         self.backbone.clip.visual.train(mode)
+        for part in self.backbone.clip.visual.modules():
+            if isinstance(part, nn.BatchNorm2d) and not part.weight.requires_grad:
+                part.eval()
         return self
 
     def parameter_groups(self, encoder_lr: float, head_lr: float, bias_factor: float = 1.0) -> list[dict]:

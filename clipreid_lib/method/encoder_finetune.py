@@ -14,7 +14,7 @@ from clipreid_lib.base.seeding import stable_seed
 from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.clip.device import FORMATS, allow_tf32, explain_out_of_memory, is_out_of_memory
 from clipreid_lib.clip.feed import Images, feed, keep_on_device
-from clipreid_lib.method import sampler, schedules
+from clipreid_lib.method import few_weights, sampler, schedules
 from clipreid_lib.method.augment import Augment
 from clipreid_lib.method.clipid_model import ClipidModel
 from clipreid_lib.method.inversion import InversionLoss
@@ -50,6 +50,8 @@ class EncoderSettings:
         precision: ``auto``, ``float32``, ``tf32``, ``bf16`` or ``fp16`` of the image tower; heads and losses are
             float32.
         seed: of everything random.
+        train: which weights of the image tower learn: ``all``, ``last-N``, ``norms`` or ``lora-R``, as
+            :func:`~clipreid_lib.method.few_weights.choose` says. The two latter need a larger ``lr``.
     """
 
     epochs: int = 60
@@ -70,6 +72,7 @@ class EncoderSettings:
     checkpointing: bool = False
     precision: str = "auto"
     seed: int = 0
+    train: str = "all"
 
 
 def finetune(
@@ -91,7 +94,8 @@ def finetune(
     counts: nothing is chosen.
 
     Args:
-        clip: a backbone, from :func:`clipreid_lib.clip.backbone.load`; its image tower is trained in place.
+        clip: a backbone, from :func:`clipreid_lib.clip.backbone.load`; its image tower is trained in place, and
+            low-rank changes of ``lora-R`` are part of its weights when this returns.
         images: (N, 3, H, W) uint8 of the backbone's ``image_size``, or, with padding ``enlarge``, as large as
             :func:`~clipreid_lib.method.augment.enlarge` says: a tensor, or anything that is indexed like one.
         labels: (N,) each image's identity, numbers or text.
@@ -107,7 +111,7 @@ def finetune(
 
     Raises:
         UserError: the loss stops being a number; a precision that the device has not; too few people or images for
-            one batch of the sampler.
+            one batch of the sampler; a ``train`` that is not allowed or asks for more blocks than the tower has.
         ValueError: no term, or images and labels differ in number.
     """
     settings = settings or EncoderSettings()
@@ -150,6 +154,11 @@ def finetune(
         raise UserError(f"sampler: {settings.sampler} cannot fill a batch ({wanted}), {has}; use every_image")
     steps = -(-steps // settings.accumulate)
     (watch or print)(f"encoder: about {steps:,} optimiser steps (CLIP-ReID's sampler would take {published:,})")
+    visual = clip.clip.visual
+    learned, weights = few_weights.prepare(visual, settings.train, stable_seed("low-rank changes", settings.seed))
+    if settings.train != "all":
+        told = f"{learned:,} of {weights:,} weights of the image tower are trained"
+        (watch or print)(f"encoder: {told} ({settings.train})")
     groups = model.parameter_groups(settings.lr, settings.head_lr, settings.bias_factor)
     for loss in learning:
         groups.append({"params": list(loss.parameters()), "lr": settings.head_lr, "peak": settings.head_lr})
@@ -178,4 +187,5 @@ def finetune(
         raise explain_out_of_memory(device, settings.batch_size, clip.image_size) from error
     finally:
         clip.set_checkpointing(False)
+        few_weights.merge(visual)
     return model, log

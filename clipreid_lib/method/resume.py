@@ -111,9 +111,11 @@ def read_resume(keep: Keep, name: str, number: str, say: Callable[[str], None]) 
 def trainable_state(module: nn.Module) -> dict[str, torch.Tensor]:
     """Return a module's trainable parameters and its buffers, each once; frozen weights are in the backbone's own file.
 
-    A module's ``state_dict`` may hold a weight under two names, as open_clip's text tower does in a backbone here.
+    A weight that a low-rank change is added to is returned, too: in memory it may have been merged with one since. A
+    module's ``state_dict`` may hold a weight under two names, as open_clip's text tower does in a backbone here.
     """
-    kept = {name for name, p in module.named_parameters() if p.requires_grad} | {n for n, _ in module.named_buffers()}
+    kept = {name for name, p in module.named_parameters() if p.requires_grad or name.endswith(".original")}
+    kept |= {name for name, _ in module.named_buffers()}
     return {name: value for name, value in module.state_dict().items() if name in kept}
 
 

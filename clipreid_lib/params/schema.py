@@ -43,6 +43,7 @@ NOT_IN_ID = {
 LATER = {
     *("positions", "test_resize", "noun", "flip_train", "padding", "erasing", "sampler", "schedule", "bias_factor"),
     *("activation", "normalisation", "test_features", "rerank_k1", "rerank_k2", "photograph", "gallery_root"),
+    "train",
 }
 # Keys that say which data is read, how it is split and where it goes.
 DATA_KEYS = {
@@ -58,6 +59,7 @@ WRITTEN = {
     "aspect": "letters, digits, spaces and . _ + - make a name, such as dorsal_r",
     "noun": "write words, and a full stop or none, such as hand.",
     "image_size": "write the pixels of a square's side or HEIGHTxWIDTH, such as 224 or 256x128",
+    "train": "write all, norms, last-N or lora-R with whole numbers from 1, such as last-2 or lora-4",
     "device": "write auto, cpu, cuda, cuda:1 or mps",
 }
 # Data sets and the aspects they have; nothing where the data itself decides (clipreid_lib/data).
@@ -67,6 +69,9 @@ ASPECTS = {"demo": HANDS, "11k": HANDS, "hd": ("dorsal",), "market1501": ("body"
 DECIMAL = re.compile(r"[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
 NOUNS = {"body": "person."}  # by aspect, what sentences end with; else HAND
 HAND = "hand."
+# Kinds of `train` that take head_lr where encoder_lr is null, ten times as much for ViTs. Norms' weights are 1, not the
+# 0.02 of others; and an entry of B A moves by sqrt(width) / 2 less than one of W would: 14 times at ViT-B's 768.
+FEW = ("norms", "lora")
 BURST_GAP = 10  # image numbers; 99.5 % of one hand's neighbours in 11k Hands lie within it
 
 
@@ -116,6 +121,7 @@ class Params(BaseModel):
     prompt_epochs: Count | None = None
     prompt_lr: Rate | None = None
     encoder_epochs: Count | None = None
+    train: str = Field("all", pattern=r"^(all|norms|(last|lora)-[1-9]\d*)$")
     encoder_lr: Rate | None = None
     head_lr: Rate | None = None
     schedule: Literal["clip_reid", "clip_handid"] = "clip_reid"
@@ -206,6 +212,8 @@ class Params(BaseModel):
             )
         if self.side_info != "none" and not self.trains_encoder:
             raise ValueError(f"side_info|{self.variant}, mode {self.mode}, trains no image encoder to use it; use none")
+        if self.train != "all" and not self.trains_encoder:
+            raise ValueError(f"train|{self.variant}, mode {self.mode}, trains no image encoder; use all")
         if self.image_size and max(map(int, self.image_size.split("x"))) > 4096:
             raise ValueError(f"image_size|{self.image_size} is too large; at most 4096 pixels a side")
         if self.resume_prompt and not needs_prompts:
@@ -228,6 +236,8 @@ class Params(BaseModel):
         if stage := {PROMPT_LEARN: "prompt", ENCODER_FINETUNE: "encoder"}.get(self.mode):
             for key in ("epochs", "lr"):
                 mine[f"{stage}_{key}"] = mine[key] or mine[f"{stage}_{key}"]
+        if self.train.startswith(FEW) and mine["encoder_lr"] is None:
+            mine["encoder_lr"] = mine["head_lr"] or recipe_of(self.model).head_lr
         for key, value in vars(recipe_of(self.model)).items():
             if key in mine and mine[key] is None:
                 mine[key] = value
@@ -240,7 +250,8 @@ class Params(BaseModel):
     def changed(self) -> dict:
         """Return the keys that make this run out of the defaults and its model's recipe: what a notebook is told."""
         deciding = {
-            key: getattr(self, key) for key in ("dataset", "aspect", "model", "variant", "mode", "epochs", "lr")
+            key: getattr(self, key)
+            for key in ("dataset", "aspect", "model", "variant", "mode", "epochs", "lr", "train")
         }
         usual = dict(Params.model_construct(**deciding).resolved())
         default = {key: field.default for key, field in Params.model_fields.items()}

@@ -12,6 +12,7 @@ from clipreid_lib.base.files import file_sha
 from clipreid_lib.clip import backbone
 from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.clip.device import compute_repeatably
+from clipreid_lib.method import few_weights
 from clipreid_lib.runs.machine import choose_device
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores.encoder import STATISTICS, Encoder
@@ -29,7 +30,8 @@ def load_backbone(run: Run) -> Backbone:
     """Load the run's pretrained CLIP onto its device, frozen.
 
     Raises:
-        UserError: unknown model, unfitting weights, or a shape the model cannot take.
+        UserError: unknown model, unfitting weights, a shape the model cannot take, or more blocks to train than
+            it has.
     """
     params = run.params
     shape = params.image_size, params.patch_stride, params.last_stride
@@ -43,6 +45,7 @@ def load_backbone(run: Run) -> Backbone:
             told = f"the training images have one {params.side_info} alone, {values[0]!r}"
             raise UserError(f"side_info: {told}; use none")
         clip.add_side_information(params.side_info, values)
+    few_weights.choose(clip.clip.visual, params.train)  # refuses more blocks than there are before anything is trained
     device = choose_device(params.device)
     if device.startswith("cuda"):
         compute_repeatably()

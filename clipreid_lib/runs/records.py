@@ -46,7 +46,7 @@ AFTER_PROMPTS = {
     *("variant", "mode", "epochs", "lr", "encoder_epochs", "encoder_lr", "head_lr", "images_per_identity"),
     *("id_weight", "triplet_weight", "triplet_margin", "text_weight", "label_smoothing", "text_logits"),
     *("weight_decay", "accumulate", "precision", "output_dir", "save_dir"),
-    *("flip_train", "padding", "erasing", "sampler", "schedule", "bias_factor", "test_features"),
+    *("flip_train", "padding", "erasing", "sampler", "schedule", "bias_factor", "test_features", "train"),
 }
 # Parameters outside the run id that change what a notebook after training writes.
 SHOWN_BY = {

@@ -111,6 +111,7 @@ def encoder_settings(run: Run) -> EncoderSettings:
         checkpointing=params.checkpointing,
         precision=params.precision,
         seed=params.seed,
+        train=params.train,
     )
 
 
