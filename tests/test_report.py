@@ -481,6 +481,7 @@ def test_published_numbers_stand_beside_ours(outputs):
         ),
         ({"variant": "clipid", "prompt_form": "fixed"}, "attributes alone, nothing learned", "learned tokens"),
         ({"variant": "tip_adapter"}, "votes of the training images", "peak rate"),
+        ({"variant": "classifier", "train": "lora-4"}, "only a part learned (train: lora-4)", "triplet"),
         ({"variant": "inversion", "pretrained": "random"}, "random numbers", "embedded CLIP of this"),
         ({"dataset": "folder", "aspect": "hand"}, "theirs to make sure", "drawings of nobody"),
         ({"dataset": "market1501", "aspect": "body"}, "whole bodies", "forensic work"),

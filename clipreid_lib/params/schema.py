@@ -69,8 +69,8 @@ ASPECTS = {"demo": HANDS, "11k": HANDS, "hd": ("dorsal",), "market1501": ("body"
 DECIMAL = re.compile(r"[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
 NOUNS = {"body": "person."}  # by aspect, what sentences end with; else HAND
 HAND = "hand."
-# Kinds of `train` that take head_lr where encoder_lr is null, ten times as much for ViTs. Norms' weights are 1, not the
-# 0.02 of others; and an entry of B A moves by sqrt(width) / 2 less than one of W would: 14 times at ViT-B's 768.
+# Kinds of `train` that take head_lr, ten times as much for ViTs, where encoder_lr is null. Norms' weights lie near 1,
+# others near 0.02. With lora-4 an entry of W moves 2 / sqrt(width) as fast as by itself, a fourteenth in ViT-B's 768.
 FEW = ("norms", "lora")
 BURST_GAP = 10  # image numbers; 99.5 % of one hand's neighbours in 11k Hands lie within it
 
