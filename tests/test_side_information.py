@@ -102,7 +102,7 @@ def test_tables_are_embedded_with_what_their_column_says(make, tmp_path):
 
 
 def test_what_side_information_cannot_be_given_to_is_told(make):
-    with pytest.raises(UserError, match="side_info: embedded is a ResNet, only a ViT has a class token .*; use none"):
+    with pytest.raises(UserError, match="side_info: embedded is no ViT of CLIP with a class token .*; use none"):
         backbone.load("embedded").add_side_information("camera", [1, 2])
     with pytest.raises(UserError, match="side_info: the training images have no camera"):
         make(values=())

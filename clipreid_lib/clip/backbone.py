@@ -1,4 +1,4 @@
-"""The CLIP backbone: any open_clip ViT or ModifiedResNet, loaded by name and given the shape that params ask for.
+"""The backbone: any model of open_clip, or timm network, loaded by name and given the shape that params ask for.
 
 What it computes is :mod:`clipreid_lib.clip.clip_towers`, how its shape changes :mod:`clipreid_lib.clip.tower_shapes`,
 which files of weights it takes :mod:`clipreid_lib.clip.weights`.
@@ -8,16 +8,17 @@ import json
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import file_sha
-from clipreid_lib.clip import tower_shapes, weights
+from clipreid_lib.clip import timm_towers, tower_shapes, weights
 from clipreid_lib.clip.clip_towers import Backbone, ImageFeatures
 from clipreid_lib.clip.self_attention import fuse_attention
 from clipreid_lib.params.image_sizes import spell
-from clipreid_lib.params.recipes import ALIASES, EMBEDDED, MERGES, SHIPPED
+from clipreid_lib.params.recipes import ALIASES, EMBEDDED, MERGES, SHIPPED, TIMM
 
 import open_clip  # isort: skip
 from open_clip.pretrained import get_pretrained_cfg  # isort: skip
@@ -41,9 +42,10 @@ def load(
     are not of that size, the tower is adapted first: the file may have been trained in this very shape.
 
     Args:
-        model: ``embedded``, an alias such as ``vitb16``, or any open_clip model name.
-        pretrained: an open_clip tag, a local weights file (then no network is touched), or ``random`` for an
-            untrained network. None takes the shipped file for ``embedded`` and OpenAI's weights for an alias.
+        model: ``embedded``, an alias such as ``vitb16``, any open_clip model name, or ``timm/NAME``.
+        pretrained: an open_clip or timm tag, a local weights file (then no network is touched), or ``random`` for an
+            untrained network. None takes the shipped file for ``embedded``, OpenAI's weights for an alias, and timm's
+            default tag for its networks.
         image_size: of the input: pixels of a square's side, ``"HEIGHTxWIDTH"`` or (height, width); None keeps the
             model's own.
         patch_stride: ViT: pixels from patch to patch; None keeps them side by side.
@@ -56,6 +58,9 @@ def load(
     Raises:
         UserError: unknown model, unknown or unfitting weights, no weights to be had, a shape it cannot take.
     """
+    shape = image_size, patch_stride, last_stride, positions
+    if model.startswith(TIMM):
+        return _load_timm(model, pretrained, normalisation, activation, *shape)
     name, vocabulary = name_in_open_clip(model), {}
     if model == EMBEDDED:
         vocabulary = {"bpe_path": str(SHIPPED / MERGES)}
@@ -72,7 +77,6 @@ def load(
         known = ", ".join([EMBEDDED, *ALIASES])
         raise UserError(f"model: {model!r} is unknown; use {known} or an open_clip model name such as ViT-B-16")
     logging.getLogger("root").setLevel(logging.ERROR)  # open_clip narrates its loading on the root logger
-    shape = image_size, patch_stride, last_stride, positions
     try:
         tag = get_pretrained_cfg(name, pretrained)
         file = weights.read(pretrained, name) if Path(pretrained).is_file() and not tag else None
@@ -83,12 +87,16 @@ def load(
             torch.manual_seed(0)  # so that `random` is the same untrained network in every notebook of a run
             found = None if file or pretrained == "random" else pretrained
             clip = open_clip.create_model(name, pretrained=found, **settings)
-        backbone = Backbone(clip, open_clip.get_tokenizer(name, **vocabulary), model, pretrained)
+        others = {"hf_tokenizer_name", "hf_model_name"} & open_clip.get_model_config(name)["text_cfg"].keys()
+        # Another vocabulary than CLIP's would be fetched from a hub, and has no place for a learnt token.
+        tokenizer = None if others else open_clip.get_tokenizer(name, **vocabulary)
+        backbone = Backbone(clip, tokenizer, model, pretrained)
         if file:
-            if weights.count_places(file.tensors) != weights.count_places(clip.state_dict()):
+            if not backbone.is_timm and weights.count_places(file.tensors) != weights.count_places(clip.state_dict()):
                 tower_shapes.adapt(clip.visual, model, *shape)
             weights.fill(clip, file, model)
-            backbone.reads_text = not file.image_only
+            if file.image_only:
+                backbone.mute = f"pretrained: {pretrained} holds an image encoder alone, which reads no sentences"
     except UserError:
         raise
     except Exception as error:  # open_clip raises whatever its loaders raise; the traceback stays with what is raised
@@ -109,6 +117,26 @@ def load(
     backbone.positions = positions
     if not backbone.is_vit:
         clip.visual.to(memory_format=torch.channels_last)  # a ResNet's step takes two thirds of the time on a CPU
+    clip.eval().requires_grad_(False)
+    return backbone
+
+
+def _load_timm(
+    model: str, pretrained: str | None, normalisation: str | None, activation: str | None, *shape: Any
+) -> Backbone:
+    if activation:
+        raise UserError(f"activation: {model} has its own, in timm's code; leave it null")
+    try:
+        clip, tag, said = timm_towers.load(model, pretrained, normalisation)
+    except UserError:
+        raise
+    except Exception as error:  # timm raises whatever its loaders raise, as open_clip does
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"pretrained: the weights of {model} cannot be loaded ({reason})") from error
+    backbone = Backbone(clip, None, model, tag)
+    backbone.assumed = said
+    tower_shapes.adapt(clip.visual, model, *shape)
+    backbone.clip.visual.to(memory_format=torch.channels_last)  # as CLIP's ResNet
     clip.eval().requires_grad_(False)
     return backbone
 
@@ -141,13 +169,13 @@ def describe(backbone: Backbone) -> dict:
         "pretrained": f"file {file_sha(file)[:12]}" if file.is_file() else backbone.pretrained,
         "image_size": spell(backbone.image_size),
         "patch_stride": visual.conv1.stride[0] if backbone.is_vit else None,
-        "last_stride": None if backbone.is_vit else visual.layer4[0].stride,
+        "last_stride": visual.layer4[0].stride if hasattr(visual, "layer4") else None,
         "side_info": backbone.side_info or "none",
         "side_values": backbone.side_values,
         "mean": json.dumps(mean),
         "std": json.dumps(std),
-        "embed_dim": visual.output_dim,
-        "text_width": backbone.text_width,
+        "embed_dim": backbone.embed_dim,
+        "text_width": backbone.text_width if hasattr(backbone.text, "token_embedding") else None,
     }
     # Likewise.
     return facts if backbone.positions == "bicubic" else facts | {"positions": backbone.positions}

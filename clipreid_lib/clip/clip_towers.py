@@ -11,30 +11,49 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from clipreid_lib.base.errors import UserError
-from clipreid_lib.clip import tower_shapes
+from clipreid_lib.clip import timm_towers, tower_shapes
 
 import open_clip  # isort: skip
+from open_clip.tokenizer import SimpleTokenizer  # isort: skip
 from open_clip.transformer import QuickGELU, text_global_pool  # isort: skip
 
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """CLIP-ReID's three features of an image batch (arXiv 2211.13977, supplementary material)."""
+    """CLIP-ReID's three features of an image batch (arXiv 2211.13977, supplementary material).
 
-    f_last: (
-        torch.Tensor
-    )  # (B, width or width/2), one block before the end: class token (ViT) or pooled layer 3 (ResNet)
-    f: torch.Tensor  # (B, width), after the last block and final norm, or pooled layer 4
-    f_proj: torch.Tensor  # (B, embed_dim), in the space shared with text, un-normalised
+    ====================== =========================== ============================ ===================================
+    family                 ``f_last``                  ``f``                        ``f_proj``
+    ====================== =========================== ============================ ===================================
+    ViT with class token   the class token one block   the class token after the    ``f`` through CLIP's projection
+                           before the end              last block and norm
+    ViT that pools         the mean of the patches one what it pools after the      ``f`` through CLIP's projection
+    (CLIPA, CoCa)          block before the end        last block and norm
+    CLIP's ResNet          the mean of layer 3         the mean of layer 4          layer 4 through the attention pool
+    timm in open_clip      of the last block or stage  what it pools, after its     ``f`` through its projection; none
+    (SigLIP, EVA,          but one: the class token,   last norm                    for SigLIP, whose ``f`` is shared
+    ConvNeXt)              or the mean of the places                                with text
+    ``timm/NAME``          likewise                    likewise                     none
+    ====================== =========================== ============================ ===================================
+    """
+
+    f_last: torch.Tensor  # (B, its width)
+    f: torch.Tensor  # (B, width)
+    f_proj: torch.Tensor | None  # (B, embed_dim), un-normalised
 
     def to_float32(self) -> "ImageFeatures":
         """Return the same in float32, whatever they were computed in: losses need all the digits."""
-        return ImageFeatures(self.f_last.float(), self.f.float(), self.f_proj.float())
+        return ImageFeatures(*(None if each is None else each.float() for each in vars(self).values()))  # type: ignore[arg-type]
 
     @property
     def embedding(self) -> torch.Tensor:
-        """What retrieval compares: ``f`` and ``f_proj`` side by side, (B, width + embed_dim)."""
-        return torch.cat([self.f, self.f_proj], dim=1)
+        """What retrieval compares: ``f`` and ``f_proj`` side by side, (B, width + embed_dim); or ``f`` alone."""
+        return self.f if self.f_proj is None else torch.cat([self.f, self.f_proj], dim=1)
+
+    @property
+    def in_text_space(self) -> torch.Tensor:
+        """The feature in the space shared with text, (B, embed_dim): ``f_proj``, or ``f`` without a projection."""
+        return self.f if self.f_proj is None else self.f_proj
 
 
 def _recompute(layer: nn.Module, maps: torch.Tensor) -> torch.Tensor:
@@ -70,28 +89,29 @@ class Backbone(nn.Module):
         """Wrap a model and its tokenizer, with the params' name of it and of its weights.
 
         Raises:
-            UserError: its image tower has no class token or layers as CLIP-ReID needs them.
+            UserError: its image tower is of a kind that CLIP-ReID's features are not defined for.
         """
         super().__init__()
         self.clip = clip
         self.tokenizer = tokenizer
         self.name = name
         self.pretrained = pretrained
-        self.text = clip.text if hasattr(clip, "text") else clip  # CustomTextCLIP keeps its text tower apart
+        self.text = getattr(clip, "text", clip)  # CustomTextCLIP keeps its text tower apart
         self.own_activation = self.activation  # that of the model's name
         self.assumed = ""  # its activation and normalisation in words, and who says so
-        self.reads_text = True  # False where its weights are an image encoder's alone
-        self.is_vit = tower_shapes.is_vit(self.clip.visual)
+        # Why it reads no sentences with learnt tokens; empty where it does.
+        clips = isinstance(tokenizer, SimpleTokenizer) and getattr(self.text, "cls_emb", None) is None
+        self.mute = "" if clips else f"model: {name} has no text tower with CLIP's vocabulary and form"
+        visual = self.clip.visual
+        self.is_timm = timm_towers.is_timm(visual)
+        self.is_vit = not self.is_timm and tower_shapes.is_vit(visual)  # open_clip's own
+        self.has_class_token = self.is_vit and visual.attn_pool is None and visual.pool_type == "tok"
         self.checkpointing = False
         self.positions = "bicubic"  # how their table was resized
         self.side_info: str | None = None  # column of the image table that `add_side_information` was told
         self.side_values: list | None = None  # that column's values, in the order of the vectors
-        # A ViT that pools all places has no class token to take the features from.
-        visual = self.clip.visual
-        class_token = self.is_vit and visual.attn_pool is None and visual.pool_type == "tok"
-        known = class_token or hasattr(visual, "layer4")
-        if not known or not hasattr(self.text, "token_embedding"):
-            raise UserError(f"model: {name} is neither an open_clip ViT nor a ModifiedResNet with CLIP's text tower")
+        if not (self.is_timm or self.is_vit or hasattr(visual, "attnpool")):
+            raise UserError(f"model: {name} has an image tower of no known kind; use a ViT, CLIP's ResNet or timm's")
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -112,11 +132,17 @@ class Backbone(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights lie."""
-        return self.text.positional_embedding.device
+        return next(self.clip.parameters()).device
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the space shared with text; of ``f`` where there is no projection."""
+        visual = self.clip.visual
+        return timm_towers.embed_dim_of(visual) if self.is_timm else visual.output_dim
 
     @property
     def text_width(self) -> int:
-        """Width of a token's embedding."""
+        """Width of a token's embedding, where there is a text tower."""
         return self.text.token_embedding.weight.shape[1]
 
     @property
@@ -137,10 +163,10 @@ class Backbone(nn.Module):
         adds them with coefficient 1. Any other value gets no vector.
 
         Raises:
-            UserError: the image tower is a ResNet, or there are no values.
+            UserError: the image tower reads out no class token, or there are no values.
         """
-        if not self.is_vit:
-            raise UserError(f"side_info: {self.name} is a ResNet, only a ViT has a class token to add to; use none")
+        if not self.has_class_token:
+            raise UserError(f"side_info: {self.name} is no ViT of CLIP with a class token to add to; use none")
         if not values:
             raise UserError(f"side_info: the training images have no {column}; use none")
         self.side_info = column
@@ -174,12 +200,19 @@ class Backbone(nn.Module):
         visual = self.clip.visual
         if side is not None and self.side_values is None:
             raise ValueError("rows of side information, but add_side_information was not called")
+        if self.is_timm:
+            return ImageFeatures(*timm_towers.take_features(visual, images)[:3])
         if self.is_vit:
+            # NLC: as maps, open_clip could not return the tokens of overlapping patches
+            how = {"indices": 2, "output_fmt": "NLC", "output_extra_tokens": True}
             with self._side_vectors(side):
-                # NLC: as maps, open_clip could not return the tokens of overlapping patches
-                out = visual.forward_intermediates(images, indices=2, output_fmt="NLC", output_extra_tokens=True)
+                out = visual.forward_intermediates(images, **how, intermediates_only=not self.has_class_token)
             before, last = (tokens[:, 0] for tokens in out["image_intermediates_prefix"])  # class tokens (B, width)
-            return ImageFeatures(before, visual.ln_post(last), out["image_features"])
+            if self.has_class_token:
+                return ImageFeatures(before, visual.ln_post(last), out["image_features"])
+            early, late = out["image_intermediates"]  # patches (B, places, width)
+            pooled, _ = visual._pool(torch.cat([last[:, None], late], dim=1))  # as open_clip's own forward does
+            return ImageFeatures(early.mean(dim=1), pooled, None if visual.proj is None else pooled @ visual.proj)
         maps = visual.stem(images)  # (B, C, H/4, W/4)
         seen = []
         for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
@@ -212,13 +245,9 @@ class Backbone(nn.Module):
         """Look up token embeddings: ids (B, L) to (B, L, text_width).
 
         Raises:
-            UserError: the weights are an image encoder's alone.
+            UserError: :attr:`mute` says why it reads no sentences.
         """
-        if not self.reads_text:
-            raise UserError(
-                f"pretrained: {self.pretrained} holds an image encoder alone, which reads no sentences; use variant "
-                "frozen, tip_adapter, classifier or clipid_no_text"
-            )
+        self._refuse_where_mute()
         return self.text.token_embedding(tokens)
 
     def text_features(self, embeddings: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
@@ -253,11 +282,20 @@ class Backbone(nn.Module):
         return projection(x) if isinstance(projection, nn.Linear) else x @ projection
 
     def tokenize(self, texts: list[str]) -> torch.Tensor:
-        """Turn texts into ids (B, L), cut after the longest text's end-of-text token where the mask allows."""
+        """Turn texts into ids (B, L), cut after the longest text's end-of-text token where the mask allows.
+
+        Raises:
+            UserError: as :meth:`embed_tokens`.
+        """
+        self._refuse_where_mute()
         tokens = self.tokenizer(texts)
         if self.text.attn_mask is None:  # without a causal mask the padding counts too
             return tokens
         return tokens[:, : int((tokens != 0).sum(dim=1).max())]
+
+    def _refuse_where_mute(self) -> None:
+        if self.mute:
+            raise UserError(f"{self.mute}; use variant frozen, tip_adapter, classifier or clipid_no_text")
 
     def encode_texts(self, texts: list[str]) -> torch.Tensor:
         """Return the features of plain texts, (B, embed_dim), un-normalised."""

@@ -54,9 +54,15 @@ def encode(
     with allow_tf32(False):
         for part, seen in feed(pixels, torch.arange(len(pixels)).split(BATCH), backbone.device):
             images, mine = normalise(seen, *backbone.normalisation), None if side is None else side[part]
-            three = vars(backbone.image_features(images, mine).to_float32())
+            three = _list(backbone.image_features(images, mine))
             if mirrored:
-                other = vars(backbone.image_features(images.flip(3), mine).to_float32())
-                three = {name: three[name] + other[name] for name in three}
-            rows.append(list(three.values()))  # they stay on the device until all are there: no wait per batch
-    return ImageFeatures(*(torch.cat(column).cpu() for column in zip(*rows, strict=True)))
+                other = _list(backbone.image_features(images.flip(3), mine))
+                three = [one + its for one, its in zip(three, other, strict=True)]
+            rows.append(three)  # they stay on the device until all are there: no wait per batch
+    found = [torch.cat(column).cpu() for column in zip(*rows, strict=True)]
+    return ImageFeatures(*found, *[None] * (3 - len(found)))
+
+
+def _list(features: ImageFeatures) -> list[torch.Tensor]:
+    """Return those features that the tower has: three, or two without a projection."""
+    return [each for each in vars(features.to_float32()).values() if each is not None]

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from clipreid_lib.base.errors import UserError
+from clipreid_lib.clip import timm_towers
 from clipreid_lib.params.image_sizes import parse_size, spell
 
 Tower = Any  # open_clip's VisionTransformer or ModifiedResNet, each with parts of its own
@@ -50,7 +51,7 @@ def adapt(
     """Give a loaded tower another shape, in place. Whatever is None, or as it is already, is not touched.
 
     Args:
-        visual: a VisionTransformer or ModifiedResNet with its weights.
+        visual: with its weights. A network of timm changes its input size alone.
         name: what the params call the model, for messages.
         size: of the input, as :func:`clipreid_lib.params.image_sizes.parse_size` takes it.
         patch_stride: ViT only: pixels from patch to patch, at most a patch's side. CLIP-ReID takes 12 of 16; the
@@ -59,8 +60,15 @@ def adapt(
         positions: how their table is resized, as for :func:`resize_positions`.
 
     Raises:
-        UserError: a key of the other family, a stride that is not allowed, or an image smaller than one place.
+        UserError: a key of another family, a stride that is not allowed, or an image smaller than one place.
     """
+    if timm_towers.is_timm(visual):
+        for key, value in (("patch_stride", patch_stride), ("last_stride", last_stride)):
+            if value is not None:
+                raise UserError(f"{key}: {name} is a network of timm, whose strides are its own; leave it null")
+        if size is not None:
+            timm_towers.resize(visual, name, image_size_of(visual), parse_size(size))
+        return
     before = grid_of(visual, image_size_of(visual))
     size = image_size_of(visual) if size is None else parse_size(size)
     if is_vit(visual):

@@ -87,12 +87,7 @@ def read(path: str, name: str) -> Weights:
         UserError: it is no file of weights or one of another kind, its numbers are not finite, or the configuration
             beside it is of another network.
     """
-    tensors = _read_tensors(path)
-    # A sum is quick and shows every NaN and infinity; where it overflows by itself, the second look tells.
-    odd = [key for key, tensor in tensors.items() if not tensor.sum(dtype=torch.float32).isfinite()]
-    if broken := [key for key in odd if not tensors[key].isfinite().all()]:
-        told = f"{len(broken)} of its {len(tensors)} tensors hold NaN or infinity, the first {broken[0]}"
-        raise UserError(f"pretrained: {path}: {told}; it is damaged, or its training diverged")
+    tensors = read_tensors(path)
     for start, what in OTHERS.items():
         if any(key.startswith(start) for key in tensors):
             raise UserError(f"pretrained: {path}: {what}")
@@ -123,9 +118,7 @@ def settle(
     Raises:
         UserError: another word, or an activation that the weights of a tag were not trained with.
     """
-    for key, word, known in (("activation", activation, ACTIVATIONS), ("normalisation", normalisation, NORMALISATIONS)):
-        if word not in (None, *known):
-            raise UserError(f"{key}: {word!r} is unknown; use {', '.join(known)}")
+    check_words(activation, normalisation)
     if tag and activation not in (None, own := name_activation(tag)):
         raise UserError(f"activation: open_clip's weights of this tag were trained with {own}, not {activation}")
     settings: dict[str, Any] = {}
@@ -137,6 +130,17 @@ def settle(
         said["normalisation"] = "as params say" if normalisation or not file else f"as {file.told_by} says"
         settings["force_preprocess_cfg"] = dict(zip(("mean", "std"), statistics, strict=True))
     return settings, said
+
+
+def check_words(activation: str | None = None, normalisation: str | None = None) -> None:
+    """Refuse words for activation and normalisation that nobody knows.
+
+    Raises:
+        UserError: naming those that are known.
+    """
+    for key, word, known in (("activation", activation, ACTIVATIONS), ("normalisation", normalisation, NORMALISATIONS)):
+        if word not in (None, *known):
+            raise UserError(f"{key}: {word!r} is unknown; use {', '.join(known)}")
 
 
 def name_activation(config: dict) -> str:
@@ -173,7 +177,22 @@ def count_places(tensors: dict[str, torch.Tensor]) -> int:
     return next((len(tensors[table]) - 1 for table in TABLES if table in tensors), 0)
 
 
-def _read_tensors(path: str) -> dict[str, torch.Tensor]:
+def read_tensors(path: str) -> dict[str, torch.Tensor]:
+    """Read a file's tensors by name.
+
+    Raises:
+        UserError: it is no file of weights, or its numbers are not finite.
+    """
+    tensors = _unpack(path)
+    # A sum is quick and shows every NaN and infinity; where it overflows by itself, the second look tells.
+    odd = [key for key, tensor in tensors.items() if not tensor.sum(dtype=torch.float32).isfinite()]
+    if broken := [key for key in odd if not tensors[key].isfinite().all()]:
+        told = f"{len(broken)} of its {len(tensors)} tensors hold NaN or infinity, the first {broken[0]}"
+        raise UserError(f"pretrained: {path}: {told}; it is damaged, or its training diverged")
+    return tensors
+
+
+def _unpack(path: str) -> dict[str, torch.Tensor]:
     with open(path, "rb") as file:
         head = file.read(64)
     for start, what in IMPOSTORS.items():

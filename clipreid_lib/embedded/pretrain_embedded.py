@@ -175,10 +175,10 @@ class Run:
             seen = self.backbone.image_features(images.contiguous(memory_format=torch.channels_last)).to_float32()
         with sdpa_kernel(SDPBackend.MATH):  # a CPU's fused kernel takes far longer for sentences as short as ours
             text = F.normalize(self.backbone.encode_texts(batch.sentences), dim=1)
-        logits = model.logit_scale.exp() * F.normalize(seen.f_proj, dim=1) @ text.T
+        logits = model.logit_scale.exp() * F.normalize(seen.in_text_space, dim=1) @ text.T
         sentences = pair_loss(logits, batch.truth.to(device))
         hand, burst = (each.to(device)[:, None] == each.to(device) for each in (batch.hands, batch.bursts))
-        pictures = (contrast_loss(seen.f, burst, ~hand) + contrast_loss(seen.f_proj, hand, ~hand)) / 2
+        pictures = (contrast_loss(seen.f, burst, ~hand) + contrast_loss(seen.in_text_space, hand, ~hand)) / 2
         loss = sentences + recipe.contrast * pictures + recipe.coarse * coarse_loss(seen.f, images)
         self.optimiser.zero_grad()
         loss.backward()
@@ -201,7 +201,7 @@ def balance_features(backbone: Backbone, pixels: torch.Tensor) -> Backbone:
     people were found best by ``f``.
     """
     even, seen = copy.deepcopy(backbone), encode(backbone, pixels)
-    ratio = seen.f.norm(dim=1).mean() / seen.f_proj.norm(dim=1).mean() / 2
+    ratio = seen.f.norm(dim=1).mean() / seen.in_text_space.norm(dim=1).mean() / 2
     for value in even.clip.visual.attnpool.c_proj.parameters():
         value.mul_(ratio.to(value.device))
     return even
@@ -225,7 +225,7 @@ def train(recipe: Recipe, folder: Path, drawn: Path, photographs: Path | None, w
         learn_to_read(run.backbone, facts.reshape(-1, facts.shape[-1]), recipe.reading_steps, recipe.seed)
         with torch.no_grad():  # start with image features that differ: take their mean off the last bias
             first = normalise(batches[0].images.to(run.backbone.device), *run.backbone.normalisation)
-            run.backbone.clip.visual.attnpool.c_proj.bias -= run.backbone.image_features(first).f_proj.mean(0)
+            run.backbone.clip.visual.attnpool.c_proj.bias -= run.backbone.image_features(first).in_text_space.mean(0)
         run.average.clip.load_state_dict(run.backbone.clip.state_dict())
     recent: list[tuple[float, float]] = []
     shown = time.monotonic()

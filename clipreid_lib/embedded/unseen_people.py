@@ -58,7 +58,7 @@ def find_names(backbone: Backbone, pictures: np.ndarray, facts: np.ndarray) -> d
     """
     people = min(len(facts), PEOPLE["named"])
     names = [captions.FACTS["name"][name] for name in facts[:people, 0, 0, captions.NAME]]
-    seen = encode(backbone, _resize(pictures[:people], backbone.image_size[0])).f_proj
+    seen = encode(backbone, _resize(pictures[:people], backbone.image_size[0])).in_text_space
     prompts: dict[str, tuple[str, ...]] = {name: (f"a photo of the hand of {name}",) for name in names}
     found = classify(backbone, F.normalize(seen, dim=1), prompts).reshape(people, -1)
     return {"people": people, "right name": round(float((found == np.arange(people)[:, None]).mean()), 4)}
@@ -128,14 +128,14 @@ def measure_photographs(backbones: dict[str, Backbone], root: Path, role: str) -
         scores = {"grey pixels 32x32": score_one_shot(flatten_pixels(pictures), ids)}
         scores |= {name: score_one_shot(encode(each, pictures).embedding, ids) for name, each in backbones.items()}
         found[words] = {"people": len(np.unique(ids)), "photographs": len(ids), **scores}
-    seen = torch.cat([encode(last, pictures).f_proj for pictures, *_ in read.values()])
+    seen = torch.cat([encode(last, pictures).in_text_space for pictures, *_ in read.values()])
     return found | {"zero-shot": zero_shot(last, seen, np.concatenate([facts for _, facts, _ in read.values()]))}
 
 
 def watch(backbone: Backbone, photographs: Path | None) -> dict[str, float]:
     """Measure what may guide choices: drawn validation people, and photographs of training people under ``real``."""
     pictures, facts = _draw_unseen(PEOPLE["watched"], VALIDATION, backbone.image_size[0])
-    found = zero_shot(backbone, encode(backbone, pictures).f_proj, facts)
+    found = zero_shot(backbone, encode(backbone, pictures).in_text_space, facts)
     if photographs:
         real = measure_photographs({"rank1": backbone}, photographs, "train")
         found |= {f"real {name}": value for name, value in real.pop("zero-shot").items()}
@@ -160,7 +160,7 @@ def measure(trained: Backbone, untrained: Backbone, photographs: Path | None) ->
             "people": PEOPLE["zero-shot"],
             "seed": TEST,
             "score": "class-balanced accuracy",
-            **zero_shot(trained, encode(trained, unseen).f_proj, facts),
+            **zero_shot(trained, encode(trained, unseen).in_text_space, facts),
         },
         "rank1_unseen_people": {
             "people": people,

@@ -11,11 +11,11 @@ from clipreid_lib.clip.backbone import Backbone, ImageFeatures
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """What one batch gives: the features, and identity logits of the two heads, each (B, identities)."""
+    """What one batch gives: the features, and identity logits of each head, (B, identities)."""
 
     features: ImageFeatures
     logits: torch.Tensor
-    logits_proj: torch.Tensor
+    logits_proj: torch.Tensor | None  # None where the tower has no projection
 
 
 class BNNeck(nn.Module):
@@ -35,7 +35,7 @@ class BNNeck(nn.Module):
 
 
 class ClipidModel(nn.Module):
-    """Image encoder plus heads on ``f`` and ``f_proj``, as CLIP-ReID and CLIP-HandID train them.
+    """Image encoder plus heads on ``f`` and, where there is one, ``f_proj``, as CLIP-ReID and CLIP-HandID train them.
 
     Args:
         backbone: its image tower becomes trainable here; its text tower stays frozen.
@@ -51,7 +51,8 @@ class ClipidModel(nn.Module):
             blank = torch.zeros(1, 3, *backbone.image_size, device=backbone.device)
             features = backbone.image_features(blank)
         self.head = BNNeck(features.f.shape[1], identities)
-        self.head_proj = BNNeck(features.f_proj.shape[1], identities)
+        shared = features.f_proj
+        self.head_proj = None if shared is None else BNNeck(shared.shape[1], identities)
 
     def forward(
         self, images: torch.Tensor, side: torch.Tensor | None = None, number: torch.dtype = torch.float32
@@ -66,7 +67,8 @@ class ClipidModel(nn.Module):
         half = torch.autocast(images.device.type, number) if number is not torch.float32 else contextlib.nullcontext()
         with half:
             features = self.backbone.image_features(images, side).to_float32()
-        return ModelOutput(features, self.head(features.f), self.head_proj(features.f_proj))
+        projected = None if self.head_proj is None else self.head_proj(features.f_proj)
+        return ModelOutput(features, self.head(features.f), projected)
 
     def train(self, mode: bool = True) -> "ClipidModel":
         """Switch image encoder and heads; the frozen text tower and frozen batch norms stay in evaluation mode.
@@ -81,6 +83,12 @@ class ClipidModel(nn.Module):
                 part.eval()
         return self
 
+    @property
+    def heads(self) -> dict[str, BNNeck]:
+        """The heads by the names that checkpoints give them."""
+        each = {"head": self.head, "head_proj": self.head_proj}
+        return {name: head for name, head in each.items() if head is not None}
+
     def parameter_groups(self, encoder_lr: float, head_lr: float, bias_factor: float = 1.0) -> list[dict]:
         """Split the trainable parameters into encoder and heads, weights and biases, each with its peak rate.
 
@@ -94,7 +102,7 @@ class ClipidModel(nn.Module):
             out.
         """
         groups = []
-        for parts, rate in (((self.backbone,), encoder_lr), ((self.head, self.head_proj), head_lr)):
+        for parts, rate in (((self.backbone,), encoder_lr), (self.heads.values(), head_lr)):
             learning = [(n, p) for part in parts for n, p in part.named_parameters() if p.requires_grad]
             for peak, biased in ((rate, False), (rate * bias_factor, True)):
                 chosen = [p for name, p in learning if ("bias" in name) == biased]

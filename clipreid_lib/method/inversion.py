@@ -28,9 +28,9 @@ class Inversion(nn.Module):
     def __init__(self, backbone: Backbone, dropout: float = 0.5, noun: str = "hand.") -> None:
         """Build the network for the backbone's widths."""
         super().__init__()
-        wide, width = 4 * backbone.clip.visual.output_dim, backbone.text_width
+        before, width = backbone.embed_dim, backbone.text_width
         layers: list[nn.Module] = []
-        before = backbone.clip.visual.output_dim
+        wide = 4 * before
         for _ in range(2):
             layers += [nn.Linear(before, wide), nn.LayerNorm(wide), nn.GELU(), nn.Dropout(dropout)]
             before = wide
@@ -78,8 +78,8 @@ class InversionLoss(nn.Module):
         """Return ``image_to_text`` and ``text_to_image`` of a batch, (B,) rows of the label map."""
         (clip,) = self._clip
         with torch.random.fork_rng(devices=[]):  # its dropout must not change the crops that follow
-            text = self.reader.text_features(clip, out.features.f_proj)  # (B, embed_dim)
-        images, texts = scale_pair(out.features.f_proj, text, self.logits, self._scale)
+            text = self.reader.text_features(clip, out.features.in_text_space)  # (B, embed_dim)
+        images, texts = scale_pair(out.features.in_text_space, text, self.logits, self._scale)
         return {
             "image_to_text": supervised_contrastive(images, texts, rows, rows),
             "text_to_image": supervised_contrastive(texts, images, rows, rows),

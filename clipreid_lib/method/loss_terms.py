@@ -26,7 +26,7 @@ class Term:
 
 @dataclass(frozen=True)
 class IdentityLoss:
-    """Cross entropy of both heads, added: which training person is it?
+    """Cross entropy of the heads, added: which training person is it?
 
     Attributes:
         smoothing: share of the target that goes to all people alike; 0.1 is CLIP-ReID's.
@@ -36,12 +36,13 @@ class IdentityLoss:
 
     def __call__(self, out: ModelOutput, rows: torch.Tensor) -> torch.Tensor:
         """Return the scalar loss."""
-        return _add(cross_entropy(each, rows, self.smoothing) for each in (out.logits, out.logits_proj))
+        heads = (out.logits, out.logits_proj)
+        return _add(cross_entropy(each, rows, self.smoothing) for each in heads if each is not None)
 
 
 @dataclass(frozen=True)
 class TripletLoss:
-    """Batch-hard triplet loss on CLIP-ReID's three features, added.
+    """Batch-hard triplet loss on CLIP-ReID's three features, or the two of a tower without projection, added.
 
     Attributes:
         margin: in the features' own unit; 0.3 is CLIP-ReID's.
@@ -52,7 +53,7 @@ class TripletLoss:
     def __call__(self, out: ModelOutput, rows: torch.Tensor) -> torch.Tensor:
         """Return the scalar loss."""
         three = (out.features.f_last, out.features.f, out.features.f_proj)
-        return _add(batch_hard_triplet(each, rows, self.margin) for each in three)
+        return _add(batch_hard_triplet(each, rows, self.margin) for each in three if each is not None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +74,7 @@ class AnchorLoss:
 
     def __call__(self, out: ModelOutput, rows: torch.Tensor) -> torch.Tensor:
         """Return the scalar loss."""
-        likeness = text_logits(out.features.f_proj, self.anchors, self.logits, self.scale)  # (B, identities)
+        likeness = text_logits(out.features.in_text_space, self.anchors, self.logits, self.scale)  # (B, identities)
         return cross_entropy(likeness, rows, self.smoothing)
 
 

@@ -91,7 +91,7 @@ def learn_prompts(
     if len(rows) != len(images):
         raise ValueError(f"{len(images)} images and {len(rows)} labels")
     # Side vectors are not trained yet, so the images are encoded without them.
-    image = encode(clip, images).f_proj.to(clip.device)  # (N, embed_dim)
+    image = encode(clip, images).in_text_space.to(clip.device)  # (N, embed_dim)
     torch.manual_seed(stable_seed("prompt bank", settings.seed))
     said = None if words is None else list(words)
     shape = settings.num_prompts, settings.prompt_dim, settings.form

@@ -1,4 +1,4 @@
-"""What an image tower looks at, as heat over its grid of places: attention rollout for a ViT, Grad-CAM for a ResNet.
+"""What an image tower looks at, as heat over its grid of places: rollout for a ViT with class token, else Grad-CAM.
 
 The two answer different questions, and neither says why an image won; :attr:`Heat.legend` says so below a picture.
 """
@@ -16,6 +16,7 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.clip import tower_shapes
 from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.clip.encode import normalise
+from clipreid_lib.clip.places import arrange_places, explained_layer
 
 # A place's part in Grad-CAM is a part of the cosine; float32 sums over thousands of channels are no finer than this.
 ROUNDING = 1e-6
@@ -52,7 +53,7 @@ def map_heat(clip: Backbone, pair: torch.Tensor, side: torch.Tensor | None = Non
     images = prepare(clip, pair)
     with torch.no_grad():
         embeddings = clip.image_features(images, side).to_float32().embedding  # (2, D)
-    if clip.is_vit:
+    if clip.has_class_token:
         maps, method, legend = roll_out_attention(clip, images, side), "attention rollout", ROLLOUT
     else:
         maps, method, legend = grad_cam(clip, images, embeddings.flip(0)), "Grad-CAM", GRAD_CAM
@@ -135,7 +136,7 @@ def collect_attention(clip: Backbone, images: torch.Tensor, side: torch.Tensor |
 
 
 def grad_cam(clip: Backbone, images: torch.Tensor, towards: torch.Tensor) -> torch.Tensor:
-    """Map where a ResNet's last layer speaks for a likeness: gradient times response in layer 4, summed over channels.
+    """Map where the last layer of places speaks for a likeness: gradient times response, summed over channels.
 
     The score explained is the cosine of the image's embedding (``f`` and ``f_proj`` side by side) to a fixed one.
     Grad-CAM (arXiv 1610.02391) averages each channel's gradient over the places, which an attention pool weighs
@@ -145,7 +146,7 @@ def grad_cam(clip: Backbone, images: torch.Tensor, towards: torch.Tensor) -> tor
     covering each ninth of the query took from the cosine had a mean rank correlation of 0.71; as published, 0.28.
 
     Args:
-        clip: with a ResNet; its parameters may be frozen.
+        clip: with any image tower; its parameters may be frozen.
         images: (B, 3, H, W), normalised.
         towards: (B, D) the embedding each image is compared with.
 
@@ -159,30 +160,35 @@ def grad_cam(clip: Backbone, images: torch.Tensor, towards: torch.Tensor) -> tor
         kept.append(out.detach().requires_grad_())  # a leaf: the gradient is wanted here, and in no layer below
         return kept[0]
 
-    hook = clip.clip.visual.layer4.register_forward_hook(cut)
+    hook = explained_layer(clip.clip.visual).register_forward_hook(cut)
     try:
         with torch.enable_grad():
             ours = clip.image_features(images).to_float32().embedding  # (B, D)
             theirs = functional.normalize(towards.detach(), dim=1)
             length = ours.norm(dim=1, keepdim=True)  # (B, 1)
             score = (ours / length.detach() * theirs).sum()  # images do not mix
-            (gradient,) = torch.autograd.grad(score, kept)  # (B, C, gh, gw); leaves no .grad behind
+            (gradient,) = torch.autograd.grad(score, kept)  # as the layer gives it; leaves no .grad behind
     finally:
         hook.remove()
-    maps = (gradient * kept[0].detach()).sum(dim=1).relu().float()  # (B, gh, gw)
+    parts = arrange_places(clip.clip.visual, gradient * kept[0].detach(), clip.image_size)  # (B, C, gh, gw)
+    maps = parts.sum(dim=1).relu().float()  # (B, gh, gw)
     highest = maps.amax(dim=(1, 2), keepdim=True)  # (B, 1, 1)
     return torch.where(highest > ROUNDING, maps / highest.clamp(min=ROUNDING), 0.0).cpu()
 
 
 def find_centres(clip: Backbone, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Tell where the places of a grid (gh, gw) lie in the image: a ViT's patches, or layer 3 or 4 of a ResNet.
+    """Tell where the places of a grid (gh, gw) lie in the image: a ViT's patches, a layer of a ResNet, an even grid.
 
     Returns:
         How far down each row's middle lies, (gh,), and how far across each column's, (gw,), as shares of the image's
         height and width. Patches that overlap, or do not fill the image, lie off what an even grid would say.
     """
     visual, size = clip.clip.visual, clip.image_size
-    if clip.is_vit:
+    reach: tuple[float, ...]
+    step: tuple[float, ...]
+    if clip.is_timm:
+        reach = step = (size[0] / grid[0], size[1] / grid[1])
+    elif clip.is_vit:
         reach, step = visual.patch_size, visual.conv1.stride
     else:  # everything up to layer 3 takes every 16th pixel
         last = visual.layer4[0].stride if grid == tower_shapes.grid_of(visual, size) else 1

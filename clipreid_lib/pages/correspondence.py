@@ -1,8 +1,8 @@
 """Patch-to-patch correspondence: which places of a query and of its match have alike features.
 
 The places are those of the last feature map that still has a useful grid: the patches of a ViT after its last block
-and final norm, and layer 3 of a ResNet (CLIP-ReID's ``f_last`` before pooling), which has twice as many rows and
-columns as its layer 4 (6 x 6 instead of 3 x 3 in the embedded CLIP).
+and final norm; layer 3 of CLIP's ResNet (CLIP-ReID's ``f_last`` before pooling), which has twice as many rows and
+columns as its layer 4 (6 x 6 instead of 3 x 3 in the embedded CLIP); the last block or stage of timm's networks.
 """
 
 import numpy as np
@@ -10,8 +10,8 @@ import pandas as pd
 import torch
 from torch.nn import functional
 
-from clipreid_lib.clip import tower_shapes
 from clipreid_lib.clip.backbone import Backbone
+from clipreid_lib.clip.places import arrange_places, last_layer
 from clipreid_lib.pages.attention import prepare
 
 MOST = 12  # pairs
@@ -32,16 +32,15 @@ def map_features(clip: Backbone, pixels: torch.Tensor, side: torch.Tensor | None
     """
     visual = clip.clip.visual
     kept: list[torch.Tensor] = []
-    layer = visual.transformer.resblocks[-1] if clip.is_vit else visual.layer3
+    layer = visual.layer3 if hasattr(visual, "layer3") else last_layer(visual)
     hook = layer.register_forward_hook(lambda _, given, out: kept.append(out))
     try:
         clip.image_features(prepare(clip, pixels), side)
     finally:
         hook.remove()
     (maps,) = kept
-    if clip.is_vit:
-        tokens = visual.ln_post(maps)[:, 1:]  # (B, places, C), without the class token
-        maps = tokens.transpose(1, 2).unflatten(2, tower_shapes.grid_of(visual, clip.image_size))
+    if layer is not getattr(visual, "layer3", None):
+        maps = arrange_places(visual, visual.ln_post(maps) if clip.has_class_token else maps, clip.image_size)
     return maps.float().cpu()
 
 
@@ -76,7 +75,7 @@ def find_alike(places: torch.Tensor, heat: torch.Tensor) -> pd.DataFrame:
 
 def write_legend(clip: Backbone, grid: tuple[int, int]) -> str:
     """Say what numbered lines between such places show, and what they do not."""
-    what = "the last block's patch tokens" if clip.is_vit else "layer 3"
+    what = "layer 3" if hasattr(clip.clip.visual, "layer3") else "the last block's patch tokens"
     return LEGEND.format(what=what, rows=grid[0], columns=grid[1])
 
 

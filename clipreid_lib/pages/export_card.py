@@ -6,6 +6,7 @@ What it says stands in ``export_card.txt``.
 from pathlib import Path
 
 import jinja2
+import torch
 
 from clipreid_lib.clip.backbone import Backbone, name_in_open_clip
 from clipreid_lib.pages import model_card, repeat_command, report_origin
@@ -23,28 +24,29 @@ def write_card(run: FinishedRun, backbone: Backbone, neck: bool, lost: str, pari
         run: an evaluated run.
         backbone: its image encoder as it is exported.
         neck: whether embeddings pass a batch norm before they are compared.
-        lost: what of its shape open_clip's configuration cannot say; empty where it says all.
+        lost: why there are no weights in open_clip's form; empty where there are.
         parity: how near open_clip's features are to the library's.
         onnx: what the ONNX file is; empty without one.
     """
     params, model = run.params, run.params.model
     text = Path(__file__).with_name("export_card.txt").read_text(encoding="utf-8")
     template = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    visual, (height, width_in) = backbone.clip.visual, backbone.image_size
-    width = visual.ln_post.weight.shape[0] if backbone.is_vit else visual.attnpool.c_proj.in_features
+    height, width_in = backbone.image_size
+    seen = backbone.image_features(torch.zeros(1, 3, height, width_in))
     named = f'"{name_in_open_clip(model)}"'
     if model == EMBEDDED:  # open_clip knows the name only beside the folder
         named = f'f"local-dir:{{folder}}", bpe_path=f"{{folder}}/{MERGES}"'
     return template.from_string(text).render(
-        width=width,
-        embed_dim=visual.output_dim,
+        width=seen.f.shape[1],
+        embed_dim=0 if seen.f_proj is None else seen.f_proj.shape[1],
         name=run.name,
         scores=[f"- {title}: {said}" for title, said in run.describe().items()],
         card=report_origin.fill_card(run),
         activation=backbone.activation,
-        reads_text=backbone.reads_text,
+        reads_text=not backbone.mute,
         trained=params.trains_encoder,
-        vit=backbone.is_vit,
+        vit=backbone.has_class_token,
+        resnet=hasattr(backbone.clip.visual, "layer4"),
         height=height,
         width_in=width_in,
         resized=f"{RESIZED[params.resize]} ({params.test_resize})",

@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 
 import jinja2
 
-from clipreid_lib.params.recipes import EMBEDDED
+from clipreid_lib.params.recipes import EMBEDDED, TIMM
 from clipreid_lib.params.schema import Params
 
 CITED = "Mitchell et al., Model cards for model reporting, FAT* 2019 (arXiv 1810.03993)"
@@ -32,6 +32,12 @@ def describe_weights(params: Params) -> tuple[str, str]:
             "the embedded CLIP of this project, pretrained on synthetic hands and their captions only",
             "MIT, like this project's code; trained here on synthetic hands only, no photograph was seen",
         )
+    if params.model.startswith(TIMM):
+        from clipreid_lib.clip.timm_towers import licence_of  # loads torch
+
+        licence = licence_of(params.model, given)
+        name = f"{params.model.removeprefix(TIMM)}{f'.{given}' if given else ''}"
+        return f"the weights that timm knows as {name}", f"{licence}, as timm states it; read it before you use them"
     if given in (None, "openai"):
         return (
             f"OpenAI's CLIP weights for {params.model}, pretrained on 400 million images with texts from the web",

@@ -1,12 +1,27 @@
 """Images asked for in words, in the space that CLIP shares between text and image."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 
 from clipreid_lib.base.errors import UserError
+from clipreid_lib.pages.gallery import draw_found
 from clipreid_lib.scores.encoder import Encoder
 from clipreid_lib.scores.similarity import cosine_similarity
+
+
+def draw_asked(encoder: Encoder, images: pd.DataFrame, sentence: str, root: Path, top: int = 8) -> Image.Image | None:
+    """Draw what :func:`ask` finds; print a line, and draw nothing, where the encoder reads no sentences.
+
+    ``root`` is the folder that the images' paths start from; the rest is as for :func:`ask`.
+    """
+    if encoder.backbone.mute:
+        print(f"{encoder.backbone.mute}; it cannot be asked in words")
+        return None
+    return draw_found(ask(encoder, images, sentence, top), root, sentence)
 
 
 def ask(encoder: Encoder, images: pd.DataFrame, sentence: str, top: int = 8) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from clipreid_lib.base.accelerator import resolve_precision
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import file_sha
-from clipreid_lib.params.recipes import EMBEDDED, SHIPPED, WEIGHTS_CONFIG, recipe_of
+from clipreid_lib.params.recipes import EMBEDDED, SHIPPED, TIMM, WEIGHTS_CONFIG, recipe_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent  # the checkout: notebooks/, params/ and outputs/ lie here
 
@@ -29,6 +29,7 @@ NOTEBOOKS = (
 SURVEY, PROMPTS, ENCODER, EVALUATION, RETRIEVAL = NOTEBOOKS
 TRAIN_NOTHING = ("frozen", "tip_adapter")  # variants
 SPEAK = ("clipid", "inversion")  # variants that train with sentences
+SILENT = ("frozen", "tip_adapter", "classifier", "clipid_no_text")  # variants that need no text tower
 PROMPT_LEARN = "prompt_learn"  # stage 2a, notebook 02
 ENCODER_FINETUNE = "img_encoder_finetune"  # stages 1 and 2b, notebook 03
 
@@ -195,6 +196,8 @@ class Params(BaseModel):
                     f"{key}|belongs to mode {PROMPT_LEARN} or {ENCODER_FINETUNE}, which train one stage; in mode "
                     f"full write prompt_{key} (stage 2a) or encoder_{key} (stages 1 and 2b)"
                 )
+        if self.model.startswith(TIMM) and self.variant in SPEAK:
+            raise ValueError(f"variant|{self.model} has no text tower for {self.variant}; use {', '.join(SILENT)}")
         if self.mode == PROMPT_LEARN and self.variant != "clipid":
             raise ValueError(f"mode|variant {self.variant} learns no prompts; prompt_learn goes with clipid")
         if self.mode == ENCODER_FINETUNE and self.variant in TRAIN_NOTHING:

@@ -66,7 +66,7 @@ def export(run: str, out: str, onnx: bool = False) -> list[str]:
     clip = network.backbone
     lost = _find_lost(clip)
     if lost and not onnx:
-        raise UserError(f"{run}: open_clip's configuration cannot say {lost}; --onnx writes the image encoder alone")
+        raise UserError(f"{run}: {lost}; --onnx writes the image encoder alone")
     images = finished.manifest.test.drop_duplicates("path").head(SEEN)
     pixels = torch.from_numpy(Photographs(here.data_root, rule=here.rule).load(images, clip.image_size))
     told = f"{finished.name} trains no image encoder; exported are the frozen weights it began with"
@@ -104,15 +104,20 @@ def _making(target: Path) -> Iterator[Path]:
 
 
 def _find_lost(clip: Backbone) -> str:
-    """Say what of a tower's shape open_clip's configuration has no word for; empty where it has."""
+    """Say why open_clip alone would not compute what this network does; empty where it would."""
     visual, (height, width) = clip.clip.visual, clip.image_size
+    if clip.is_timm or (clip.is_vit and not clip.has_class_token):
+        return f"open_clip alone does not give the features that are compared of {clip.name}"
+    odd = ""
     if clip.is_vit:
         stride, patch = visual.conv1.stride, tuple(visual.patch_size)
-        return "" if stride == patch else f"patch_stride {stride[0]} with patches of {patch[0]} pixels"
-    if visual.layer4[0].stride != 2:
-        return f"last_stride {visual.layer4[0].stride}"
-    fits = height == width and tower_shapes.grid_of(visual, (height, width)) == (height // 32, width // 32)
-    return "" if fits else f"image_size {height}x{width} of a ResNet, only squares of a multiple of 32"
+        odd = "" if stride == patch else f"patch_stride {stride[0]} with patches of {patch[0]} pixels"
+    elif visual.layer4[0].stride != 2:
+        odd = f"last_stride {visual.layer4[0].stride}"
+    elif height != width or tower_shapes.grid_of(visual, (height, width)) != (height // 32, width // 32):
+        odd = f"image_size {height}x{width} of a ResNet, only squares of a multiple of 32"
+    quietly = "and it would quietly load these weights into another network"
+    return odd and f"open_clip's configuration cannot say {odd}, {quietly}"
 
 
 def _write_open_clip(folder: Path, params: Params, clip: Backbone, facts: dict) -> None:
@@ -134,7 +139,7 @@ def _compare_open_clip(folder: Path, clip: Backbone, photographs: list[Path], pi
     loaded, prepare = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
     loaded.eval()
     prepared = torch.stack([prepare(ImageOps.exif_transpose(Image.open(path))) for path in photographs])
-    mine = encode(clip, pixels).f_proj
+    mine = encode(clip, pixels).in_text_space
     apart = []
     with torch.no_grad():
         for images in (normalise(pixels, *clip.normalisation), prepared):

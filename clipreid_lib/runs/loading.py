@@ -97,7 +97,7 @@ def load_network(run: Run) -> Network:
     clip.clip.visual.load_state_dict(_pick(tensors, "visual."))
     neck = None
     if run.params.test_features == "after_neck":
-        parts = [_pick(tensors, f"{head}.norm.") for head in ("head", "head_proj")]
+        parts = [part for head in ("head", "head_proj") if (part := _pick(tensors, f"{head}.norm."))]
         neck = {name: torch.cat([part[name] for part in parts]) for name in STATISTICS}
     return Network(clip, file_sha(path), neck)
 

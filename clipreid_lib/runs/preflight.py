@@ -5,12 +5,13 @@ This module is quick to import, and loads what is slow only to say what is wrong
 
 import difflib
 import importlib.util
+import json
 from pathlib import Path
 
 from clipreid_lib.base.accelerator import list_cards
 from clipreid_lib.base.errors import UserError
-from clipreid_lib.params.recipes import ALIASES, EMBEDDED
-from clipreid_lib.params.schema import Params, project_path
+from clipreid_lib.params.recipes import ALIASES, EMBEDDED, TIMM
+from clipreid_lib.params.schema import SILENT, SPEAK, Params, project_path
 from clipreid_lib.runs import records
 
 
@@ -25,15 +26,22 @@ def check(runs: list[Params]) -> None:
     configs = sorted(Path(package.origin).with_name("model_configs").glob("*.json"))
     ours = [EMBEDDED, *ALIASES]
     known = [*ours, *(path.stem for path in configs)]
-    for model, weights, prompts in {(run.model, run.pretrained, run.resume_prompt) for run in runs}:
-        if model not in known:
+    asked = {(run.model, run.pretrained, run.resume_prompt, run.variant in SPEAK) for run in runs}
+    for model, weights, prompts, speaks in asked:
+        if model.startswith(TIMM):
+            from clipreid_lib.clip.timm_towers import check_name  # loads torch
+
+            check_name(model)
+        elif model not in known:
             near = difflib.get_close_matches(model, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"use {', '.join(ours)} or a name that open_clip has"
             raise UserError(f"model: {model!r} is unknown; {hint}")
-        if weights is None and model not in ours:
+        elif speaks and model not in ours and (told := _explain_silence(configs[known.index(model) - len(ours)])):
+            raise UserError(f"variant: {model} {told}; use {', '.join(SILENT)}")
+        if weights is None and model not in ours and not model.startswith(TIMM):
             raise UserError(f"pretrained: the open_clip model {model!r} needs a weights tag, or a file")
         is_file = bool({*(weights or "")} & {*"./\\"}) or Path(weights or "").is_file()  # no tag holds a dot or a slash
-        if weights not in (None, "random") and model != EMBEDDED and not is_file:
+        if weights not in (None, "random") and model != EMBEDDED and not model.startswith(TIMM) and not is_file:
             from clipreid_lib.clip.backbone import check_tag  # loads torch
 
             check_tag(model, weights)
@@ -41,6 +49,14 @@ def check(runs: list[Params]) -> None:
         for key, file in files.items():
             if file is not None and not (path := project_path(file)).is_file():
                 raise UserError(f"{key}: {path} is not there; a relative path starts at the project's folder")
+
+
+def _explain_silence(config: Path) -> str:
+    """Say why a model of open_clip reads no sentences with learnt tokens; empty where it does."""
+    text = json.loads(config.read_text(encoding="utf-8"))["text_cfg"]
+    if {"hf_tokenizer_name", "hf_model_name"} & text.keys():
+        return "has another vocabulary than CLIP's, which has no place for learnt tokens"
+    return "has a text tower that reads a token of its own beside the sentence" if text.get("embed_cls") else ""
 
 
 def check_here(runs: list[Params], force: frozenset[str] = frozenset()) -> None:

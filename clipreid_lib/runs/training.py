@@ -206,7 +206,7 @@ def save_encoder(run: Run, clip: Backbone, model: ClipidModel, terms: dict[str, 
     Raises:
         UserError: the folder cannot be written.
     """
-    parts = {"visual": clip.clip.visual, "head": model.head, "head_proj": model.head_proj}
+    parts = {"visual": clip.clip.visual, **model.heads}
     for name, term in terms.items():
         if isinstance(term.loss, InversionLoss):
             parts["inversion"] = term.loss.reader.network

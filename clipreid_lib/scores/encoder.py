@@ -100,7 +100,7 @@ class Encoder:
 
     def project(self, embeddings: Embeddings) -> torch.Tensor:
         """Return the part of embeddings that lies in the space shared with text, (N, embed_dim)."""
-        return embeddings.values[:, -self.backbone.clip.visual.output_dim :]
+        return embeddings.values[:, -self.backbone.embed_dim :]
 
     def _describe(self, mirrored: bool) -> dict[str, str | bool]:
         """Return everything that decides a feature."""
