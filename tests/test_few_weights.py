@@ -74,6 +74,12 @@ STATISTICS = r"running_mean|running_var|num_batches_tracked"
         ("few-vit", "last-3", r"transformer\.resblocks\.[012]\..*|ln_post\..*|proj"),
         ("few-vit", "norms", r"(ln_pre|ln_post|.*\.ln_[12])\.(weight|bias)"),
         ("few-vit", "lora-2", r".*\.(attn\.in_proj_weight|(attn\.out_proj|mlp\.c_fc|mlp\.c_proj)\.weight)"),
+        ("timm/test_vit", "last-1", r"trunk\.(blocks\.5|norm)\..*"),
+        ("timm/test_vit", "lora-2", r"trunk\.blocks\.\d\.(attn|mlp)\.\w+\.weight"),
+        ("timm/test_resnet", "last-1", r"trunk\.layer4\..*"),
+        ("timm/test_resnet", "norms", rf"trunk\.(.*\.)?(bn\d|downsample\.2|conv1\.[14])\.(weight|bias|{STATISTICS})"),
+        ("timm/test_efficientnet", "last-1", r"trunk\.(blocks\.4|conv_head|bn2)\..*"),
+        ("timm/test_convnext", "last-2", r"trunk\.(stages\.[23]|head)\..*"),
         ("few-rn", "all", r".*"),
         ("few-rn", "last-1", r"(layer4|attnpool)\..*"),
         ("few-rn", "last-3", r"(layer[234]|attnpool)\..*"),
@@ -244,11 +250,15 @@ def test_mistakes_in_params_are_one_line(values, message):
 @pytest.mark.parametrize(
     ("model", "how", "message"),
     [
-        ("few-vit", "last-4", "train: last-4, but the image tower has 3 blocks; use last-1 to last-3"),
+        (
+            "few-vit",
+            "last-4",
+            r"train: last-4, but the image tower has 3 blocks \(block 1 to block 3\); use last-1 to last-3",
+        ),
         (
             "few-rn",
             "last-5",
-            r"train: last-5, but the image tower has 4 stages \(layer1 to layer4\); use last-1 to last-4",
+            r"train: last-5, but the image tower has 4 blocks \(layer1 to layer4\); use last-1 to last-4",
         ),
         ("few-vit", "lora-0", "train: 'lora-0' is not allowed; use all, norms, last-N or lora-R"),
     ],
@@ -262,7 +272,7 @@ def test_mistakes_in_plain_python_are_one_line_and_change_nothing(model, how, me
 
 
 def test_more_blocks_than_there_are_is_told_before_any_stage(open_run):
-    with pytest.raises(UserError, match="train: last-5, but the image tower has 4 stages"):
+    with pytest.raises(UserError, match="train: last-5, but the image tower has 4 blocks"):
         loading.load_backbone(open_run(variant="clipid", train="last-5"))
 
 

@@ -151,10 +151,12 @@ def test_licences_are_those_that_timm_states():
     ("model", "recipe"),
     [
         ("timm/resnet50", CONVNET), ("timm/efficientnet_b0", CONVNET), ("timm/convnext_large", CONVNEXT),
-        ("convnext_base_w", CONVNEXT), ("timm/vit_base_patch16_dinov3", VIT), ("timm/eva02_large_patch14_448", LARGE_VIT),
+        ("convnext_base_w", CONVNEXT), ("timm/vit_base_patch16_dinov3", VIT),
+        ("timm/eva02_large_patch14_448", LARGE_VIT),
         ("vitl14", LARGE_VIT), ("ViT-L-14-336", LARGE_VIT), ("EVA02-L-14", LARGE_VIT), ("EVA02-B-16", VIT),
         ("ViT-SO400M-14-SigLIP", LARGE_VIT), ("ViT-B-16-SigLIP", VIT), ("vitb16", VIT), ("rn50", RESNET),
-        ("ViTamin-L2-256", LARGE_VIT), ("ViTamin-B-LTT", VIT), ("MobileCLIP2-L-14", LARGE_VIT), ("PE-Core-bigG-14-448", LARGE_VIT),
+        ("ViTamin-L2-256", LARGE_VIT), ("ViTamin-B-LTT", VIT), ("MobileCLIP2-L-14", LARGE_VIT),
+        ("PE-Core-bigG-14-448", LARGE_VIT),
     ],
 )  # fmt: skip
 def test_a_name_tells_its_recipe(model, recipe):

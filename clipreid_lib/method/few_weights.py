@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from clipreid_lib.base.errors import UserError
+from clipreid_lib.clip.timm_towers import is_timm
 from clipreid_lib.clip.tower_shapes import Tower, is_vit
 
 WORDS = re.compile(r"all|norms|(last|lora)-([1-9]\d*)")
@@ -29,13 +30,14 @@ def choose(visual: Tower, train: str) -> Chosen:
     """Say which parameters of an image tower train.
 
     ``all`` are all. ``last-N`` are the last N blocks of a ViT's transformer, or stages (layer4, layer3, ...) of a
-    ResNet, and what follows them: final norm and projection, or attention pool. ``norms`` are weights and biases of
+    ResNet, and what follows them: final norm and projection, or attention pool; of a network of timm, of the blocks or
+    stages that it lists. ``norms`` are weights and biases of
     all normalisation layers and nothing else (Frankle et al. 2020, arXiv 2003.00152). ``lora-R`` are changes of rank
     R (Hu et al. 2021, arXiv 2106.09685) of a ViT's attention and MLP matrices, or of all convolutions and the pool's
-    matrices of a ResNet. Vectors of side information are new and train always.
+    matrices of a convolutional network. Vectors of side information are new and train always.
 
     Args:
-        visual: a VisionTransformer or ModifiedResNet of open_clip.
+        visual: any image tower.
         train: one of these words.
 
     Raises:
@@ -51,17 +53,12 @@ def choose(visual: Tower, train: str) -> Chosen:
         return Chosen(new | _list_norms(visual), set())
     if kind == "lora":
         return Chosen(new, _list_matrices(visual))
-    blocks = (
-        [f"transformer.resblocks.{row}" for row in range(len(visual.transformer.resblocks))]
-        if is_vit(visual)
-        else STAGES
-    )
+    blocks, after = _list_blocks(visual)
     if (wanted := int(said[2])) > len(blocks):
-        what = "blocks" if is_vit(visual) else "stages (layer1 to layer4)"
-        raise UserError(
-            f"train: {train}, but the image tower has {len(blocks)} {what}; use last-1 to last-{len(blocks)}"
-        )
-    parts = (*blocks[-wanted:], *AFTER)
+        first, *_, last = blocks
+        most = f"use last-1 to last-{len(blocks)}"
+        raise UserError(f"train: {train}, but the image tower has {len(blocks)} blocks ({first} to {last}); {most}")
+    parts = [part for block in [*blocks.values()][-wanted:] for part in block] + [*after]
     return Chosen(new | {name for name in names if any(f"{name}.".startswith(f"{part}.") for part in parts)}, set())
 
 
@@ -127,6 +124,25 @@ class LowRank(nn.Module):
             return weight + self.scale * (self.b @ self.a).reshape(weight.shape)  # keeps the weight's memory format
 
 
+def _list_blocks(visual: Tower) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
+    """Return by name what a tower's blocks or stages are made of, in their order, and what follows the last."""
+    if is_vit(visual):
+        rows = range(len(visual.transformer.resblocks))
+        return {f"block {row + 1}": (f"transformer.resblocks.{row}",) for row in rows}, AFTER
+    if not is_timm(visual):
+        return {stage: (stage,) for stage in STAGES}, AFTER
+    weights = [name for name, _ in visual.named_parameters()]  # in the order in which the network was built
+    blocks: dict[str, tuple[str, ...]] = {}
+    begin = 0
+    for block in (each["module"] for each in visual.trunk.feature_info):
+        mine = [row for row, name in enumerate(weights) if name.startswith(f"trunk.{block}.")]
+        if mine:  # a stem may be listed by its activation alone
+            begin = begin if blocks else mine[0]
+            blocks[block] = tuple(weights[begin : mine[-1] + 1])  # what stands between two belongs to the later one
+            begin = mine[-1] + 1
+    return blocks, tuple(weights[begin:])
+
+
 def _list_norms(visual: Tower) -> set[str]:
     # Told by the names of their classes: torch's, open_clip's and timm's have no common base.
     found = [(path, part) for path, part in visual.named_modules() if "norm" in type(part).__name__.lower()]
@@ -134,8 +150,11 @@ def _list_norms(visual: Tower) -> set[str]:
 
 
 def _list_matrices(visual: Tower) -> set[str]:
-    # Not a ViT's conv1, which turns pixels into tokens and is neither attention nor MLP.
-    kinds = (nn.Linear,) if is_vit(visual) else (nn.Linear, nn.Conv2d)
+    # Not a ViT's first convolution, which turns pixels into tokens and is neither attention nor MLP. A network of timm
+    # whose weights are mostly matrices is taken for a transformer.
+    matrices = sum(part.weight.numel() for part in visual.modules() if isinstance(part, nn.Linear))
+    plain = 2 * matrices > sum(weight.numel() for weight in visual.parameters()) if is_timm(visual) else is_vit(visual)
+    kinds = (nn.Linear,) if plain else (nn.Linear, nn.Conv2d)
     found = {f"{path}.weight" for path, part in visual.named_modules() if isinstance(part, kinds)}
     joint = [path for path, part in visual.named_modules() if isinstance(part, nn.MultiheadAttention)]
     return found | {f"{path}.in_proj_weight" for path in joint}
