@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from clipreid_lib.base.errors import UserError, counted
 from clipreid_lib.params import read
-from clipreid_lib.params.schema import ASPECTS, BURST_GAP, NOTEBOOKS, Params, project_path
+from clipreid_lib.params.schema import ASPECTS, BURST_GAP, ENCODER, NOTEBOOKS, RETRIEVAL, Params, project_path
 from clipreid_lib.runs import clean, plan, preflight, slurm, status
 
 
@@ -68,6 +68,8 @@ def parser() -> argparse.ArgumentParser:
         verb.add_argument("--yes", action="store_true", help="a grid of more than 100 combinations is meant")
     again = "do this one (its number will do) and the run's later ones again although they are finished"
     run.add_argument("--force", action="append", default=[], type=_notebook, metavar="NOTEBOOK", help=again)
+    best = "train the grid, rank it by validation people (map or rank1), test the best combination alone"
+    run.add_argument("--choose", metavar="SCORE", help=best)
     run.add_argument("--backend", choices=("local", "slurm"), default="local", help="where (default: this machine)")
     cluster = run.add_argument_group("--backend slurm", "What each job asks for. One array, a job per run.")
     for option, (kind, what) in SLURM.items():
@@ -233,7 +235,13 @@ def _runs(given: argparse.Namespace) -> list[Params]:
 def _run(given: argparse.Namespace) -> int:
     runs = _runs(given)
     asked = {name: getattr(given, name) for name in SLURM if getattr(given, name) is not None}
+    if given.choose:
+        from clipreid_lib.runs import choose
+
+        choose.check(runs, given.choose)
     if given.backend == "slurm":
+        if given.choose:
+            raise UserError("--choose: waits for a whole grid, which jobs of a cluster do not; use the local backend")
         sent = slurm.submit(runs, slurm.Settings(**asked), frozenset(given.force))
         print(f"{counted(len(sent), 'job')} sent; `clipreid status` follows them, `clipreid report` sums up")
         return 0
@@ -248,8 +256,16 @@ def _run(given: argparse.Namespace) -> int:
             signal.signal(number, signal.default_int_handler)
 
     began = time.perf_counter()
-    batch = Local(runs, given.jobs, frozenset(given.force))
+    batch = Local(runs, given.jobs, frozenset(given.force), ENCODER if given.choose else RETRIEVAL)
     failed = batch.do()
+    if given.choose and not failed:
+        table, runs = choose.rank(runs, given.choose)
+        choose.keep(table, runs)
+        print(
+            f"\n{table.to_string(index=False, float_format='{:.4f}'.format)}\n\nThe first is tested now.\n", flush=True
+        )
+        batch = Local(runs, given.jobs)
+        failed = batch.do()
     print_summary(batch, failed, time.perf_counter() - began)
     if failed:
         print(f"clipreid: {len(failed)} of {len(runs)} runs failed: {', '.join(failed)}", file=sys.stderr)

@@ -7,7 +7,7 @@ from clipreid_lib.data.photographs import on_all_cores
 from clipreid_lib.pages import report_blocks as page
 from clipreid_lib.pages import training_figures
 from clipreid_lib.scores import leaderboard, published, thresholds
-from clipreid_lib.scores.finished_run import FinishedRun, read_table
+from clipreid_lib.scores.finished_run import CHOICE, FinishedRun, read_table
 from clipreid_lib.scores.score_names import (
     COUNTS,
     DEFINITIONS,
@@ -43,7 +43,23 @@ def show_scores(run: FinishedRun) -> list:
     if metrics.get("closed_set"):
         rows = [[how, format_share(share)] for how, share in metrics["closed_set"].items()]
         blocks.append(page.Table(["by", "right"], rows, page.TEXTS["closed set"]))
+    blocks += _show_validation(run)
     return [*blocks, page.Folded("Definitions", [page.Facts(metrics.get("definitions") or DEFINITIONS)])]
+
+
+def _show_validation(run: FinishedRun) -> list:
+    """Return scores of the people held out of training beside those of the test people, and what was chosen by them."""
+    log = pd.concat([read_table(path, {}) for path in run.logs if path.stem == "encoder"] or [pd.DataFrame()])
+    if "validation_map" not in log:
+        return []
+    rows = [
+        [SHOWN[score], format_share(log[f"validation_{score}"].iloc[-1]), format_score(run.own, score)]
+        for score in ("rank1", "map")
+    ]
+    blocks: list = [page.Table(["", "validation people, last epoch", "test people"], rows, page.TEXTS["validation"])]
+    if (path := run.folder / CHOICE).is_file():
+        blocks.append(page.Table.of(read_table(path, {}).round(4), page.TEXTS["choice"], index=False))
+    return blocks
 
 
 def show_rows(run: FinishedRun) -> list:

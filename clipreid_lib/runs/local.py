@@ -11,7 +11,7 @@ from functools import partial
 
 from clipreid_lib.base.accelerator import list_cards
 from clipreid_lib.base.errors import UserError, counted
-from clipreid_lib.params.schema import SURVEY, Params, project_path
+from clipreid_lib.params.schema import RETRIEVAL, SURVEY, Params, project_path
 from clipreid_lib.runs import plan, records
 from clipreid_lib.runs.chain import PAUSE, Busy, Chain, Stopped
 from clipreid_lib.runs.run import Run
@@ -26,6 +26,7 @@ class Local:
     runs: list[Params]
     jobs: int = 1  # at once
     force: frozenset[str] = frozenset()  # notebooks to do again although they are finished
+    last: str = RETRIEVAL  # notebook to end with
     worked: bool = False  # whether anything was to do
     _asked: float = field(default_factory=time.time)
     _stopped: threading.Event = field(default_factory=threading.Event)
@@ -40,7 +41,8 @@ class Local:
             print(line, flush=True)
         runs = [Run.open(params) for params in self.runs]
         surveys = {params.data_id: Run.open_data(params) for params in self.runs}
-        left = {run.params.data_id for run in runs if not run.done}
+        names = {run: tuple(name for name in run.params.notebooks if name <= self.last) for run in runs}
+        left = {run.params.data_id for run in runs if not all(map(run.is_done, names[run]))}
         self.worked = bool(left or self.force)
         for name, survey in surveys.items():
             if name in left or not survey.is_done(SURVEY):
@@ -49,7 +51,7 @@ class Local:
                     survey.manifest  # noqa: B018
         broken = self._side_by_side(dict.fromkeys(surveys.values(), (SURVEY,)))
         failed = {run.folder.name: broken[data] for run in runs if (data := run.params.data_id) in broken}
-        return failed | self._side_by_side({run: run.params.notebooks for run in runs if run.folder.name not in failed})
+        return failed | self._side_by_side({run: names[run] for run in runs if run.folder.name not in failed})
 
     def _side_by_side(self, todo: dict[Run, tuple[str, ...]]) -> dict[str, str]:
         """Do the notebooks of runs, ``jobs`` at once; one that would have to wait for another lets others go first."""

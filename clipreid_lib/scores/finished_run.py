@@ -19,6 +19,7 @@ from clipreid_lib.params.run_folder import place_inside, read_params
 from clipreid_lib.params.schema import Params
 from clipreid_lib.scores.score_names import ENDS, FLOOR, GROUP_SCORES, SCORES, SHOWN, format_share
 
+CHOICE = "choice.csv"  # in the folder of a run that was chosen from a grid: how its combinations ranked
 MAPPINGS = ("protocols", "left_out", "closed_set", "definitions", "seconds", "versions", "pixels")  # in metrics.json
 QUERY = {"path": str, "identity": None, "weight": float} | dict.fromkeys(SCORES, float)
 GROUP = {"attribute": str, "group": str, "identities": int, "queries": int}
