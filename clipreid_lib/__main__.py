@@ -115,6 +115,12 @@ def parser() -> argparse.ArgumentParser:
     embed.add_argument("source", metavar="SOURCE", help=source)
     ending = "its ending says the format: .npz, .csv, .parquet or .safetensors"
     embed.add_argument("--out", required=True, metavar="FILE", help=ending)
+    score = add("score", "test features that any other program made, as every run is tested: notebooks 04 and 05")
+    files = "what `embed` writes, or a CSV with a column path and columns that end in numbers"
+    score.add_argument("features", metavar="FEATURES", help=files)
+    score.add_argument("--as", dest="name", required=True, metavar="NAME", help="what tables call the features")
+    data_keys = "the data set and the protocol, key by key: dataset, data_root, aspect, protocol, draws, ..."
+    score.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=data_keys)
     export = add("export", "write a run's encoder as open_clip loads it by itself, with its model card")
     export.add_argument("run", metavar="RUN", help="the folder of an evaluated run")
     export.add_argument("--out", required=True, metavar="FOLDER", help="a new folder")
@@ -212,6 +218,12 @@ def _do(given: argparse.Namespace) -> int:
             from clipreid_lib.runs import embedding_files
 
             print(embedding_files.embed(given.run, given.source, given.out))
+        case "score":
+            from clipreid_lib.runs import external
+
+            scored, lines = external.prepare(given.features, given.name, given.set)
+            print(*lines, sep="\n", flush=True)
+            return _run_here(scored)
         case "export":
             from clipreid_lib.runs import export
 
@@ -239,7 +251,11 @@ def _run(given: argparse.Namespace) -> int:
         return 0
     if asked:
         raise UserError(f"--{next(iter(asked)).replace('_', '-')}: goes with --backend slurm")
-    preflight.check_here(runs, frozenset(given.force))
+    return _run_here(runs, given.jobs, frozenset(given.force))
+
+
+def _run_here(runs: list[Params], jobs: int = 1, force: frozenset[str] = frozenset()) -> int:
+    preflight.check_here(runs, force)
     from clipreid_lib.runs.local import Local, print_summary  # here, so that a typing mistake is told at once
 
     for ending in ("SIGTERM", "SIGHUP"):  # a scheduler's or a closed terminal's: end as Ctrl-C does
@@ -248,7 +264,7 @@ def _run(given: argparse.Namespace) -> int:
             signal.signal(number, signal.default_int_handler)
 
     began = time.perf_counter()
-    batch = Local(runs, given.jobs, frozenset(given.force))
+    batch = Local(runs, jobs, force)
     failed = batch.do()
     print_summary(batch, failed, time.perf_counter() - began)
     if failed:

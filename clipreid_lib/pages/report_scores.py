@@ -6,6 +6,7 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.data.photographs import on_all_cores
 from clipreid_lib.pages import report_blocks as page
 from clipreid_lib.pages import training_figures
+from clipreid_lib.params.schema import EXTERNAL
 from clipreid_lib.scores import leaderboard, published, thresholds
 from clipreid_lib.scores.finished_run import FinishedRun, read_table
 from clipreid_lib.scores.score_names import (
@@ -25,6 +26,7 @@ from clipreid_lib.scores.subgroups import FEWEST, find_hardest, format_groups
 
 LOGS = {"prompts": "Stage 2a, learning the sentences", "encoder": "Training the image encoder"}
 EXPECTED = "cmc roc_det score_distributions subgroups embedding_map hardest spread before_and_after looked_at".split()
+NETWORK = {"looked_at", "asked_in_words"}  # figures that a run of given features cannot have
 WRONG = "wrong at rank-1"
 
 
@@ -90,6 +92,10 @@ def show_figures(run: FinishedRun) -> list:
     there = {path.stem: path for path in sorted((run.folder / "figures").glob("*.png"))}
     if run.params.variant != "clipid":
         there.pop("anchor_map", None)  # it says in words that there are no anchors
+    expected = EXPECTED
+    if run.params.variant == EXTERNAL:
+        expected = [name for name in EXPECTED if name not in NETWORK]
+        there = {name: path for name, path in there.items() if name not in NETWORK}  # these say so in words, too
     names = [name for name in page.FIGURES if name in there]
     elsewhere = {"subgroups", "prompt_curves", "encoder_curves"}  # on this page
     names += [name for name in there if name not in {*page.FIGURES, *elsewhere}]
@@ -102,7 +108,7 @@ def show_figures(run: FinishedRun) -> list:
 
     taken = list(on_all_cores(take, names))
     figures = [each for each in taken if isinstance(each, page.Figure)]
-    lost = [f"{name}.png" for name in EXPECTED if name not in there]
+    lost = [f"{name}.png" for name in expected if name not in there]
     lost += [each for each in taken if isinstance(each, str)]
     blocks: list = [page.Figures(figures)] if figures else []
     return blocks + ([page.Words(f"Not there: {', '.join(lost)}.", missing=True)] if lost else [])

@@ -10,6 +10,7 @@ from PIL import Image
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.pages.gallery import draw_found
 from clipreid_lib.scores.encoder import Encoder
+from clipreid_lib.scores.given_features import ONLY, GivenFeatures
 from clipreid_lib.scores.similarity import cosine_similarity
 
 
@@ -35,13 +36,17 @@ def ask(encoder: Encoder, images: pd.DataFrame, sentence: str, top: int = 8) -> 
         top: rows to return.
 
     Returns:
-        The nearest rows with ``score``, best first.
+        The nearest rows with ``score``, best first. Given features find no row, and ``attrs`` says ``why``.
 
     Raises:
         UserError: an empty sentence.
     """
     if not sentence.strip():
         raise UserError("sentence: is empty; write what to look for, such as: a photo of a left hand")
+    if isinstance(encoder, GivenFeatures):
+        none = images.head(0).assign(score=0.0)
+        none.attrs = {"why": ONLY}
+        return none
     found = encoder.embed(images)
     with torch.no_grad():
         text = encoder.backbone.encode_texts([sentence]).cpu()
