@@ -107,9 +107,15 @@ class Params(BaseModel):
     last_stride: Annotated[int, Field(ge=1, le=2)] | None = None
     side_info: Literal["none", "camera"] = "none"
 
-    variant: Literal["frozen", "classifier", "clipid", "clipid_no_text", "inversion", "tip_adapter", "external"] = (
-        "clipid"
-    )
+    variant: Literal[
+        "frozen",
+        "classifier",
+        "clipid",
+        "clipid_no_text",
+        "inversion",
+        "tip_adapter",
+        "external",
+    ] = "clipid"
     mode: Literal["full", "prompt_learn", "img_encoder_finetune"] = "full"
     epochs: Count | None = None
     lr: Rate | None = None

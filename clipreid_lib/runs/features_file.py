@@ -70,7 +70,7 @@ def _read_csv(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # rows with more cells than the header
         try:
-            table = pd.read_csv(path, dtype=TEXT, index_col=False, float_precision="round_trip", low_memory=False)
+            table = pd.read_csv(path, dtype=TEXT, index_col=False, low_memory=False)
         except pd.errors.ParserWarning:
             raise UserError("has rows with more cells than the header has columns") from None
     if "path" not in table:

@@ -40,9 +40,11 @@ def group_methods(runs: Runs) -> tuple[list[str], dict[tuple, Runs]]:
     settings.loc[one_stage, "variant"] += ", " + settings.loc[one_stage, "mode"]
     trained = settings[[run.params.trains_encoder for run in runs]]  # no others have a precision
     given, told = settings["variant"] == EXTERNAL, ["model", *sorted(DATA_KEYS - ONE_VALUE)]
-    theirs = {*told, *({"experiment", "pretrained"} if settings.loc[given, told].duplicated().any() else ())}
-    # Features of another program differ in their name, which stands as the model, and in what they are tested on.
-    ours = {key: trained if key == "precision" else settings if key in theirs else settings[~given] for key in settings}
+    for key in ("pretrained", "experiment"):
+        if settings.loc[given, told].duplicated().any():  # other features under one name
+            told.append(key)
+    # Else features of another program differ in their name, which is the model, and in what they are tested on.
+    ours = {key: trained if key == "precision" else settings if key in told else settings[~given] for key in settings}
     counted = {key: rows[key].nunique(False) for key, rows in ours.items()}
     idle = {"variant", "mode", "seed"} | ONE_VALUE  # the last: such as where data and results lie
     keys = [key for key, values in counted.items() if values > 1 and key not in idle or given.any() and key == "model"]
