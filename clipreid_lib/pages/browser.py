@@ -161,8 +161,6 @@ class Browser:
     def _ask(self) -> tuple[Image.Image, str]:
         sentence = self.controls["sentence"].value.strip()
         found = retrieval.ask(self.before, self.images, sentence, self.controls["k"].value)
-        if found.empty:
-            raise UserError(found.attrs["why"])
         picture = gallery.draw_found(found, self.photographs.root, sentence)
         return picture, "by the encoder before any training; empty the field to go back"
 

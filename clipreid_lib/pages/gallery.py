@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from clipreid_lib.pages import choices
 from clipreid_lib.pages.ranking import Ranking, name_aspect, name_person
-from clipreid_lib.pages.style import INK, MISSED, RIGHT, WRONG, font, write_line
+from clipreid_lib.pages.style import INK, MISSED, RIGHT, WRONG, font
 from clipreid_lib.pages.thumbnails import FRAME, LINE, draw_captions, draw_frame, fit, open_small, wrap
 
 TILE, GAP, HEAD = 256, 20, 36  # px in print: longest side of a photograph, space around things, a line above a row
@@ -112,12 +112,7 @@ def draw_moved(named: dict[str, Ranking], root: str | Path, top: int = 8) -> Ima
 
 
 def draw_found(table: pd.DataFrame, root: str | Path, title: str) -> Image.Image:
-    """Draw images side by side that :func:`clipreid_lib.pages.retrieval.ask` found, with their ``score``.
-
-    Where it found none, a line says why.
-    """
-    if table.empty:
-        return write_line(table.attrs.get("why", "nothing is found"))
+    """Draw images side by side that :func:`clipreid_lib.pages.retrieval.ask` found, with their ``score``."""
     tiles = [
         Tile(Path(root) / row["path"], [f"{row['score']:.3f}", name_person(row), name_aspect(row["aspect"])])
         for _, row in table.iterrows()

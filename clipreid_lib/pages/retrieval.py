@@ -19,6 +19,9 @@ def draw_asked(encoder: Encoder, images: pd.DataFrame, sentence: str, root: Path
 
     ``root`` is the folder that the images' paths start from; the rest is as for :func:`ask`.
     """
+    if isinstance(encoder, GivenFeatures):
+        print(ONLY)
+        return None
     if encoder.backbone.mute:
         print(f"{encoder.backbone.mute}; it cannot be asked in words")
         return None
@@ -36,17 +39,15 @@ def ask(encoder: Encoder, images: pd.DataFrame, sentence: str, top: int = 8) -> 
         top: rows to return.
 
     Returns:
-        The nearest rows with ``score``, best first. Given features find no row, and ``attrs`` says ``why``.
+        The nearest rows with ``score``, best first.
 
     Raises:
-        UserError: an empty sentence.
+        UserError: an empty sentence, or features that another program made.
     """
     if not sentence.strip():
         raise UserError("sentence: is empty; write what to look for, such as: a photo of a left hand")
     if isinstance(encoder, GivenFeatures):
-        none = images.head(0).assign(score=0.0)
-        none.attrs = {"why": ONLY}
-        return none
+        raise UserError(ONLY)
     found = encoder.embed(images)
     with torch.no_grad():
         text = encoder.backbone.encode_texts([sentence]).cpu()
