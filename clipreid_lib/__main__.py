@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from clipreid_lib.base.errors import UserError, counted
 from clipreid_lib.params import read
-from clipreid_lib.params.schema import ASPECTS, BURST_GAP, ENCODER, NOTEBOOKS, RETRIEVAL, Params, project_path
+from clipreid_lib.params.schema import ASPECTS, BURST_GAP, NOTEBOOKS, Params, project_path
 from clipreid_lib.runs import clean, plan, preflight, slurm, status
 
 
@@ -117,6 +117,12 @@ def parser() -> argparse.ArgumentParser:
     embed.add_argument("source", metavar="SOURCE", help=source)
     ending = "its ending says the format: .npz, .csv, .parquet or .safetensors"
     embed.add_argument("--out", required=True, metavar="FILE", help=ending)
+    score = add("score", "test features that any other program made, as every run is tested: notebooks 04 and 05")
+    files = "what `embed` writes, or a CSV with a column path and columns that end in numbers"
+    score.add_argument("features", metavar="FEATURES", help=files)
+    score.add_argument("--as", dest="name", required=True, metavar="NAME", help="what tables call the features")
+    data_keys = "the data set and the protocol, key by key: dataset, data_root, aspect, protocol, draws, ..."
+    score.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=data_keys)
     export = add("export", "write a run's encoder as open_clip loads it by itself, with its model card")
     export.add_argument("run", metavar="RUN", help="the folder of an evaluated run")
     export.add_argument("--out", required=True, metavar="FOLDER", help="a new folder")
@@ -214,6 +220,12 @@ def _do(given: argparse.Namespace) -> int:
             from clipreid_lib.runs import embedding_files
 
             print(embedding_files.embed(given.run, given.source, given.out))
+        case "score":
+            from clipreid_lib.runs import external
+
+            scored, lines = external.prepare(given.features, given.name, given.set)
+            print(*lines, sep="\n", flush=True)
+            return _run_here(scored)
         case "export":
             from clipreid_lib.runs import export
 
@@ -235,10 +247,6 @@ def _runs(given: argparse.Namespace) -> list[Params]:
 def _run(given: argparse.Namespace) -> int:
     runs = _runs(given)
     asked = {name: getattr(given, name) for name in SLURM if getattr(given, name) is not None}
-    if given.choose:
-        from clipreid_lib.runs import choose
-
-        choose.check(runs, given.choose)
     if given.backend == "slurm":
         if given.choose:
             raise UserError("--choose: waits for a whole grid, which jobs of a cluster do not; use the local backend")
@@ -247,8 +255,15 @@ def _run(given: argparse.Namespace) -> int:
         return 0
     if asked:
         raise UserError(f"--{next(iter(asked)).replace('_', '-')}: goes with --backend slurm")
-    preflight.check_here(runs, frozenset(given.force))
-    from clipreid_lib.runs.local import Local, print_summary  # here, so that a typing mistake is told at once
+    return _run_here(runs, given.jobs, frozenset(given.force), given.choose)
+
+
+def _run_here(
+    runs: list[Params], jobs: int = 1, force: frozenset[str] = frozenset(), choose_by: str | None = None
+) -> int:
+    preflight.check_here(runs, force)
+    from clipreid_lib.runs import choose  # here, so that a typing mistake is told at once
+    from clipreid_lib.runs.local import Local, print_summary
 
     for ending in ("SIGTERM", "SIGHUP"):  # a scheduler's or a closed terminal's: end as Ctrl-C does
         number = getattr(signal, ending, None)  # Windows has no SIGHUP
@@ -256,16 +271,10 @@ def _run(given: argparse.Namespace) -> int:
             signal.signal(number, signal.default_int_handler)
 
     began = time.perf_counter()
-    batch = Local(runs, given.jobs, frozenset(given.force), ENCODER if given.choose else RETRIEVAL)
-    failed = batch.do()
-    if given.choose and not failed:
-        table, runs = choose.rank(runs, given.choose)
-        choose.keep(table, runs)
-        print(
-            f"\n{table.to_string(index=False, float_format='{:.4f}'.format)}\n\nThe first is tested now.\n", flush=True
-        )
-        batch = Local(runs, given.jobs)
-        failed = batch.do()
+    batch, failed = Local(runs, jobs, force), {}
+    if choose_by:
+        batch, failed = choose.train_and_choose(batch, choose_by)
+    failed = failed or batch.do()
     print_summary(batch, failed, time.perf_counter() - began)
     if failed:
         print(f"clipreid: {len(failed)} of {len(runs)} runs failed: {', '.join(failed)}", file=sys.stderr)

@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 import jinja2
 
 from clipreid_lib.params.recipes import EMBEDDED, TIMM
-from clipreid_lib.params.schema import Params
+from clipreid_lib.params.schema import EXTERNAL, Params
 
 CITED = "Mitchell et al., Model cards for model reporting, FAT* 2019 (arXiv 1810.03993)"
 # What each variant trains the image encoder by, beside cross entropy over the identities.
@@ -23,6 +23,12 @@ LOSSES = {
 def describe_weights(params: Params) -> tuple[str, str]:
     """Return what the encoders were before this run, and under which licence that is."""
     given = params.pretrained
+    if params.variant == EXTERNAL:
+        return (
+            f"features called {params.model}, which another program made; how, and on whose images it was trained, is "
+            "not known here",
+            "that of the program and its weights, which whoever made the features has to state",
+        )
     if given == "random":
         return "random numbers; nothing was pretrained", "none needed: they were drawn here"
     if given and (params.weights or PurePath(given).suffix or "/" in given):

@@ -9,14 +9,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch.nn import functional
 
 from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.method.prompt_bank import PromptBank
 from clipreid_lib.pages import choices, embedding_map, gallery
 from clipreid_lib.pages.ranking import Ranking
-from clipreid_lib.pages.style import INK, draw_sentence, font
+from clipreid_lib.pages.style import draw_sentence, write_line
 from clipreid_lib.scores.encoder import Encoder
 from clipreid_lib.scores.score_names import format_share
 from clipreid_lib.scores.similarity import cosine_similarity
@@ -66,9 +66,7 @@ def draw_neighbours(ranking: Ranking | None, root: Path, queries: list[int], tit
     """Draw some queries' six nearest neighbours below a title; a line of text where nobody can be asked for."""
     if ranking is not None:
         return gallery.draw_queries(ranking, root, queries, top=6, title=title)
-    canvas = Image.new("RGB", (1400, 80), "white")
-    ImageDraw.Draw(canvas).text((16, 24), f"{title}: {count_nearest(None)}", INK, font(28))
-    return canvas
+    return write_line(f"{title}: {count_nearest(None)}")
 
 
 def draw_anchor_map(train: pd.DataFrame, before: Encoder, after: Encoder, bank: PromptBank | None) -> plt.Figure:

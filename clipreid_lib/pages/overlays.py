@@ -20,8 +20,9 @@ from clipreid_lib.data.photographs import Photographs
 from clipreid_lib.pages import attention, correspondence
 from clipreid_lib.pages.attention import Heat
 from clipreid_lib.pages.ranking import Ranking, Result, name_aspect, name_person
-from clipreid_lib.pages.style import INK, RIGHT, WRONG, font
+from clipreid_lib.pages.style import INK, RIGHT, WRONG, font, write_line
 from clipreid_lib.pages.thumbnails import FRAME, LINE, draw_captions, draw_frame, explain_missing, fit, wrap
+from clipreid_lib.scores.given_features import ONLY
 
 WIDEST, TALLEST = 384, 576  # px in print: limits of a photograph
 GAP, BETWEEN, HEAD = 20, 88, 64  # around things, between the photographs that lines join, and above each row
@@ -51,20 +52,24 @@ class Look(NamedTuple):
     grid: tuple[int, int] = (0, 0)
 
 
-def draw_pair(clip: Backbone, photographs: Photographs, ranking: Ranking, query: int, rank: int) -> Image.Image:
+def draw_pair(clip: Backbone | None, photographs: Photographs, ranking: Ranking, query: int, rank: int) -> Image.Image:
     """Draw a query and the gallery image at one rank; the rest is as in :func:`draw_queries`.
 
     Raises:
-        UserError: no such query or rank, or a ViT that keeps its attention to itself.
+        UserError: no such query or rank, a ViT that keeps its attention to itself, or no backbone.
     """
+    if clip is None:
+        raise UserError(ONLY)
     return draw_looks(clip, [look(clip, photographs, ranking, query, rank)])
 
 
-def draw_queries(clip: Backbone, photographs: Photographs, ranking: Ranking, queries: Sequence[int]) -> Image.Image:
+def draw_queries(
+    clip: Backbone | None, photographs: Photographs, ranking: Ranking, queries: Sequence[int]
+) -> Image.Image:
     """Draw several queries, each with what ranked first and, where that is somebody else, its best true match below.
 
     Args:
-        clip: the backbone that looks.
+        clip: the backbone that looks; None of a run of given features draws a line that says so.
         photographs: the data set's images.
         ranking: one draw under that backbone's embedding.
         queries: positions in the query table, in the order to draw them.
@@ -76,6 +81,8 @@ def draw_queries(clip: Backbone, photographs: Photographs, ranking: Ranking, que
     Raises:
         UserError: as :func:`draw_pair`, or no query is given.
     """
+    if clip is None:
+        return write_line(ONLY)
     looks = []
     for q in ranking.check_queries(queries):
         looks.append(look(clip, photographs, ranking, q, 1))

@@ -8,7 +8,7 @@ import yaml
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.params import read
-from clipreid_lib.params.schema import ROOT, Params, project_path
+from clipreid_lib.params.schema import DATA_KEYS, EXTERNAL, ROOT, Params, project_path
 
 PLACES = ("data_root", "outputs_root", "pretrained", "resume_prompt", "output_dir", "save_dir")  # keys that hold paths
 BASE = "params/base.yaml"  # changes nothing; `clipreid run` asks for a file
@@ -31,12 +31,18 @@ def list_changed(params: Params) -> dict:
 
 
 def repeat_run(params: Params) -> str:
-    """Return ``clipreid run`` with one ``--set`` per key, quoted for a shell."""
+    """Return ``clipreid run``, or ``score`` of given features, with one ``--set`` per key, quoted for a shell."""
+    if params.variant == EXTERNAL:
+        told = {key: value for key, value in list_changed(params).items() if key in {*DATA_KEYS, "experiment"}}
+        settings = [f"{key}={_write_value(value)}" for key, value in told.items()]
+        return _write_command(settings, f"clipreid score FEATURES --as {shlex.quote(params.model)}")
     return _write_command([f"{key}={_write_value(value)}" for key, value in list_changed(params).items()])
 
 
 def repeat_grid(runs: list[Params]) -> str | None:
     """Return one command that makes all of these runs and no other; None where they are no full grid."""
+    if any(params.variant == EXTERNAL for params in runs):
+        return None
     each = [list_changed(params) for params in runs]
     settings = []
     for key in dict.fromkeys(key for values in each for key in values):
@@ -57,8 +63,8 @@ def list_runs(command: str) -> list[str]:
         return []
 
 
-def _write_command(settings: list[str]) -> str:
-    parts = [f"clipreid run {BASE}", *(f"--set {shlex.quote(setting)}" for setting in settings)]
+def _write_command(settings: list[str], verb: str = f"clipreid run {BASE}") -> str:
+    parts = [verb, *(f"--set {shlex.quote(setting)}" for setting in settings)]
     return " \\\n    ".join(parts)
 
 

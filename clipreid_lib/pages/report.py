@@ -8,7 +8,7 @@ from clipreid_lib.base.files import write_text
 from clipreid_lib.pages import report_origin, report_runs, report_scores
 from clipreid_lib.pages.report_blocks import Facts, make_section, render
 from clipreid_lib.params.run_folder import list_run_folders
-from clipreid_lib.params.schema import project_path
+from clipreid_lib.params.schema import EXTERNAL, project_path
 from clipreid_lib.scores.finished_run import FinishedRun, open_runs
 from clipreid_lib.scores.score_names import FLOOR, IN_DRAWS, VOTES, format_score, name_method
 
@@ -73,6 +73,8 @@ def lay_out(run: FinishedRun) -> str:
 def _sum_up(run: FinishedRun) -> list[str]:
     params, own = run.params, run.own
     trained = "it was trained on other people" if params.trains_encoder else "nothing was trained"
+    if params.variant == EXTERNAL:
+        trained = "features that another program made; on whose images it was trained is not known"
     if params.mode == "prompt_learn":
         trained = "sentences were learned, the image encoder is as pretrained"
     counts = {name: own.get(name, "?") for name in ("identities", "draws", "queries", "gallery")}

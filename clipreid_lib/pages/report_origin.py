@@ -125,6 +125,8 @@ def write_param(key: str, value: object) -> str:
 def show_command(command: str, names: list[str]) -> list:
     """Return a command and, where it does not make the very runs of these ids, why."""
     blocks: list = [page.Command(command)]
+    if command.startswith("clipreid score"):
+        return [*blocks, page.Words(page.TEXTS["command of features"])]
     if repeat_command.ELSEWHERE in command:
         blocks.append(page.Words(page.TEXTS["command with a place"]))
     elif repeat_command.list_runs(command) != sorted(names):

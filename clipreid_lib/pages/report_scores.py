@@ -6,6 +6,7 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.data.photographs import on_all_cores
 from clipreid_lib.pages import report_blocks as page
 from clipreid_lib.pages import training_figures
+from clipreid_lib.params.schema import EXTERNAL
 from clipreid_lib.scores import leaderboard, published, thresholds
 from clipreid_lib.scores.finished_run import CHOICE, FinishedRun, read_table
 from clipreid_lib.scores.score_names import (
@@ -106,6 +107,10 @@ def show_figures(run: FinishedRun) -> list:
     there = {path.stem: path for path in sorted((run.folder / "figures").glob("*.png"))}
     if run.params.variant != "clipid":
         there.pop("anchor_map", None)  # it says in words that there are no anchors
+    expected = EXPECTED.copy()
+    if run.params.variant == EXTERNAL:
+        expected.remove("looked_at")
+        there.pop("looked_at", None)  # it says in words that no network looks
     names = [name for name in page.FIGURES if name in there]
     elsewhere = {"subgroups", "prompt_curves", "encoder_curves"}  # on this page
     names += [name for name in there if name not in {*page.FIGURES, *elsewhere}]
@@ -118,7 +123,7 @@ def show_figures(run: FinishedRun) -> list:
 
     taken = list(on_all_cores(take, names))
     figures = [each for each in taken if isinstance(each, page.Figure)]
-    lost = [f"{name}.png" for name in EXPECTED if name not in there]
+    lost = [f"{name}.png" for name in expected if name not in there]
     lost += [each for each in taken if isinstance(each, str)]
     blocks: list = [page.Figures(figures)] if figures else []
     return blocks + ([page.Words(f"Not there: {', '.join(lost)}.", missing=True)] if lost else [])

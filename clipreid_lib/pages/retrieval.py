@@ -10,6 +10,7 @@ from PIL import Image
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.pages.gallery import draw_found
 from clipreid_lib.scores.encoder import Encoder
+from clipreid_lib.scores.given_features import ONLY, GivenFeatures
 from clipreid_lib.scores.similarity import cosine_similarity
 
 
@@ -18,6 +19,9 @@ def draw_asked(encoder: Encoder, images: pd.DataFrame, sentence: str, root: Path
 
     ``root`` is the folder that the images' paths start from; the rest is as for :func:`ask`.
     """
+    if isinstance(encoder, GivenFeatures):
+        print(ONLY)
+        return None
     if encoder.backbone.mute:
         print(f"{encoder.backbone.mute}; it cannot be asked in words")
         return None
@@ -38,10 +42,12 @@ def ask(encoder: Encoder, images: pd.DataFrame, sentence: str, top: int = 8) -> 
         The nearest rows with ``score``, best first.
 
     Raises:
-        UserError: an empty sentence.
+        UserError: an empty sentence, or features that another program made.
     """
     if not sentence.strip():
         raise UserError("sentence: is empty; write what to look for, such as: a photo of a left hand")
+    if isinstance(encoder, GivenFeatures):
+        raise UserError(ONLY)
     found = encoder.embed(images)
     with torch.no_grad():
         text = encoder.backbone.encode_texts([sentence]).cpu()

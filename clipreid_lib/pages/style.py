@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import matplotlib
-from PIL import Image, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from clipreid_lib.base.files import replacing
 
@@ -44,6 +44,14 @@ def draw_sentence(text: str) -> "plt.Figure":
     axes.axis("off")
     axes.text(0, 0.5, text, va="center")
     return figure
+
+
+def write_line(text: str) -> Image.Image:
+    """Say in a picture's place why there is none."""
+    face = font(28)
+    canvas = Image.new("RGB", (max(1400, round(face.getlength(text)) + 32), 80), "white")
+    ImageDraw.Draw(canvas).text((16, 24), text, INK, face)
+    return canvas
 
 
 def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:

@@ -27,7 +27,8 @@ NOTEBOOKS = (
     *("04_evaluation", "05_retrieval_visualisation"),
 )
 SURVEY, PROMPTS, ENCODER, EVALUATION, RETRIEVAL = NOTEBOOKS
-TRAIN_NOTHING = ("frozen", "tip_adapter")  # variants
+EXTERNAL = "external"  # variant: features that another program made, by `clipreid score`
+TRAIN_NOTHING = ("frozen", "tip_adapter", EXTERNAL)  # variants
 SPEAK = ("clipid", "inversion")  # variants that train with sentences
 SILENT = ("frozen", "tip_adapter", "classifier", "clipid_no_text")  # variants that need no text tower
 PROMPT_LEARN = "prompt_learn"  # stage 2a, notebook 02
@@ -73,6 +74,8 @@ HAND = "hand."
 # Kinds of `train` that take head_lr, ten times as much for ViTs, where encoder_lr is null. Norms' weights lie near 1,
 # others near 0.02. With lora-4 an entry of W moves 2 / sqrt(width) as fast as by itself, a fourteenth in ViT-B's 768.
 FEW = ("norms", "lora")
+SCORE = "external is for features that another program made; `clipreid score FEATURES --as NAME` makes such a run"
+FEATURES = re.compile(r"features [0-9a-f]{16}")  # what such a run has as pretrained: the beginning of their SHA-256
 BURST_GAP = 10  # image numbers; 99.5 % of one hand's neighbours in 11k Hands lie within it
 
 
@@ -104,7 +107,15 @@ class Params(BaseModel):
     last_stride: Annotated[int, Field(ge=1, le=2)] | None = None
     side_info: Literal["none", "camera"] = "none"
 
-    variant: Literal["frozen", "classifier", "clipid", "clipid_no_text", "inversion", "tip_adapter"] = "clipid"
+    variant: Literal[
+        "frozen",
+        "classifier",
+        "clipid",
+        "clipid_no_text",
+        "inversion",
+        "tip_adapter",
+        "external",
+    ] = "clipid"
     mode: Literal["full", "prompt_learn", "img_encoder_finetune"] = "full"
     epochs: Count | None = None
     lr: Rate | None = None
@@ -190,6 +201,8 @@ class Params(BaseModel):
         aspects = ASPECTS[self.dataset]
         if aspects and self.aspect not in aspects:
             raise ValueError(f"aspect|{self.dataset} has no {self.aspect!r}; allowed: {', '.join(aspects)}")
+        if self.variant == EXTERNAL and not FEATURES.fullmatch(self.pretrained or ""):
+            raise ValueError(f"variant|{SCORE}")
         for key in ("epochs", "lr"):
             if self.mode == "full" and getattr(self, key) is not None:
                 raise ValueError(
@@ -328,6 +341,8 @@ class Params(BaseModel):
     @property
     def stage(self) -> str:
         """The last stage this run trains, as the leaderboard names it."""
+        if self.variant == EXTERNAL:
+            return EXTERNAL
         if self.variant in TRAIN_NOTHING:
             return "frozen"
         if self.mode == PROMPT_LEARN:

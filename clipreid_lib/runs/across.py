@@ -15,11 +15,12 @@ from clipreid_lib.data import datasets, protocols
 from clipreid_lib.data.image_store import STORE
 from clipreid_lib.data.manifest import Manifest
 from clipreid_lib.pages import score_figures, style
-from clipreid_lib.params.schema import ASPECTS, project_path
+from clipreid_lib.params.schema import ASPECTS, EXTERNAL, project_path
 from clipreid_lib.runs.loading import load_trained_encoder
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores.assessment import count_test
 from clipreid_lib.scores.evaluation import evaluate
+from clipreid_lib.scores.given_features import ONLY
 from clipreid_lib.scores.score_names import EACH_PERSON, IN_DRAWS
 
 TRAINED = ("experiment", "dataset", "aspect", "model", "variant", "stage", "seed")  # how a run was trained
@@ -41,12 +42,16 @@ def open_runs(folders: list[str], outputs: Path) -> list[Run]:
     """Open trained runs by their folders; without any, every evaluated run of protocol ``common`` among the outputs.
 
     Raises:
-        UserError: a folder is no run's, or none is found.
+        UserError: a folder is no run's, or holds features alone; or none is found.
     """
     if folders:
-        return [Run.at(Path(folder)) for folder in folders]
+        chosen = [Run.at(Path(folder)) for folder in folders]
+        for run in chosen:
+            if run.params.variant == EXTERNAL:
+                raise UserError(f"{run.folder.name}: {ONLY}")
+        return chosen
     runs = [Run.at(path.parent) for path in sorted((outputs / "runs").glob("*/metrics.json"))]
-    runs = [run for run in runs if run.params.protocol == "common"]
+    runs = [run for run in runs if run.params.protocol == "common" and run.params.variant != EXTERNAL]
     if not runs:
         hint = "make some with --set protocol=common"
         raise UserError(f"{outputs / 'runs'}: no evaluated run of protocol common; {hint}")

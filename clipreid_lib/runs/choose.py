@@ -3,11 +3,14 @@
 Scores of the test people are not there yet when the choice is made, so that nobody can choose by them.
 """
 
+from dataclasses import replace
+
 import pandas as pd
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import write_csv
 from clipreid_lib.params.schema import ENCODER, ONE_VALUE, Params
+from clipreid_lib.runs.local import Local
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores.finished_run import CHOICE
 
@@ -39,6 +42,26 @@ def check(runs: list[Params], score: str) -> None:
     data = {run.data_id for run in runs}
     if len(data) > 1:
         raise UserError(f"--choose: the grid spans {len(data)} data sets, aspects or protocols; choose for each alone")
+
+
+def train_and_choose(batch: Local, score: str) -> tuple[Local, dict[str, str]]:
+    """Train a grid, print how its combinations rank, and keep that in the folders of the first one's runs.
+
+    Returns:
+        The first combination's runs, still to be tested; and the failures, after which nothing is chosen.
+
+    Raises:
+        UserError: as :func:`check` and :func:`rank`.
+    """
+    check(batch.runs, score)
+    training = replace(batch, last=ENCODER)
+    if failed := training.do():
+        return training, failed
+    table, chosen = rank(batch.runs, score)
+    for run in chosen:
+        write_csv(run.folder / CHOICE, table)
+    print(f"\n{table.to_string(index=False, float_format='{:.4f}'.format)}\n\nThe first is tested now.\n", flush=True)
+    return Local(chosen, batch.jobs), {}
 
 
 def group(runs: list[Params]) -> dict[str, list[Params]]:
@@ -74,12 +97,6 @@ def rank(runs: list[Params], score: str) -> tuple[pd.DataFrame, list[Params]]:
         rows.append(facts | {name: found.mean(), "deviation": found.std(ddof=1), "seeds": len(found)})
     table = pd.DataFrame(rows).sort_values(name, ascending=False, kind="stable")
     return table.reset_index(drop=True), groups[table.index[0]]
-
-
-def keep(table: pd.DataFrame, chosen: list[Params]) -> None:
-    """Write the ranking into the chosen runs' folders, where their reports find it."""
-    for run in chosen:
-        write_csv(run.folder / CHOICE, table)
 
 
 def _read_score(params: Params, column: str) -> float:

@@ -12,6 +12,7 @@ from clipreid_lib.runs.run import Run
 from clipreid_lib.runs.training import load_prompts
 from clipreid_lib.scores.encoder import Encoder
 from clipreid_lib.scores.features import Embeddings
+from clipreid_lib.scores.given_features import GivenFeatures
 
 
 def embed(run: Run, encoder: Encoder, images: pd.DataFrame) -> dict[str, Embeddings]:
@@ -64,8 +65,8 @@ def identify(run: Run, encoder: Encoder) -> dict[str, float]:
 
     Returns:
         Share of right answers of ``nearest image`` (the training image of highest cosine), ``tip_adapter``
-        (the votes of all training images) and, for ``clipid``, ``anchors`` (the nearest learned anchor). Empty unless
-        the run has ``validation: published``.
+        (the votes of all training images; not of given features) and, for ``clipid``, ``anchors`` (the nearest learned
+        anchor). Empty unless the run has ``validation: published``.
     """
     held_out = run.manifest.validation
     if held_out.empty or run.manifest.validates_people:
@@ -76,8 +77,9 @@ def identify(run: Run, encoder: Encoder) -> dict[str, float]:
     unit = [functional.normalize(each.values, dim=1) for each in (asked, known)]
     answers = {
         "nearest image": rows[(unit[0] @ unit[1].T).argmax(dim=1)],
-        "tip_adapter": _vote(run, encoder, asked).values.argmax(dim=1),
     }
+    if not isinstance(encoder, GivenFeatures):
+        answers["tip_adapter"] = _vote(run, encoder, asked).values.argmax(dim=1)
     if bank := load_anchors(run, encoder):
         answers["anchors"] = _compare_anchors(encoder, bank, asked).argmax(dim=1)
     return {how: float((answer == truth).float().mean()) for how, answer in answers.items()}

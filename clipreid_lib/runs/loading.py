@@ -13,8 +13,10 @@ from clipreid_lib.clip import backbone
 from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.clip.device import compute_repeatably
 from clipreid_lib.method import few_weights
+from clipreid_lib.params.schema import EXTERNAL
 from clipreid_lib.runs.machine import choose_device
 from clipreid_lib.runs.run import Run
+from clipreid_lib.scores import given_features
 from clipreid_lib.scores.encoder import STATISTICS, Encoder
 
 
@@ -63,6 +65,8 @@ def load_pretrained_encoder(run: Run) -> Encoder:
     Raises:
         UserError: as :func:`load_backbone`.
     """
+    if run.params.variant == EXTERNAL:
+        return given_features.load(run.folder, run.params, run.table, run.photographs)
     return _keep_features(run, _load_pretrained(run))
 
 
@@ -74,6 +78,8 @@ def load_trained_encoder(run: Run) -> Encoder:
     """
     if run.params.trains_encoder:
         run.manifest  # noqa: B018  refuses
+    if run.params.variant == EXTERNAL:
+        return load_pretrained_encoder(run)
     return _keep_features(run, load_network(run))
 
 
@@ -81,8 +87,11 @@ def load_network(run: Run) -> Network:
     """Load what :func:`load_trained_encoder` does without the run's data, which need not be on this machine.
 
     Raises:
-        UserError: the encoder was not trained yet, or its checkpoint belongs to another backbone or data.
+        UserError: the encoder was not trained yet, or its checkpoint belongs to another backbone or data; the run has
+            features alone.
     """
+    if run.params.variant == EXTERNAL:
+        raise UserError(f"{run.folder.name}: {given_features.ONLY}")
     if not run.params.trains_encoder:
         return _load_pretrained(run)
     clip = load_backbone(run)

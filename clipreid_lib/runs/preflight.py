@@ -11,7 +11,7 @@ from pathlib import Path
 from clipreid_lib.base.accelerator import list_cards
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.params.recipes import ALIASES, EMBEDDED, TIMM
-from clipreid_lib.params.schema import SILENT, SPEAK, Params, project_path
+from clipreid_lib.params.schema import EXTERNAL, SCORE, SILENT, SPEAK, Params, project_path
 from clipreid_lib.runs import records
 
 
@@ -19,8 +19,11 @@ def check(runs: list[Params]) -> None:
     """Look for what runs need on any machine.
 
     Raises:
-        UserError: a model that is unknown or lacks weights, or a weights or prompts file that is missing.
+        UserError: a model that is unknown or lacks weights, a weights or prompts file that is missing, or features of
+            another program, which `clipreid score` evaluates.
     """
+    if any(run.variant == EXTERNAL for run in runs):
+        raise UserError(f"variant: {SCORE}")
     package = importlib.util.find_spec("open_clip")  # importing it would load torch
     assert package is not None and package.origin is not None
     configs = sorted(Path(package.origin).with_name("model_configs").glob("*.json"))

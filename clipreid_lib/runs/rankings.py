@@ -43,8 +43,12 @@ def rank_stages(run: Run, before: Encoder, encoder: Encoder) -> dict[str, Rankin
 
 
 def list_tested(run: Run) -> pd.DataFrame:
-    """Return the image table's rows of everybody tested, in all aspects; at most ``MOST``, evenly spaced."""
-    images = run.table[run.table["identity"].isin(set(run.manifest.test["subject"]))]
+    """Return the image table's rows of everybody tested, in all aspects; at most ``MOST``, evenly spaced.
+
+    Images without features, of a run of variant ``external``, are passed over.
+    """
+    table = run.table[~run.table["path"].isin(run.table.attrs.get("featureless", []))]
+    images = table[table["identity"].isin(set(run.manifest.test["subject"]))]
     return images.iloc[np.unique(np.linspace(0, len(images) - 1, MOST).astype(int))].reset_index(drop=True)
 
 

@@ -11,6 +11,7 @@ from clipreid_lib.scores import calibration, strangers, thresholds
 from clipreid_lib.scores.assessment import Assessment
 from clipreid_lib.scores.encoder import Encoder
 from clipreid_lib.scores.features import Embeddings
+from clipreid_lib.scores.given_features import GivenFeatures
 from clipreid_lib.scores.leaderboard import refresh_leaderboard
 from clipreid_lib.scores.score_names import DEFINITIONS, FLOOR
 from clipreid_lib.scores.verification import SIDES, list_pairs
@@ -47,7 +48,7 @@ def write_metrics(
         "protocols": protocols,
         "left_out": left_out,
         "checkpoint_sha": encoder.sha,
-        "assumed": encoder.backbone.assumed,
+        "assumed": encoder.origin if isinstance(encoder, GivenFeatures) else encoder.backbone.assumed,
         "run": params.run_id,
         "definitions": DEFINITIONS,
         "seconds": {"scoring": sum(each.seconds for each in assessments.values()), "training": training},

@@ -19,9 +19,10 @@ from clipreid_lib.data.photographs import Photographs
 from clipreid_lib.embedded.synthetic_hands import draw_demo
 from clipreid_lib.params.read import read_yaml
 from clipreid_lib.params.run_folder import place_inside, read_params
-from clipreid_lib.params.schema import EVALUATION, RETRIEVAL, ROOT, Params, project_path
+from clipreid_lib.params.schema import EVALUATION, EXTERNAL, RETRIEVAL, ROOT, SCORE, Params, project_path
 from clipreid_lib.runs import records
 from clipreid_lib.runs.machine import choose_device, list_versions, provenance
+from clipreid_lib.scores import given_features
 
 SHOWN = sorted(set().union(*records.SHOWN_BY.values()))  # keys that a finished run may be looked at again with
 
@@ -40,8 +41,10 @@ class Run:
 
         Raises:
             UserError: the outputs folder cannot be written; the folder's results are of other photographs, whose names
-                are the same.
+                are the same; it is for features of another program and has none.
         """
+        if params.variant == EXTERNAL and not (params.folder / given_features.FILE).is_file():
+            raise UserError(f"variant: {SCORE}")
         return cls._open(params.resolved(), params.folder)
 
     @classmethod
@@ -115,6 +118,8 @@ class Run:
     def table(self) -> pd.DataFrame:
         """The data set's image table, all aspects. An evaluated run keeps the rows of images that were deleted since.
 
+        Of a run of variant ``external``, ``attrs`` holds ``featureless``: the images that it has no features of.
+
         Raises:
             UserError: as :func:`clipreid_lib.data.datasets.load_images`; its people are others than those this run was
                 tested on.
@@ -136,7 +141,11 @@ class Run:
 
     def _read_images(self, allow_missing: bool) -> pd.DataFrame:
         params = self.params
-        return datasets.load_images(params.dataset, self.data_root, allow_missing, params.burst_gap)
+        table = datasets.load_images(params.dataset, self.data_root, allow_missing, params.burst_gap)
+        if params.variant == EXTERNAL:
+            known = given_features.list_paths(self.folder, params)
+            table.attrs["featureless"] = table["path"][~table["path"].isin(known)].tolist()
+        return table
 
     @cached_property
     def _tested(self) -> Manifest | None:
@@ -234,7 +243,10 @@ class Run:
     def _refuse_changed(self) -> None:
         if changed := self.list_changed():
             told = f"{counted(len(changed), 'photograph')} changed since this run, the first is {changed[0]}"
-            raise UserError(f"{self.data_root}: {told}; `clipreid run` with the same params does it again")
+            again = "`clipreid run` with the same params does it again"
+            if self.params.variant == EXTERNAL:
+                again = "`clipreid score` takes features of the photographs as they are now"
+            raise UserError(f"{self.data_root}: {told}; {again}")
 
     def _move_data(self, before: Params) -> None:
         """Take results over from another data root that has, or had, the same photographs.
@@ -254,7 +266,10 @@ class Run:
 
     @property
     def seen_people(self) -> set[int]:
-        """The people whose images this run trains on, chooses by or, for tip_adapter, compares with."""
+        """The people whose images this run trains on, chooses by or, for tip_adapter, compares with.
+
+        The program that made features of variant ``external`` may have trained on whomever its protocol lets train.
+        """
         if self.params.variant == "frozen":
             return set()
         return set(self.manifest.learned_from["subject"])

@@ -93,7 +93,7 @@ def choose_protocols(
     """Build the manifest of every protocol that tests nobody the run has trained on or chosen by.
 
     Args:
-        table: the data set's image table.
+        table: the data set's image table; ``attrs`` may name images without features as ``featureless``.
         own: the manifest the run was trained under.
         params: of the run.
         seen: the people it has trained on or chosen by.
@@ -113,11 +113,14 @@ def choose_protocols(
             unfit[name] = str(error).removeprefix("protocol: ")
             continue
         shared = seen & set(other.test["subject"])
+        lacking = other.in_tests["path"][other.in_tests["path"].isin(table.attrs.get("featureless", []))]
         twin = next((mine for mine, each in fit.items() if each.compared_sha == other.compared_sha), None)
         if shared:
             unfit[name] = f"{len(shared)} of its test people were trained on or chosen by"
         elif twin:
             unfit[name] = f"it compares the same images as {twin}"
+        elif len(lacking):
+            unfit[name] = f"{counted(len(lacking), 'image')} of it have no features, the first is {lacking.iloc[0]}"
         else:
             fit[name] = other
     return fit, unfit

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from clipreid_lib.base.errors import UserError
+from clipreid_lib.params.schema import EXTERNAL
 from clipreid_lib.scores import uncertainty
 from clipreid_lib.scores.finished_run import find_runs
 from clipreid_lib.scores.score_names import SHOWN, format_share, name_method
@@ -135,13 +136,16 @@ def find_comparable(folder: Path, compared_sha: str) -> dict[str, pd.DataFrame]:
         compared_sha: of its manifest: what its own protocol compares.
 
     Returns:
-        ``per_query`` tables by a name that says variant, stage and seed; runs with damaged files are left out.
+        ``per_query`` tables by a name that says variant, stage and seed, or what features are called; runs with damaged
+        files are left out.
     """
     found: dict[str, pd.DataFrame] = {}
     for run in find_runs(sorted(path for path in folder.parent.glob("*") if path != folder)):
         if run.own["compared_sha"] != compared_sha:
             continue
         name = f"{name_method(run.params.variant, run.params.stage)}, seed {run.params.seed}"
+        if run.params.variant == EXTERNAL:
+            name = f"{EXTERNAL} {run.params.model}"
         with contextlib.suppress(UserError):  # cut short, or not there yet
             queries = run.queries
             found[f"{name}, {run.name[-8:]}" if name in found else name] = queries

@@ -12,11 +12,11 @@ import pandas as pd
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.params.read import read_values
 from clipreid_lib.params.run_folder import list_run_folders
-from clipreid_lib.params.schema import ONE_VALUE
+from clipreid_lib.params.schema import DATA_KEYS, EXTERNAL, ONE_VALUE
 from clipreid_lib.scores.comparison import Method, compare_methods, share_seeds
 from clipreid_lib.scores.finished_run import FinishedRun, open_runs, read_answers
 
-LADDER = ("frozen", "tip_adapter", "classifier", "clipid_no_text", "clipid", "inversion")
+LADDER = ("frozen", "tip_adapter", "classifier", "clipid_no_text", "clipid", "inversion", "external")
 QUESTIONS = (
     ("classifier", "frozen"),
     ("clipid", "classifier"),
@@ -39,9 +39,15 @@ def group_methods(runs: Runs) -> tuple[list[str], dict[tuple, Runs]]:
     one_stage = settings["mode"] != "full"
     settings.loc[one_stage, "variant"] += ", " + settings.loc[one_stage, "mode"]
     trained = settings[[run.params.trains_encoder for run in runs]]  # no others have a precision
-    counted = {key: (trained if key == "precision" else settings)[key].nunique(False) for key in settings}
+    given, told = settings["variant"] == EXTERNAL, ["model", *sorted(DATA_KEYS - ONE_VALUE)]
+    for key in ("pretrained", "experiment"):
+        if settings.loc[given, told].duplicated().any():  # other features under one name
+            told.append(key)
+    # Else features of another program differ in their name, which is the model, and in what they are tested on.
+    ours = {key: trained if key == "precision" else settings if key in told else settings[~given] for key in settings}
+    counted = {key: rows[key].nunique(False) for key, rows in ours.items()}
     idle = {"variant", "mode", "seed"} | ONE_VALUE  # the last: such as where data and results lie
-    keys = [key for key, values in counted.items() if values > 1 and key not in idle]
+    keys = [key for key, values in counted.items() if values > 1 and key not in idle or given.any() and key == "model"]
     keys.append("variant")
     found: dict[tuple, Runs] = {}
     for run, values in zip(runs, settings[keys].itertuples(index=False), strict=True):

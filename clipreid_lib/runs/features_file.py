@@ -1,0 +1,129 @@
+"""Files of features that another program made: an image's path and an embedding per row, in four formats."""
+
+import importlib.util
+import json
+import re
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import safetensors
+import safetensors.numpy
+
+from clipreid_lib.base.errors import UserError, counted
+from clipreid_lib.data.contract import REQUIRED
+from clipreid_lib.runs.embedding_files import FORMATS
+
+TEXT = {"path": str, "aspect": str}  # columns of a CSV that stay as they are written
+NUMBERED = re.compile(r"(.*?)\d+")
+NO_PATHS = "has no column path, which names each row's image relative to the data root"
+NO_NUMBERS = "has no columns of features, which are called alike and end in numbers, such as embedding_0, embedding_1"
+
+
+class FeaturesFile(NamedTuple):
+    """What a file holds: columns about images, ``path`` among them, and their features, (N, D) float32."""
+
+    table: pd.DataFrame
+    values: np.ndarray
+
+
+def read_features(path: Path) -> FeaturesFile:
+    """Read what ``clipreid embed --out`` writes, or a CSV with a column ``path`` and columns that end in numbers.
+
+    Raises:
+        UserError: another ending, a file that cannot be read, no paths, no features, features of several widths, a
+            feature that is not finite, or one whose numbers are all 0, which has no cosine.
+    """
+    ending = path.suffix.lower()
+    if ending not in FORMATS:
+        raise UserError(f"{path}: give a file that ends in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+    if not path.is_file():
+        raise UserError(f"{path}: is not there")
+    if ending == ".parquet" and not importlib.util.find_spec("pyarrow"):
+        raise UserError(f"{path}: parquet needs pyarrow (pip install pyarrow)")
+    read = {".csv": _read_csv, ".npz": _read_npz, ".parquet": _read_parquet, ".safetensors": _read_safetensors}[ending]
+    try:
+        table, values = read(path)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except Exception as error:  # each library has kinds of its own, for a damaged file some of them undocumented
+        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split()) or type(error).__name__})") from None
+    if "path" not in table:
+        raise UserError(f"{path}: {NO_PATHS}")
+    if values.ndim != 2 or values.dtype.kind not in "fiu" or not values.shape[1]:
+        kind = f"of shape {values.shape}, type {values.dtype}"
+        raise UserError(f"{path}: embedding is {kind}; it must be a row of numbers per image, all of one width")
+    if len(table) != len(values) or not len(table):
+        raise UserError(f"{path}: names {counted(len(table), 'image')} and has {len(values):,} rows of features")
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and refused
+        values = values.astype(np.float32)
+    for wrong, what in ((~np.isfinite(values).all(axis=1), "are not all finite"), (~values.any(axis=1), "are all 0")):
+        if wrong.any():
+            count = counted(int(wrong.sum()), "row")
+            raise UserError(f"{path}: the features of {table['path'].iloc[wrong.argmax()]} {what} ({count} so)")
+    return FeaturesFile(table.assign(path=table["path"].astype(str)), values)
+
+
+def _read_csv(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # rows with more cells than the header
+        try:
+            table = pd.read_csv(path, dtype=TEXT, index_col=False, low_memory=False)
+        except pd.errors.ParserWarning:
+            raise UserError("has rows with more cells than the header has columns") from None
+    if "path" not in table:
+        raise UserError(NO_PATHS)
+    stems: dict[str, list[str]] = {}
+    for name in table.columns.difference(REQUIRED, sort=False):
+        if found := NUMBERED.fullmatch(name):
+            stems.setdefault(found[1], []).append(name)
+    if not stems:
+        raise UserError(NO_NUMBERS)
+    if len(stems) > 1:
+        several = ", ".join(names[0] for names in stems.values())
+        raise UserError(f"columns that end in numbers are called in {len(stems)} ways ({several}); keep the features'")
+    (columns,) = stems.values()
+    for name in columns:
+        wrong = pd.to_numeric(table[name], errors="coerce").isna()
+        if wrong.any():
+            row = int(wrong.argmax())
+            said = "empty or nan" if pd.isna(table[name][row]) else repr(table[name][row])
+            raise UserError(f"row {row + 2}: {name} is {said}; it must be a number")
+    return table.drop(columns=columns), table[columns].to_numpy(float)
+
+
+def _read_npz(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
+    with np.load(path) as file:  # pickle is not allowed
+        if lacking := {"path", "embedding"} - set(file):
+            named = " and none ".join(sorted(lacking))
+            raise UserError(f"has no array {named}; path (N,) and embedding (N, D) are needed")
+        kept = [name for name in REQUIRED if name in file]
+        columns = {name: file[name] for name in kept}
+        values = file["embedding"]
+    if columns["path"].dtype.kind != "U" or columns["path"].ndim != 1:
+        raise UserError("path must be an array of text, (N,)")
+    return pd.DataFrame({name: each for name, each in columns.items() if each.shape == columns["path"].shape}), values
+
+
+def _read_parquet(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
+    return _unpack(pd.read_parquet(path))
+
+
+def _read_safetensors(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
+    with safetensors.safe_open(path, framework="np") as file:
+        facts = json.loads((file.metadata() or {}).get("facts", "{}"))
+        if "embedding" not in file.keys() or not {"columns", "data"} <= set(facts):  # noqa: SIM118  not a dict
+            raise UserError("has no embedding, or no columns in its facts; `clipreid embed` writes both")
+        return pd.DataFrame(facts["data"], columns=facts["columns"]), file.get_tensor("embedding")
+
+
+def _unpack(table: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
+    """Take the column ``embedding``, whose cells are lists of numbers, out of a table."""
+    if "embedding" not in table:
+        raise UserError("has no column embedding, a list of numbers per image")
+    widths = sorted({len(each) for each in table["embedding"]})
+    if len(widths) > 1:
+        raise UserError(f"embedding has rows of {widths[0]} and of {widths[-1]} numbers; all must be of one width")
+    return table.drop(columns="embedding"), np.stack(table["embedding"].tolist())
