@@ -271,7 +271,8 @@ def _run_here(
             signal.signal(number, signal.default_int_handler)
 
     began = time.perf_counter()
-    batch, failed = Local(runs, jobs, force), {}
+    batch = Local(runs, jobs, force)
+    failed: dict[str, str] = {}
     if choose_by:
         batch, failed = choose.train_and_choose(batch, choose_by)
     failed = failed or batch.do()
