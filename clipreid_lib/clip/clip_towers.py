@@ -26,15 +26,16 @@ class ImageFeatures:
     )  # (B, width or width/2), one block before the end: class token (ViT) or pooled layer 3 (ResNet)
     f: torch.Tensor  # (B, width), after the last block and final norm, or pooled layer 4
     f_proj: torch.Tensor  # (B, embed_dim), in the space shared with text, un-normalised
+    composed: torch.Tensor | None = None  # (B, embed_dim), PromptSG's feature of an image and its own sentence
 
     def to_float32(self) -> "ImageFeatures":
         """Return the same in float32, whatever they were computed in: losses need all the digits."""
-        return ImageFeatures(self.f_last.float(), self.f.float(), self.f_proj.float())
+        return ImageFeatures(**{name: value.float() for name, value in vars(self).items() if value is not None})
 
     @property
     def embedding(self) -> torch.Tensor:
-        """What retrieval compares: ``f`` and ``f_proj`` side by side, (B, width + embed_dim)."""
-        return torch.cat([self.f, self.f_proj], dim=1)
+        """What retrieval compares: ``composed``, if it is there, ``f`` and ``f_proj`` side by side, (B, D)."""
+        return torch.cat([each for each in (self.composed, self.f, self.f_proj) if each is not None], dim=1)
 
 
 def _recompute(layer: nn.Module, maps: torch.Tensor) -> torch.Tensor:
@@ -171,6 +172,25 @@ class Backbone(nn.Module):
         Raises:
             ValueError: ``side`` is given, but :meth:`add_side_information` was not called.
         """
+        return self._run_image_tower(images, side)[0]
+
+    def image_tokens(
+        self, images: torch.Tensor, side: torch.Tensor | None = None
+    ) -> tuple[ImageFeatures, torch.Tensor]:
+        """Run the image tower once for what :meth:`image_features` returns and for every place of the images.
+
+        Returns:
+            The features, and (B, L, width), row by row of the picture: a ViT's patches after the last block and its
+            final norm, without the class token; a ResNet's places after layer 4, before the attention pool.
+
+        Raises:
+            ValueError: as :meth:`image_features`.
+        """
+        features, last = self._run_image_tower(images, side)
+        return features, self.clip.visual.ln_post(last) if self.is_vit else last.flatten(2).transpose(1, 2)
+
+    def _run_image_tower(self, images: torch.Tensor, side: torch.Tensor | None) -> tuple[ImageFeatures, torch.Tensor]:
+        """Return the features, and the places after the last block: a ViT's (B, L, width), a ResNet's (B, C, H, W)."""
         visual = self.clip.visual
         if side is not None and self.side_values is None:
             raise ValueError("rows of side information, but add_side_information was not called")
@@ -179,14 +199,15 @@ class Backbone(nn.Module):
                 # NLC: as maps, open_clip could not return the tokens of overlapping patches
                 out = visual.forward_intermediates(images, indices=2, output_fmt="NLC", output_extra_tokens=True)
             before, last = (tokens[:, 0] for tokens in out["image_intermediates_prefix"])  # class tokens (B, width)
-            return ImageFeatures(before, visual.ln_post(last), out["image_features"])
+            features = ImageFeatures(before, visual.ln_post(last), out["image_features"])
+            return features, out["image_intermediates"][-1]
         maps = visual.stem(images)  # (B, C, H/4, W/4)
         seen = []
         for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
             maps = _recompute(layer, maps) if self.checkpointing else layer(maps)
             seen.append(maps)
         layer3, layer4 = (each.mean(dim=(2, 3)) for each in seen[-2:])
-        return ImageFeatures(layer3, layer4, visual.attnpool(maps))
+        return ImageFeatures(layer3, layer4, visual.attnpool(maps)), maps
 
     @contextlib.contextmanager
     def _side_vectors(self, side: torch.Tensor | None) -> Iterator[None]:

@@ -1,21 +1,27 @@
 """The model that learns to identify: CLIP's image encoder with BNNeck classifiers on two of its features."""
 
-import contextlib
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
 
 from clipreid_lib.clip.backbone import Backbone, ImageFeatures
+from clipreid_lib.clip.encode import see_images
 
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """What one batch gives: the features, and identity logits of the two heads, each (B, identities)."""
+    """What one batch gives: the features, and identity logits of the heads, each (B, identities).
+
+    The last two are there where the model composes features, as PromptSG does.
+    """
 
     features: ImageFeatures
     logits: torch.Tensor
     logits_proj: torch.Tensor
+    logits_composed: torch.Tensor | None = None
+    text: torch.Tensor | None = None  # (B, embed_dim), text feature of each image's own sentence
 
 
 class BNNeck(nn.Module):
@@ -52,6 +58,15 @@ class ClipidModel(nn.Module):
             features = backbone.image_features(blank)
         self.head = BNNeck(features.f.shape[1], identities)
         self.head_proj = BNNeck(features.f_proj.shape[1], identities)
+        self.composer: nn.Module | None = None
+        self.head_composed: BNNeck | None = None
+
+    def add_composer(self, composer: nn.Module) -> None:
+        """Compose features with a :class:`~clipreid_lib.method.promptsg.Composer`, and draw a third head for them."""
+        self.composer = composer.to(self.backbone.device)
+        self.head_composed = BNNeck(cast(int, composer.width), self.head.classifier.out_features).to(
+            self.backbone.device
+        )
 
     def forward(
         self, images: torch.Tensor, side: torch.Tensor | None = None, number: torch.dtype = torch.float32
@@ -63,10 +78,9 @@ class ClipidModel(nn.Module):
             side: (B,) rows of side information; None adds none.
             number: format of the encoder's products; the losses need all the digits of what follows.
         """
-        half = torch.autocast(images.device.type, number) if number is not torch.float32 else contextlib.nullcontext()
-        with half:
-            features = self.backbone.image_features(images, side).to_float32()
-        return ModelOutput(features, self.head(features.f), self.head_proj(features.f_proj))
+        features, text = see_images(self.backbone, images, side, self.composer, number)
+        composed = self.head_composed(features.composed) if self.head_composed is not None else None
+        return ModelOutput(features, self.head(features.f), self.head_proj(features.f_proj), composed, text)
 
     def train(self, mode: bool = True) -> "ClipidModel":
         """Switch image encoder and heads; the frozen text tower always stays in evaluation mode."""
@@ -80,7 +94,7 @@ class ClipidModel(nn.Module):
 
         Args:
             encoder_lr: of the image encoder.
-            head_lr: of the classifier heads.
+            head_lr: of the classifier heads and the composer.
             bias_factor: how much faster biases learn, in both.
 
         Returns:
@@ -88,7 +102,8 @@ class ClipidModel(nn.Module):
             out.
         """
         groups = []
-        for parts, rate in (((self.backbone,), encoder_lr), ((self.head, self.head_proj), head_lr)):
+        heads = [part for part in (self.head, self.head_proj, self.head_composed, self.composer) if part is not None]
+        for parts, rate in (([self.backbone], encoder_lr), (heads, head_lr)):
             learning = [(n, p) for part in parts for n, p in part.named_parameters() if p.requires_grad]
             for peak, biased in ((rate, False), (rate * bias_factor, True)):
                 chosen = [p for name, p in learning if ("bias" in name) == biased]
