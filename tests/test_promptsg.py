@@ -294,7 +294,8 @@ def test_the_control_is_a_run_of_its_own():
 def test_the_notebooks_run_to_the_end_and_what_cannot_be_exported_is_told(tmp_path):
     outputs = tmp_path / "outputs"
     more = TINY | {"variant": "promptsg", "encoder_epochs": 1, "outputs_root": outputs}
-    made = run(tmp_path, *(part for key, value in more.items() for part in ("--set", f"{key}={value}")))
+    file = schema.ROOT / "params" / "demo.yaml"
+    made = run(tmp_path, str(file), *(part for key, value in more.items() for part in ("--set", f"{key}={value}")))
     assert made.returncode == 0, made.stdout + made.stderr
     (folder,) = (outputs / "runs").iterdir()
     table = pd.read_csv(outputs / "leaderboard.csv")
