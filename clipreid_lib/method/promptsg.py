@@ -2,7 +2,8 @@
 
 After Yang et al., A Pedestrian is Worth One Prompt, CVPR 2024. A network turns the image's feature into a word, which
 stands in "a photo of a [word] hand."; CLIP's frozen text tower reads that sentence. The composed feature needs the
-image alone, in training and in the test.
+image alone, in training and in the test. The sentence acts on it by the weights of the attention alone: what is found
+are places of the image. To see what the word is worth, compare with the control, which has the same module.
 
 What is done otherwise than published:
 
