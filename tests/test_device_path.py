@@ -11,6 +11,7 @@ from clipreid_lib.method.encoder_finetune import EncoderSettings, finetune
 from clipreid_lib.method.inversion import InversionLoss
 from clipreid_lib.method.loss_terms import AnchorLoss, IdentityLoss, Term, TripletLoss
 from clipreid_lib.method.prompt_learning import PromptSettings, learn_prompts
+from clipreid_lib.method.promptsg import SentenceLoss
 
 META = torch.device("meta")
 LABELS = [number // 4 for number in range(16)]
@@ -45,8 +46,9 @@ def test_stages_leave_nothing_on_the_cpu(numbers, model, checkpointing):
         "triplet": Term(1.0, TripletLoss()),
         "image_to_text": Term(1.0, AnchorLoss(anchors, scale)),
         "inversion": Term(1.0, InversionLoss()),
+        "sentence": Term(1.0, SentenceLoss(scale)),
     }
-    chosen = settings_for(clip, checkpointing=checkpointing)
+    chosen = settings_for(clip, checkpointing=checkpointing, compose="word")
     model, log = finetune(clip, images, LABELS, terms, chosen, validate=lambda _: {"validation": 1.0})
     assert {p.device for p in model.parameters()} == {META} and "inversion" not in log
     assert {"identity", "triplet", "image_to_text", "text_to_image"} <= set(log)

@@ -483,6 +483,8 @@ def test_published_numbers_stand_beside_ours(outputs):
         ({"variant": "tip_adapter"}, "votes of the training images", "peak rate"),
         ({"variant": "classifier", "train": "lora-4"}, "only a part learned (train: lora-4)", "triplet"),
         ({"variant": "inversion", "pretrained": "random"}, "random numbers", "embedded CLIP of this"),
+        ({"variant": "promptsg"}, "a word of each image", "the control"),
+        ({"variant": "promptsg", "prompt_form": "fixed"}, "same for all images (the control)", "a word of each"),
         ({"dataset": "folder", "aspect": "hand"}, "theirs to make sure", "drawings of nobody"),
         ({"dataset": "market1501", "aspect": "body"}, "whole bodies", "forensic work"),
         ({"dataset": "11k", "protocol": "mba"}, "recognition within a session", "drawings of nobody"),

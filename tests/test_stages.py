@@ -82,7 +82,7 @@ def test_same_seed_same_numbers_and_another_seed_others(open_run, tmp_path):
 
 def test_all_variants_see_the_same_batches(open_run, tmp_path, monkeypatch):
     seen = {}
-    for variant in ("classifier", "clipid_no_text", "inversion"):
+    for variant in ("classifier", "clipid_no_text", "inversion", "promptsg"):
         batches = seen.setdefault(variant, [])
         spoil = augment.Augment.__call__
         monkeypatch.setattr(

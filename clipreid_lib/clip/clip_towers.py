@@ -39,7 +39,8 @@ class ImageFeatures:
 
     f_last: torch.Tensor  # (B, its width)
     f: torch.Tensor  # (B, width)
-    f_proj: torch.Tensor | None  # (B, embed_dim), un-normalised
+    f_proj: torch.Tensor | None = None  # (B, embed_dim), un-normalised
+    composed: torch.Tensor | None = None  # (B, embed_dim), PromptSG's feature of an image and its own sentence
 
     def to_float32(self) -> "ImageFeatures":
         """Return the same in float32, whatever they were computed in: losses need all the digits."""
@@ -47,8 +48,8 @@ class ImageFeatures:
 
     @property
     def embedding(self) -> torch.Tensor:
-        """What retrieval compares: ``f`` and ``f_proj`` side by side, (B, width + embed_dim); or ``f`` alone."""
-        return self.f if self.f_proj is None else torch.cat([self.f, self.f_proj], dim=1)
+        """What retrieval compares: ``composed``, ``f`` and ``f_proj`` side by side, whichever are there, (B, D)."""
+        return torch.cat([each for each in (self.composed, self.f, self.f_proj) if each is not None], dim=1)
 
     @property
     def in_text_space(self) -> torch.Tensor:
@@ -197,29 +198,50 @@ class Backbone(nn.Module):
         Raises:
             ValueError: ``side`` is given, but :meth:`add_side_information` was not called.
         """
+        return self._run_image_tower(images, side)[0]
+
+    def image_tokens(
+        self, images: torch.Tensor, side: torch.Tensor | None = None
+    ) -> tuple[ImageFeatures, torch.Tensor]:
+        """Run CLIP's own image tower once for what :meth:`image_features` returns, and for every place of the images.
+
+        Returns:
+            The features, and (B, L, width), row by row of the picture: a ViT's patches after the last block and its
+            final norm, without the class token; a ResNet's places after layer 4, before the attention pool.
+
+        Raises:
+            ValueError: as :meth:`image_features`.
+        """
+        features, last = self._run_image_tower(images, side)
+        return features, self.clip.visual.ln_post(last) if self.is_vit else last.flatten(2).transpose(1, 2)
+
+    def _run_image_tower(self, images: torch.Tensor, side: torch.Tensor | None) -> tuple[ImageFeatures, torch.Tensor]:
+        """Return the features, and the places after the last block: a ViT's (B, L, width), a ResNet's (B, C, H, W)."""
         visual = self.clip.visual
         if side is not None and self.side_values is None:
             raise ValueError("rows of side information, but add_side_information was not called")
         if self.is_timm:
-            return ImageFeatures(*timm_towers.take_features(visual, images)[:3])
+            f_last, f, f_proj, places = timm_towers.take_features(visual, images)
+            return ImageFeatures(f_last, f, f_proj), places
         if self.is_vit:
             # NLC: as maps, open_clip could not return the tokens of overlapping patches
             how = {"indices": 2, "output_fmt": "NLC", "output_extra_tokens": True}
             with self._side_vectors(side):
                 out = visual.forward_intermediates(images, **how, intermediates_only=not self.has_class_token)
             before, last = (tokens[:, 0] for tokens in out["image_intermediates_prefix"])  # class tokens (B, width)
-            if self.has_class_token:
-                return ImageFeatures(before, visual.ln_post(last), out["image_features"])
             early, late = out["image_intermediates"]  # patches (B, places, width)
+            if self.has_class_token:
+                return ImageFeatures(before, visual.ln_post(last), out["image_features"]), late
             pooled, _ = visual._pool(torch.cat([last[:, None], late], dim=1))  # as open_clip's own forward does
-            return ImageFeatures(early.mean(dim=1), pooled, None if visual.proj is None else pooled @ visual.proj)
+            projected = None if visual.proj is None else pooled @ visual.proj
+            return ImageFeatures(early.mean(dim=1), pooled, projected), late
         maps = visual.stem(images)  # (B, C, H/4, W/4)
         seen = []
         for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
             maps = _recompute(layer, maps) if self.checkpointing else layer(maps)
             seen.append(maps)
         layer3, layer4 = (each.mean(dim=(2, 3)) for each in seen[-2:])
-        return ImageFeatures(layer3, layer4, visual.attnpool(maps))
+        return ImageFeatures(layer3, layer4, visual.attnpool(maps)), maps
 
     @contextlib.contextmanager
     def _side_vectors(self, side: torch.Tensor | None) -> Iterator[None]:

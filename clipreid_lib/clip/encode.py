@@ -1,8 +1,11 @@
 """From pixels to features: normalise as the checkpoint wants, and run many images through the image tower."""
 
+import contextlib
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
+from torch import nn
 
 from clipreid_lib.clip.clip_towers import Backbone, ImageFeatures
 from clipreid_lib.clip.device import allow_tf32, move
@@ -35,7 +38,11 @@ def _per_channel(values: tuple[float, ...], device: torch.device) -> torch.Tenso
 
 @torch.no_grad()
 def encode(
-    backbone: Backbone, pixels: Images, side: torch.Tensor | None = None, mirrored: bool = False
+    backbone: Backbone,
+    pixels: Images,
+    side: torch.Tensor | None = None,
+    mirrored: bool = False,
+    composer: nn.Module | None = None,
 ) -> ImageFeatures:
     """Return CLIP-ReID's features of many images, computed in float32 (on CUDA without TF32).
 
@@ -44,25 +51,59 @@ def encode(
         pixels: (N, 3, H, W) uint8, or anything indexed like it.
         side: (N,) each image's row of side information, from the backbone's ``side_rows``; None adds none.
         mirrored: add the mirrored image's features, as MBA-Net and CLIP-HandID do in their tests.
+        composer: PromptSG's, which makes ``composed`` of the features and places of images; None composes nothing.
 
     Returns:
         Features of (N, D), un-normalised, float32 on the CPU; their ``embedding`` is what tests compare.
     """
     backbone.eval()
+    if composer is not None:
+        composer.eval()
+
+    def see(images: torch.Tensor, mine: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        features = see_images(backbone, images, mine, composer)[0]
+        return {name: value for name, value in vars(features).items() if value is not None}
+
     rows = []
     side = None if side is None else move(side, backbone.device)
     with allow_tf32(False):
         for part, seen in feed(pixels, torch.arange(len(pixels)).split(BATCH), backbone.device):
             images, mine = normalise(seen, *backbone.normalisation), None if side is None else side[part]
-            three = _list(backbone.image_features(images, mine))
+            found = see(images, mine)
             if mirrored:
-                other = _list(backbone.image_features(images.flip(3), mine))
-                three = [one + its for one, its in zip(three, other, strict=True)]
-            rows.append(three)  # they stay on the device until all are there: no wait per batch
-    found = [torch.cat(column).cpu() for column in zip(*rows, strict=True)]
-    return ImageFeatures(*found, *[None] * (3 - len(found)))
+                other = see(images.flip(3), mine)
+                found = {name: found[name] + other[name] for name in found}
+            rows.append(found)  # they stay on the device until all are there: no wait per batch
+    given = {name: torch.cat([row[name] for row in rows]).cpu() for name in rows[0]}
+    return ImageFeatures(**given)
 
 
-def _list(features: ImageFeatures) -> list[torch.Tensor]:
-    """Return those features that the tower has: three, or two without a projection."""
-    return [each for each in vars(features.to_float32()).values() if each is not None]
+def see_images(
+    backbone: Backbone,
+    images: torch.Tensor,
+    side: torch.Tensor | None = None,
+    composer: nn.Module | None = None,
+    number: torch.dtype = torch.float32,
+) -> tuple[ImageFeatures, torch.Tensor | None]:
+    """Run the image tower in a number format, and PromptSG's composer, if there is one, in float32.
+
+    Args:
+        backbone: with any image tower.
+        images: (B, 3, H, W), normalised.
+        side: (B,) rows of side information; None adds none.
+        composer: as for :func:`encode`.
+        number: format of the tower's products.
+
+    Returns:
+        The features in float32, and with a composer each image's text feature, (B, embed_dim).
+    """
+    half = torch.autocast(images.device.type, number) if number is not torch.float32 else contextlib.nullcontext()
+    if composer is None:
+        with half:
+            return backbone.image_features(images, side).to_float32(), None
+    with half:
+        features, tokens = backbone.image_tokens(images, side)
+    features = features.to_float32()
+    with allow_tf32(False):
+        composed, text = composer(backbone, features, tokens.float())
+    return replace(features, composed=composed), text

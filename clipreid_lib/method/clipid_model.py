@@ -1,21 +1,24 @@
 """The model that learns to identify: CLIP's image encoder with BNNeck classifiers on two of its features."""
 
-import contextlib
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
 
 from clipreid_lib.clip.backbone import Backbone, ImageFeatures
+from clipreid_lib.clip.encode import see_images
 
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """What one batch gives: the features, and identity logits of each head, (B, identities)."""
+    """What one batch gives: the features, and identity logits of the heads, each (B, identities)."""
 
     features: ImageFeatures
     logits: torch.Tensor
     logits_proj: torch.Tensor | None  # None where the tower has no projection
+    logits_composed: torch.Tensor | None = None  # these two where the model composes features, as PromptSG does
+    text: torch.Tensor | None = None  # (B, embed_dim), text feature of each image's own sentence
 
 
 class BNNeck(nn.Module):
@@ -53,6 +56,14 @@ class ClipidModel(nn.Module):
         self.head = BNNeck(features.f.shape[1], identities)
         shared = features.f_proj
         self.head_proj = None if shared is None else BNNeck(shared.shape[1], identities)
+        self.composer: nn.Module | None = None
+        self.head_composed: BNNeck | None = None
+
+    def add_composer(self, composer: nn.Module) -> None:
+        """Compose features with a :class:`~clipreid_lib.method.promptsg.Composer`, and draw a third head for them."""
+        self.composer = composer.to(self.backbone.device)
+        head = BNNeck(cast(int, composer.width), self.head.classifier.out_features)
+        self.head_composed = head.to(self.backbone.device)
 
     def forward(
         self, images: torch.Tensor, side: torch.Tensor | None = None, number: torch.dtype = torch.float32
@@ -64,11 +75,10 @@ class ClipidModel(nn.Module):
             side: (B,) rows of side information; None adds none.
             number: format of the encoder's products; the losses need all the digits of what follows.
         """
-        half = torch.autocast(images.device.type, number) if number is not torch.float32 else contextlib.nullcontext()
-        with half:
-            features = self.backbone.image_features(images, side).to_float32()
+        features, text = see_images(self.backbone, images, side, self.composer, number)
         projected = None if self.head_proj is None else self.head_proj(features.f_proj)
-        return ModelOutput(features, self.head(features.f), projected)
+        composed = None if self.head_composed is None else self.head_composed(features.composed)
+        return ModelOutput(features, self.head(features.f), projected, composed, text)
 
     def train(self, mode: bool = True) -> "ClipidModel":
         """Switch image encoder and heads; the frozen text tower and frozen batch norms stay in evaluation mode.
@@ -86,7 +96,7 @@ class ClipidModel(nn.Module):
     @property
     def heads(self) -> dict[str, BNNeck]:
         """The heads by the names that checkpoints give them."""
-        each = {"head": self.head, "head_proj": self.head_proj}
+        each = {"head": self.head, "head_proj": self.head_proj, "head_composed": self.head_composed}
         return {name: head for name, head in each.items() if head is not None}
 
     def parameter_groups(self, encoder_lr: float, head_lr: float, bias_factor: float = 1.0) -> list[dict]:
@@ -94,7 +104,7 @@ class ClipidModel(nn.Module):
 
         Args:
             encoder_lr: of the image encoder.
-            head_lr: of the classifier heads.
+            head_lr: of the classifier heads and the composer.
             bias_factor: how much faster biases learn, in both.
 
         Returns:
@@ -102,7 +112,8 @@ class ClipidModel(nn.Module):
             out.
         """
         groups = []
-        for parts, rate in (((self.backbone,), encoder_lr), (self.heads.values(), head_lr)):
+        added = [] if self.composer is None else [self.composer]
+        for parts, rate in (([self.backbone], encoder_lr), ([*self.heads.values(), *added], head_lr)):
             learning = [(n, p) for part in parts for n, p in part.named_parameters() if p.requires_grad]
             for peak, biased in ((rate, False), (rate * bias_factor, True)):
                 chosen = [p for name, p in learning if ("bias" in name) == biased]

@@ -20,6 +20,7 @@ from clipreid_lib.method.clipid_model import ClipidModel
 from clipreid_lib.method.inversion import InversionLoss
 from clipreid_lib.method.labels import Labels, map_labels
 from clipreid_lib.method.loss_terms import Term, describe_loss, weigh_terms
+from clipreid_lib.method.promptsg import Composer
 from clipreid_lib.method.resume import Keep
 from clipreid_lib.method.training_loop import Loop
 
@@ -31,7 +32,11 @@ class EncoderSettings:
     Attributes:
         epochs: length.
         lr: peak rate of the image encoder, per step of Adam.
-        head_lr: peak rate of the heads, and of losses that learn; ten times CLIP-ReID's, as CLIP-HandID's.
+        head_lr: peak rate of the heads, of the composer, and of losses that learn; ten times CLIP-ReID's, as
+            CLIP-HandID's.
+        compose: ``word`` composes features as PromptSG does, ``fixed`` as its control without a word, ``none`` not at
+            all; see :mod:`clipreid_lib.method.promptsg`.
+        noun: end of the composer's sentence.
         schedule: of the rates: ``clip_reid`` or ``clip_handid``.
         warm_start: share of the peak rate that warm-up starts from, in ``clip_reid``.
         steps: in ``clip_reid``: shares of the epochs after which the rate falls to a tenth.
@@ -68,6 +73,8 @@ class EncoderSettings:
     erasing: str = "mean"
     weight_decay: float = 1e-4
     bias_factor: float = 2.0
+    compose: str = "none"
+    noun: str = "hand."
     accumulate: int = 1
     checkpointing: bool = False
     precision: str = "auto"
@@ -120,6 +127,8 @@ def finetune(
         raise ValueError(f"{len(images)} images, {len(rows)} labels and {len(terms)} loss terms")
     torch.manual_seed(stable_seed("heads", settings.seed))
     model = ClipidModel(clip, len(identities)).to(clip.device)
+    if settings.compose != "none":  # after the heads, which are thus drawn alike
+        model.add_composer(Composer(clip, settings.compose, settings.noun))
     learning = [term.loss for term in terms.values() if isinstance(term.loss, nn.Module)]
     for loss in learning:
         if isinstance(loss, InversionLoss):  # its network starts from this seed too, whatever was drawn before

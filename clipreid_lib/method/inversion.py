@@ -79,8 +79,26 @@ class InversionLoss(nn.Module):
         (clip,) = self._clip
         with torch.random.fork_rng(devices=[]):  # its dropout must not change the crops that follow
             text = self.reader.text_features(clip, out.features.in_text_space)  # (B, embed_dim)
-        images, texts = scale_pair(out.features.in_text_space, text, self.logits, self._scale)
-        return {
-            "image_to_text": supervised_contrastive(images, texts, rows, rows),
-            "text_to_image": supervised_contrastive(texts, images, rows, rows),
-        }
+        return contrast_both_ways(out.features.in_text_space, text, rows, self.logits, self._scale)
+
+
+def contrast_both_ways(
+    f_proj: torch.Tensor, text: torch.Tensor, rows: torch.Tensor, logits: str, scale: float
+) -> dict[str, torch.Tensor]:
+    """Return the supervised contrast between images and their own sentences in both directions.
+
+    Args:
+        f_proj: (B, embed_dim) image features.
+        text: (B, embed_dim) text feature of each image's sentence.
+        rows: (B,) of the label map.
+        logits: ``cosine`` or ``dot``, as :func:`~clipreid_lib.method.prompt_bank.scale_pair` takes them.
+        scale: CLIP's learned inverse temperature.
+
+    Returns:
+        The scalars ``image_to_text`` and ``text_to_image``.
+    """
+    images, texts = scale_pair(f_proj, text, logits, scale)
+    return {
+        "image_to_text": supervised_contrastive(images, texts, rows, rows),
+        "text_to_image": supervised_contrastive(texts, images, rows, rows),
+    }

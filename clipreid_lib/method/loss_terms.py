@@ -26,7 +26,7 @@ class Term:
 
 @dataclass(frozen=True)
 class IdentityLoss:
-    """Cross entropy of the heads, added: which training person is it?
+    """Cross entropy of all heads, added: which training person is it?
 
     Attributes:
         smoothing: share of the target that goes to all people alike; 0.1 is CLIP-ReID's.
@@ -36,13 +36,13 @@ class IdentityLoss:
 
     def __call__(self, out: ModelOutput, rows: torch.Tensor) -> torch.Tensor:
         """Return the scalar loss."""
-        heads = (out.logits, out.logits_proj)
+        heads = (out.logits, out.logits_proj, out.logits_composed)
         return _add(cross_entropy(each, rows, self.smoothing) for each in heads if each is not None)
 
 
 @dataclass(frozen=True)
 class TripletLoss:
-    """Batch-hard triplet loss on CLIP-ReID's three features, or the two of a tower without projection, added.
+    """Batch-hard triplet loss on CLIP-ReID's three features and PromptSG's, whichever are there, added.
 
     Attributes:
         margin: in the features' own unit; 0.3 is CLIP-ReID's.
@@ -52,8 +52,8 @@ class TripletLoss:
 
     def __call__(self, out: ModelOutput, rows: torch.Tensor) -> torch.Tensor:
         """Return the scalar loss."""
-        three = (out.features.f_last, out.features.f, out.features.f_proj)
-        return _add(batch_hard_triplet(each, rows, self.margin) for each in three if each is not None)
+        all_of_them = (out.features.f_last, out.features.f, out.features.f_proj, out.features.composed)
+        return _add(batch_hard_triplet(each, rows, self.margin) for each in all_of_them if each is not None)
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ LOSSES = {
     "clipid": ", triplet loss, and the pull towards text anchors",
     "clipid_no_text": " and triplet loss, without any text (the control)",
     "inversion": ", and contrast with a sentence made of each image",
+    "promptsg": " and triplet loss, also of a feature composed of the image and a sentence",
 }
 
 

@@ -29,7 +29,7 @@ NOTEBOOKS = (
 SURVEY, PROMPTS, ENCODER, EVALUATION, RETRIEVAL = NOTEBOOKS
 EXTERNAL = "external"  # variant: features that another program made, by `clipreid score`
 TRAIN_NOTHING = ("frozen", "tip_adapter", EXTERNAL)  # variants
-SPEAK = ("clipid", "inversion")  # variants that train with sentences
+SPEAK = ("clipid", "inversion", "promptsg")  # variants that train with sentences
 SILENT = ("frozen", "tip_adapter", "classifier", "clipid_no_text")  # variants that need no text tower
 PROMPT_LEARN = "prompt_learn"  # stage 2a, notebook 02
 ENCODER_FINETUNE = "img_encoder_finetune"  # stages 1 and 2b, notebook 03
@@ -113,6 +113,7 @@ class Params(BaseModel):
         "clipid",
         "clipid_no_text",
         "inversion",
+        "promptsg",
         "tip_adapter",
         "external",
     ] = "clipid"
@@ -224,7 +225,11 @@ class Params(BaseModel):
         if self.test_features == "after_neck" and not (self.trains_encoder and self.variant != "clipid"):
             raise ValueError(
                 f"test_features|{self.variant}, mode {self.mode}, has no heads to pass, or is compared with texts too; "
-                "after_neck goes with classifier, clipid_no_text and inversion"
+                "after_neck goes with classifier, clipid_no_text, inversion and promptsg"
+            )
+        if self.variant == "promptsg" and self.prompt_form == "shared":
+            raise ValueError(
+                "prompt_form|promptsg takes learned (a word made of each image) or fixed (no word, its control)"
             )
         if self.side_info != "none" and not self.trains_encoder:
             raise ValueError(f"side_info|{self.variant}, mode {self.mode}, trains no image encoder to use it; use none")
@@ -337,6 +342,13 @@ class Params(BaseModel):
     def trains_encoder(self) -> bool:
         """Whether stage 1 or 2b is part of this run."""
         return self.variant not in TRAIN_NOTHING and self.mode != PROMPT_LEARN
+
+    @property
+    def composes(self) -> str:
+        """PromptSG's sentence: ``word`` with a word made of each image, ``fixed`` without; ``none`` for others."""
+        if self.variant != "promptsg":
+            return "none"
+        return "fixed" if self.prompt_form == "fixed" else "word"
 
     @property
     def stage(self) -> str:

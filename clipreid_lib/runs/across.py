@@ -23,7 +23,8 @@ from clipreid_lib.scores.evaluation import evaluate
 from clipreid_lib.scores.given_features import ONLY
 from clipreid_lib.scores.score_names import EACH_PERSON, IN_DRAWS
 
-TRAINED = ("experiment", "dataset", "aspect", "model", "variant", "stage", "seed")  # how a run was trained
+# How a run was trained.
+TRAINED = ("experiment", "dataset", "aspect", "model", "variant", "prompt_form", "stage", "seed")
 SCORES = ("rank1", "map", "map_trapezoid")
 
 
@@ -129,7 +130,8 @@ def arrange(table: pd.DataFrame, score: str = "rank1") -> pd.DataFrame:
         One row per way of training, one column per target; NaN where nothing was tested.
     """
     # Whatever the runs differ in names a row; only seeds are averaged.
-    varying = [key for key in ("experiment", "model", "stage") if table.groupby("variant")[key].nunique().max() > 1]
+    kinds = table.groupby("variant")[["experiment", "model", "prompt_form", "stage"]].nunique().max()
+    varying = kinds[kinds > 1].index.tolist()
     trained = (table["dataset"] + " " + table["aspect"]).str.cat(table[["variant", *varying]], sep=", ")
     tested = table["tested_dataset"] + " " + table["tested_aspect"]
     means = 100 * table[score].groupby([trained.rename("trained"), tested.rename("tested")], sort=False).mean()

@@ -1,5 +1,7 @@
 """The embeddings that a run's test images are compared by, and the closed set of its training people."""
 
+from typing import cast
+
 import pandas as pd
 import torch
 from torch.nn import functional
@@ -25,13 +27,18 @@ def embed(run: Run, encoder: Encoder, images: pd.DataFrame) -> dict[str, Embeddi
 
     Returns:
         ``tip_adapter``, where that is the variant: votes of the training images. ``image``: CLIP-ReID's ``f`` and
-        ``f_proj`` side by side. ``profile``, for ``clipid``: the softmax of an image's similarities to all anchors.
-        ``mirrored``, with ``flip_test``: features of each image plus those of its mirror image. ``stage 0``, where the
-        run trains the encoder: the embedding before any training.
+        ``f_proj`` side by side, after the composed feature of ``promptsg``. ``composed`` and ``uncomposed``, for
+        ``promptsg``: that feature alone, and the others without it. ``profile``, for ``clipid``: the softmax of an
+        image's similarities to all anchors. ``mirrored``, with ``flip_test``: features of each image plus those of its
+        mirror image. ``stage 0``, where the run trains the encoder: the embedding before any training.
     """
     image = encoder.embed(images)
     made = {"tip_adapter": _vote(run, encoder, image)} if run.params.variant == "tip_adapter" else {}
     made["image"] = image
+    if encoder.composer is not None:
+        width = cast(int, encoder.composer.width)
+        made["composed"] = Embeddings(image.paths, image.values[:, :width])
+        made["uncomposed"] = Embeddings(image.paths, image.values[:, width:])
     if run.prompts.exists() and (bank := load_anchors(run, encoder)):
         made["profile"] = Embeddings(image.paths, _compare_anchors(encoder, bank, image).softmax(dim=1))
     if run.params.flip_test:

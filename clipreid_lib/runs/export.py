@@ -58,6 +58,10 @@ def export(run: str, out: str, onnx: bool = False) -> list[str]:
     params = finished.params
     if params.variant == "tip_adapter":
         raise UserError(f"{run}: {VOTES}")
+    if params.composes != "none":
+        raise UserError(
+            f"{run}: promptsg composes features, which open_clip cannot; clipreid embed writes its embeddings"
+        )
     if params.side_info != "none":
         told = f"was trained with a vector for each {params.side_info}, which no other program would add"
         raise UserError(f"{run}: {told}; train it with side_info: none")

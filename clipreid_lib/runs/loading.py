@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from clipreid_lib.base import checkpoints
 from clipreid_lib.base.errors import UserError
@@ -13,7 +14,8 @@ from clipreid_lib.clip import backbone
 from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.clip.device import compute_repeatably
 from clipreid_lib.method import few_weights
-from clipreid_lib.params.schema import EXTERNAL
+from clipreid_lib.method.promptsg import Composer
+from clipreid_lib.params.schema import EXTERNAL, HAND
 from clipreid_lib.runs.machine import choose_device
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores import given_features
@@ -21,11 +23,12 @@ from clipreid_lib.scores.encoder import STATISTICS, Encoder
 
 
 class Network(NamedTuple):
-    """An image encoder: the backbone, the hash or tag of its weights, and the neck of :class:`Encoder`, if any."""
+    """An image encoder: the backbone, the hash or tag of its weights, and neck and composer of Encoder, if any."""
 
     backbone: Backbone
     sha: str
     neck: dict[str, torch.Tensor] | None = None
+    composer: nn.Module | None = None
 
 
 def load_backbone(run: Run) -> Backbone:
@@ -104,11 +107,16 @@ def load_network(run: Run) -> Network:
     wanted |= {"manifest_sha": file_sha(kept) if kept.is_file() else ""}
     checkpoints.require(path, facts, wanted)
     clip.clip.visual.load_state_dict(_pick(tensors, "visual."))
-    neck = None
+    neck = composer = None
+    if run.params.composes != "none":
+        composer = Composer(clip, run.params.composes, run.params.noun or HAND).to(clip.device).eval()
+        composer.load_state_dict(_pick(tensors, "composer."))
+        composer.requires_grad_(False)
     if run.params.test_features == "after_neck":
-        parts = [part for head in ("head", "head_proj") if (part := _pick(tensors, f"{head}.norm."))]
+        heads = ("head_composed", "head", "head_proj")
+        parts = [part for head in heads if (part := _pick(tensors, f"{head}.norm."))]
         neck = {name: torch.cat([part[name] for part in parts]) for name in STATISTICS}
-    return Network(clip, file_sha(path), neck)
+    return Network(clip, file_sha(path), neck, composer)
 
 
 def _load_pretrained(run: Run) -> Network:
@@ -123,4 +131,5 @@ def _pick(tensors: dict[str, torch.Tensor], start: str) -> dict[str, torch.Tenso
 
 def _keep_features(run: Run, network: Network) -> Encoder:
     """Return the encoder with the folder of features that all runs with the same outputs folder share."""
-    return Encoder(network.backbone, network.sha, run.features, run.table, run.photographs, network.neck)
+    where = run.features, run.table, run.photographs
+    return Encoder(network.backbone, network.sha, *where, network.neck, network.composer)

@@ -65,7 +65,7 @@ class Recognizer:
     def __init__(self, name: str, network: Network, run: Run | None = None) -> None:
         """Make one of a network; :meth:`load` finds the parts."""
         self.name, self.run, self._drawing = name, run, Lock()
-        self.backbone, self.checkpoint, self._neck = network
+        self.backbone, self.checkpoint, self._neck, self._composer = network
         self._rule = run.rule if run else "squash"
         self.thresholds = read_thresholds(run.folder) if run else None
         facts = [backbone.describe(self.backbone), self.checkpoint, RULES[self._rule], self._neck is not None]
@@ -214,8 +214,8 @@ class Recognizer:
     def _encode(self, pixels: Iterator[np.ndarray]) -> Iterator[torch.Tensor]:
         """Encode images of the network's size, (3, H, W) uint8 each: yield (N, D) of unit length for some at a time."""
         while chunk := list(islice(pixels, CHUNK)):
-            features = encode(self.backbone, torch.from_numpy(np.stack(chunk))).embedding
-            yield functional.normalize(pass_neck(features, self._neck), dim=1)
+            found = encode(self.backbone, torch.from_numpy(np.stack(chunk)), composer=self._composer).embedding
+            yield functional.normalize(pass_neck(found, self._neck), dim=1)
 
     def _find_images(self, source: str | Path | None) -> tuple[pd.DataFrame, Path, str]:
         """Return a source's images, their folder, and what to call the source."""

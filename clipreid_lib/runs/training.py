@@ -23,6 +23,7 @@ from clipreid_lib.method.labels import map_labels
 from clipreid_lib.method.loss_terms import AnchorLoss, IdentityLoss, Term, TripletLoss
 from clipreid_lib.method.prompt_bank import PromptBank, describe_people
 from clipreid_lib.method.prompt_learning import PromptSettings
+from clipreid_lib.method.promptsg import SentenceLoss
 from clipreid_lib.method.resume import MINUTE, Keep
 from clipreid_lib.params.recipes import recipe_of
 from clipreid_lib.params.schema import HAND
@@ -30,7 +31,7 @@ from clipreid_lib.runs.run import Run
 from clipreid_lib.scores import evaluation
 from clipreid_lib.scores.features import Embeddings
 
-TRIPLET = ("clipid", "clipid_no_text")  # variants that pull images of one person together
+TRIPLET = ("clipid", "clipid_no_text", "promptsg")  # variants that pull images of one person together
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,8 @@ def encoder_settings(run: Run) -> EncoderSettings:
         erasing=params.erasing,
         weight_decay=cast(float, params.weight_decay),
         bias_factor=params.bias_factor or recipe.bias_factor,
+        compose=params.composes,
+        noun=params.noun or HAND,
         accumulate=params.accumulate,
         checkpointing=params.checkpointing,
         precision=params.precision,
@@ -125,7 +128,10 @@ def loss_terms(run: Run, clip: Backbone) -> dict[str, Term]:
     clipid_no_text yes           yes     no
     clipid         yes           yes     image-to-text CE to 2a's frozen anchors
     inversion      yes           no      contrast with a sentence made of the image
+    promptsg       yes           yes     the same contrast; none with ``prompt_form: fixed``
     ============== ============= ======= ==========================================
+
+    The cross entropy and the triplet loss of ``promptsg`` are those of its composed feature, too.
 
     Args:
         run: the run.
@@ -144,6 +150,8 @@ def loss_terms(run: Run, clip: Backbone) -> dict[str, Term]:
         terms["image_to_text"] = Term(params.text_weight, loss)
     if params.variant == "inversion":
         terms["inversion"] = Term(params.text_weight, InversionLoss(params.text_logits, params.noun or HAND))
+    if params.composes == "word":
+        terms["sentence"] = Term(params.text_weight, SentenceLoss(clip.logit_scale, params.text_logits))
     return terms
 
 
@@ -206,7 +214,9 @@ def save_encoder(run: Run, clip: Backbone, model: ClipidModel, terms: dict[str, 
     Raises:
         UserError: the folder cannot be written.
     """
-    parts = {"visual": clip.clip.visual, **model.heads}
+    parts: dict[str, nn.Module] = {"visual": clip.clip.visual, **model.heads}
+    if model.composer is not None:
+        parts["composer"] = model.composer
     for name, term in terms.items():
         if isinstance(term.loss, InversionLoss):
             parts["inversion"] = term.loss.reader.network
@@ -240,8 +250,9 @@ def make_validation(run: Run, clip: Backbone) -> Callable[[ClipidModel], dict[st
     identities = _people(run)
     rows = torch.tensor([identities.index(i) if i in identities else -1 for i in held_out["identity"]])
 
-    def retrieval(_: ClipidModel) -> dict[str, float]:
-        embeddings = Embeddings(held_out["path"].tolist(), encode(clip, pixels, side).embedding)
+    def retrieval(model: ClipidModel) -> dict[str, float]:
+        embedding = encode(clip, pixels, side, composer=model.composer).embedding
+        embeddings = Embeddings(held_out["path"].tolist(), embedding)
         scores = evaluation.evaluate(embeddings, run.manifest, "validation").summary()
         return {"validation_rank1": scores["rank1"], "validation_map": scores["map"]}
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from torch import nn
 from torch.nn import functional
 
 from clipreid_lib.base import checkpoints
@@ -47,8 +48,9 @@ class Encoder:
         table: the data set's image table, whole.
         photographs: its image files.
         neck: the heads' batch norms, which features pass before they are compared, as in CLIP-HandID: each of
-            STATISTICS for ``f`` and ``f_proj`` side by side, (D,). None compares the features before them. The store
+            STATISTICS for the features side by side, (D,). None compares the features before them. The store
             holds features before them.
+        composer: PromptSG's, of the same checkpoint; None composes nothing.
     """
 
     backbone: Backbone
@@ -57,9 +59,12 @@ class Encoder:
     table: pd.DataFrame
     photographs: Photographs
     neck: dict[str, torch.Tensor] | None = None
+    composer: nn.Module | None = None
 
     def embed(self, images: pd.DataFrame, mirrored: bool = False) -> Embeddings:
         """Return CLIP-ReID's embedding of images, ``f`` and ``f_proj`` side by side; encode those not stored yet.
+
+        With a composer, PromptSG's composed feature stands before them.
 
         Args:
             images: rows of the image table or of a manifest.
@@ -93,7 +98,7 @@ class Encoder:
         """Do what :meth:`embed` does without the store, with the side information that the images' columns give."""
         distinct = images.drop_duplicates("path")
         pixels = load_pixels(self.photographs, distinct, self.backbone.image_size)
-        encoded = encode(self.backbone, pixels, self.backbone.side_rows(distinct), mirrored)
+        encoded = encode(self.backbone, pixels, self.backbone.side_rows(distinct), mirrored, self.composer)
         made = Embeddings(distinct["path"].tolist(), encoded.embedding)
         made.of(distinct)  # raises where one is not finite
         return made

@@ -16,13 +16,14 @@ from clipreid_lib.params.schema import DATA_KEYS, EXTERNAL, ONE_VALUE
 from clipreid_lib.scores.comparison import Method, compare_methods, share_seeds
 from clipreid_lib.scores.finished_run import FinishedRun, open_runs, read_answers
 
-LADDER = ("frozen", "tip_adapter", "classifier", "clipid_no_text", "clipid", "inversion", "external")
+LADDER = ("frozen", "tip_adapter", "classifier", "clipid_no_text", "clipid", "inversion", "promptsg", "external")
 QUESTIONS = (
     ("classifier", "frozen"),
     ("clipid", "classifier"),
     ("clipid", "clipid_no_text"),
     ("tip_adapter", "frozen"),
     ("inversion", "clipid"),
+    ("promptsg", "clipid_no_text"),
 )
 Runs = list[FinishedRun]
 Pair = tuple[Method, Method]
