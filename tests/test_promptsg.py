@@ -274,10 +274,12 @@ def test_what_does_not_go_with_it_is_refused_in_one_line(open_run, tmp_path):
     with pytest.raises(UserError, match="prompt_form: promptsg takes learned .* or fixed .*its control"):
         schema.validate_params({"variant": "promptsg", "prompt_form": "shared"})
     clip = backbone.load("sg-vit", "random")
-    clip.reads_text = False
+    clip.mute = "pretrained: a.pth holds an image encoder alone, which reads no sentences"
     for sentence in ("word", "fixed"):
         with pytest.raises(UserError, match="holds an image encoder alone, which reads no sentences"):
             Composer(clip, sentence)
+    with pytest.raises(UserError, match="promptsg asks the places of CLIP's own ViT or ResNet, which PE-Core-T-16-384 is"):
+        Composer(backbone.load("PE-Core-T-16-384", "random"))
     nothing = ModelOutput(clip.image_features(noise(clip, 2)), torch.zeros(2, 3), torch.zeros(2, 3))
     with pytest.raises(ValueError, match="compose='word'"):
         SentenceLoss(100.0)(nothing, torch.tensor([0, 1]))
