@@ -248,7 +248,7 @@ def _run(given: argparse.Namespace) -> int:
     runs = _runs(given)
     asked = {name: getattr(given, name) for name in SLURM if getattr(given, name) is not None}
     if given.backend == "slurm":
-        if given.choose:
+        if given.choose is not None:
             raise UserError("--choose: waits for a whole grid, which jobs of a cluster do not; use the local backend")
         sent = slurm.submit(runs, slurm.Settings(**asked), frozenset(given.force))
         print(f"{counted(len(sent), 'job')} sent; `clipreid status` follows them, `clipreid report` sums up")
@@ -273,7 +273,7 @@ def _run_here(
     began = time.perf_counter()
     batch = Local(runs, jobs, force)
     failed: dict[str, str] = {}
-    if choose_by:
+    if choose_by is not None:
         batch, failed = choose.train_and_choose(batch, choose_by)
     failed = failed or batch.do()
     print_summary(batch, failed, time.perf_counter() - began)

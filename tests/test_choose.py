@@ -1,17 +1,21 @@
 """Choosing a combination by validation people, and testing it alone."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from small_runs import TINY
+import torch
+from small_runs import TINY, finetune
 
 from clipreid_lib.__main__ import main
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.params.read import expand
 from clipreid_lib.runs import choose
+from clipreid_lib.runs.loading import load_trained_encoder
 from clipreid_lib.runs.run import Run
+from clipreid_lib.scores import evaluation
 
 GRID = {"variant": "classifier", "validation": "identity_disjoint", "encoder_lr": [1e-4, 1e-3, 1e-5], "seed": [0, 1]}
 
@@ -76,9 +80,25 @@ def test_only_the_chosen_runs_are_tested(tmp_path, capsys):
     last = [pd.read_csv(folder / "train_logs" / "encoder.csv")["validation_map"].iloc[-1] for folder in folders]
     assert (tested[0] / "choice.csv").exists() and last[folders.index(tested[0])] == max(last)
     page = (tested[0] / "report.html").read_text()
-    assert "validation people, last epoch" in page and "No other combination was tested." in page
+    assert "validation people, last epoch" in page and "The choice itself tested none of the others." in page
     shown = json.loads((tested[0] / "metrics.json").read_text())
     assert shown["seed"] == 0
     assert main(arguments) == 0 and "nothing to do" in capsys.readouterr().out
+    scored = (tested[0] / "metrics.json").stat().st_mtime_ns
+    assert main([*arguments, "--force", "03"]) == 0  # trained anew: the old scores do not stand
+    assert sum((folder / "metrics.json").exists() for folder in folders) == 1
+    assert (tested[0] / "metrics.json").stat().st_mtime_ns > scored
     assert main([*arguments, "--backend", "slurm"]) == 2
     assert "--choose: waits for a whole grid" in capsys.readouterr().err
+
+
+def test_validation_scores_what_the_test_will_compare(open_run, tmp_path, monkeypatch):
+    run = open_run(fresh=tmp_path, variant="classifier", validation="identity_disjoint", test_features="after_neck")
+    scored, evaluate = [], evaluation.evaluate
+    monkeypatch.setattr(evaluation, "evaluate", lambda given, *more: scored.append(given) or evaluate(given, *more))
+    finetune(run)
+    encoder = load_trained_encoder(run)
+    tested = encoder.embed(run.manifest.validation)
+    torch.testing.assert_close(scored[-1].of(run.manifest.validation), tested.of(run.manifest.validation))
+    before = replace(encoder, neck=None).embed(run.manifest.validation)
+    assert (before.values - tested.values).abs().max() > 1e-3  # it matters

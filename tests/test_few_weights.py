@@ -303,3 +303,39 @@ def test_ids_of_runs_that_train_all_stay():
     assert "train" not in kept and schema.digest(plain.resolved(), set(kept)) == schema.digest(
         plain.resolved(), set(kept) | {"train"}
     )
+
+
+def test_frozen_batch_norms_of_any_kind_keep_their_statistics():
+    clip = backbone.load("timm/levit_128s", "random")  # its norms are over tokens, BatchNorm1d
+    learner = ClipidModel(clip, 4)
+    few_weights.prepare(clip.clip.visual, "lora-2", 0)
+    learner.train()
+    kinds = {type(part).__name__ for part in clip.clip.visual.modules() if hasattr(part, "running_mean")}
+    assert "BatchNorm1d" in kinds
+    assert not any(part.training for part in clip.clip.visual.modules() if hasattr(part, "running_mean"))
+
+
+def test_pools_that_attend_follow_the_last_block_and_take_low_rank_changes():
+    visual = backbone.load("coca_ViT-B-32", "random").clip.visual
+    pool = {name for name, _ in visual.named_parameters() if name.startswith("attn_pool")}
+    assert pool and pool <= few_weights.choose(visual, "last-1").whole
+    changed = few_weights.choose(visual, "lora-1").changed
+    assert {f"attn_pool.attn.{each}_proj_weight" for each in "qkv"} <= changed
+
+
+def test_joint_queries_keys_and_values_of_timm_have_a_change_each():
+    visual = backbone.load("timm/test_vit", "random").clip.visual
+    few_weights.prepare(visual, "lora-2", 0)
+    change = visual.trunk.blocks[0].attn.qkv.parametrizations.weight[0]
+    assert change.a.shape == (3, 2, 64) and change.b.shape == (3, 64, 2)
+
+
+def test_a_network_without_norms_is_told():
+    with pytest.raises(UserError, match="train: norms, but the image tower has no normalisation layers"):
+        few_weights.choose(backbone.load("timm/test_nfnet", "random").clip.visual, "norms")
+
+
+def test_a_notebook_is_told_the_rate_that_the_heads_rate_would_hide():
+    given = {"model": "vitb16", "variant": "classifier", "train": "lora-4", "head_lr": 5e-4, "encoder_lr": 5e-5}
+    run = schema.validate_params(given).resolved()
+    assert schema.validate_params(run.changed()).resolved() == run

@@ -402,3 +402,17 @@ def test_the_ids_of_all_other_runs_are_what_they_were():
         assert params.run_id == f"11k-vitb16-dorsal_r-{variant}-s0-{end}" and params.data_id == "11k-dorsal_r-facacc15"
     other = schema.validate_params({"dataset": "11k", "model": "rn50", "variant": "frozen", "protocol": "mba"})
     assert other.run_id == "11k-rn50-dorsal_r-frozen-s0-79ce3ba6"
+
+
+def test_columns_without_a_name_are_no_features_and_paths_are_not_empty(tmp_path):
+    table = pd.DataFrame({"path": ["a.jpg", "b.jpg"], "f0": [1.0, 2.0], "f1": [0.5, 0.1]})
+    table.to_csv(tmp_path / "index.csv")  # with pandas' index
+    assert features_file.read_features(tmp_path / "index.csv").values.tolist() == pytest.approx(
+        np.array([[1, 0.5], [2, 0.1]])
+    )
+    table.drop(columns=["f0", "f1"]).to_csv(tmp_path / "none.csv")
+    with pytest.raises(UserError, match="has no columns of features"):
+        features_file.read_features(tmp_path / "none.csv")
+    table.assign(path=["a.jpg", None]).to_csv(tmp_path / "empty.csv", index=False)
+    with pytest.raises(UserError, match="empty.csv: path is empty in row 2 of 2"):
+        features_file.read_features(tmp_path / "empty.csv")

@@ -12,7 +12,7 @@ from clipreid_lib.__main__ import main
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.clip import backbone, timm_towers
 from clipreid_lib.clip.encode import encode, normalise
-from clipreid_lib.pages import attention, correspondence
+from clipreid_lib.pages import attention, correspondence, model_card
 from clipreid_lib.params import schema
 from clipreid_lib.params.recipes import CONVNET, CONVNEXT, LARGE_VIT, RESNET, VIT, recipe_of
 from clipreid_lib.params.schema import validate_params
@@ -53,7 +53,11 @@ def test_features_are_those_of_timms_own_forward(name):
     features = encode(clip, pixels)
     expected = own(normalise(pixels, config["mean"], config["std"]))
     torch.testing.assert_close(features.f, expected, atol=1e-5, rtol=1e-5)
-    assert features.f_proj is None and torch.equal(features.embedding, features.f) and clip.embed_dim == features.f.shape[1]
+    assert (
+        features.f_proj is None
+        and torch.equal(features.embedding, features.f)
+        and clip.embed_dim == features.f.shape[1]
+    )
 
 
 @torch.no_grad()
@@ -145,6 +149,7 @@ def test_licences_are_those_that_timm_states():
     assert timm_towers.licence_of("timm/vit_small_patch16_dinov3", "lvd1689m") == "dinov3-license"
     assert timm_towers.licence_of("timm/convnextv2_atto") == "cc-by-nc-4.0"
     assert timm_towers.licence_of("timm/resnet50.a1_in1k") == "apache-2.0"
+    assert timm_towers.licence_of("timm/convnext_tiny.dinov3_lvd1689m", "random") == "dinov3-license"
 
 
 @pytest.mark.parametrize(
@@ -218,3 +223,41 @@ def test_all_variants_without_text_from_the_shell(tmp_path, shared_outputs, caps
     assert "random numbers; nothing was pretrained" in (runs[0] / "report.html").read_text()
     assert main(["export", str(runs[0]), "--out", str(tmp_path / "out")]) == 2
     assert "open_clip alone does not give the features" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["convnext_tiny", "convnext_base", "resnet50", "vit_small_patch16_224", "test_vit"])
+def test_null_means_the_tag_that_timm_itself_would_load(name):
+    own = timm.create_model(name).pretrained_cfg["tag"]
+    assert timm_towers.choose_weights(f"timm/{name}", None) == (f"{name}.{own}", own)
+    assert timm_towers.choose_weights(f"timm/{name}.{own}", own) == (f"{name}.{own}", own)
+    assert timm_towers.choose_weights(f"timm/{name}", "random") == (f"{name}.{own}", "random")
+    licence = timm.get_pretrained_cfg(f"{name}.{own}").license
+    params = validate_params({"model": f"timm/{name}.{own}", "pretrained": own, "variant": "frozen"})
+    start, said = model_card.describe_weights(params)
+    assert start.endswith(f"{name}.{own}") and said.startswith(f"{licence}, as timm states it")
+
+
+def test_untrained_weights_take_size_and_statistics_of_the_tag_that_is_named():
+    clip = backbone.load("timm/mobilenetv4_conv_small.e3600_r256_in1k", "random")
+    assert clip.image_size == (256, 256) and clip.normalisation == ((0.5,) * 3, (0.5,) * 3)
+
+
+def test_a_tag_changes_no_recipe_and_transformers_take_the_gentle_rate():
+    for full in timm.list_pretrained():
+        assert recipe_of(f"timm/{full}") is recipe_of(f"timm/{full.partition('.')[0]}"), full
+    for name in ("aimv2_large_patch14_224", "flexivit_base", "convit_base", "pit_s_224", "mixer_b16_224", "test_vit"):
+        assert recipe_of(f"timm/{name}").encoder_lr <= VIT.encoder_lr
+    assert recipe_of("ViT-gopt-16-SigLIP2-256") is LARGE_VIT
+
+
+def test_what_a_network_cannot_is_told():
+    clip = backbone.load("timm/convit_tiny", "random")
+    with pytest.raises(UserError, match="checkpointing: timm's ConVit cannot recompute activations; use false"):
+        clip.set_checkpointing(True)
+    clip.set_checkpointing(False)
+    for model, pretrained, told in (
+        ("timm/resnet50.nobody", None, "timm has no weights 'nobody' of resnet50; it has a1_in1k"),
+        ("timm/resnet50.a1_in1k", "a2_in1k", "'a2_in1k' and timm/resnet50.a1_in1k name two tags"),
+    ):
+        with pytest.raises(UserError, match=told):
+            preflight.check([validate_params({"model": model, "pretrained": pretrained, "variant": "frozen"})])

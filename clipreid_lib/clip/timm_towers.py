@@ -41,8 +41,17 @@ class ImageOnly(nn.Module):
         self.visual = visual
 
     def set_grad_checkpointing(self, on: bool) -> None:
-        """Recompute activations in the backward pass instead of keeping them."""
-        self.visual.trunk.set_grad_checkpointing(on)
+        """Recompute activations in the backward pass instead of keeping them.
+
+        Raises:
+            UserError: the network cannot.
+        """
+        try:
+            self.visual.trunk.set_grad_checkpointing(on)
+        except AssertionError:
+            if on:
+                kind = type(self.visual.trunk).__name__
+                raise UserError(f"checkpointing: timm's {kind} cannot recompute activations; use false") from None
 
 
 def is_timm(visual: nn.Module) -> bool:
@@ -64,24 +73,13 @@ def load(model: str, pretrained: str | None, normalisation: str | None) -> tuple
     Raises:
         UserError: an unknown name, no weights to be had, a file of another network, or blocks that cannot be seen.
     """
-    name, _, tag = model.removeprefix(TIMM).partition(".")
-    check_name(model)
     weights.check_words(normalisation=normalisation)
-    known, file = timm.list_pretrained(f"{name}.*"), None
-    tags = [each.partition(".")[2] for each in known]
-    if tag and pretrained not in (None, "random", tag) and not Path(str(pretrained)).is_file():
-        raise UserError(f"pretrained: {pretrained!r} and {model} name two tags of weights; leave one away")
-    chosen = pretrained or tag or (tags[0] if tags else None)
-    if chosen is None:
-        raise UserError(f"pretrained: timm has no weights of {name}; give a file, or random for an untrained network")
-    if Path(chosen).is_file():
-        file = weights.read_tensors(chosen)
-    elif chosen not in ("random", *tags):
-        raise UserError(f"pretrained: timm has no weights {chosen!r} of {name}; it has {', '.join(tags) or 'none'}")
+    named, chosen = choose_weights(model, pretrained)
+    file = weights.read_tensors(chosen) if Path(chosen).is_file() else None
     fetched = file is None and chosen != "random"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # so that `random` is the same untrained network in every notebook of a run
-        trunk: Any = timm.create_model(f"{name}.{chosen}" if fetched else name, pretrained=fetched, num_classes=0)
+        trunk: Any = timm.create_model(named, pretrained=fetched, num_classes=0)
     if not hasattr(trunk, "forward_intermediates"):
         raise UserError(f"model: {model} does not show its blocks, so CLIP-ReID's f_last cannot be had; use another")
     if file is not None:
@@ -94,31 +92,49 @@ def load(model: str, pretrained: str | None, normalisation: str | None) -> tuple
         visual.preprocess_cfg |= {"mean": mean, "std": std}
     numbers = (" ".join(f"{number:.4g}" for number in visual.preprocess_cfg[key]) for key in ("mean", "std"))
     said = f"mean {next(numbers)} and deviation {next(numbers)} ({'as params say' if normalisation else 'timm'})"
-    said += f", licence {licence_of(f'{name}.{chosen}')}" if fetched else ""
+    said += f", licence {licence_of(model, pretrained)}" if fetched else ""
     return ImageOnly(visual), chosen, said
 
 
-def licence_of(model: str, tag: str | None = None) -> str:
-    """Return the licence that timm states of the weights of ``NAME.TAG``, ``timm/NAME`` and a tag, or the default tag.
+def licence_of(model: str, pretrained: str | None = None) -> str:
+    """Return the licence that timm states of the weights which :func:`choose_weights` finds.
 
     Some are not free: of DINOv3, MobileCLIP and others.
     """
-    name = model.removeprefix(TIMM)
-    config = timm.get_pretrained_cfg(f"{name}.{tag}" if tag else name, allow_unregistered=True)
+    config = timm.get_pretrained_cfg(choose_weights(model, pretrained)[0], allow_unregistered=True)
     return (config and config.license) or "not stated by timm"
 
 
-def check_name(model: str) -> None:
-    """Refuse a network that timm does not have.
+def choose_weights(model: str, pretrained: str | None) -> tuple[str, str]:
+    """Say which network of timm is meant, and which weights; nothing is loaded.
+
+    Args:
+        model: as for :func:`load`.
+        pretrained: likewise.
+
+    Returns:
+        ``NAME.TAG``, or ``NAME`` where no tag is known; and the tag, the file, or ``random``.
 
     Raises:
-        UserError: naming the nearest.
+        UserError: an unknown name (the nearest is offered) or tag, two tags, or no weights to be had.
     """
-    name = model.removeprefix(TIMM).partition(".")[0]
+    name, _, tag = model.removeprefix(TIMM).partition(".")
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"nearest: {', '.join(TIMM + each for each in near)}" if near else "timm.list_models() lists what it has"
         raise UserError(f"model: timm has no {name!r}; {hint}")
+    tags = [each.partition(".")[2] for each in timm.list_pretrained(f"{name}.*")]
+    apart = pretrained == "random" or Path(pretrained or "").is_file()  # then the tag gives sizes and statistics alone
+    if tag and pretrained and not apart and pretrained != tag:
+        raise UserError(f"pretrained: {pretrained!r} and {model} name two tags of weights; leave one away")
+    usual = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    own = tag or (None if apart else pretrained) or (usual.tag if usual and tags else None)
+    if own and own not in tags:
+        raise UserError(f"pretrained: timm has no weights {own!r} of {name}; it has {', '.join(tags) or 'none'}")
+    chosen = pretrained if apart else own
+    if chosen is None:
+        raise UserError(f"pretrained: timm has no weights of {name}; give a file, or random for an untrained network")
+    return f"{name}.{own}" if own else name, chosen
 
 
 def resize(visual: Tower, name: str, own: tuple[int, int], size: tuple[int, int]) -> None:

@@ -5,9 +5,12 @@ from typing import cast
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from clipreid_lib.clip.backbone import Backbone, ImageFeatures
 from clipreid_lib.clip.encode import see_images
+
+HEADS = ("head_composed", "head", "head_proj")  # of composed, f and f_proj, whichever a model has
 
 
 @dataclass(frozen=True)
@@ -89,15 +92,14 @@ class ClipidModel(nn.Module):
         self.backbone.clip.eval()
         self.backbone.clip.visual.train(mode)
         for part in self.backbone.clip.visual.modules():
-            if isinstance(part, nn.BatchNorm2d) and not part.weight.requires_grad:
+            if isinstance(part, _BatchNorm) and (part.weight is None or not part.weight.requires_grad):
                 part.eval()
         return self
 
     @property
     def heads(self) -> dict[str, BNNeck]:
-        """The heads by the names that checkpoints give them."""
-        each = {"head": self.head, "head_proj": self.head_proj, "head_composed": self.head_composed}
-        return {name: head for name, head in each.items() if head is not None}
+        """The heads by the names that checkpoints give them, in the order in which features stand side by side."""
+        return {name: head for name in HEADS if (head := getattr(self, name)) is not None}
 
     def parameter_groups(self, encoder_lr: float, head_lr: float, bias_factor: float = 1.0) -> list[dict]:
         """Split the trainable parameters into encoder and heads, weights and biases, each with its peak rate.

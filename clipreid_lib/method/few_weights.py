@@ -14,7 +14,7 @@ from clipreid_lib.clip.tower_shapes import Tower, is_vit
 WORDS = re.compile(r"all|norms|(last|lora)-([1-9]\d*)")
 ALLOWED = "all, norms, last-N or lora-R with whole numbers from 1, such as last-2 or lora-4"
 STAGES = ("layer1", "layer2", "layer3", "layer4")  # of a ResNet: each is several blocks that share one resolution
-AFTER = ("ln_post", "proj", "attnpool")  # what a ViT or ResNet does with its last block's output
+AFTER = ("ln_post", "proj", "attn_pool", "attnpool")  # what a ViT or ResNet does with its last block's output
 NEW = "side_embedding"  # starts from noise, so that freezing it would add noise to every image
 ALPHA = 4.0  # lora-4 adds B A as it is; ALPHA / R keeps Adam's first step as long at every R (arXiv 2106.09685, 4.1)
 
@@ -50,7 +50,9 @@ def choose(visual: Tower, train: str) -> Chosen:
     if kind == "all":
         return Chosen(names, set())
     if kind == "norms":
-        return Chosen(new | _list_norms(visual), set())
+        if not (norms := _list_norms(visual)):
+            raise UserError("train: norms, but the image tower has no normalisation layers; use all, last-N or lora-R")
+        return Chosen(new | norms, set())
     if kind == "lora":
         return Chosen(new, _list_matrices(visual))
     blocks, after = _list_blocks(visual)
@@ -84,7 +86,8 @@ def prepare(visual: Tower, train: str, seed: int) -> tuple[int, int]:
     draw = torch.Generator().manual_seed(seed)
     for name in filter(chosen.changed.__contains__, weights):
         owner, _, own = name.rpartition(".")
-        change = LowRank(weights[name], int(train.rpartition("-")[2]), 3 if own == "in_proj_weight" else 1, draw)
+        parts = 3 if own == "in_proj_weight" or owner.endswith(".qkv") else 1  # queries, keys and values
+        change = LowRank(weights[name], int(train.rpartition("-")[2]), parts, draw)
         parametrize.register_parametrization(visual.get_submodule(owner), own, change)
     learning = sum(weight.numel() for weight in visual.parameters() if weight.requires_grad)
     return learning, sum(weight.numel() for weight in weights.values())
@@ -157,4 +160,6 @@ def _list_matrices(visual: Tower) -> set[str]:
     kinds = (nn.Linear,) if plain else (nn.Linear, nn.Conv2d)
     found = {f"{path}.weight" for path, part in visual.named_modules() if isinstance(part, kinds)}
     joint = [path for path, part in visual.named_modules() if isinstance(part, nn.MultiheadAttention)]
-    return found | {f"{path}.in_proj_weight" for path in joint}
+    names = {name for name, _ in visual.named_parameters()}
+    apart = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")  # joint, or where widths differ
+    return found | {each for path in joint for own in apart if (each := f"{path}.{own}") in names}

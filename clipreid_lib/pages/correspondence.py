@@ -15,6 +15,7 @@ from clipreid_lib.clip.places import arrange_places, last_layer
 from clipreid_lib.pages.attention import prepare
 
 MOST = 12  # pairs
+PATCHES = "the last block's patch tokens"
 COLUMNS = ["query_row", "query_column", "match_row", "match_column", "cosine"]
 LEGEND = (
     "Numbered lines join places of {what} that are each other's nearest by cosine among all {rows} × {columns}, the "
@@ -75,7 +76,7 @@ def find_alike(places: torch.Tensor, heat: torch.Tensor) -> pd.DataFrame:
 
 def write_legend(clip: Backbone, grid: tuple[int, int]) -> str:
     """Say what numbered lines between such places show, and what they do not."""
-    what = "layer 3" if hasattr(clip.clip.visual, "layer3") else "the last block's patch tokens"
+    what = "layer 3" if hasattr(clip.clip.visual, "layer3") else "the last block" if clip.is_timm else PATCHES
     return LEGEND.format(what=what, rows=grid[0], columns=grid[1])
 
 

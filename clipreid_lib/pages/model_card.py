@@ -40,11 +40,10 @@ def describe_weights(params: Params) -> tuple[str, str]:
             "MIT, like this project's code; trained here on synthetic hands only, no photograph was seen",
         )
     if params.model.startswith(TIMM):
-        from clipreid_lib.clip.timm_towers import licence_of  # loads torch
+        from clipreid_lib.clip.timm_towers import choose_weights, licence_of  # loads torch
 
-        licence = licence_of(params.model, given)
-        name = f"{params.model.removeprefix(TIMM)}{f'.{given}' if given else ''}"
-        return f"the weights that timm knows as {name}", f"{licence}, as timm states it; read it before you use them"
+        named, licence = choose_weights(params.model, given)[0], licence_of(params.model, given)
+        return f"the weights that timm knows as {named}", f"{licence}, as timm states it; read it before you use them"
     if given in (None, "openai"):
         return (
             f"OpenAI's CLIP weights for {params.model}, pretrained on 400 million images with texts from the web",

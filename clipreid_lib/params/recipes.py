@@ -98,9 +98,13 @@ CONVNEXT = replace(VIT, encoder_lr=5e-5, id_weight=1.0)
 # timm's convolutional networks with batch norms: CLIP-ReID's rates; their last stride is their own.
 CONVNET = replace(RESNET, last_stride=None)
 
-# How names of networks, in small letters, tell their family: timm's transformers, and what is large.
-TRANSFORMERS = ("vit", "naflexvit", "deit", "eva", "beit", "swin", "hiera", "xcit", "cait", "samvit")
-IS_LARGE = re.compile(r"large|huge|giant|so\d+m|\d+b|[-_](l|xl|h|e|g|bigg)(?![a-z])")
+# How names of networks, in small letters and without tag, tell their family: convolutional ones of timm with batch
+# norms, and what is large. Whatever else there is takes the gentle rate of ViTs.
+IS_CONVOLUTIONAL = re.compile(
+    "resne|res2ne|regne|densenet|efficientnet|mobilene|mobileone|mnasnet|nasnet|ghostnet|hrnet|darknet|vovnet|senet|"
+    "rexnet|gernet|mixnet|tinynet|lcnet|fbnet|fastvit|vgg|ception|^dla|^dpn"
+)
+IS_LARGE = re.compile(r"large|huge|giant|gopt|so\d+m|_\d+b(?![a-z])|[-_](l|xl|h|e|g|bigg)(?![a-z])")
 
 
 def recipe_of(model: str) -> Recipe:
@@ -110,9 +114,9 @@ def recipe_of(model: str) -> Recipe:
     name = ALIASES.get(model, model)
     if name.startswith("RN"):
         return RESNET
-    small = name.removeprefix(TIMM).lower()
+    small = name.removeprefix(TIMM).lower().partition(".")[0]
     if small.startswith("convnext"):
         return CONVNEXT
-    if name.startswith(TIMM) and not small.startswith(TRANSFORMERS):
+    if name.startswith(TIMM) and IS_CONVOLUTIONAL.search(small) and not small.startswith("vit"):
         return CONVNET
     return LARGE_VIT if IS_LARGE.search(small) else VIT

@@ -274,6 +274,8 @@ class Params(BaseModel):
             key: getattr(self, key)
             for key in ("dataset", "aspect", "model", "variant", "mode", "epochs", "lr", "train")
         }
+        if self.train.startswith(FEW):  # the encoder's usual rate is then the heads'
+            deciding["head_lr"] = self.head_lr
         usual = dict(Params.model_construct(**deciding).resolved())
         default = {key: field.default for key, field in Params.model_fields.items()}
         return {key: value for key, value in self if value != default[key] and (key in deciding or value != usual[key])}

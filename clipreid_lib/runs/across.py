@@ -24,7 +24,7 @@ from clipreid_lib.scores.given_features import ONLY
 from clipreid_lib.scores.score_names import EACH_PERSON, IN_DRAWS
 
 # How a run was trained.
-TRAINED = ("experiment", "dataset", "aspect", "model", "variant", "prompt_form", "stage", "seed")
+TRAINED = ("experiment", "dataset", "aspect", "model", "variant", "prompt_form", "train", "stage", "seed")
 SCORES = ("rank1", "map", "map_trapezoid")
 
 
@@ -130,7 +130,7 @@ def arrange(table: pd.DataFrame, score: str = "rank1") -> pd.DataFrame:
         One row per way of training, one column per target; NaN where nothing was tested.
     """
     # Whatever the runs differ in names a row; only seeds are averaged.
-    kinds = table.groupby("variant")[["experiment", "model", "prompt_form", "stage"]].nunique().max()
+    kinds = table.groupby("variant")[["experiment", "model", "prompt_form", "train", "stage"]].nunique().max()
     varying = kinds[kinds > 1].index.tolist()
     trained = (table["dataset"] + " " + table["aspect"]).str.cat(table[["variant", *varying]], sep=", ")
     tested = table["tested_dataset"] + " " + table["tested_aspect"]

@@ -111,7 +111,7 @@ class Chain:
             if self._find(run.folder, name):  # by another runner in between
                 return False
             run.require_data(name)
-            for later in self.names[self.names.index(name) :]:  # they read what this one writes
+            for later in self._after(name):  # they read what this one writes
                 records.forget(run.folder, later)
             if other := self._copy_from_other(name):
                 self.say(f"{name} copied from {other}, which has the same parameters up to there")
@@ -127,9 +127,18 @@ class Chain:
 
     def _begin_anew(self, name: str) -> None:
         with self._locks(name):
-            if changed := self.run.begin_anew(self.names):
+            if changed := self.run.begin_anew(self._every):
                 told = f"{counted(len(changed), 'photograph')} changed since this run, the first is {changed[0]}"
                 self.say(f"{told}; what stands on them is done again")
+
+    @property
+    def _every(self) -> tuple[str, ...]:
+        """The run's notebooks, also those that this chain leaves; of a data set's folder, its one."""
+        every = self.run.params.notebooks
+        return every if set(self.names) <= set(every) else self.names
+
+    def _after(self, name: str) -> tuple[str, ...]:
+        return self._every[self._every.index(name) :]
 
     def _find(self, folder: Path, name: str) -> dict | None:
         """Return the record of this notebook's results in a run's folder; where it is forced, of results since then."""

@@ -9,7 +9,7 @@ import pandas as pd
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import write_csv
-from clipreid_lib.params.schema import ENCODER, ONE_VALUE, Params
+from clipreid_lib.params.schema import ENCODER, ONE_VALUE, PROMPTS, Params
 from clipreid_lib.runs.local import Local
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores.finished_run import CHOICE
@@ -58,10 +58,12 @@ def train_and_choose(batch: Local, score: str) -> tuple[Local, dict[str, str]]:
     if failed := training.do():
         return training, failed
     table, chosen = rank(batch.runs, score)
+    for run in batch.runs:
+        (run.folder / CHOICE).unlink(missing_ok=True)  # of another choice
     for run in chosen:
         write_csv(run.folder / CHOICE, table)
     print(f"\n{table.to_string(index=False, float_format='{:.4f}'.format)}\n\nThe first is tested now.\n", flush=True)
-    return Local(chosen, batch.jobs), {}
+    return replace(batch, runs=chosen, force=batch.force - {PROMPTS, ENCODER}), {}
 
 
 def group(runs: list[Params]) -> dict[str, list[Params]]:

@@ -6,7 +6,7 @@ as ``pretrained``. So other features under the same name make another run.
 
 import re
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pandas as pd
 import torch
@@ -131,8 +131,9 @@ def require(features: Embeddings, manifest: Manifest, params: Params, file: str)
 
 def _make_relative(path: str, root: Path) -> str:
     """Return a path as the image table writes it; what lies elsewhere stays as it is."""
-    if not path.startswith("/"):
-        return PurePosixPath(path.replace("\\", "/")).as_posix()
+    path = path.replace("\\", "/")
+    if not PurePosixPath(path).is_absolute() and not PureWindowsPath(path).is_absolute():
+        return PurePosixPath(path).as_posix()
     for start in (root, root.resolve()):
         if PurePosixPath(path).is_relative_to(start.as_posix()):
             return PurePosixPath(path).relative_to(start.as_posix()).as_posix()

@@ -52,6 +52,9 @@ def read_features(path: Path) -> FeaturesFile:
         raise UserError(f"{path}: cannot be read ({' '.join(str(error).split()) or type(error).__name__})") from None
     if "path" not in table:
         raise UserError(f"{path}: {NO_PATHS}")
+    empty = table["path"].isna() | (table["path"].astype(str).str.strip() == "")
+    if empty.any():
+        raise UserError(f"{path}: path is empty in row {int(empty.to_numpy().argmax()) + 1} of {len(table):,}")
     if values.ndim != 2 or values.dtype.kind not in "fiu" or not values.shape[1]:
         kind = f"of shape {values.shape}, type {values.dtype}"
         raise UserError(f"{path}: embedding is {kind}; it must be a row of numbers per image, all of one width")
@@ -76,6 +79,7 @@ def _read_csv(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
     if "path" not in table:
         raise UserError(NO_PATHS)
     stems: dict[str, list[str]] = {}
+    table = table.loc[:, ~table.columns.str.match(r"Unnamed: \d+$")]  # pandas' word for a column without name: an index
     for name in table.columns.difference(REQUIRED, sort=False):
         if found := NUMBERED.fullmatch(name):
             stems.setdefault(found[1], []).append(name)

@@ -46,7 +46,8 @@ def forget(person: str, files: list[str]) -> None:
     """Remove a person from kept galleries, and print for each file what went and what stays.
 
     Raises:
-        UserError: a file is no gallery or cannot be written, or no file has the person; then none is changed.
+        UserError: a file is no gallery, or no file has the person: then none is changed. A file cannot be written: then
+            those before it are.
     """
     galleries = {file: Gallery.load(file) for file in files}
     having = [file for file, gallery in galleries.items() if person in gallery.names]

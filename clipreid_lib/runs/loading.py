@@ -14,12 +14,13 @@ from clipreid_lib.clip import backbone
 from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.clip.device import compute_repeatably
 from clipreid_lib.method import few_weights
+from clipreid_lib.method.clipid_model import HEADS
 from clipreid_lib.method.promptsg import Composer
 from clipreid_lib.params.schema import EXTERNAL, HAND
 from clipreid_lib.runs.machine import choose_device
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores import given_features
-from clipreid_lib.scores.encoder import STATISTICS, Encoder
+from clipreid_lib.scores.encoder import Encoder, join_necks
 
 
 class Network(NamedTuple):
@@ -113,9 +114,7 @@ def load_network(run: Run) -> Network:
         composer.load_state_dict(_pick(tensors, "composer."))
         composer.requires_grad_(False)
     if run.params.test_features == "after_neck":
-        heads = ("head_composed", "head", "head_proj")
-        parts = [part for head in heads if (part := _pick(tensors, f"{head}.norm."))]
-        neck = {name: torch.cat([part[name] for part in parts]) for name in STATISTICS}
+        neck = join_necks(part for head in HEADS if (part := _pick(tensors, f"{head}.norm.")))
     return Network(clip, file_sha(path), neck, composer)
 
 

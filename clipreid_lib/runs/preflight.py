@@ -32,9 +32,9 @@ def check(runs: list[Params]) -> None:
     asked = {(run.model, run.pretrained, run.resume_prompt, run.variant in SPEAK) for run in runs}
     for model, weights, prompts, speaks in asked:
         if model.startswith(TIMM):
-            from clipreid_lib.clip.timm_towers import check_name  # loads torch
+            from clipreid_lib.clip.timm_towers import choose_weights  # loads torch
 
-            check_name(model)
+            choose_weights(model, weights if weights in (None, "random") else _find_file(weights))
         elif model not in known:
             near = difflib.get_close_matches(model, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"use {', '.join(ours)} or a name that open_clip has"
@@ -52,6 +52,11 @@ def check(runs: list[Params]) -> None:
         for key, file in files.items():
             if file is not None and not (path := project_path(file)).is_file():
                 raise UserError(f"{key}: {path} is not there; a relative path starts at the project's folder")
+
+
+def _find_file(weights: str) -> str:
+    """Return a weights file's own path where there is one; a tag stays as it is."""
+    return str(path) if (path := project_path(weights)).is_file() else weights
 
 
 def _explain_silence(config: Path) -> str:

@@ -29,6 +29,7 @@ from clipreid_lib.params.recipes import recipe_of
 from clipreid_lib.params.schema import HAND
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores import evaluation
+from clipreid_lib.scores.encoder import join_necks, pass_neck
 from clipreid_lib.scores.features import Embeddings
 
 TRIPLET = ("clipid", "clipid_no_text", "promptsg")  # variants that pull images of one person together
@@ -252,6 +253,8 @@ def make_validation(run: Run, clip: Backbone) -> Callable[[ClipidModel], dict[st
 
     def retrieval(model: ClipidModel) -> dict[str, float]:
         embedding = encode(clip, pixels, side, composer=model.composer).embedding
+        if run.params.test_features == "after_neck":
+            embedding = pass_neck(embedding, join_necks([head.norm.state_dict() for head in model.heads.values()]))
         embeddings = Embeddings(held_out["path"].tolist(), embedding)
         scores = evaluation.evaluate(embeddings, run.manifest, "validation").summary()
         return {"validation_rank1": scores["rank1"], "validation_map": scores["map"]}

@@ -13,6 +13,7 @@ keeps its feature. The folder may be deleted at any time.
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,6 +119,12 @@ class Encoder:
             "computed": f"float32 on {self.backbone.device.type}",  # two kinds of devices differ in the last digits
             "table": hashlib.sha256(text.encode()).hexdigest(),
         }
+
+
+def join_necks(norms: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Put the heads' batch norms side by side, in the order of the features; on the CPU."""
+    each = list(norms)
+    return {name: torch.cat([norm[name].detach().cpu() for norm in each]) for name in STATISTICS}
 
 
 def pass_neck(values: torch.Tensor, neck: dict[str, torch.Tensor] | None) -> torch.Tensor:

@@ -25,6 +25,7 @@ QUESTIONS = (
     ("inversion", "clipid"),
     ("promptsg", "clipid_no_text"),
 )
+CONTROLLED = "promptsg"  # its control is the same variant with another prompt_form
 Runs = list[FinishedRun]
 Pair = tuple[Method, Method]
 
@@ -87,12 +88,12 @@ def ask(runs: Runs) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     Returns:
         Two tables of :func:`~clipreid_lib.scores.comparison.compare_methods`, each empty where it has no row, and a
         sentence for each pair without a seed in common. A question of the ladder is asked of methods that differ in
-        their variant alone.
+        their variant alone, and of ``promptsg`` and its control.
 
     Raises:
         UserError: as :func:`make_method`.
     """
-    _, groups = group_methods(runs)
+    keys, groups = group_methods(runs)
     order = sorted(groups, key=lambda values: (*map(str, values[:-1]), _find_rung(values[-1])))
     methods = {values: make_method(", ".join(map(str, (values[-1], *values[:-1]))), groups[values]) for values in order}
     first: list[tuple[int, Pair]] = []
@@ -103,10 +104,16 @@ def ask(runs: Runs) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
             apart.append(f"{pair[0].name} and {pair[1].name} have no seed in common.")
         elif lower[:-1] == upper[:-1] and question in QUESTIONS:
             first.append((QUESTIONS.index(question), pair))
+        elif question == (CONTROLLED, CONTROLLED) and _differ(keys, lower, upper) == ["prompt_form"]:
+            first.append((len(QUESTIONS), pair))
         else:
             rest.append(pair)
     first.sort(key=lambda each: each[0])
     return compare_methods([pair for _, pair in first]), compare_methods(rest), apart
+
+
+def _differ(keys: list[str], one: tuple, other: tuple) -> list[str]:
+    return [key for key, mine, its in zip(keys, one, other, strict=True) if mine != its]
 
 
 def report(chosen: list[str], outputs: Path) -> str:
