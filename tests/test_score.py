@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from small_runs import TINY
 
 from clipreid_lib.__main__ import main
 from clipreid_lib.base.errors import UserError
+from clipreid_lib.data.datasets import load_images
 from clipreid_lib.pages import browser, report
 from clipreid_lib.pages.ranking import Ranking
 from clipreid_lib.params import read, schema
@@ -416,3 +418,15 @@ def test_columns_without_a_name_are_no_features_and_paths_are_not_empty(tmp_path
     table.assign(path=["a.jpg", None]).to_csv(tmp_path / "empty.csv", index=False)
     with pytest.raises(UserError, match="empty.csv: path is empty in row 2 of 2"):
         features_file.read_features(tmp_path / "empty.csv")
+
+
+def test_the_six_lines_of_the_first_page(hands, tmp_path, monkeypatch):
+    page = (schema.ROOT / "README.md").read_text(encoding="utf-8").split("## Is it CLIP at all?")[1]
+    code = "\n".join(re.findall(r"^    (.*)$", page.split("    clipreid score")[0], flags=re.M))
+    assert '"PATH"' in code and '"resnet50", pretrained=True' in code and code.count("\n") == 5
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace("PATH", str(hands)).replace('"resnet50", pretrained=True', '"test_resnet", pretrained=False'), {})
+    found, told = external.match(
+        features_file.read_features(tmp_path / "resnet50.npz"), load_images("11k", hands), hands, "resnet50.npz"
+    )
+    assert len(found.paths) == len(load_images("11k", hands)) and "left out" not in told
