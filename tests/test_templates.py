@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,11 +16,11 @@ from clipreid_lib.pages import report, report_scores, score_figures
 from clipreid_lib.params.schema import EVALUATION, RETRIEVAL, Params
 from clipreid_lib.runs.records import notebook_key
 from clipreid_lib.runs.results import write_metrics
-from clipreid_lib.scores import assessment, open_set, similarity, template_table, templates
+from clipreid_lib.scores import assessment, open_set, template_table, templates
 from clipreid_lib.scores.evaluation import evaluate
 from clipreid_lib.scores.features import Embeddings
 from clipreid_lib.scores.finished_run import FinishedRun
-from clipreid_lib.scores.templates import Templates, build_templates
+from clipreid_lib.scores.templates import Likeness, Templates, build_templates
 
 FUSIONS = (templates.FUSION, *templates.OTHERS)
 DRAWS = 3
@@ -58,6 +59,10 @@ def embed(images: pd.DataFrame, noise: float = 1.2) -> Embeddings:
     )
 
 
+def liken(manifest: Manifest) -> Likeness:
+    return Likeness.of(embed(manifest.in_tests), manifest.in_tests)
+
+
 # Three people; each has two images in the gallery and one that asks. A's two stand at a right angle.
 GALLERY = {"A": [(1, 0), (0, 1)], "B": [(0.6, 0.8), (0.6, 0.8)], "C": [(-1, 0), (0, 1)]}
 QUERY = {"A": (1, 0), "B": (0, 1), "C": (0, 1)}
@@ -70,7 +75,7 @@ BY_HAND = {
 }
 
 
-def by_hand(query: dict, gallery: dict) -> tuple[torch.Tensor, Templates]:
+def by_hand(query: dict, gallery: dict) -> tuple[Likeness, Templates]:
     """Lay templates out as the library does, their images at lengths that must not matter."""
     sides = [(name, np.atleast_2d(vectors)) for side in (query, gallery) for name, vectors in side.items()]
     vectors = np.concatenate([each for _, each in sides])
@@ -78,15 +83,18 @@ def by_hand(query: dict, gallery: dict) -> tuple[torch.Tensor, Templates]:
     images = pd.DataFrame({"path": [f"{i}.jpg" for i in range(len(names))], "identity": names, "subject": names})
     places = np.split(np.arange(len(names)), np.cumsum([len(each) for _, each in sides])[:-1])
     asking, shown = np.stack(places[: len(query)]), np.stack(places[len(query) :])
-    whole = similarity.scale_to_whole(vectors * np.arange(1, len(names) + 1)[:, None])
-    return whole, Templates(images, asking, shown, np.array(list(query), object))
+    lengths = 2.0 ** (torch.arange(len(names)) % 5)[:, None]  # powers of two scale exactly
+    embeddings = Embeddings(images["path"].tolist(), torch.from_numpy(vectors) * lengths)
+    return Likeness.of(embeddings, images.assign(role="test")), Templates(
+        images, asking, shown, np.array([*query], object)
+    )
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_three_people_worked_out_by_hand(fusion):
-    whole, made = by_hand(QUERY, GALLERY)
+    likeness, made = by_hand(QUERY, GALLERY)
     expected, ranks = BY_HAND[fusion]
-    compared = templates.compare_draws(whole, [made], fusion)
+    compared = templates.compare_draws(likeness, [made], fusion)
     np.testing.assert_allclose(compared[0][2], expected, atol=1e-6)
     found = templates.identify(compared)
     assert found.cmc.tolist() == pytest.approx([np.mean(np.array(ranks) <= k) for k in (1, 2, 3)])
@@ -97,17 +105,16 @@ def test_three_people_worked_out_by_hand(fusion):
     ("fusion", "expected"), list(zip(FUSIONS, ([1, 0.8], [1, 1.4 * HALF], [0.5, 0.7]), strict=True))
 )
 def test_two_images_that_ask_together_by_hand(fusion, expected):
-    whole, made = by_hand({"A": [(1, 0), (0, 1)]}, {name: GALLERY[name] for name in "AB"})
-    np.testing.assert_allclose(templates.compare_templates(whole, made, fusion), [expected], atol=1e-6)
+    likeness, made = by_hand({"A": [(1, 0), (0, 1)]}, {name: GALLERY[name] for name in "AB"})
+    np.testing.assert_allclose(templates.compare_templates(likeness, made, fusion), [expected], atol=1e-6)
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_equal_templates_are_tied_in_any_order_of_their_images(fusion):
     random = np.random.default_rng(0)
     vectors = random.normal(size=(5, 7))
-    whole, made = by_hand({"A": random.normal(size=7)}, {"A": vectors, "B": vectors[[3, 1, 4, 0, 2]]})
-    whole = similarity.scale_to_whole(np.concatenate([random.normal(size=(1, 7)), vectors, vectors[[3, 1, 4, 0, 2]]]))
-    alike = templates.compare_templates(whole, made, fusion)
+    likeness, made = by_hand({"A": random.normal(size=7)}, {"A": vectors, "B": vectors[[3, 1, 4, 0, 2]]})
+    alike = templates.compare_templates(likeness, made, fusion)
     assert alike[0, 0] == alike[0, 1]
     assert templates.identify([(*made.sides, alike)]).per_query["rank1"].tolist() == [0]
 
@@ -116,19 +123,19 @@ def test_equal_templates_are_tied_in_any_order_of_their_images(fusion):
 def test_one_image_is_the_protocols_own_draw(protocol):
     manifest = build(protocol)
     embeddings, draws = embed(manifest.in_tests), [build_templates(manifest, 1, 1, index, 0) for index in range(DRAWS)]
-    whole = similarity.scale_to_whole(embeddings.of(draws[0].images).numpy())
+    likeness = Likeness.of(embeddings, draws[0].images)
     for index, made in enumerate(draws):
         query, gallery = manifest.draw(index)
         assert made.sides[0]["path"].tolist() == query["path"].tolist()
         assert set(made.sides[1]["path"]) == set(gallery["path"]) and len(made.gallery) == len(gallery)
     plain, searched = evaluate(embeddings, manifest), open_set.search(embeddings, manifest)
     for fusion in FUSIONS:
-        compared = templates.compare_draws(whole, draws, fusion)
+        compared = templates.compare_draws(likeness, draws, fusion)
         found = templates.identify(compared)
         pd.testing.assert_frame_equal(found.per_draw, plain.per_draw, check_exact=True)
         pd.testing.assert_frame_equal(found.per_query, plain.drawn, check_exact=True)
         assert templates.score(compared, True)[1]["fnir_at_fpir_0.1"] == searched.find_fnir(0.1)[0]
-    row = templates.measure(embeddings, manifest, 0, 1)
+    row = templates.measure(Likeness.of(embeddings, manifest.in_tests), manifest, 0, 1)
     asked = plain.drawn
     assert row["rank1"] == pytest.approx(np.average(asked["rank1"], weights=asked["weight"])) and row["left_out"] == 0
     assert (row["queries"], row["gallery"]) == tuple(len(side) for side in manifest.draw(0))
@@ -170,7 +177,7 @@ def test_whom_and_what_templates_hold(protocol, k, q):
             sizes = manifest.test.groupby("identity").size()
             numbers = query.groupby("identity").size()
             assert numbers.tolist() == [(sizes[person] - k) // q for person in numbers.index]
-    row = templates.measure(embed(manifest.in_tests), manifest, 0, k, q)
+    row = templates.measure(liken(manifest), manifest, 0, k, q)
     assert (row["people"], row["left_out"]) == (sum(kept.values()), len(kept) - sum(kept.values()))
 
 
@@ -206,7 +213,7 @@ def test_eer_and_fnir_against_brute_force(protocol, k, q):
                 else:
                     best, right = max(there)
                     mated.append(best if right else -np.inf)
-    row = templates.measure(embeddings, manifest, 0, k, q)
+    row = templates.measure(Likeness.of(embeddings, manifest.in_tests), manifest, 0, k, q)
     genuine, impostor = np.array(genuine), np.array(impostor)
     cuts = np.unique(np.concatenate([genuine, impostor]))
     errors = [((impostor >= cut).mean(), (genuine < cut).mean()) for cut in cuts]
@@ -225,7 +232,7 @@ def test_a_rate_needs_its_trials_within_one_draw_of_templates():
     manifest = build("own", people=30)
     names = [set(build_templates(manifest, 1, 2, index, 0).asked) for index in range(DRAWS)]
     assert names[0] == names[1] == names[2], "the same trials in every draw, whichever images they are of"
-    row = templates.measure(embed(manifest.in_tests), manifest, 0, 1, 2)
+    row = templates.measure(liken(manifest), manifest, 0, 1, 2)
     assert row["eer"] == f"not measurable: {row['queries']} of 100 genuine pairs"
 
 
@@ -247,14 +254,14 @@ def test_the_default_fusion_and_the_first_image_stand_beside_the_others():
 
 def test_too_few_images_are_one_line():
     manifest = build("own", people=8, most=3)
-    rows = templates.measure_all(embed(manifest.in_tests), manifest, Params())
+    rows = templates.measure_all(embed(manifest.in_tests), manifest, Params(protocol=manifest.protocol))
     tested = manifest.test["identity"].nunique()
     assert rows[-1]["lacks"] == f"too few people: 0 of {tested} have 5 images to enrol and 1 more to ask with"
     assert "rank1" in rows[0] and "rank1" not in rows[-1]
     assert template_table.tabulate(rows).loc["no scores", "5 images"] == rows[-1]["lacks"]
     assert score_figures.draw_templates(rows).axes
     assert score_figures.draw_templates(rows[-1:]).axes
-    across = templates.measure(embed(build("cross_session").in_tests), build("cross_session"), 0, 3)
+    across = templates.measure(liken(build("cross_session")), build("cross_session"), 0, 3)
     assert "3 images of one session to enrol" in across["lacks"]
 
 
@@ -266,7 +273,7 @@ def test_a_given_gallery_has_no_templates():
     split = split[(split["split"] == "train") | split.groupby("identity")["path"].transform("size").gt(1)]
     split.attrs["dataset"] = "folder"
     manifest = protocols.build(split, "given")
-    rows = templates.measure_all(embed(manifest.in_tests), manifest, Params())
+    rows = templates.measure_all(embed(manifest.in_tests), manifest, Params(protocol=manifest.protocol))
     assert all(row["lacks"].startswith("protocol given") for row in rows)
     assert template_table.tabulate(rows).index.tolist() == ["no scores"]
 
@@ -278,8 +285,6 @@ def test_the_keys_show_more_and_make_no_other_run():
 
 
 def test_reports_show_them_and_older_runs_have_no_section(open_run, tmp_path):
-    from types import SimpleNamespace
-
     run = open_run(fresh=tmp_path, variant="frozen")
     found = assessment.assess({"image": embed(run.manifest.in_tests)}, run.manifest, run.params)
     encoder = SimpleNamespace(sha="sha", backbone=SimpleNamespace(assumed="activation gelu"))

@@ -75,10 +75,10 @@ def show_rows(run: FinishedRun) -> list:
 
 
 def show_templates(run: FinishedRun) -> list:
-    """Return what several photographs of a person give, under every protocol; nothing of older runs."""
+    """Return what several photographs of a person give, by protocol; nothing of older runs."""
     blocks: list = []
     for protocol, rows in (
-        (name, scores["templates"]) for name, scores in run.protocols.items() if "templates" in scores
+        (name, scores["templates"]) for name, scores in run.protocols.items() if scores.get("templates")
     ):
         mine: list = [page.Table.of(template_table.tabulate(rows).map(page.stack), f"Under protocol {protocol}.")]
         if any("lacks" not in row for row in rows):

@@ -40,7 +40,7 @@ class Assessment:
         pairs: by the first embedding, from :func:`~clipreid_lib.scores.verification.list_pairs`.
         verified: error rates of those pairs.
         searched: open-set searches, by the first embedding.
-        several: what several images of a person give, by the first embedding; rows of
+        several: what several images of a person give, by the first embedding, if it is asked here; rows of
             :func:`~clipreid_lib.scores.templates.measure_all`.
         seconds: it took.
     """

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from clipreid_lib.base.errors import counted
 from clipreid_lib.data import protocols
@@ -32,7 +31,7 @@ from clipreid_lib.scores.score_names import ENDS
 
 NUMBERS = (1, 2, 3, 5)  # gallery images per person that are always shown
 # One image of several is most like the query in light and pose; a mean dilutes it. Measured among training people, with
-# the frozen embedded CLIP, one image that asks: rank-1 of best score minus mean embedding, in points, at k = 2, 3, 5 was
+# frozen embedded CLIP, one image that asks: rank-1 of best score minus mean embedding, in points, at k = 2, 3, 5 was
 # +0.2, +5.6, +13.5 on drawings (demo_seed 7), +1.8, +3.8 across their sessions (three images each), and on photographs
 # +2.2, +4.8, +0.5 (dorsal right) and -1.6, +0.5, +0.4 (palmar right). Mean score was behind both, and across sessions
 # level with mean embedding. `clipreid identify` takes the best of a gallery's images, too.
@@ -118,32 +117,56 @@ def _cut(rows: np.ndarray, size: int) -> np.ndarray:
     return rows[: number * size].reshape(number, size)
 
 
-def compare_templates(whole: torch.Tensor, templates: Templates, fusion: str = FUSION) -> np.ndarray:
+@dataclass(frozen=True)
+class Likeness:
+    """How alike the images are that templates are made of, so that no template is compared number by number.
+
+    Attributes:
+        alike: (R, N) cosines of the images that may ask with all.
+        row: (N,) where in it an image that may ask stands.
+        whole: (N, D) unit features as whole numbers, whose sums are exact in any order.
+    """
+
+    alike: np.ndarray
+    row: np.ndarray
+    whole: np.ndarray
+
+    @classmethod
+    def of(cls, embeddings: Embeddings, images: pd.DataFrame) -> "Likeness":
+        """Compare the images of a manifest's tests.
+
+        Raises:
+            UserError: an image has no embedding, or one that is not finite (naming it).
+        """
+        features, asks = embeddings.of(images), (images["role"] == "test").to_numpy()
+        alike = similarity.cosine_similarity(features[np.flatnonzero(asks)], features)
+        return cls(alike, asks.cumsum() - 1, similarity.scale_to_whole(features.numpy()).numpy())
+
+
+def compare_templates(likeness: Likeness, templates: Templates, fusion: str = FUSION) -> np.ndarray:
     """Compare templates, (Q, G); equal templates get equal scores, in whatever order their images stand.
 
     Args:
-        whole: (N, D) features of the images, of :func:`~clipreid_lib.scores.similarity.scale_to_whole`.
+        likeness: of the images.
         templates: of one draw.
         fusion: ``best score`` or ``mean score``, the highest or the mean of the q x k cosines of their images; ``mean
             embedding``, the cosine of the means of the images' unit embeddings.
     """
-    sides = [[whole[column] for column in side.T] for side in (templates.query, templates.gallery)]
-    if fusion == "mean embedding":
-        sides = [[_average(side)] for side in sides]
-    pairs = [similarity.multiply_exactly(mine, theirs) / similarity.STEPS for mine in sides[0] for theirs in sides[1]]
+    query, gallery = templates.query, templates.gallery
+    pairs = [likeness.alike[np.ix_(mine, shown)] for mine in likeness.row[query].T for shown in gallery.T]
+    if fusion == "best score" or len(pairs) == 1:
+        return reduce(np.maximum, pairs)
+    total = reduce(np.add, [pair.astype(np.float64) for pair in pairs])
     if fusion == "mean score":
-        return reduce(np.add, [pair.astype(np.float64) for pair in pairs]) / len(pairs)
-    return reduce(np.maximum, pairs)
+        return total / len(pairs)
+    sums = [likeness.whole[side].sum(axis=1) / similarity.FINE for side in (query, gallery)]  # (Q, D), (G, D)
+    lengths = [np.maximum(np.sqrt(np.einsum("td,td->t", each, each)), similarity.SMALLEST) for each in sums]
+    return total / np.multiply.outer(*lengths)
 
 
-def _average(images: list[torch.Tensor]) -> torch.Tensor:
-    """Average unit features, (T, D) each: their sum of whole numbers, exact in any order, is scaled again."""
-    return images[0] if len(images) == 1 else similarity.scale_to_whole(reduce(torch.add, images).numpy())
-
-
-def compare_draws(whole: torch.Tensor, draws: Sequence[Templates], fusion: str = FUSION) -> list[Compared]:
+def compare_draws(likeness: Likeness, draws: Sequence[Templates], fusion: str = FUSION) -> list[Compared]:
     """Return each draw's templates that ask, that may answer, and their similarity by :func:`compare_templates`."""
-    return [(*templates.sides, compare_templates(whole, templates, fusion)) for templates in draws]
+    return [(*templates.sides, compare_templates(likeness, templates, fusion)) for templates in draws]
 
 
 def identify(compared: Sequence[Compared]) -> Evaluation:
@@ -199,12 +222,12 @@ def score(compared: Sequence[Compared], intervals: bool) -> tuple[Evaluation, di
 
 
 def measure(
-    embeddings: Embeddings, manifest: Manifest, seed: int, gallery_images: int, query_images: int = 1
+    likeness: Likeness, manifest: Manifest, seed: int, gallery_images: int, query_images: int = 1
 ) -> dict[str, Any]:
     """Measure one number of images per template.
 
     Args:
-        embeddings: of all images of the test.
+        likeness: of all images of the test.
         manifest: the protocol.
         seed: of its draws.
         gallery_images: k, images of each template in the gallery.
@@ -215,9 +238,6 @@ def measure(
         templates of draw 0. Then ``lacks``, why these are too few for a test, or: scores by key with their intervals,
         and the curve ``cmc``; ``one``, the scores of one image in place of each template; ``<score>_gain``, what the
         templates add to them, paired over people; ``others``, identification by the other fusions.
-
-    Raises:
-        UserError: an image has no embedding, or one that is not finite (naming it).
     """
     row: dict[str, Any] = {"gallery_images": gallery_images, "query_images": query_images}
     if manifest.protocol == "given":
@@ -230,21 +250,31 @@ def measure(
         where = " of one session" if manifest.protocol == "cross_session" else ""
         needed = f"{counted(gallery_images, 'image')}{where} to enrol and {query_images} more to ask with"
         return row | {"lacks": f"too few people: {kept} of {tested} have {needed}"}
-    whole = similarity.scale_to_whole(embeddings.of(draws[0].images).numpy())
-    own, scores = score(compare_draws(whole, draws), intervals=True)
+    own, scores = score(compare_draws(likeness, draws), intervals=True)
     row |= scores | {"cmc": [float(share) for share in own.cmc]}
     if gallery_images * query_images > 1:
-        one, row["one"] = score(compare_draws(whole, [each.take_first() for each in draws]), intervals=False)
+        one, row["one"] = score(compare_draws(likeness, [each.take_first() for each in draws]), intervals=False)
         for key in SCORED:
             before, after = (each.per_query[key] for each in (one, own))
             gain, _ = uncertainty.compare(before, after, own.per_query["identity"], own.per_query["weight"])
             row |= dict(zip((f"{key}_gain{end}" for end in ENDS), (gain.mean, gain.low, gain.high), strict=True))
-        others = {fusion: identify(compare_draws(whole, draws, fusion)).summary() for fusion in OTHERS}
+        others = {fusion: identify(compare_draws(likeness, draws, fusion)).summary() for fusion in OTHERS}
         row["others"] = {fusion: {key: each[key] for key in SCORED} for fusion, each in others.items()}
     return {key: None if isinstance(each, float) and np.isnan(each) else each for key, each in row.items()}
 
 
 def measure_all(embeddings: Embeddings, manifest: Manifest, params: Params) -> list[dict[str, Any]]:
-    """Measure 1, 2, 3 and 5 gallery images, and what ``gallery_images`` and ``query_images`` ask for besides."""
+    """Measure 1, 2, 3 and 5 gallery images, and what ``gallery_images`` and ``query_images`` ask for besides.
+
+    Returns:
+        Rows of :func:`measure`; none under other protocols than the run's own and ``cross_session``, which tells what
+        several images of one session give from what several sessions give. The others would double the time of 04.
+
+    Raises:
+        UserError: as :meth:`Likeness.of`.
+    """
+    if manifest.protocol not in (params.protocol, "cross_session"):
+        return []
+    likeness = Likeness.of(embeddings, manifest.in_tests)
     asked = dict.fromkeys([*((number, 1) for number in NUMBERS), (params.gallery_images, params.query_images)])
-    return [measure(embeddings, manifest, params.draw_seed, *each) for each in asked]
+    return [measure(likeness, manifest, params.draw_seed, *each) for each in asked]
