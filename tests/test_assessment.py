@@ -14,6 +14,7 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.data import protocols
 from clipreid_lib.data.datasets import load_images
 from clipreid_lib.pages import score_figures
+from clipreid_lib.params.schema import Params
 from clipreid_lib.runs import across, embeddings, loading
 from clipreid_lib.scores import (
     assessment,
@@ -55,7 +56,7 @@ def knowing(manifest, noise: float, seed: int = 0) -> Embeddings:
 
 
 def test_perfect_and_noisy_embeddings(manifest):
-    found = assessment.assess({"image": knowing(manifest, 0), "noise": knowing(manifest, 9)}, manifest)
+    found = assessment.assess({"image": knowing(manifest, 0), "noise": knowing(manifest, 9)}, manifest, Params())
     assert list(found.scores) == ["image", "image, re-ranked", "image, expanded", "noise"]
     numbers = found.numbers
     assert numbers["rank1"] == numbers["map"] == numbers["rank1_high"] == 1 and numbers["eer"] == 0

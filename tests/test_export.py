@@ -64,7 +64,7 @@ def models(tmp_path_factory):
 def assess(run: Run) -> Run:
     """Do what notebook 04 does to a run's metrics."""
     encoder = loading.load_trained_encoder(run)
-    found = assessment.assess({"image": encoder.embed(run.manifest.in_tests)}, run.manifest)
+    found = assessment.assess({"image": encoder.embed(run.manifest.in_tests)}, run.manifest, run.params)
     write_metrics(run, {"own": found}, encoder, {}, {})
     return run
 

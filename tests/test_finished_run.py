@@ -22,7 +22,9 @@ def scored(open_run, tmp_path):
     run = open_run(fresh=tmp_path, variant="frozen")
     paths = run.manifest.in_tests["path"].drop_duplicates().tolist()
     noise = torch.randn(len(paths), 8, generator=torch.Generator().manual_seed(0))
-    found = assessment.assess({"image": Embeddings(paths, noise), FLOOR: Embeddings(paths, noise)}, run.manifest)
+    found = assessment.assess(
+        {"image": Embeddings(paths, noise), FLOOR: Embeddings(paths, noise)}, run.manifest, run.params
+    )
     encoder = SimpleNamespace(sha="sha", backbone=SimpleNamespace(assumed="activation gelu"))
     write_metrics(run, {"own": found}, encoder, {}, {"given": "there is no such split"})
     return run, found

@@ -31,6 +31,7 @@ for choosing epochs and rates. ``none`` takes nothing.
 """
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -101,7 +102,7 @@ def build(
             taken = f"; validation {validation} takes them" if role in parts else ""
             raise TooFewPeople(f"aspect: {dataset} has too few people of {aspect!r} for a {role} part{taken}")
     for index in range(draws):
-        images[f"draw_{index}"] = _draw_once(images, f"{seed}|draw {index}", protocol)
+        images[f"draw_{index}"] = _draw_once(images, name_draw(seed, index), protocol)
     images.insert(0, "dataset", dataset)
     images.insert(1, "protocol", protocol)
     images.attrs.clear()  # attrs would not survive the CSV, so nothing may come to rely on them
@@ -214,8 +215,18 @@ def _draw_once(images: pd.DataFrame, name: str, protocol: str) -> np.ndarray:
     return drawn
 
 
+def name_draw(seed: int, index: int) -> str:
+    """Name a draw for :func:`order_images`."""
+    return f"{seed}|draw {index}"
+
+
+def order_images(paths: Iterable[str], name: str) -> np.ndarray:
+    """Return the order in which a draw of that name takes images, (N,): the first of a person is its gallery image."""
+    return np.argsort([_hash(name, path) for path in paths], kind="stable")
+
+
 def _choose_image(hand: pd.DataFrame, name: str) -> int:
-    return hand.index[int(np.argmin([_hash(name, path) for path in hand["path"]]))]
+    return hand.index[order_images(hand["path"], name)[0]]
 
 
 def _hash(name: str, item: str) -> int:

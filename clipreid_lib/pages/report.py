@@ -15,6 +15,7 @@ from clipreid_lib.scores.score_names import FLOOR, IN_DRAWS, VOTES, format_score
 SECTIONS: dict[str, Callable[[FinishedRun], list]] = {
     "Scores": report_scores.show_scores,
     "Other ways to compare": report_scores.show_rows,
+    "Several photographs of a person": report_scores.show_templates,
     "Thresholds": report_scores.show_thresholds,
     "Data and protocol": report_origin.show_data,
     "Training": report_scores.show_curves,
@@ -67,6 +68,7 @@ def write(folders: list[str], outputs: str | None = None) -> Iterator[str]:
 def lay_out(run: FinishedRun) -> str:
     """Return the run's report as HTML; its executed notebooks are written as pages beside them on the way."""
     sections = [make_section(title, make, run) for title, make in SECTIONS.items()]
+    sections = [each for each in sections if each.blocks]  # an older run may lack what one is about
     return render(run.name, _sum_up(run), sections, [run.folder, run.outputs])
 
 

@@ -5,9 +5,9 @@ import pandas as pd
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.data.photographs import on_all_cores
 from clipreid_lib.pages import report_blocks as page
-from clipreid_lib.pages import training_figures
+from clipreid_lib.pages import score_figures, training_figures
 from clipreid_lib.params.schema import EXTERNAL
-from clipreid_lib.scores import leaderboard, published, thresholds
+from clipreid_lib.scores import leaderboard, published, template_table, thresholds
 from clipreid_lib.scores.finished_run import CHOICE, FinishedRun, read_table
 from clipreid_lib.scores.score_names import (
     COUNTS,
@@ -74,6 +74,23 @@ def show_rows(run: FinishedRun) -> list:
     return blocks
 
 
+def show_templates(run: FinishedRun) -> list:
+    """Return what several photographs of a person give, by protocol; nothing of older runs."""
+    blocks: list = []
+    for protocol, rows in (
+        (name, scores["templates"]) for name, scores in run.protocols.items() if scores.get("templates")
+    ):
+        mine: list = [page.Table.of(template_table.tabulate(rows).map(page.stack), f"Under protocol {protocol}.")]
+        if any("lacks" not in row for row in rows):
+            mine.append(page.Figures([page.draw(score_figures.draw_templates, page.TEXTS["templates curve"], rows)]))
+        blocks += (
+            [page.Folded(f"Under protocol {protocol}", mine)]
+            if blocks
+            else [page.Words(page.TEXTS["templates"]), *mine]
+        )
+    return blocks
+
+
 def show_thresholds(run: FinishedRun) -> list:
     """Return from which score on somebody counts as found, and what a score says about a pair."""
     learned = thresholds.read_thresholds(run.folder)
@@ -112,7 +129,7 @@ def show_figures(run: FinishedRun) -> list:
         expected.remove("looked_at")
         there.pop("looked_at", None)  # it says in words that no network looks
     names = [name for name in page.FIGURES if name in there]
-    elsewhere = {"subgroups", "prompt_curves", "encoder_curves"}  # on this page
+    elsewhere = {"subgroups", "templates", "prompt_curves", "encoder_curves"}  # on this page
     names += [name for name in there if name not in {*page.FIGURES, *elsewhere}]
 
     def take(name: str) -> page.Figure | str:

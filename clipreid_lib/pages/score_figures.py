@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from scipy import stats
 
 from clipreid_lib.pages.style import HALF, WIDE, escape
-from clipreid_lib.scores.score_names import ENDS, format_share
+from clipreid_lib.scores.score_names import ENDS, SHOWN, format_share
 from clipreid_lib.scores.subgroups import FEWEST
 
 if TYPE_CHECKING:  # slow to import, and reports need no network
@@ -115,6 +115,34 @@ def draw_subgroups(table: pd.DataFrame) -> plt.Figure:
     figure = draw_intervals(table.set_axis(names), "rank1", label, lacking)
     figure.axes[0].set_xlim(0, 102)
     return figure
+
+
+def draw_templates(rows: list[dict]) -> plt.Figure:
+    """Draw rank-1 and mAP over the images that each person is enrolled with, and of one image for the same queries.
+
+    Rows are those of :func:`clipreid_lib.scores.templates.measure_all`; others than with one image that asks, and those
+    without scores, are left out.
+    """
+    figure, panels = plt.subplots(1, 2, figsize=TALL)
+    rows = sorted((row for row in rows if row["query_images"] == 1 and "lacks" not in row), key=_count_images)
+    numbers = [_count_images(row) for row in rows]
+    labels = ["all images of the template", "its first image, same people and queries"]
+    for key, axes in zip(("rank1", "map"), panels, strict=True):
+        values, low, high = 100 * np.array([[row[f"{key}{end}"] for row in rows] for end in ENDS], float)
+        bars = np.nan_to_num(np.maximum([values - low, high - values], 0))  # one person has no interval
+        axes.errorbar(numbers, values, yerr=bars, fmt="o-", capsize=3, label=labels[0])
+        axes.plot(numbers, [100 * row.get("one", row)[key] for row in rows], "s--", color="0.5", label=labels[1])
+        ticks = [f"{number}\n{row['people']} people" for number, row in zip(numbers, rows, strict=True)]
+        axes.set_xticks(numbers, ticks)
+        axes.set(xlabel="images enrolled", ylabel=f"{SHOWN[key]}, per cent", ylim=(None, 101))
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False
+    )
+    return figure
+
+
+def _count_images(row: dict) -> int:
+    return row["gallery_images"]
 
 
 def draw_matrix(table: pd.DataFrame, label: str) -> plt.Figure:

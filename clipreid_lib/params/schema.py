@@ -39,13 +39,13 @@ ENCODER_FINETUNE = "img_encoder_finetune"  # stages 1 and 2b, notebook 03
 NOT_IN_ID = {
     *("experiment", "outputs_root", "device", "top_k", "flip_test", "checkpointing"),
     *("data_root", "allow_missing", "pretrained", "resume_prompt", "rerank_k1", "rerank_k2"),
-    *("photograph", "gallery_root"),
+    *("photograph", "gallery_root", "gallery_images", "query_images"),
 }
 # Keys that version 0.1.0 had not: an id or a notebook's key holds them only where they differ from the default.
 LATER = {
     *("positions", "test_resize", "noun", "flip_train", "padding", "erasing", "sampler", "schedule", "bias_factor"),
     *("activation", "normalisation", "test_features", "rerank_k1", "rerank_k2", "photograph", "gallery_root"),
-    "train",
+    *("train", "gallery_images", "query_images"),
 }
 # Keys that say which data is read, how it is split and where it goes.
 DATA_KEYS = {
@@ -164,6 +164,8 @@ class Params(BaseModel):
     test_features: Literal["before_neck", "after_neck"] = "before_neck"
     rerank_k1: Count = 20
     rerank_k2: Count = 6
+    gallery_images: Count = 1
+    query_images: Count = 1
     outputs_root: str = "outputs"
 
     demo_people: Annotated[int, Field(ge=4)] = 100

@@ -50,7 +50,7 @@ AFTER_PROMPTS = {
 }
 # Parameters outside the run id that change what a notebook after training writes.
 SHOWN_BY = {
-    EVALUATION: {"flip_test", "rerank_k1", "rerank_k2"},
+    EVALUATION: {"flip_test", "rerank_k1", "rerank_k2", "gallery_images", "query_images"},
     RETRIEVAL: {"flip_test", "top_k", "photograph", "gallery_root"},
 }
 

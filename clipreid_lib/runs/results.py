@@ -42,7 +42,7 @@ def write_metrics(
         **{key: getattr(params, key) for key in ("experiment", "dataset", "aspect", "model", "variant")},
         "stage": params.stage,
         "seed": params.seed,
-        **{key: value for key, value in own.items() if key != "rows"},
+        **{key: value for key, value in own.items() if key not in ("rows", "templates")},
         "pixels": own["rows"].get(FLOOR),
         "closed_set": closed_set,
         "protocols": protocols,

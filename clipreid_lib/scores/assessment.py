@@ -12,7 +12,7 @@ from clipreid_lib.base.errors import UserError, counted
 from clipreid_lib.data import protocols
 from clipreid_lib.data.manifest import PROTOCOLS, Manifest
 from clipreid_lib.params.schema import Params
-from clipreid_lib.scores import open_set, subgroups, verification
+from clipreid_lib.scores import open_set, subgroups, templates, verification
 from clipreid_lib.scores.evaluation import Evaluation, evaluate
 from clipreid_lib.scores.features import Embeddings
 from clipreid_lib.scores.open_set import OpenSet
@@ -40,6 +40,8 @@ class Assessment:
         pairs: by the first embedding, from :func:`~clipreid_lib.scores.verification.list_pairs`.
         verified: error rates of those pairs.
         searched: open-set searches, by the first embedding.
+        several: what several images of a person give, by the first embedding, if it is asked here; rows of
+            :func:`~clipreid_lib.scores.templates.measure_all`.
         seconds: it took.
     """
 
@@ -48,6 +50,7 @@ class Assessment:
     pairs: pd.DataFrame
     verified: Verification
     searched: OpenSet
+    several: list[dict[str, Any]]
     seconds: float
 
     @property
@@ -84,6 +87,7 @@ class Assessment:
         found["cmc"] = [float(share) for share in self.own.cmc]
         found |= {"manifest_sha": self.manifest.sha, "compared_sha": self.manifest.compared_sha}
         found["rows"] = {name: {"over": each.over} | each.summary() for name, each in self.scores.items()}
+        found["templates"] = self.several
         return {name: None if isinstance(each, float) and np.isnan(each) else each for name, each in found.items()}
 
 
@@ -140,14 +144,14 @@ def count_test(manifest: Manifest) -> dict[str, int]:
     }
 
 
-def assess(embeddings: dict[str, Embeddings], manifest: Manifest, neighbours: tuple[int, int] = (20, 6)) -> Assessment:
-    """Score embeddings under one protocol: identification, verification, open set.
+def assess(embeddings: dict[str, Embeddings], manifest: Manifest, params: Params) -> Assessment:
+    """Score embeddings under one protocol: identification, verification, open set, templates.
 
     Args:
         embeddings: by row of the table; of at least all images that are tested. The first is the run's own and is also
             compared by k-reciprocal re-ranking and by alpha query expansion.
         manifest: the protocol.
-        neighbours: k1 and k2 of re-ranking.
+        params: of the run: neighbours of re-ranking, images per template, the seed of the draws.
 
     Returns:
         All scores. The rows of identification are the first embedding's, the same re-ranked and with expanded queries,
@@ -159,12 +163,14 @@ def assess(embeddings: dict[str, Embeddings], manifest: Manifest, neighbours: tu
     began = time.perf_counter()
     name, own = next(iter(embeddings.items()))
     scores = {name: evaluate(own, manifest)}
+    neighbours = params.rerank_k1, params.rerank_k2
     for how in ("re-ranked", "expanded"):
         scores[f"{name}, {how}"] = evaluate(own, manifest, how=how, neighbours=neighbours)
     scores |= {other: evaluate(each, manifest) for other, each in embeddings.items() if other != name}
     pairs = verification.list_pairs(own, manifest)
     verified, searched = verification.verify(pairs), open_set.search(own, manifest)
-    return Assessment(manifest, scores, pairs, verified, searched, time.perf_counter() - began)
+    several = templates.measure_all(own, manifest, params)
+    return Assessment(manifest, scores, pairs, verified, searched, several, time.perf_counter() - began)
 
 
 def tabulate_own(evaluation: Evaluation) -> pd.DataFrame:

@@ -5,6 +5,7 @@ compare that depends on the whole gallery, such as re-ranking, has no such expec
 draws. So is a data set's own split, which is one draw. ``over`` says which it is.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,7 +118,7 @@ def evaluate(
     Raises:
         UserError: as :func:`compare_draw`; a gallery shows one identity alone, so that nothing can be confused.
     """
-    draws, queries, curves = [], [], []
+    draws = []
     for index in range(manifest.draws):
         query, gallery = manifest.draw(index, part)
         if part == "test" and gallery["identity"].nunique() < 2:
@@ -131,21 +132,31 @@ def evaluate(
         else:
             mine = expand_queries(mine, theirs) if how == "expanded" else mine
             scores = metrics.score_retrieval(mine, asked, theirs, shown, cameras)
+        draws.append((query, scores))
+    found = average_draws(draws)
+    if how == "cosine" and expectation.is_expectable(manifest, part):
+        mean = expectation.expect(embeddings, manifest, part)
+        curve = mean.cmc[: len(found.cmc)]
+        return Evaluation(mean.per_query, found.drawn, found.per_draw, curve, ALL_GALLERIES)
+    return found
+
+
+def average_draws(draws: Sequence[tuple[pd.DataFrame, metrics.RetrievalScores]]) -> Evaluation:
+    """Return the mean over draws of what each scored; ``path identity`` say of each draw's queries which they are."""
+    rows, queries, curves = [], [], []
+    for index, (query, scores) in enumerate(draws):
         ranks = {f"rank{k}": share for k, share in scores.at.items()}
         means = {score: getattr(scores, score) for score in EACH}
-        sizes = {"queries": len(query), "gallery": len(gallery), "unmatched": scores.unmatched}
-        draws.append({"draw": index, **ranks, **means, **sizes})
+        sizes = {"queries": len(query), "gallery": len(scores.cmc), "unmatched": scores.unmatched}
+        rows.append({"draw": index, **ranks, **means, **sizes})
         hits = {f"rank{k}": np.where(scores.first_hit > 0, scores.first_hit <= k, np.nan) for k in scores.at}
         each = hits | {score: getattr(scores, name) for score, name in EACH.items()}
         queries.append(query[["path", "identity"]].assign(**each))
         curves.append(scores.cmc[: expectation.DEEPEST])
-    per_draw, drawn = pd.DataFrame(draws).set_index("draw"), _pool(queries)
-    if how == "cosine" and expectation.is_expectable(manifest, part):
-        found = expectation.expect(embeddings, manifest, part)
-        return Evaluation(found.per_query, drawn, per_draw, found.cmc[: len(curves[0])], ALL_GALLERIES)
+    per_draw, drawn = pd.DataFrame(rows).set_index("draw"), _pool(queries)
     asked = per_draw["queries"] - per_draw["unmatched"]
     curve = np.average(curves, axis=0, weights=asked)  # every query one vote, as in the scores
-    return Evaluation(drawn, drawn, per_draw, curve, counted(manifest.draws, "draw"))
+    return Evaluation(drawn, drawn, per_draw, curve, counted(len(draws), "draw"))
 
 
 def _pool(draws: list[pd.DataFrame]) -> pd.DataFrame:

@@ -5,6 +5,7 @@ As NIST's FRVT 1:N reports count it (NISTIR 8271): a search with a threshold fai
 mated searches whose mate is not returned at rank 1 above it.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,10 +70,14 @@ def search(embeddings: Embeddings, manifest: Manifest) -> OpenSet:
     Raises:
         UserError: as :func:`~clipreid_lib.scores.evaluation.compare_draw`.
     """
-    people = np.sort(manifest.test["identity"].unique())
+    return search_draws(compare_draw(embeddings, manifest, index) for index in range(manifest.draws))
+
+
+def search_draws(draws: Iterable[tuple[pd.DataFrame, pd.DataFrame, np.ndarray]]) -> OpenSet:
+    """Search draws as :func:`search` does, each given as query table, gallery table and their (Q, G) similarity."""
     mated, non_mated = [], []
-    for index in range(manifest.draws):
-        query, gallery, similarity = compare_draw(embeddings, manifest, index)
+    for index, (query, gallery, similarity) in enumerate(draws):
+        people = np.unique(query["identity"])
         order = sorted(people, key=lambda person: stable_seed("enrolled", index, person))
         half = len(order) // 2
         asked, shown = query["identity"].to_numpy(), gallery["identity"].to_numpy()
