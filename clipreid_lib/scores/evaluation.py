@@ -104,6 +104,7 @@ def evaluate(
     part: str = "test",
     how: str = "cosine",
     neighbours: tuple[int, int] = (20, 6),
+    asking: Embeddings | None = None,
 ) -> Evaluation:
     """Score embeddings over all galleries of a manifest, where there is such a mean, and in every draw.
 
@@ -113,6 +114,7 @@ def evaluate(
         part: ``test``, or ``validation`` for choosing epochs and rates.
         how: ``cosine``; ``re-ranked``, by k-reciprocal re-ranking; ``expanded``, by alpha query expansion.
         neighbours: k1 and k2 of re-ranking, as :func:`~clipreid_lib.scores.reranking.rerank` takes them.
+        asking: of the images where they are queries, if those are others than in the gallery.
 
     Raises:
         UserError: as :func:`compare_draw`; a gallery shows one identity alone, so that nothing can be confused.
@@ -123,7 +125,7 @@ def evaluate(
         if part == "test" and gallery["identity"].nunique() < 2:
             raise UserError(f"draw {index}: its gallery shows one person alone; there is nobody to tell them from")
         mine: similarity.Features
-        mine, theirs = embeddings.of(query), embeddings.of(gallery)
+        mine, theirs = (asking or embeddings).of(query), embeddings.of(gallery)
         asked, shown = query["identity"], gallery["identity"]
         cameras = (query["camera"], gallery["camera"]) if part == "test" and manifest.same_camera_rule else None
         if how == "re-ranked":
@@ -141,7 +143,7 @@ def evaluate(
         curves.append(scores.cmc[: expectation.DEEPEST])
     per_draw, drawn = pd.DataFrame(draws).set_index("draw"), _pool(queries)
     if how == "cosine" and expectation.is_expectable(manifest, part):
-        found = expectation.expect(embeddings, manifest, part)
+        found = expectation.expect(embeddings, manifest, part, asking)
         return Evaluation(found.per_query, drawn, per_draw, found.cmc[: len(curves[0])], ALL_GALLERIES)
     asked = per_draw["queries"] - per_draw["unmatched"]
     curve = np.average(curves, axis=0, weights=asked)  # every query one vote, as in the scores
