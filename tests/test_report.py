@@ -26,7 +26,7 @@ from clipreid_lib.params import read, schema
 
 EVIL = '<script>alert("1")</script>'
 SECTIONS = (
-    "Scores;Other ways to compare;Thresholds;Data and protocol;Training;Pictures;Failures;Who it fails;"
+    "Scores;Other ways to compare;Is it the hand?;Thresholds;Data and protocol;Training;Pictures;Failures;Who it fails;"
     "Beside published numbers;Model card;Licences and citations;Provenance;Params;How to repeat it;Notebooks"
 ).split(";")
 
