@@ -53,7 +53,11 @@ def test_features_are_those_of_timms_own_forward(name):
     features = encode(clip, pixels)
     expected = own(normalise(pixels, config["mean"], config["std"]))
     torch.testing.assert_close(features.f, expected, atol=1e-5, rtol=1e-5)
-    assert features.f_proj is None and torch.equal(features.embedding, features.f) and clip.embed_dim == features.f.shape[1]
+    assert (
+        features.f_proj is None
+        and torch.equal(features.embedding, features.f)
+        and clip.embed_dim == features.f.shape[1]
+    )
 
 
 @torch.no_grad()
