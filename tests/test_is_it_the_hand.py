@@ -271,6 +271,9 @@ def test_what_is_refused_is_left_out_on_both_sides(clip, tmp_path):
     assert hand_test.describe_refused(asked.record) == told
     sheet = np.asarray(mask_sheet.draw_masks(asked))
     assert (sheet == mask_sheet.OUTLINE).all(axis=2).sum() > 1000
+    few = images[images["path"].isin(["0_2.png", "1_2.png", "3_0.png", "3_1.png"])]
+    rows = hand_test.ask(photographs, clip.image_size, Manifest(few), own, embed).record["rows"]
+    assert rows["hand alone"] == {"left_out": "fewer than two people have photographs left"} and "rank1" in rows["grey"]
     shutil.move(tmp_path / "0_0.png", tmp_path / "gone.png")
     lost = hand_test.ask(photographs, clip.image_size, Manifest(images), own, embed)
     assert "0_0.png: image not found" in lost.record["left_out"] and lost.table.shape == (1, 1)

@@ -87,13 +87,15 @@ def ask(
     for name, change in CHANGES.items():
         asked, kept = (trusted, ~refused) if change.masked else (manifest, np.ones(len(images), bool))
         try:
+            if asked.test["identity"].nunique() < 2:
+                raise UserError("fewer than two people have photographs left")
             if change.masked not in before:
-                before[change.masked] = evaluate(unchanged, asked).per_query
+                before[change.masked] = _score(unchanged, asked)
             places = torch.from_numpy(np.flatnonzero(kept))
             changed = ChangedPixels(pixels, places, masks, images["path"].tolist(), change)
             seen = encode(images[kept], changed)
-            scored = evaluate(unchanged, asked, asking=seen) if change.queries_only else evaluate(seen, asked)
-            rows_found[name] = compare_changed(scored.per_query, before[change.masked])
+            scored = _score(unchanged, asked, seen) if change.queries_only else _score(seen, asked)
+            rows_found[name] = compare_changed(scored, before[change.masked])
             rows_found[name] |= {"images": int(kept.sum()), "chance": find_chance(asked)}
         except UserError as error:  # too few photographs are left for a test
             rows_found[name] = {"left_out": str(error)}
@@ -105,6 +107,13 @@ def ask(
         for row in np.concatenate(chosen).tolist()
     ]
     return HandTest(record, samples)
+
+
+def _score(embeddings: Embeddings, manifest: Manifest, asking: Embeddings | None = None) -> pd.DataFrame:
+    """Return ``per_query`` of an evaluation; where all galleries can be gone through, without its draws."""
+    if expectation.is_expectable(manifest):
+        return expectation.expect(embeddings, manifest, asking=asking).per_query
+    return evaluate(embeddings, manifest, asking=asking).per_query
 
 
 def compare_changed(changed: pd.DataFrame, unchanged: pd.DataFrame) -> dict:
