@@ -85,7 +85,12 @@ def test_a_mask_needs_a_plain_backdrop_and_something_before_it():
     assert refused((middle, middle)) == ""
     assert refused((slice(10, 40), slice(10, 40)), (slice(60, 90), slice(60, 90))) == "several things stand out"
     assert refused((slice(40, 50), slice(40, 50))) == "what stands out is too small or too large"
-    assert refused((slice(30, 96), slice(0, 96))) in ("it reaches across the picture", "the border is not plain")
+    assert refused((slice(40, 56), slice(0, 96)), (slice(56, 96), slice(40, 56))) == "it reaches across the picture"
+    assert refused((slice(4, 96), slice(4, 92))) == "it fills the picture"
+    depth = np.zeros((96, 96, 1))  # one heap of colour distances, which a threshold only cuts in two
+    depth[5:91, 5:91, 0] = rng.normal(0.5, 0.15, (86, 86)).clip(0.02, 1)
+    heap = (255 - depth * [0, 80, 120]).astype(np.uint8)
+    assert find_hand(heap).refused == "hand and backdrop are not separated"
 
 
 def test_a_hole_in_the_hand_is_hand():
