@@ -27,7 +27,8 @@ from clipreid_lib.scores.assessment import assess
 from clipreid_lib.scores.evaluation import evaluate
 from clipreid_lib.scores.features import Embeddings
 from clipreid_lib.scores.finished_run import FinishedRun
-from clipreid_lib.scores.hand_test import BACKGROUND, HandTest, compare_changed, names_by_background, tabulate
+from clipreid_lib.scores.hand_table import BACKGROUND, describe_refused, names_by_background, tabulate
+from clipreid_lib.scores.hand_test import HandTest, compare_changed
 
 SIZE = (160, 120)
 
@@ -273,7 +274,7 @@ def test_what_is_refused_is_left_out_on_both_sides(clip, tmp_path):
         assert row["rank1_unchanged"] == pytest.approx(wanted["rank1"])
         assert row["map"] - row["map_unchanged"] == pytest.approx(row["map_difference"])
     told = "No mask to trust for 2 of 12 photographs (16.7 %): the border is not plain: 2."
-    assert hand_test.describe_refused(asked.record) == told
+    assert describe_refused(asked.record) == told
     sheet = np.asarray(mask_sheet.draw_masks(asked))
     assert (sheet == mask_sheet.OUTLINE).all(axis=2).sum() > 1000
     few = images[images["path"].isin(["0_2.png", "1_2.png", "3_0.png", "3_1.png"])]

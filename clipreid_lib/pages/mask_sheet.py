@@ -9,7 +9,8 @@ from scipy import ndimage
 from clipreid_lib.data.hand_mask import Found
 from clipreid_lib.pages.gallery import TILE, Tile, draw_rows
 from clipreid_lib.pages.style import RIGHT, WRONG, write_line
-from clipreid_lib.scores.hand_test import HandTest, describe_refused
+from clipreid_lib.scores.hand_table import describe_refused
+from clipreid_lib.scores.hand_test import HandTest
 
 ROW = 8  # photographs side by side
 OUTLINE = (255, 0, 255)  # magenta: neither skin nor a backdrop

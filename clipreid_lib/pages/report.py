@@ -9,7 +9,7 @@ from clipreid_lib.pages import report_origin, report_runs, report_scores
 from clipreid_lib.pages.report_blocks import Facts, make_section, render
 from clipreid_lib.params.run_folder import list_run_folders
 from clipreid_lib.params.schema import EXTERNAL, project_path
-from clipreid_lib.scores import hand_test
+from clipreid_lib.scores import hand_table
 from clipreid_lib.scores.finished_run import FinishedRun, open_runs
 from clipreid_lib.scores.score_names import FLOOR, IN_DRAWS, VOTES, format_score, format_share, name_method
 
@@ -96,9 +96,9 @@ def _sum_up(run: FinishedRun) -> list[str]:
 
 
 def _warn_of_background(run: FinishedRun) -> list[str]:
-    if not hand_test.names_by_background(run.hand_test):
+    if not hand_table.names_by_background(run.hand_test):
         return []
-    row = run.hand_test["rows"][hand_test.BACKGROUND]
+    row = run.hand_test["rows"][hand_table.BACKGROUND]
     return [
         f"Mind: it names people by the background. Where the hand is painted over, rank-1 is still "
         f"{format_score(row, 'rank1')}; guessing would reach {format_share(row['chance'])}."

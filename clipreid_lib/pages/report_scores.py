@@ -7,7 +7,7 @@ from clipreid_lib.data.photographs import on_all_cores
 from clipreid_lib.pages import report_blocks as page
 from clipreid_lib.pages import training_figures
 from clipreid_lib.params.schema import EXTERNAL
-from clipreid_lib.scores import hand_test, leaderboard, published, thresholds
+from clipreid_lib.scores import hand_table, leaderboard, published, thresholds
 from clipreid_lib.scores.finished_run import CHOICE, FinishedRun, read_table
 from clipreid_lib.scores.score_names import (
     COUNTS,
@@ -81,8 +81,8 @@ def show_hand_test(run: FinishedRun) -> list:
         return [page.Words("Not asked: the scores are of an older version; notebook 04, done again, asks it.")]
     if "left_out" in record:
         return [page.Words(f"Not asked: {record['left_out']}.")]
-    table = hand_test.tabulate(record).map(page.stack)
-    return [page.Table.of(table, page.TEXTS["hand test"]), page.Words(hand_test.describe_refused(record))]
+    table = hand_table.tabulate(record).map(page.stack)
+    return [page.Table.of(table, page.TEXTS["hand test"]), page.Words(hand_table.describe_refused(record))]
 
 
 def show_thresholds(run: FinishedRun) -> list:

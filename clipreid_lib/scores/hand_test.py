@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from clipreid_lib.base.errors import UnreadableImage, UserError, counted
+from clipreid_lib.base.errors import UnreadableImage, UserError
 from clipreid_lib.clip.feed import Images
 from clipreid_lib.data.changed_pixels import CHANGES, ChangedPixels
 from clipreid_lib.data.hand_mask import Found, find_hand
@@ -21,12 +21,11 @@ from clipreid_lib.data.manifest import Manifest
 from clipreid_lib.data.photographs import Photographs, on_all_cores
 from clipreid_lib.data.pixels import load_pixels
 from clipreid_lib.scores import expectation, uncertainty
-from clipreid_lib.scores.comparison import COMPARED, estimate, write_p
+from clipreid_lib.scores.comparison import estimate
 from clipreid_lib.scores.evaluation import evaluate
 from clipreid_lib.scores.features import Embeddings
-from clipreid_lib.scores.score_names import format_score, format_share
+from clipreid_lib.scores.hand_table import tabulate
 
-BACKGROUND = "background alone"
 AT_ONCE = 256  # photographs in memory while masks are found
 SAMPLES = 24  # masks to look at, and as many of those refused
 
@@ -151,37 +150,3 @@ def find_chance(manifest: Manifest) -> float:
         shown = query["identity"].map(gallery["identity"].value_counts()).fillna(0)
         shares += (shown[shown > 0] / len(gallery)).tolist()
     return float(np.mean(shares))
-
-
-def names_by_background(record: dict) -> bool:
-    """Whether the background alone names people better than chance: the interval of its rank-1 lies above."""
-    row = record.get("rows", {}).get(BACKGROUND, {})
-    return row.get("rank1_low") is not None and row["rank1_low"] > row["chance"]
-
-
-def describe_refused(record: dict) -> str:
-    """Say how many photographs have no mask to trust, and why."""
-    lost, images = sum(record["refused"].values()), counted(record["images"], "photograph")
-    share = format_share(lost / record["images"])
-    why = "; ".join(f"{reason}: {count}" for reason, count in record["refused"].items())
-    return f"No mask to trust for {lost} of {images} ({share} %){f': {why}' if why else ''}."
-
-
-def tabulate(record: dict) -> pd.DataFrame:
-    """Return the scores of a record in per cent [95 % interval], one row per change, differences in points."""
-    if "left_out" in record:
-        return pd.DataFrame({"": [record["left_out"]]}, index=["left out"])
-    table = {}
-    for name, row in record["rows"].items():
-        if "left_out" in row:
-            table[name] = {"images": row["left_out"]}
-            continue
-        cells = {"images": str(row["images"]), "people": str(row["people"])}
-        for score, shown in COMPARED.items():
-            ends = [row[f"{score}_difference{end}"] for end in ("_low", "_high")]
-            cells[shown] = format_score(row, score)
-            cells[f"{shown} unchanged"] = format_share(row[f"{score}_unchanged"])
-            cells[f"{shown} difference"] = format_share(row[f"{score}_difference"], ends=ends, sign="+")
-            cells[f"p ({shown})"] = write_p(row[f"{score}_p"])
-        table[name] = cells | {"chance": format_share(row["chance"])}
-    return pd.DataFrame.from_dict(table, orient="index").fillna("")
