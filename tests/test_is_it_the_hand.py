@@ -306,7 +306,7 @@ def test_a_run_keeps_it_with_its_scores_and_its_report_tells(open_run, tmp_path)
         return report._sum_up(FinishedRun(done.folder, done.params, kept | {"is_it_the_hand": {"rows": rows}}))
 
     told = lead(rank1=0.5, rank1_low=0.4, rank1_high=0.6, chance=0.25)
-    assert told[-1].startswith("Mind: it names people by the background.") and "50.0 [40.0, 60.0]" in told[-1]
+    assert told[-1].startswith("Mind: the background alone tells people apart.") and "50.0 [40.0, 60.0]" in told[-1]
     assert "25.0" in told[-1] and len(told) == 3
     assert len(lead(rank1=0.5, rank1_low=0.2, rank1_high=0.6, chance=0.25)) == 2
     older = FinishedRun(done.folder, done.params, {key: kept[key] for key in kept if key != "is_it_the_hand"})

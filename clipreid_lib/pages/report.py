@@ -100,6 +100,6 @@ def _warn_of_background(run: FinishedRun) -> list[str]:
         return []
     row = run.hand_test["rows"][hand_table.BACKGROUND]
     return [
-        f"Mind: it names people by the background. Where the hand is painted over, rank-1 is still "
+        f"Mind: the background alone tells people apart. With the hand painted over, rank-1 is still "
         f"{format_score(row, 'rank1')}; guessing would reach {format_share(row['chance'])}."
     ]
