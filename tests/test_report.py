@@ -26,8 +26,8 @@ from clipreid_lib.params import read, schema
 
 EVIL = '<script>alert("1")</script>'
 SECTIONS = (
-    "Scores;Other ways to compare;Several photographs of a person;Thresholds;Data and protocol;Training;Pictures;"
-    "Failures;Who it fails;"
+    "Scores;Other ways to compare;Several photographs of a person;Is it the hand?;Thresholds;Data and protocol;"
+    "Training;Pictures;Failures;Who it fails;"
     "Beside published numbers;Model card;Licences and citations;Provenance;Params;How to repeat it;Notebooks"
 ).split(";")
 

@@ -9,13 +9,15 @@ from clipreid_lib.pages import report_origin, report_runs, report_scores
 from clipreid_lib.pages.report_blocks import Facts, make_section, render
 from clipreid_lib.params.run_folder import list_run_folders
 from clipreid_lib.params.schema import EXTERNAL, project_path
+from clipreid_lib.scores import hand_table
 from clipreid_lib.scores.finished_run import FinishedRun, open_runs
-from clipreid_lib.scores.score_names import FLOOR, IN_DRAWS, VOTES, format_score, name_method
+from clipreid_lib.scores.score_names import FLOOR, IN_DRAWS, VOTES, format_score, format_share, name_method
 
 SECTIONS: dict[str, Callable[[FinishedRun], list]] = {
     "Scores": report_scores.show_scores,
     "Other ways to compare": report_scores.show_rows,
     "Several photographs of a person": report_scores.show_templates,
+    "Is it the hand?": report_scores.show_hand_test,
     "Thresholds": report_scores.show_thresholds,
     "Data and protocol": report_origin.show_data,
     "Training": report_scores.show_curves,
@@ -91,4 +93,15 @@ def _sum_up(run: FinishedRun) -> list[str]:
         f"{counts['draws']} draws, as papers print, rank-1 is {format_score(own, f'rank1{IN_DRAWS}')} (mean ± "
         f"deviation). Nearest neighbour on 32x32 grey pixels, the floor, has rank-1 {format_score(floor, 'rank1')} and "
         f"mAP {format_score(floor, 'map')}.",
+        *_warn_of_background(run),
+    ]
+
+
+def _warn_of_background(run: FinishedRun) -> list[str]:
+    if not hand_table.names_by_background(run.hand_test):
+        return []
+    row = run.hand_test["rows"][hand_table.BACKGROUND]
+    return [
+        f"Mind: the background alone tells people apart. With the hand painted over, rank-1 is still "
+        f"{format_score(row, 'rank1')}; guessing would reach {format_share(row['chance'])}."
     ]

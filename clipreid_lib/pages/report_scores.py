@@ -7,7 +7,7 @@ from clipreid_lib.data.photographs import on_all_cores
 from clipreid_lib.pages import report_blocks as page
 from clipreid_lib.pages import score_figures, training_figures
 from clipreid_lib.params.schema import EXTERNAL
-from clipreid_lib.scores import leaderboard, published, template_table, thresholds
+from clipreid_lib.scores import hand_table, leaderboard, published, template_table, thresholds
 from clipreid_lib.scores.finished_run import CHOICE, FinishedRun, read_table
 from clipreid_lib.scores.score_names import (
     COUNTS,
@@ -89,6 +89,17 @@ def show_templates(run: FinishedRun) -> list:
             else [page.Words(page.TEXTS["templates"]), *mine]
         )
     return blocks
+
+
+def show_hand_test(run: FinishedRun) -> list:
+    """Return the scores of changed photographs, and what was left out."""
+    record = run.hand_test
+    if not record:
+        return [page.Words("Not asked: the scores are of an older version; notebook 04, done again, asks it.")]
+    if "left_out" in record:
+        return [page.Words(f"Not asked: {record['left_out']}.")]
+    table = hand_table.tabulate(record).map(page.stack)
+    return [page.Table.of(table, page.TEXTS["hand test"]), page.Words(hand_table.describe_refused(record))]
 
 
 def show_thresholds(run: FinishedRun) -> list:

@@ -6,13 +6,14 @@ import pandas as pd
 import torch
 from torch.nn import functional
 
+from clipreid_lib.clip.feed import Images
 from clipreid_lib.method.labels import map_labels
 from clipreid_lib.method.prompt_bank import PromptBank, text_logits
 from clipreid_lib.method.tip_adapter import cache_logits
 from clipreid_lib.runs.loading import load_pretrained_encoder
 from clipreid_lib.runs.run import Run
 from clipreid_lib.runs.training import load_prompts
-from clipreid_lib.scores.encoder import Encoder
+from clipreid_lib.scores.encoder import Encoder, pass_neck
 from clipreid_lib.scores.features import Embeddings
 from clipreid_lib.scores.given_features import GivenFeatures
 
@@ -55,6 +56,13 @@ def embed(run: Run, encoder: Encoder, images: pd.DataFrame) -> dict[str, Embeddi
 def embed_own(run: Run, encoder: Encoder, images: pd.DataFrame) -> Embeddings:
     """Return the embedding that the run's own scores stand on: the image's, or Tip-Adapter's votes, (N, D)."""
     image = encoder.embed(images)
+    return _vote(run, encoder, image) if run.params.variant == "tip_adapter" else image
+
+
+def embed_changed(run: Run, encoder: Encoder, images: pd.DataFrame, pixels: Images) -> Embeddings:
+    """Return what :func:`embed_own` would of other pixels than the photographs', (N, D). Nothing is kept."""
+    made = encoder.encode(images, pixels=pixels)
+    image = Embeddings(made.paths, pass_neck(made.values, encoder.neck))
     return _vote(run, encoder, image) if run.params.variant == "tip_adapter" else image
 
 

@@ -1,20 +1,26 @@
 """Results that travel: each run's ``metrics.json``, its CSV files, and ``thresholds.json``."""
 
+from functools import partial
+
 import pandas as pd
 
 from clipreid_lib.base.files import write_csv, write_json
-from clipreid_lib.params.schema import project_path
-from clipreid_lib.runs.embeddings import embed_own
+from clipreid_lib.params.schema import EXTERNAL, project_path
+from clipreid_lib.runs.embeddings import embed_changed, embed_own
 from clipreid_lib.runs.machine import choose_device, describe_device, provenance
 from clipreid_lib.runs.run import Run
-from clipreid_lib.scores import calibration, strangers, thresholds
+from clipreid_lib.scores import calibration, hand_test, strangers, thresholds
 from clipreid_lib.scores.assessment import Assessment
 from clipreid_lib.scores.encoder import Encoder
 from clipreid_lib.scores.features import Embeddings
-from clipreid_lib.scores.given_features import GivenFeatures
+from clipreid_lib.scores.finished_run import HAND_TEST
+from clipreid_lib.scores.given_features import ONLY, GivenFeatures
+from clipreid_lib.scores.hand_test import HandTest
 from clipreid_lib.scores.leaderboard import refresh_leaderboard
 from clipreid_lib.scores.score_names import DEFINITIONS, FLOOR
 from clipreid_lib.scores.verification import SIDES, list_pairs
+
+BODY = "body"  # aspect of a data set that shows whole people
 
 
 def write_metrics(
@@ -66,6 +72,33 @@ def write_metrics(
     write_json(run.folder / "metrics.json", metrics)
     refresh_leaderboard(project_path(params.outputs_root))
     return metrics
+
+
+def ask_about_hand(
+    run: Run, metrics: dict, encoder: Encoder, assessment: Assessment, embeddings: dict[str, Embeddings]
+) -> HandTest:
+    """Ask the run's own test again with changed photographs, and add what came of it to ``metrics.json``.
+
+    Args:
+        run: the run.
+        metrics: what :func:`write_metrics` wrote.
+        encoder: that made the embeddings.
+        assessment: under the run's own protocol.
+        embeddings: of at least the test images, the run's own first.
+
+    Returns:
+        Scores and masks; or why there are none, for features alone and for photographs of whole bodies.
+    """
+    if run.params.variant == EXTERNAL:
+        asked = HandTest({"left_out": ONLY})
+    elif run.params.aspect == BODY:
+        asked = HandTest({"left_out": "the photographs show no hands but whole people"})
+    else:
+        own, encode = next(iter(embeddings.values())), partial(embed_changed, run, encoder)
+        asked = hand_test.ask(run.photographs, encoder.backbone.image_size, assessment.manifest, own, encode)
+    metrics[HAND_TEST] = asked.record
+    write_json(run.folder / "metrics.json", metrics)
+    return asked
 
 
 def write_thresholds(run: Run, assessment: Assessment, encoder: Encoder, embeddings: dict[str, Embeddings]) -> dict:

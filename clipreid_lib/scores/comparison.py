@@ -51,13 +51,21 @@ def compare(mine: pd.DataFrame, others: dict[str, pd.DataFrame]) -> pd.DataFrame
     """
     rows = {}
     for name, theirs in others.items():
-        both = _pair(mine, theirs, name)
         row: dict[str, str] = {}
-        for score, shown in COMPARED.items():
-            found, p = _estimate([both], score)
-            row |= {shown: _write(found), f"p ({shown})": _write_p(p)}
+        for score, (found, p) in estimate(mine, theirs, name).items():
+            row |= {COMPARED[score]: _write(found), f"p ({COMPARED[score]})": write_p(p)}
         rows[f"over {name}"] = row
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def estimate(mine: pd.DataFrame, theirs: pd.DataFrame, name: str) -> dict[str, tuple[uncertainty.Difference, float]]:
+    """Estimate by how much one ``per_query`` table exceeds another, and the p-value, for rank-1 and mAP.
+
+    Raises:
+        UserError: they answer other queries; ``name`` is what the other is called.
+    """
+    both = _pair(mine, theirs, name)
+    return {score: _estimate([both], score) for score in COMPARED}
 
 
 def compare_rows(scores: "dict[str, Evaluation]", runs: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -97,8 +105,8 @@ def compare_methods(pairs: list[tuple[Method, Method]]) -> pd.DataFrame:
     for score, shown in COMPARED.items():
         found = [_estimate(seeds, score) for seeds in joined]
         table[shown] = [_write(difference) for difference, _ in found]
-        table[f"p ({shown})"] = [_write_p(p) for _, p in found]
-        table[f"Holm ({shown})"] = [_write_p(p) for p in uncertainty.adjust([p for _, p in found])]
+        table[f"p ({shown})"] = [write_p(p) for _, p in found]
+        table[f"Holm ({shown})"] = [write_p(p) for p in uncertainty.adjust([p for _, p in found])]
         table[f"shows ({shown})"] = [format_share(difference.shown) for difference, _ in found]
     return table
 
@@ -163,5 +171,6 @@ def _write(found: uncertainty.Difference) -> str:
     return format_share(found.mean, ends=(found.low, found.high), sign="+")
 
 
-def _write_p(p: float) -> str:
+def write_p(p: float) -> str:
+    """Write a p-value as every table does."""
     return f"{p:.4f}" if p >= 0.0001 else "< 0.0001"

@@ -28,6 +28,7 @@ from clipreid_lib.base.files import locked
 from clipreid_lib.clip import backbone
 from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.clip.encode import encode
+from clipreid_lib.clip.feed import Images
 from clipreid_lib.data.content_hashes import hash_images
 from clipreid_lib.data.photographs import RULES, Photographs
 from clipreid_lib.data.pixels import load_pixels
@@ -95,10 +96,16 @@ class Encoder:
         values = torch.stack([known[image] for image in contents.items()])
         return Embeddings(list(contents), pass_neck(values / (1 + mirrored), self.neck) * (1 + mirrored))
 
-    def encode(self, images: pd.DataFrame, mirrored: bool = False) -> Embeddings:
-        """Do what :meth:`embed` does without the store, with the side information that the images' columns give."""
+    def encode(self, images: pd.DataFrame, mirrored: bool = False, pixels: Images | None = None) -> Embeddings:
+        """Do what :meth:`embed` does without store and neck, with the side information that the images' columns give.
+
+        Args:
+            images: rows of the image table or of a manifest.
+            mirrored: as for :meth:`embed`.
+            pixels: (N, 3, H, W) uint8 of the distinct images, in place of their photographs'.
+        """
         distinct = images.drop_duplicates("path")
-        pixels = load_pixels(self.photographs, distinct, self.backbone.image_size)
+        pixels = load_pixels(self.photographs, distinct, self.backbone.image_size) if pixels is None else pixels
         encoded = encode(self.backbone, pixels, self.backbone.side_rows(distinct), mirrored, self.composer)
         made = Embeddings(distinct["path"].tolist(), encoded.embedding)
         made.of(distinct)  # raises where one is not finite

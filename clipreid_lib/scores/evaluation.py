@@ -105,6 +105,7 @@ def evaluate(
     part: str = "test",
     how: str = "cosine",
     neighbours: tuple[int, int] = (20, 6),
+    asking: Embeddings | None = None,
 ) -> Evaluation:
     """Score embeddings over all galleries of a manifest, where there is such a mean, and in every draw.
 
@@ -114,6 +115,7 @@ def evaluate(
         part: ``test``, or ``validation`` for choosing epochs and rates.
         how: ``cosine``; ``re-ranked``, by k-reciprocal re-ranking; ``expanded``, by alpha query expansion.
         neighbours: k1 and k2 of re-ranking, as :func:`~clipreid_lib.scores.reranking.rerank` takes them.
+        asking: of the images where they are queries, if those are others than in the gallery.
 
     Raises:
         UserError: as :func:`compare_draw`; a gallery shows one identity alone, so that nothing can be confused.
@@ -124,7 +126,7 @@ def evaluate(
         if part == "test" and gallery["identity"].nunique() < 2:
             raise UserError(f"draw {index}: its gallery shows one person alone; there is nobody to tell them from")
         mine: similarity.Features
-        mine, theirs = embeddings.of(query), embeddings.of(gallery)
+        mine, theirs = (asking or embeddings).of(query), embeddings.of(gallery)
         asked, shown = query["identity"], gallery["identity"]
         cameras = (query["camera"], gallery["camera"]) if part == "test" and manifest.same_camera_rule else None
         if how == "re-ranked":
@@ -135,7 +137,7 @@ def evaluate(
         draws.append((query, scores))
     found = average_draws(draws)
     if how == "cosine" and expectation.is_expectable(manifest, part):
-        mean = expectation.expect(embeddings, manifest, part)
+        mean = expectation.expect(embeddings, manifest, part, asking)
         curve = mean.cmc[: len(found.cmc)]
         return Evaluation(mean.per_query, found.drawn, found.per_draw, curve, ALL_GALLERIES)
     return found

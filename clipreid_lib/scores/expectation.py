@@ -56,13 +56,16 @@ def is_expectable(manifest: Manifest, part: str = "test") -> bool:
     return float((sizes**2).sum()) * (len(own) + len(others)) < MOST
 
 
-def expect(embeddings: Embeddings, manifest: Manifest, part: str = "test") -> Expectation:
+def expect(
+    embeddings: Embeddings, manifest: Manifest, part: str = "test", asking: Embeddings | None = None
+) -> Expectation:
     """Score embeddings over every gallery of a protocol whose galleries :func:`is_expectable`.
 
     Args:
         embeddings: of at least all images of the part.
         manifest: the protocol.
         part: ``test``, with distractors, or ``validation``, without.
+        asking: of the images where they are queries; None takes the same.
 
     Raises:
         UserError: an image has no embedding, or one that is not finite (naming it).
@@ -70,6 +73,7 @@ def expect(embeddings: Embeddings, manifest: Manifest, part: str = "test") -> Ex
     images, asks, _ = find_chances(manifest, part)
     own = images.iloc[: len(asks)]
     features = similarity.scale_to_whole(embeddings.of(images).numpy())  # (N, D)
+    queries = features if asking is None else similarity.scale_to_whole(asking.of(own).numpy())  # (Q, D)
     people = _list_people(images)
     sessions = own["session"].to_numpy() if manifest.protocol == "cross_session" else None
     scores: list[np.ndarray] = []
@@ -84,7 +88,7 @@ def expect(embeddings: Embeddings, manifest: Manifest, part: str = "test") -> Ex
 
     for person, mine in enumerate(np.split(np.arange(len(own)), np.flatnonzero(np.diff(own["unit"])) + 1)):
         for some in np.array_split(mine, 1 + len(mine) ** 2 * len(people[1]) // LARGE):  # n of the person's M images
-            alike = similarity.multiply_exactly(features[some], features)  # (n, N)
+            alike = similarity.multiply_exactly(queries[some], features)  # (n, N)
             mates = some[:, None] != mine if sessions is None else sessions[some][:, None] != sessions[mine]  # (n, M)
             shares, before = _count(alike, alike[:, mine], people)  # (n, M, R), (n, M)
             asked = np.repeat(some, mates.sum(axis=1))

@@ -20,7 +20,8 @@ from clipreid_lib.params.schema import Params
 from clipreid_lib.scores.score_names import ENDS, FLOOR, GROUP_SCORES, SCORES, SHOWN, format_share
 
 CHOICE = "choice.csv"  # in the folder of a run that was chosen from a grid: how its combinations ranked
-MAPPINGS = ("protocols", "left_out", "closed_set", "definitions", "seconds", "versions", "pixels")  # in metrics.json
+HAND_TEST = "is_it_the_hand"  # in metrics.json, as all of these
+MAPPINGS = ("protocols", "left_out", "closed_set", "definitions", "seconds", "versions", "pixels", HAND_TEST)
 QUERY = {"path": str, "identity": None, "weight": float} | dict.fromkeys(SCORES, float)
 GROUP = {"attribute": str, "group": str, "identities": int, "queries": int}
 GROUP |= {f"{score}{end}": float for score in GROUP_SCORES for end in ENDS}
@@ -110,6 +111,11 @@ class FinishedRun:
     def cmc(self) -> np.ndarray:
         """CMC curve under the run's own protocol, (ranks,), at most 20."""
         return np.array(self.own.get("cmc") or [])
+
+    @property
+    def hand_test(self) -> dict:
+        """What :mod:`clipreid_lib.scores.hand_test` found; empty where scores are older."""
+        return self.metrics.get(HAND_TEST) or {}
 
     @property
     def groups(self) -> pd.DataFrame:

@@ -12,6 +12,7 @@ import torch
 
 from clipreid_lib.base import checkpoints
 from clipreid_lib.base.errors import UserError
+from clipreid_lib.clip.feed import Images
 from clipreid_lib.data.photographs import Photographs
 from clipreid_lib.params.schema import Params
 from clipreid_lib.scores.encoder import Encoder
@@ -45,7 +46,7 @@ class GivenFeatures(Encoder):
         distinct = images.drop_duplicates("path")
         return Embeddings(distinct["path"].tolist(), self.given.of(distinct))
 
-    def encode(self, images: pd.DataFrame, mirrored: bool = False) -> Embeddings:
+    def encode(self, images: pd.DataFrame, mirrored: bool = False, pixels: Images | None = None) -> Embeddings:
         """Refuse.
 
         Raises:

@@ -1,0 +1,152 @@
+"""Is it the hand? The very same test, asked again with changed photographs.
+
+A network may find people by the backdrop, the light or the camera of one session. So a protocol is asked again, with
+the same embedding and plain cosine, while one thing is taken out of every photograph. Xiao et al. (2021), "Noise or
+signal: the role of image backgrounds in object recognition", ask this of ImageNet.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import torch
+
+from clipreid_lib.base.errors import UnreadableImage, UserError
+from clipreid_lib.clip.feed import Images
+from clipreid_lib.data.changed_pixels import CHANGES, ChangedPixels
+from clipreid_lib.data.hand_mask import Found, find_hand
+from clipreid_lib.data.manifest import Manifest
+from clipreid_lib.data.photographs import Photographs, on_all_cores
+from clipreid_lib.data.pixels import load_pixels
+from clipreid_lib.scores import expectation, uncertainty
+from clipreid_lib.scores.comparison import estimate
+from clipreid_lib.scores.evaluation import evaluate
+from clipreid_lib.scores.features import Embeddings
+from clipreid_lib.scores.hand_table import tabulate
+
+AT_ONCE = 256  # photographs in memory while masks are found
+SAMPLES = 24  # masks to look at, and as many of those refused
+
+
+@dataclass(frozen=True)
+class HandTest:
+    """What came of it.
+
+    Attributes:
+        record: as ``metrics.json`` keeps it: ``left_out``, a sentence, where nothing was asked; else ``images``,
+            ``refused`` (images without a mask to trust, by reason) and ``rows``, the scores by change.
+        samples: path, pixels (H, W, 3) as the network gets them, and what was found, of some photographs.
+    """
+
+    record: dict
+    samples: list[tuple[str, np.ndarray, Found]] = field(default_factory=list)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The record as a table to read."""
+        return tabulate(self.record)
+
+
+def ask(
+    photographs: Photographs,
+    size: int | tuple[int, int],
+    manifest: Manifest,
+    unchanged: Embeddings,
+    encode: Callable[[pd.DataFrame, Images], Embeddings],
+) -> HandTest:
+    """Ask a protocol's test again with every change of :data:`~clipreid_lib.data.changed_pixels.CHANGES`.
+
+    Images whose mask is refused are left out of the changes that need one, as queries and in the gallery, and of what
+    those are compared with: both sides of a difference answer the same queries over the same galleries.
+
+    Args:
+        photographs: the data set's image files.
+        size: of the network's input.
+        manifest: the protocol.
+        unchanged: embeddings of at least all images that it tests.
+        encode: embeds images, given their rows and changed pixels, as ``unchanged`` was embedded.
+
+    Returns:
+        Scores, differences and samples, or why there are none: a photograph is gone.
+    """
+    images = manifest.in_tests.drop_duplicates("path")
+    try:
+        pixels = load_pixels(photographs, images, size)
+        found: list[Found] = []
+        for rows in torch.arange(len(images)).split(AT_ONCE):
+            found += on_all_cores(find_hand, pixels[rows].permute(0, 2, 3, 1).numpy())
+    except UnreadableImage as error:
+        return HandTest({"left_out": f"the photographs are needed again: {error}"})
+    masks, refused = np.stack([each.mask for each in found]), np.array([bool(each.refused) for each in found])
+    trusted = Manifest(manifest.images[~manifest.images["path"].isin(images["path"][refused])])
+    before: dict[bool, pd.DataFrame] = {}
+    rows_found: dict[str, dict] = {}
+    for name, change in CHANGES.items():
+        asked, kept = (trusted, ~refused) if change.masked else (manifest, np.ones(len(images), bool))
+        try:
+            if asked.test["identity"].nunique() < 2:
+                raise UserError("fewer than two people have photographs left")
+            if change.masked not in before:
+                before[change.masked] = _score(unchanged, asked)
+            places = torch.from_numpy(np.flatnonzero(kept))
+            changed = ChangedPixels(pixels, places, masks, images["path"].tolist(), change)
+            seen = encode(images[kept], changed)
+            scored = _score(unchanged, asked, seen) if change.queries_only else _score(seen, asked)
+            rows_found[name] = compare_changed(scored, before[change.masked])
+            rows_found[name] |= {"images": int(kept.sum()), "chance": find_chance(asked)}
+        except UserError as error:  # too few photographs are left for a test
+            rows_found[name] = {"left_out": str(error)}
+    reasons = Counter(each.refused for each in found if each.refused)
+    record = {"protocol": manifest.protocol, "images": len(images), "refused": dict(reasons), "rows": rows_found}
+    chosen = [np.flatnonzero(each)[:: max(1, -(-int(each.sum()) // SAMPLES))] for each in (~refused, refused)]
+    samples = [
+        (images["path"].iloc[row], pixels[torch.tensor([row])][0].permute(1, 2, 0).numpy(), found[row])
+        for row in np.concatenate(chosen).tolist()
+    ]
+    return HandTest(record, samples)
+
+
+def _score(embeddings: Embeddings, manifest: Manifest, asking: Embeddings | None = None) -> pd.DataFrame:
+    """Return ``per_query`` of an evaluation; where all galleries can be gone through, without its draws."""
+    if expectation.is_expectable(manifest):
+        return expectation.expect(embeddings, manifest, asking=asking).per_query
+    return evaluate(embeddings, manifest, asking=asking).per_query
+
+
+def compare_changed(changed: pd.DataFrame, unchanged: pd.DataFrame) -> dict:
+    """Return rank-1 and mAP of changed photographs and their difference to the unchanged ones, from ``per_query``.
+
+    Returns:
+        ``people``; for each score its mean, ``_low``, ``_high``; ``_unchanged``; ``_difference`` (changed minus
+        unchanged) with ``_low``, ``_high``; and ``_p`` of the sign-flip test over people.
+
+    Raises:
+        UserError: they answer other queries, or nobody asks.
+    """
+    answered = changed[changed["rank1"].notna() & (changed["weight"] > 0)]
+    if answered.empty:
+        raise UserError("nobody has two photographs left")
+    found: dict = {"people": int(answered["identity"].nunique())}
+    for score, (difference, p) in estimate(changed, unchanged, "unchanged").items():
+        sums, counts = uncertainty.sum_by_person(changed[score], changed["identity"], changed["weight"])
+        before = uncertainty.sum_by_person(unchanged[score], unchanged["identity"], unchanged["weight"])
+        low, high = uncertainty.find_interval_of(sums, counts)
+        found |= {score: float(sums.sum() / counts.sum()), f"{score}_low": low, f"{score}_high": high}
+        found |= {f"{score}_unchanged": float(before[0].sum() / before[1].sum()), f"{score}_p": p}
+        found |= {f"{score}_difference": difference.mean}
+        found |= {f"{score}_difference_low": difference.low, f"{score}_difference_high": difference.high}
+    return {name: None if isinstance(each, float) and np.isnan(each) else each for name, each in found.items()}
+
+
+def find_chance(manifest: Manifest) -> float:
+    """Return the rank-1 of guessing: the share of a gallery's images that show the person asked for, the mean."""
+    if expectation.is_expectable(manifest):
+        return float(1 / expectation.find_chances(manifest)[2].sum())
+    shares = []
+    for index in range(manifest.draws):
+        query, gallery = manifest.draw(index)
+        shown = query["identity"].map(gallery["identity"].value_counts()).fillna(0)
+        shares += (shown[shown > 0] / len(gallery)).tolist()
+    return float(np.mean(shares))
