@@ -320,7 +320,7 @@ def test_across_knows_people_of_folders_by_name(open_run):
 
 def test_only_seeds_are_averaged_in_the_matrix():
     row = {"dataset": "demo", "aspect": "a", "variant": "clipid", "model": "m", "experiment": "x", "left_out": ""}
-    row |= {"tested_dataset": "demo", "tested_aspect": "b", "prompt_form": "learned"}
+    row |= {"tested_dataset": "demo", "tested_aspect": "b", "prompt_form": "learned", "train": "all"}
     rows = [("2a", 0, 0.4), ("2b", 0, 0.8), ("2b", 1, 0.9)]
     square = across.arrange(pd.DataFrame([row | {"stage": t, "seed": s, "rank1": r} for t, s, r in rows]))
     assert square["demo b"].tolist() == pytest.approx([40, 85])
@@ -330,6 +330,8 @@ def test_only_seeds_are_averaged_in_the_matrix():
     assert across.arrange(pd.DataFrame(forms))["demo b"].to_dict() == pytest.approx(
         {"demo a, clipid, learned": 40, "demo a, clipid, fixed": 80}
     )
+    few = [row | {"stage": "2b", "seed": 0, "train": how, "rank1": r} for how, r in (("all", 0.9), ("norms", 0.1))]
+    assert across.arrange(pd.DataFrame(few))["demo b"].tolist() == pytest.approx([90, 10])
 
 
 def test_damaged_and_older_results_of_other_runs_are_passed_over(tmp_path):

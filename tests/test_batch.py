@@ -69,9 +69,13 @@ def test_a_huge_grid_is_counted_and_refused(capsys):
 
 
 def test_the_shipped_grids_expand():
+    sizes = {}
     for file in (schema.ROOT / "params" / "grids").glob("*.yaml"):
         runs = read.expand(*read.compose([schema.ROOT / "params" / "demo.yaml", file]))
-        assert len(runs) == 20 and len({run.run_id for run in runs}) == 20
+        sizes[file.stem] = len(runs)
+        assert len({run.run_id for run in runs}) == len(runs)
+    # six encoders: one frozen, two variants of three seeds; the two with a text tower have two variants more
+    assert sizes == {"aspects": 20, "encoders": 6 * (1 + 2 * 3) + 2 * 2 * 3}
 
 
 def test_a_plan_counts_what_is_left_and_what_is_copied(grid, capsys):

@@ -290,7 +290,7 @@ def test_a_run_keeps_it_with_its_scores_and_its_report_tells(open_run, tmp_path)
     run = open_run(tmp_path, variant="frozen")
     encoder = loading.load_trained_encoder(run)
     embedded = embeddings.embed(run, encoder, run.manifest.in_tests)
-    found = {"own": assess(embedded, run.manifest)}
+    found = {"own": assess(embedded, run.manifest, run.params)}
     metrics = results.write_metrics(run, found, encoder, {}, {})
     asked = results.ask_about_hand(run, metrics, encoder, found["own"], embedded)
     kept = json.loads((run.folder / "metrics.json").read_text())

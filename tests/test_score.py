@@ -211,7 +211,7 @@ def test_what_lacks_features_is_left_out_of_other_protocols_and_of_the_map(made,
     assert set(rankings.list_tested(run)["path"]) == needed
     with pytest.raises(UserError, match="flip_test: this run has features only"):
         loading.load_trained_encoder(run).embed(run.manifest.test, mirrored=True)
-    (run.folder / given_features.FILE).write_bytes(b"cut short")
+    (run.folder / schema.GIVEN).write_bytes(b"cut short")
     with pytest.raises(UserError, match="cannot be read as a checkpoint"):
         loading.load_trained_encoder(run)
     given_features.save(run.folder, Embeddings(["a.jpg"], torch.ones(1, 2)), "x.npz")

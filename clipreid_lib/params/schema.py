@@ -28,6 +28,7 @@ NOTEBOOKS = (
 )
 SURVEY, PROMPTS, ENCODER, EVALUATION, RETRIEVAL = NOTEBOOKS
 EXTERNAL = "external"  # variant: features that another program made, by `clipreid score`
+GIVEN = "features.safetensors"  # these features, in the run's folder
 TRAIN_NOTHING = ("frozen", "tip_adapter", EXTERNAL)  # variants
 SPEAK = ("clipid", "inversion", "promptsg")  # variants that train with sentences
 SILENT = ("frozen", "tip_adapter", "classifier", "clipid_no_text")  # variants that need no text tower

@@ -16,7 +16,7 @@ from clipreid_lib.data import protocols
 from clipreid_lib.data.manifest import Manifest
 from clipreid_lib.params import read
 from clipreid_lib.params.recipes import ALIASES, EMBEDDED
-from clipreid_lib.params.schema import DATA_KEYS, EXTERNAL, Params, validate_params
+from clipreid_lib.params.schema import DATA_KEYS, EXTERNAL, GIVEN, Params, validate_params
 from clipreid_lib.runs.features_file import FeaturesFile, read_features
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores import given_features
@@ -65,7 +65,7 @@ def prepare(file: str, name: str, settings: Sequence[str]) -> tuple[list[Params]
         made[mine] = features
         lines.append(f"{mine.run_id}: {told}")
     for mine, features in made.items():
-        if not (mine.folder / given_features.FILE).is_file():
+        if not (mine.folder / GIVEN).is_file():
             given_features.save(mine.folder, features, path.name)
     return [*made], lines
 

@@ -19,10 +19,9 @@ from clipreid_lib.data.photographs import Photographs
 from clipreid_lib.embedded.synthetic_hands import draw_demo
 from clipreid_lib.params.read import read_yaml
 from clipreid_lib.params.run_folder import place_inside, read_params
-from clipreid_lib.params.schema import EVALUATION, EXTERNAL, RETRIEVAL, ROOT, SCORE, Params, project_path
+from clipreid_lib.params.schema import EVALUATION, EXTERNAL, GIVEN, RETRIEVAL, ROOT, SCORE, Params, project_path
 from clipreid_lib.runs import records
 from clipreid_lib.runs.machine import choose_device, list_versions, provenance
-from clipreid_lib.scores import given_features
 
 SHOWN = sorted(set().union(*records.SHOWN_BY.values()))  # keys that a finished run may be looked at again with
 
@@ -43,7 +42,7 @@ class Run:
             UserError: the outputs folder cannot be written; the folder's results are of other photographs, whose names
                 are the same; it is for features of another program and has none.
         """
-        if params.variant == EXTERNAL and not (params.folder / given_features.FILE).is_file():
+        if params.variant == EXTERNAL and not (params.folder / GIVEN).is_file():
             raise UserError(f"variant: {SCORE}")
         return cls._open(params.resolved(), params.folder)
 
@@ -143,6 +142,8 @@ class Run:
         params = self.params
         table = datasets.load_images(params.dataset, self.data_root, allow_missing, params.burst_gap)
         if params.variant == EXTERNAL:
+            from clipreid_lib.scores import given_features  # here: it loads torch
+
             known = given_features.list_paths(self.folder, params)
             table.attrs["featureless"] = table["path"][~table["path"].isin(known)].tolist()
         return table

@@ -14,11 +14,11 @@ from clipreid_lib.base import checkpoints
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.clip.feed import Images
 from clipreid_lib.data.photographs import Photographs
-from clipreid_lib.params.schema import Params
+from clipreid_lib.params.schema import GIVEN, Params
 from clipreid_lib.scores.encoder import Encoder
 from clipreid_lib.scores.features import Embeddings
 
-FILE, KIND = "features.safetensors", "external features"  # in the run's folder, and what the file says it holds
+KIND = "external features"  # what the file says it holds
 ONLY = "this run has features only, made by another program; it has no network to look at photographs or read words"
 
 
@@ -77,7 +77,7 @@ def save(folder: Path, features: Embeddings, source: str) -> None:
         UserError: the folder cannot be written or the disk is full.
     """
     facts = {"kind": KIND, "source": source, "paths": features.paths, "sha": hash_features(features)}
-    checkpoints.save(folder / FILE, {"embedding": features.values}, facts)
+    checkpoints.save(folder / GIVEN, {"embedding": features.values}, facts)
 
 
 def load(folder: Path, params: Params, table: pd.DataFrame, photographs: Photographs) -> GivenFeatures:
@@ -103,10 +103,10 @@ def name_weights(sha: str) -> str:
 
 
 def _read(folder: Path, params: Params) -> tuple[Embeddings, dict]:
-    tensors, facts = checkpoints.load(folder / FILE, KIND)
+    tensors, facts = checkpoints.load(folder / GIVEN, KIND)
     given = Embeddings(facts["paths"], tensors["embedding"])
     if name_weights(hash_features(given)) != params.pretrained:
         raise UserError(
-            f"{folder / FILE}: holds other features than this run is of; `clipreid score` makes another run"
+            f"{folder / GIVEN}: holds other features than this run is of; `clipreid score` makes another run"
         )
     return given, facts
