@@ -327,3 +327,22 @@ def test_nothing_is_asked_of_features_alone_or_of_whole_bodies(open_run, tmp_pat
         assert why in asked.record["left_out"] and asked.samples == []
         assert json.loads((tmp_path / "metrics.json").read_text()) == {"is_it_the_hand": asked.record}
     assert tabulate(HandTest({"left_out": "so"}).record).loc["left out"].tolist() == ["so"]
+
+
+def test_chance_leaves_out_what_the_same_camera_rule_hides():
+    rows = [("a", 1, 1, "query"), ("b", 1, 1, "gallery"), ("c", 1, 2, "gallery"), ("d", 2, 1, "gallery")]
+    rows += [("e", 2, 2, "gallery"), ("f", 2, 2, "query")]
+    images = pd.DataFrame(rows, columns=["path", "identity", "camera", "draw_0"])
+    images = images.assign(dataset="folder", protocol="given", role="test", aspect="hand", session=1)
+    manifest = Manifest(images.assign(subject=images["identity"]))
+    assert manifest.same_camera_rule
+    assert hand_test.find_chance(manifest) == pytest.approx(1 / 3)  # of three images each query sees, one is right
+
+
+def test_nobody_left_to_ask_is_a_sentence_in_the_table():
+    features = torch.eye(6)
+    images = pd.DataFrame({"path": [f"{n}.jpg" for n in range(6)], "identity": range(6), "session": 1, "camera": 1})
+    images = images.assign(aspect="dorsal_r", dataset="demo", protocol="own", role="test", draw_0="gallery")
+    manifest = Manifest(images.assign(subject=images["identity"]))
+    with pytest.raises(UserError, match="nobody is left who can ask"):
+        hand_test._score(Embeddings(images["path"].tolist(), features), manifest)

@@ -157,6 +157,8 @@ def average_draws(draws: Sequence[tuple[pd.DataFrame, metrics.RetrievalScores]])
         curves.append(scores.cmc[: expectation.DEEPEST])
     per_draw, drawn = pd.DataFrame(rows).set_index("draw"), _pool(queries)
     asked = per_draw["queries"] - per_draw["unmatched"]
+    longest = max(map(len, curves))  # smaller galleries have found everybody before
+    curves = [np.pad(each, (0, longest - len(each)), "edge") for each in curves]
     curve = np.average(curves, axis=0, weights=asked)  # every query one vote, as in the scores
     return Evaluation(drawn, drawn, per_draw, curve, counted(len(draws), "draw"))
 

@@ -21,6 +21,7 @@ import pandas as pd
 import torch
 from scipy.special import roots_legendre
 
+from clipreid_lib.base.errors import UserError
 from clipreid_lib.data.manifest import Manifest
 from clipreid_lib.scores import similarity
 from clipreid_lib.scores.features import Embeddings
@@ -68,7 +69,7 @@ def expect(
         asking: of the images where they are queries; None takes the same.
 
     Raises:
-        UserError: an image has no embedding, or one that is not finite (naming it).
+        UserError: an image has no embedding, or one that is not finite (naming it); nobody is left who can ask.
     """
     images, asks, _ = find_chances(manifest, part)
     own = images.iloc[: len(asks)]
@@ -97,6 +98,8 @@ def expect(
                 settle()
     if waiting:
         settle()
+    if not scores:
+        raise UserError("nobody is left who can ask: each person has one image, or one session")
     table = pd.DataFrame(np.concatenate(scores)).groupby(0).mean()  # over a query's own gallery images
     rows = table.index.to_numpy(int)
     weight = asks[rows]

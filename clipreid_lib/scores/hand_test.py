@@ -147,6 +147,10 @@ def find_chance(manifest: Manifest) -> float:
     shares = []
     for index in range(manifest.draws):
         query, gallery = manifest.draw(index)
-        shown = query["identity"].map(gallery["identity"].value_counts()).fillna(0)
-        shares += (shown[shown > 0] / len(gallery)).tolist()
+        person, camera = (
+            np.equal.outer(query[key].to_numpy(), gallery[key].to_numpy()) for key in ("identity", "camera")
+        )
+        hidden = person & camera & manifest.same_camera_rule  # (Q, G)
+        shown, size = (person & ~hidden).sum(axis=1), (~hidden).sum(axis=1)
+        shares += (shown / size)[shown > 0].tolist()
     return float(np.mean(shares))

@@ -6,7 +6,8 @@ person's template in the gallery, and of the others every q make a template that
 itself. Rank, CMC, mAP, EER and FNIR are what they are elsewhere, with templates for images, as means over the draws.
 
 - Test people with fewer than k + q images are left out of queries and gallery both, and counted.
-- Across sessions, a template of the gallery is of one session, one sitting, and the images of all others ask.
+- Across sessions, a template of the gallery is of one session, one sitting: the first in the order of the draw that has
+  k images. The images of all other sessions ask.
 - Distractors (protocol ``mba``, or people of one session) are enrolled with k images too, and left out with fewer.
 - Templates are compared with the first image of each: the same people, the same queries. Scores of another k are of
   other people, and of a gallery of another size.
