@@ -43,6 +43,8 @@ def write(path: Path, network: Network, pixels: torch.Tensor) -> str:
     """
     import onnxruntime
 
+    # Before the export, or a constant that is made once and kept would be made, and kept, by the exporter's tracing.
+    mine = functional.normalize(pass_neck(encode(network.backbone, pixels).embedding, network.neck), dim=1).numpy()
     whole = EmbeddingNetwork(network).eval()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -59,7 +61,6 @@ def write(path: Path, network: Network, pixels: torch.Tensor) -> str:
             verbose=False,
         )
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    mine = functional.normalize(pass_neck(encode(network.backbone, pixels).embedding, network.neck), dim=1).numpy()
     apart = 0.0
     for part in (slice(0, 1), slice(0, len(pixels))):
         (found,) = session.run(None, {"pixels": pixels[part].numpy()})
