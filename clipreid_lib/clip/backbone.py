@@ -18,7 +18,7 @@ from clipreid_lib.clip import timm_towers, tower_shapes, weights
 from clipreid_lib.clip.clip_towers import Backbone, ImageFeatures
 from clipreid_lib.clip.self_attention import fuse_attention
 from clipreid_lib.params.image_sizes import spell
-from clipreid_lib.params.recipes import ALIASES, EMBEDDED, MERGES, SHIPPED, TIMM
+from clipreid_lib.params.recipes import ALIASES, EMBEDDED, MERGES, OTHER_VOCABULARY, SHIPPED, TIMM
 
 import open_clip  # isort: skip
 from open_clip.pretrained import get_pretrained_cfg  # isort: skip
@@ -87,7 +87,7 @@ def load(
             torch.manual_seed(0)  # so that `random` is the same untrained network in every notebook of a run
             found = None if file or pretrained == "random" else pretrained
             clip = open_clip.create_model(name, pretrained=found, **settings)
-        others = {"hf_tokenizer_name", "hf_model_name"} & open_clip.get_model_config(name)["text_cfg"].keys()
+        others = OTHER_VOCABULARY & open_clip.get_model_config(name)["text_cfg"].keys()
         # Another vocabulary than CLIP's would be fetched from a hub, and has no place for a learnt token.
         tokenizer = None if others else open_clip.get_tokenizer(name, **vocabulary)
         backbone = Backbone(clip, tokenizer, model, pretrained)

@@ -50,7 +50,7 @@ def show_scores(run: FinishedRun) -> list:
 
 def _show_validation(run: FinishedRun) -> list:
     """Return scores of the people held out of training beside those of the test people, and what was chosen by them."""
-    log = pd.concat([read_table(path, {}) for path in run.logs if path.stem == "encoder"] or [pd.DataFrame()])
+    log = next((read_table(path, {}) for path in run.logs if path.stem == "encoder"), pd.DataFrame())
     if "validation_map" not in log:
         return []
     rows = [

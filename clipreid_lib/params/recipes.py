@@ -15,6 +15,7 @@ ALIASES = {
     "rn50": "RN50-quickgelu",
 }
 TIMM = "timm/"  # how names of timm's networks begin: image towers without text
+OTHER_VOCABULARY = {"hf_tokenizer_name", "hf_model_name"}  # of open_clip's text_cfg: a vocabulary that is not CLIP's
 EMBEDDED = "embedded"  # the small CLIP shipped with this package
 SHIPPED = Path(__file__).parent.parent / "embedded" / "weights"  # its config, vocabulary and weights
 MERGES = "merges.txt.gz"  # its vocabulary: the byte pairs that its tokenizer merges

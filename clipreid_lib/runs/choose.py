@@ -13,9 +13,9 @@ from clipreid_lib.params.schema import ENCODER, ONE_VALUE, PROMPTS, Params
 from clipreid_lib.runs.local import Local
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores.finished_run import CHOICE
+from clipreid_lib.scores.score_names import SHOWN
 
-SCORES = {"map": "validation_map", "rank1": "validation_rank1"}  # columns of a training log
-SEED = "seed"
+SCORES = ("map", "rank1")  # of the validation people, in a training log
 
 
 def check(runs: list[Params], score: str) -> None:
@@ -70,7 +70,7 @@ def group(runs: list[Params]) -> dict[str, list[Params]]:
     """Group runs that differ in their seed alone, in the order in which the grid names them."""
     found: dict[str, list[Params]] = {}
     for run in runs:
-        found.setdefault(run.model_copy(update={SEED: 0}).run_id, []).append(run)
+        found.setdefault(run.model_copy(update={"seed": 0}).run_id, []).append(run)
     return found
 
 
@@ -79,7 +79,7 @@ def rank(runs: list[Params], score: str) -> tuple[pd.DataFrame, list[Params]]:
 
     Args:
         runs: all of them.
-        score: a key of ``SCORES``.
+        score: one of ``SCORES``.
 
     Returns:
         One row per combination, best first: the keys in which they differ, ``validation mAP`` or ``validation
@@ -89,12 +89,12 @@ def rank(runs: list[Params], score: str) -> tuple[pd.DataFrame, list[Params]]:
     Raises:
         UserError: a training log has no such score.
     """
-    name = {"map": "validation mAP", "rank1": "validation rank-1"}[score]
+    name = f"validation {SHOWN[score]}"
     settings = pd.DataFrame([run.resolved().model_dump() for run in runs])
-    differ = [key for key in settings if settings[key].nunique(False) > 1 and key not in {SEED, *ONE_VALUE}]
+    differ = [key for key in settings if settings[key].nunique(False) > 1 and key not in {"seed", *ONE_VALUE}]
     rows, groups = [], list(group(runs).values())
     for mine in groups:
-        found = pd.Series([_read_score(run, SCORES[score]) for run in mine])
+        found = pd.Series([_read_score(run, f"validation_{score}") for run in mine])
         facts = {key: getattr(mine[0].resolved(), key) for key in differ}
         rows.append(facts | {name: found.mean(), "deviation": found.std(ddof=1), "seeds": len(found)})
     table = pd.DataFrame(rows).sort_values(name, ascending=False, kind="stable")

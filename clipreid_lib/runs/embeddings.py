@@ -55,14 +55,16 @@ def embed(run: Run, encoder: Encoder, images: pd.DataFrame) -> dict[str, Embeddi
 
 def embed_own(run: Run, encoder: Encoder, images: pd.DataFrame) -> Embeddings:
     """Return the embedding that the run's own scores stand on: the image's, or Tip-Adapter's votes, (N, D)."""
-    image = encoder.embed(images)
-    return _vote(run, encoder, image) if run.params.variant == "tip_adapter" else image
+    return _take_own(run, encoder, encoder.embed(images))
 
 
 def embed_changed(run: Run, encoder: Encoder, images: pd.DataFrame, pixels: Images) -> Embeddings:
     """Return what :func:`embed_own` would of other pixels than the photographs', (N, D). Nothing is kept."""
     made = encoder.encode(images, pixels=pixels)
-    image = Embeddings(made.paths, pass_neck(made.values, encoder.neck))
+    return _take_own(run, encoder, Embeddings(made.paths, pass_neck(made.values, encoder.neck)))
+
+
+def _take_own(run: Run, encoder: Encoder, image: Embeddings) -> Embeddings:
     return _vote(run, encoder, image) if run.params.variant == "tip_adapter" else image
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from clipreid_lib.base.accelerator import list_cards
 from clipreid_lib.base.errors import UserError
-from clipreid_lib.params.recipes import ALIASES, EMBEDDED, TIMM
+from clipreid_lib.params.recipes import ALIASES, EMBEDDED, OTHER_VOCABULARY, TIMM
 from clipreid_lib.params.schema import EXTERNAL, SCORE, SILENT, SPEAK, Params, project_path
 from clipreid_lib.runs import records
 
@@ -62,7 +62,7 @@ def _find_file(weights: str) -> str:
 def _explain_silence(config: Path) -> str:
     """Say why a model of open_clip reads no sentences with learnt tokens; empty where it does."""
     text = json.loads(config.read_text(encoding="utf-8"))["text_cfg"]
-    if {"hf_tokenizer_name", "hf_model_name"} & text.keys():
+    if OTHER_VOCABULARY & text.keys():
         return "has another vocabulary than CLIP's, which has no place for learnt tokens"
     return "has a text tower that reads a token of its own beside the sentence" if text.get("embed_cls") else ""
 

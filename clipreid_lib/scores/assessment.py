@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from clipreid_lib.base.errors import UserError, counted
@@ -26,6 +25,7 @@ from clipreid_lib.scores.score_names import (
     format_share,
     name_rates,
     name_score,
+    replace_nan,
 )
 from clipreid_lib.scores.verification import Verification
 
@@ -88,7 +88,7 @@ class Assessment:
         found |= {"manifest_sha": self.manifest.sha, "compared_sha": self.manifest.compared_sha}
         found["rows"] = {name: {"over": each.over} | each.summary() for name, each in self.scores.items()}
         found["templates"] = self.several
-        return {name: None if isinstance(each, float) and np.isnan(each) else each for name, each in found.items()}
+        return replace_nan(found)
 
 
 def choose_protocols(

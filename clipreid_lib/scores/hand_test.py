@@ -25,6 +25,7 @@ from clipreid_lib.scores.comparison import estimate
 from clipreid_lib.scores.evaluation import evaluate
 from clipreid_lib.scores.features import Embeddings
 from clipreid_lib.scores.hand_table import tabulate
+from clipreid_lib.scores.score_names import replace_nan
 
 AT_ONCE = 256  # photographs in memory while masks are found
 SAMPLES = 24  # masks to look at, and as many of those refused
@@ -137,7 +138,7 @@ def compare_changed(changed: pd.DataFrame, unchanged: pd.DataFrame) -> dict:
         found |= {f"{score}_unchanged": float(before[0].sum() / before[1].sum()), f"{score}_p": p}
         found |= {f"{score}_difference": difference.mean}
         found |= {f"{score}_difference_low": difference.low, f"{score}_difference_high": difference.high}
-    return {name: None if isinstance(each, float) and np.isnan(each) else each for name, each in found.items()}
+    return replace_nan(found)
 
 
 def find_chance(manifest: Manifest) -> float:

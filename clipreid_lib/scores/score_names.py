@@ -6,6 +6,7 @@ Light, so that every table and figure can use it.
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -62,6 +63,11 @@ def name_rates(keys: Iterable[str]) -> dict[str, str]:
     parts = {key: key.rpartition("_") for key in keys if "_at_f" in key and not key.endswith(("_low", "_high"))}
     names = {key: f"{rate.upper().replace('_AT_', ' at ')} {level}" for key, (rate, _, level) in parts.items()}
     return {key: f"{name}, draws" if key.startswith("fnir") else name for key, name in names.items()}
+
+
+def replace_nan(scores: dict[str, Any]) -> dict[str, Any]:
+    """Return scores with None for what is not a number, as JSON has it."""
+    return {name: None if isinstance(each, float) and math.isnan(each) else each for name, each in scores.items()}
 
 
 def format_share(

@@ -28,7 +28,7 @@ from clipreid_lib.params.schema import Params
 from clipreid_lib.scores import metrics, open_set, similarity, uncertainty, verification
 from clipreid_lib.scores.evaluation import Evaluation, average_draws
 from clipreid_lib.scores.features import Embeddings
-from clipreid_lib.scores.score_names import ENDS
+from clipreid_lib.scores.score_names import ENDS, replace_nan
 
 NUMBERS = (1, 2, 3, 5)  # gallery images per person that are always shown
 # One image of several is most like the query in light and pose; a mean dilutes it. Measured among training people, with
@@ -261,7 +261,7 @@ def measure(
             row |= dict(zip((f"{key}_gain{end}" for end in ENDS), (gain.mean, gain.low, gain.high), strict=True))
         others = {fusion: identify(compare_draws(likeness, draws, fusion)).summary() for fusion in OTHERS}
         row["others"] = {fusion: {key: each[key] for key in SCORED} for fusion, each in others.items()}
-    return {key: None if isinstance(each, float) and np.isnan(each) else each for key, each in row.items()}
+    return replace_nan(row)
 
 
 def measure_all(embeddings: Embeddings, manifest: Manifest, params: Params) -> list[dict[str, Any]]:
