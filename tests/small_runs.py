@@ -44,7 +44,9 @@ def learn(run, clip=None, **more):
     clip = clip or loading.load_backbone(run)
     data = training.load_training_set(run, clip, as_tested=True)
     settings, keep = training.prompt_settings(run), training.keep_prompts(run)
-    bank, log = learn_prompts(clip, data.images, data.labels, settings, words=data.words, keep=keep, **more)
+    bank, log = learn_prompts(
+        clip, data.images, data.labels, settings, words=data.words, aspects=data.aspects, keep=keep, **more
+    )
     training.save_prompts(run, clip, bank)
     return clip, bank, log
 

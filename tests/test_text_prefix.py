@@ -22,7 +22,7 @@ def plainly(bank: PromptBank, clip, rows: torch.Tensor) -> torch.Tensor:
     sentence = bank.sentences
     whole = clip.tokenizer(sentence.texts)  # (S, context)
     words = clip.embed_tokens(whole)[rows if len(sentence.texts) > 1 else torch.zeros_like(rows)]
-    first, slots = sentence.first, sentence.slots
+    first, slots = int(sentence.places[0, 0]), sentence.slots
     words = torch.cat([words[:, :first], bank.learned_tokens(rows), words[:, first + slots :]], dim=1)
     x = words + clip.text.positional_embedding
     x = clip.text.ln_final(clip.text.transformer(x, attn_mask=clip.text.attn_mask))

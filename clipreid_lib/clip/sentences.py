@@ -13,17 +13,18 @@ SLOT = "x"  # one token of CLIP's vocabulary; where it stands a learnt token goe
 
 
 class Sentences(nn.Module):
-    """One or more sentences that share the place of their slots and what stands before it."""
+    """One or more sentences, each with the same number of slots in a row."""
 
     tokens: torch.Tensor  # (S, L), S sentences
     embedded: torch.Tensor  # (S, L, width)
+    places: torch.Tensor  # (S, slots), where the learnt tokens go
 
     def __init__(self, backbone: Backbone, texts: Sequence[str], slots: int) -> None:
         """Tokenise once and look the fixed words up.
 
         Args:
             backbone: whose vocabulary and text tower they are written for; it is not held or changed.
-            texts: with ``slots`` times ``x`` in a row at the same place in each; a list of one serves every row.
+            texts: with ``slots`` times ``x`` in a row in each; a list of one serves every row.
             slots: number of learnt tokens.
 
         Raises:
@@ -33,15 +34,23 @@ class Sentences(nn.Module):
         self.texts, self.slots = list(texts), slots
         tokens = backbone.tokenize(self.texts)
         marks = tokens == backbone.tokenizer.encode(SLOT)[0]
-        self.first = int(marks[0].int().argmax()) if slots else 0
+        if slots and (own := marks.sum(dim=1) > slots).any():
+            text = self.texts[int(own.int().argmax())].replace(" ".join(slots * [SLOT]), "...")
+            told = f"{SLOT} stands for a learnable token; give the aspect or noun another name"
+            raise UserError(f"sentence {text!r}: {told}")
+        places = marks.int().argmax(dim=1, keepdim=True) + torch.arange(slots)  # (S, slots)
         in_a_row = torch.zeros_like(marks)
-        in_a_row[:, self.first : self.first + slots] = True
-        if not torch.equal(marks, in_a_row) or (tokens[:, : self.first] != tokens[0, : self.first]).any():
+        if not slots or places.max() < tokens.shape[1]:
+            in_a_row.scatter_(1, places, True)
+        if not torch.equal(marks, in_a_row):
             raise UserError(f"num_prompts: {slots} tokens do not fit the text tower's context")
+        differ = (tokens != tokens[0]).any(dim=0).nonzero()  # from the first of these on, sentences go their own ways
+        self.shared = min([int(each.min()) for each in (differ, places) if each.numel()], default=0)
         with torch.no_grad():
             embedded = backbone.embed_tokens(tokens.to(backbone.device)).cpu()
         self.register_buffer("tokens", tokens)
         self.register_buffer("embedded", embedded)
+        self.register_buffer("places", places, persistent=False)
         self._prefix: tuple[tuple, TextPrefix] | None = None
 
     def features(self, backbone: Backbone, learnt: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor:
@@ -59,15 +68,14 @@ class Sentences(nn.Module):
         words, tokens = self.embedded[rows], self.tokens[rows]  # (B, L, width), (B, L)
         if self.slots:
             assert learnt is not None  # as many as there are slots
-            words = torch.cat([words[:, : self.first], learnt, words[:, self.first + self.slots :]], dim=1)
+            words = words.scatter(1, self.places[rows].unsqueeze(2).expand_as(learnt), learnt)
             if TextPrefix.fits(backbone):
-                states = self._beginning(backbone).states(backbone, words[:, self.first :])
-                return backbone.read_out(states, tokens[:, self.first :])
+                states = self._beginning(backbone).states(backbone, words[:, self.shared :])
+                return backbone.read_out(states, tokens[:, self.shared :])
         return backbone.text_features(words, tokens)
 
     def _beginning(self, backbone: Backbone) -> TextPrefix:
         whose = (backbone.text.transformer, self.embedded.device)
         if self._prefix is None or self._prefix[0] != whose:
-            # All texts share what stands before their slots, which stand at the same place.
-            self._prefix = whose, TextPrefix(backbone, self.embedded[:1, : self.first])
+            self._prefix = whose, TextPrefix(backbone, self.embedded[:1, : self.shared])
         return self._prefix[1]

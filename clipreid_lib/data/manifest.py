@@ -32,6 +32,7 @@ class Manifest:
                    their own per person and aspect or folder, so that they match nobody
     ``subject``    the person, whatever the label: the image table's ``identity``
     ``draw_<i>``   ``gallery``, ``query`` or empty, for each draw
+    ``side``       where some images only ask and others only answer: ``query`` or ``gallery`` of each test image
     =============  ========================================================================================
     """
 

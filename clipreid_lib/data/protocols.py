@@ -14,7 +14,8 @@ and with every library version, and two protocols with one seed choose the same 
                    count as a match.
 ``common``         ``own`` with one split of people for all aspects, so that whoever trains in one aspect is tested
                    in none. (MBA-Net's thresholds differ between aspects: six people train in one and are tested
-                   in another.) For work across aspects.
+                   in another.) For work across aspects, and for one run of several, joined by +: all their images
+                   train, and a person's gallery image is of any of them.
 ``cross_session``  ``own`` with queries only from other capture bursts than the gallery image's. People with a
                    single burst cannot be searched for; their gallery image stays, as a distractor, so that the
                    gallery is as large as in ``own``.
@@ -38,7 +39,7 @@ import pandas as pd
 
 from clipreid_lib.base.errors import TooFewPeople, UserError
 from clipreid_lib.data.manifest import PROTOCOLS, Manifest
-from clipreid_lib.params.schema import allowed_words
+from clipreid_lib.params.schema import JOINED, allowed_words
 
 # MBA-Net's identity thresholds: people up to and including this number train, the rest are tested.
 THRESHOLDS = {
@@ -70,7 +71,8 @@ def build(
     Args:
         table: as :func:`clipreid_lib.data.datasets.load_images` returns it.
         protocol: as described above; ``given`` has one draw.
-        aspect: the aspect that trains and is tested; None where the table has one.
+        aspect: the aspect that trains and is tested, or under ``common`` several, joined by +; None where the table
+            has one.
         seed: which draws and which validation people.
         validation: ``identity_disjoint``, ``published`` or ``none``.
         draws: how many gallery/query draws (the papers take 10).
@@ -88,13 +90,18 @@ def build(
     there = sorted(table["aspect"].unique())
     if aspect is None and len(there) == 1:
         aspect = there[0]
-    if aspect is None or aspect not in there:
-        raise UserError(f"aspect: {dataset} holds no image of {aspect!r}; it has {', '.join(there) or 'nothing'}")
+    mine = split_aspects(aspect or "", there)
+    for each in mine:
+        if each not in there:
+            asked = each or aspect
+            raise UserError(f"aspect: {dataset} holds no image of {asked!r}; it has {', '.join(there) or 'nothing'}")
+    if len(mine) > 1 and protocol != "common":
+        raise UserError(f"aspect: {aspect}: {JOINED}")
     table = table.sort_values("path")
     if protocol == "given":
-        images, draws = _take_split(table, aspect, dataset), 1
+        images, draws = _take_split(table, mine[0], dataset), 1
     else:
-        images = _assign_roles(table, protocol, aspect, dataset, seed)
+        images = _assign_roles(table, protocol, mine, dataset, seed)
     parts = set(images["role"])
     images = _hold_out(images, validation, seed, protocol)
     for role in ("train", "test") if validation != "identity_disjoint" else ("train", "validation", "test"):
@@ -114,11 +121,47 @@ def build(
     return manifest
 
 
-def _assign_roles(table: pd.DataFrame, protocol: str, aspect: str, dataset: str, seed: int) -> pd.DataFrame:
+def split_aspects(aspect: str, there: Iterable[str]) -> list[str]:
+    """Return the aspects that a name joins by +; a name that a data set has itself is one aspect."""
+    return [aspect] if aspect in there else aspect.split("+")
+
+
+def build_crossing(table: pd.DataFrame, asks: str, shown: str, seed: int = 0, draws: int = 10) -> Manifest:
+    """Build the test in which images of one aspect ask galleries of another, under the split of ``common``.
+
+    Everybody tested in both aspects takes part. Galleries are those that ``common`` draws for ``shown`` alone.
+
+    Args:
+        table: as :func:`build` takes it.
+        asks: aspect of the queries.
+        shown: aspect of the galleries.
+        seed: of the draws.
+        draws: how many.
+
+    Raises:
+        UserError: as :func:`build`; nobody, or one person alone, is tested in both aspects.
+    """
+    whole = build(table, "common", f"{asks}+{shown}", seed, draws=draws).images
+    both = whole.groupby("subject")["aspect"].transform("nunique") == 2
+    images = whole[(whole["role"] == "train") | (whole["role"] == "test") & both].reset_index(drop=True)
+    tested = images["role"] == "test"
+    if images.loc[tested, "identity"].nunique() < 2:
+        raise TooFewPeople(f"aspect: {whole['dataset'].iloc[0]} has too few people tested in {asks} and {shown}")
+    images["side"] = np.where(tested, np.where(images["aspect"] == asks, "query", "gallery"), "")
+    for index in range(draws):
+        drawn = np.where(images["side"] == "query", "query", "").astype(object)
+        for _, hand in images[images["side"] == "gallery"].groupby("identity"):
+            drawn[_choose_image(hand, name_draw(seed, index))] = "gallery"
+        images[f"draw_{index}"] = drawn
+    return Manifest(images).check()
+
+
+def _assign_roles(table: pd.DataFrame, protocol: str, aspects: list[str], dataset: str, seed: int) -> pd.DataFrame:
+    aspect = "+".join(aspects)
     bare = table[~table["accessories"]] if "accessories" in table else table
     extra = bare["split"].isin(["distractor", "junk"]) if "split" in bare else pd.Series(False, bare.index)
-    extra, bare = bare[extra & (bare["aspect"] == aspect)], bare[~extra]
-    mine = bare[bare["aspect"] == aspect]
+    extra, bare = bare[extra & bare["aspect"].isin(aspects)], bare[~extra]
+    mine = bare[bare["aspect"].isin(aspects)]
     if mine.empty:
         there = ", ".join(sorted(bare["aspect"].unique())) or "nothing"
         raise UserError(f"aspect: {dataset} holds no usable image of {aspect!r}; it has {there}")

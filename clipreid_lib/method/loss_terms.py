@@ -60,8 +60,11 @@ class TripletLoss:
 class AnchorLoss:
     """CLIP-ReID's image-to-text loss: cross entropy of an image's similarity to all identities' frozen anchors.
 
+    An identity with several anchors, one per aspect, has the sum of their probabilities.
+
     Attributes:
-        anchors: (identities, embed_dim), in the order of the label map; from ``PromptBank.anchors``.
+        anchors: (identities, embed_dim) or (identities, each, embed_dim), in the order of the label map; from
+            ``PromptBank.anchors``.
         scale: CLIP's learned inverse temperature, ``Backbone.logit_scale``.
         logits: ``cosine`` or ``dot``, as :func:`~clipreid_lib.method.prompt_bank.text_logits` takes them.
         smoothing: as for :class:`IdentityLoss`.
@@ -74,8 +77,10 @@ class AnchorLoss:
 
     def __call__(self, out: ModelOutput, rows: torch.Tensor) -> torch.Tensor:
         """Return the scalar loss."""
-        likeness = text_logits(out.features.in_text_space, self.anchors, self.logits, self.scale)  # (B, identities)
-        return cross_entropy(likeness, rows, self.smoothing)
+        likeness = text_logits(out.features.in_text_space, self.anchors.flatten(0, -2), self.logits, self.scale)
+        if self.anchors.ndim == 3:
+            likeness = likeness.unflatten(1, self.anchors.shape[:2]).logsumexp(dim=2)
+        return cross_entropy(likeness, rows, self.smoothing)  # of (B, identities)
 
 
 def weigh_terms(terms: dict[str, Term], out: ModelOutput, rows: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -61,6 +61,7 @@ def learn_prompts(
     settings: PromptSettings | None = None,
     *,
     words: Sequence[str] | None = None,
+    aspects: Sequence[str] | None = None,
     keep: Keep | None = None,
     watch: Callable[[str], None] | None = None,
 ) -> tuple[PromptBank, pd.DataFrame]:
@@ -68,7 +69,8 @@ def learn_prompts(
 
     Image features are computed once. Each step contrasts a batch of them with their identities' text features in
     both directions (CLIP-ReID, arXiv 2211.13977, stage one), each sentence encoded once per step however many
-    images its identity has there.
+    images it has there. With several aspects, images of an identity are right answers to the sentence of their own
+    aspect alone.
 
     Args:
         clip: a frozen backbone, from :func:`clipreid_lib.clip.backbone.load`; nothing of it is changed.
@@ -76,6 +78,7 @@ def learn_prompts(
         labels: (N,) each image's identity, numbers or text.
         settings: epochs, rate, tokens; None takes the published ones.
         words: what ``shared`` and ``fixed`` sentences say of each identity, in ascending order of identities.
+        aspects: (N,) each image's aspect, where there are several: each identity then has a sentence for each.
         keep: where the log and the resume state go; None keeps nothing.
         watch: told one line per epoch; None prints it.
 
@@ -95,11 +98,16 @@ def learn_prompts(
     torch.manual_seed(stable_seed("prompt bank", settings.seed))
     said = None if words is None else list(words)
     shape = settings.num_prompts, settings.prompt_dim, settings.form
-    bank = PromptBank(clip, identities, *shape, said, settings.noun).to(clip.device)
+    several = sorted(set(aspects or ()))
+    bank = PromptBank(clip, identities, *shape, said, settings.noun, several).to(clip.device)
+    if aspects:
+        rows = rows * bank.each + torch.tensor(
+            [several.index(aspect) for aspect in aspects]
+        )  # (N,) the image's sentence
     scale = clip.logit_scale
 
     def losses(batch: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
-        chosen, ids, distinct, place = batch  # (B,) images, their identities; (b,) identities once each; (B,) which
+        chosen, ids, distinct, place = batch  # (B,) images, their sentences; (b,) sentences once each; (B,) which
         text = bank.text_features(clip, distinct)[place]  # (B, embed_dim)
         ours, theirs = scale_pair(image[chosen], text, settings.logits, scale)
         if settings.loss == "infonce":
@@ -118,7 +126,7 @@ def learn_prompts(
 
     def measure() -> dict[str, float]:
         nearest = text_logits(image, bank.anchors(clip), settings.logits, scale).argmax(dim=1)  # (N,)
-        return {"text_accuracy": float((nearest.cpu() == rows).float().mean())}
+        return {"text_accuracy": float((nearest.cpu() // bank.each == rows // bank.each).float().mean())}
 
     if settings.form == "fixed":
         log = pd.DataFrame([{"epoch": 0, **measure()}])

@@ -40,13 +40,18 @@ def rank_training_images(train: pd.DataFrame, encoder: Encoder) -> Ranking | Non
 def rank_for_anchors(train: pd.DataFrame, encoder: Encoder, bank: PromptBank) -> Ranking:
     """Rank all training images for every identity's text anchor, by cosine, in the order of the label map.
 
-    The first image of the identity stands for it.
+    The first image of the identity stands for it. An anchor for one aspect of several asks the images of that aspect.
     """
     train = train.reset_index(drop=True)
     image = encoder.project(encoder.embed(train))
     similarity = cosine_similarity(bank.anchors(encoder.backbone).cpu(), image)
-    first = train.drop_duplicates("identity").set_index("identity").loc[bank.identities].reset_index()
-    return Ranking(first.assign(asks="image of the person"), train, similarity)
+    if not bank.aspects:
+        first = train.drop_duplicates("identity").set_index("identity").loc[bank.identities].reset_index()
+        return Ranking(first.assign(asks="image of the person"), train, similarity)
+    first = train.drop_duplicates(["identity", "aspect"]).sort_values(["identity", "aspect"], ignore_index=True)
+    rows = first["identity"].map(bank.identities.index) * bank.each + first["aspect"].map(bank.aspects.index)
+    apart = np.not_equal.outer(first["aspect"].to_numpy(), train["aspect"].to_numpy())
+    return Ranking(first.assign(asks="image of the person"), train, np.where(apart, -np.inf, similarity[rows]))
 
 
 def count_nearest(ranking: Ranking | None) -> str:
@@ -79,7 +84,8 @@ def draw_anchor_map(train: pd.DataFrame, before: Encoder, after: Encoder, bank: 
     encoders = {"before fine-tuning": before} | ({"after": after} if after.sha != before.sha else {})
     panels = {name: each.project(each.embed(train)) for name, each in encoders.items()}
     anchors = bank.anchors(after.backbone).cpu()
-    return embedding_map.draw_anchors(panels, train["identity"].tolist(), anchors, bank.identities)
+    names = [identity for identity in bank.identities for _ in range(bank.each)]
+    return embedding_map.draw_anchors(panels, train["identity"].tolist(), anchors, names)
 
 
 @torch.no_grad()
@@ -93,9 +99,10 @@ def name_nearest_words(bank: PromptBank, clip: Backbone) -> pd.DataFrame:
         One row per identity (one in all for ``shared``), one column per token, ``word (cosine)``; for ``fixed``, which
         learns no token, the sentence.
     """
-    chosen = np.unique(np.linspace(0, len(bank.identities) - 1, 5).astype(int)).tolist()
+    people = np.unique(np.linspace(0, len(bank.identities) - 1, 5).astype(int))
+    names, chosen = [bank.identities[person] for person in people], (people * bank.each).tolist()
     if bank.form == "fixed":
-        return pd.DataFrame({"sentence": [bank.texts[row] for row in chosen]}, [bank.identities[row] for row in chosen])
+        return pd.DataFrame({"sentence": [bank.texts[row] for row in chosen]}, names)
     rows = torch.tensor(chosen[:1] if bank.form == "shared" else chosen, device=bank.codes.device)
     learnt = bank.learned_tokens(rows)
     assert learnt is not None  # only ``fixed`` learns none
@@ -111,5 +118,5 @@ def name_nearest_words(bank: PromptBank, clip: Backbone) -> pd.DataFrame:
         [", ".join(f"{word} ({c:.2f})" for word, c in zip(*token, strict=True)) for token in zip(*person, strict=True)]
         for person in zip(nearest, cosines, strict=True)
     ]
-    index = ["everybody"] if bank.form == "shared" else [bank.identities[row] for row in rows.tolist()]
+    index = ["everybody"] if bank.form == "shared" else names
     return pd.DataFrame(named, index=index, columns=[f"[X]{m + 1}" for m in range(tokens.shape[1])])

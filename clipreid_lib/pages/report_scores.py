@@ -7,8 +7,8 @@ from clipreid_lib.data.photographs import on_all_cores
 from clipreid_lib.pages import report_blocks as page
 from clipreid_lib.pages import score_figures, training_figures
 from clipreid_lib.params.schema import EXTERNAL
-from clipreid_lib.scores import hand_table, leaderboard, published, template_table, thresholds
-from clipreid_lib.scores.finished_run import CHOICE, FinishedRun, read_table
+from clipreid_lib.scores import crossing, hand_table, leaderboard, published, template_table, thresholds
+from clipreid_lib.scores.finished_run import ACROSS_ASPECTS, CHOICE, FinishedRun, read_table
 from clipreid_lib.scores.score_names import (
     COUNTS,
     DEFINITIONS,
@@ -41,6 +41,8 @@ def show_scores(run: FinishedRun) -> list:
     blocks: list = [page.Table(["", f"{names[0]} (the run's own)", *names[1:]], rows, page.TEXTS["scores"])]
     if metrics.get("left_out"):
         blocks.append(page.Facts({f"{name}: left out": why for name, why in metrics["left_out"].items()}))
+    if crossed := metrics.get(ACROSS_ASPECTS):
+        blocks.append(page.Table.of(crossing.tabulate(crossed).map(page.stack), page.TEXTS["across aspects"]))
     if metrics.get("closed_set"):
         rows = [[how, format_share(share)] for how, share in metrics["closed_set"].items()]
         blocks.append(page.Table(["by", "right"], rows, page.TEXTS["closed set"]))

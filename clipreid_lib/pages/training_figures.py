@@ -27,15 +27,15 @@ def draw_curves(log: pd.DataFrame) -> plt.Figure:
     return figure
 
 
-def draw_anchor_similarity(anchors: np.ndarray, identities: list[int]) -> plt.Figure:
-    """Draw the cosine similarity between the identities' text anchors (P, D): the redder, the harder to tell apart."""
+def draw_anchor_similarity(anchors: np.ndarray, names: list[str]) -> plt.Figure:
+    """Draw the cosine similarity between named text anchors (P, D): the redder, the harder to tell apart."""
     unit = anchors / np.linalg.norm(anchors, axis=1, keepdims=True)
-    side = float(np.clip(0.13 * len(identities), 3, 6.5))  # inches of the square; the rest is for what is written
+    side = float(np.clip(0.13 * len(names), 3, 6.5))  # inches of the square; the rest is for what is written
     figure, axes = plt.subplots(figsize=(side + 1.8, side + 0.7))
     bar = {"label": "cosine", "shrink": 0.8}
     sns.heatmap(unit @ unit.T, vmin=-1, vmax=1, cmap="vlag", square=True, ax=axes, cbar_kws=bar)
-    places = np.arange(0, len(identities), max(1, int(np.ceil(len(identities) / (4 * side)))))  # four to the inch
-    axes.set_xticks(places + 0.5, [str(identities[i]) for i in places], rotation=90)
-    axes.set_yticks(places + 0.5, [str(identities[i]) for i in places], rotation=0)
+    places = np.arange(0, len(names), max(1, int(np.ceil(len(names) / (4 * side)))))  # four to the inch
+    axes.set_xticks(places + 0.5, [names[i] for i in places], rotation=90)
+    axes.set_yticks(places + 0.5, [names[i] for i in places], rotation=0)
     axes.set(xlabel="identity", ylabel="identity")
     return figure

@@ -76,6 +76,7 @@ HAND = "hand."
 # others near 0.02. With lora-4 an entry of W moves 2 / sqrt(width) as fast as by itself, a fourteenth in ViT-B's 768.
 FEW = ("norms", "lora")
 SCORE = "external is for features that another program made; `clipreid score FEATURES --as NAME` makes such a run"
+JOINED = "several aspects in one run need protocol common, which has one split of people for all"
 FEATURES = re.compile(r"features [0-9a-f]{16}")  # what such a run has as pretrained: the beginning of their SHA-256
 BURST_GAP = 10  # image numbers; 99.5 % of one hand's neighbours in 11k Hands lie within it
 
@@ -202,9 +203,16 @@ class Params(BaseModel):
 
     @model_validator(mode="after")
     def _check_together(self) -> "Params":
-        aspects = ASPECTS[self.dataset]
-        if aspects and self.aspect not in aspects:
-            raise ValueError(f"aspect|{self.dataset} has no {self.aspect!r}; allowed: {', '.join(aspects)}")
+        known, mine = ASPECTS[self.dataset], self.aspect.split("+")
+        for aspect in mine if known else ():
+            if aspect not in known:
+                told = f"allowed: {', '.join(known)}, or several joined by +"
+                raise ValueError(f"aspect|{self.dataset} has no {aspect!r}; {told}")
+        if known and len(mine) > 1 and self.protocol != "common":
+            raise ValueError(f"aspect|{self.aspect}: {JOINED}")
+        said = self.variant == "clipid" and self.prompt_form == "learned"
+        if len(mine) > 1 and said and self.noun not in (None, HAND):
+            raise ValueError("noun|learned sentences of several aspects say which aspect and no noun; leave it null")
         if self.variant == EXTERNAL and not FEATURES.fullmatch(self.pretrained or ""):
             raise ValueError(f"variant|{SCORE}")
         for key in ("epochs", "lr"):

@@ -1,10 +1,12 @@
-"""Across: what is trained on one aspect or data set, tested on every other one.
+"""Across: what is trained on one aspect or data set, or on several aspects, tested on every other one.
 
 Always under protocol ``common``, whose split of people is one for all aspects, so that nobody tested in one aspect was
-trained on in another. A run trained under another protocol is refused wherever that would happen.
+trained on in another. A run trained under another protocol is refused wherever that would happen. A run of several
+aspects is tested on each, and across each two of them, and compared with the runs of one.
 """
 
 from dataclasses import dataclass, replace
+from itertools import permutations
 from pathlib import Path
 
 import pandas as pd
@@ -18,19 +20,23 @@ from clipreid_lib.pages import score_figures, style
 from clipreid_lib.params.schema import ASPECTS, EXTERNAL, project_path
 from clipreid_lib.runs.loading import load_trained_encoder
 from clipreid_lib.runs.run import Run
+from clipreid_lib.scores import comparison
 from clipreid_lib.scores.assessment import count_test
+from clipreid_lib.scores.comparison import Method
 from clipreid_lib.scores.evaluation import evaluate
 from clipreid_lib.scores.given_features import ONLY
+from clipreid_lib.scores.ladder import LEGEND
 from clipreid_lib.scores.score_names import EACH_PERSON, IN_DRAWS
 
 # How a run was trained.
 TRAINED = ("experiment", "dataset", "aspect", "model", "variant", "prompt_form", "train", "stage", "seed")
 SCORES = ("rank1", "map", "map_trapezoid")
+ASKS = " asks "  # in the name of a test across two aspects
 
 
 @dataclass(frozen=True)
 class Target:
-    """One aspect of one data set to test on."""
+    """One aspect of one data set to test on, or two, ``palmar_r asks dorsal_r``."""
 
     dataset: str
     root: Path  # folder of its images
@@ -70,7 +76,13 @@ def list_targets(runs: list[Run], on: list[str]) -> list[Target]:
         UserError: a data set is misspelt, cannot be read, or has too few people.
     """
     tables: dict[tuple[str, Path], pd.DataFrame] = {(run.params.dataset, run.data_root): run.table for run in runs}
-    wanted: list[tuple[str, Path, str]] = [(run.params.dataset, run.data_root, run.params.aspect) for run in runs]
+    wanted: list[tuple[str, Path, str]] = []
+    for run in runs:
+        mine = run.params.dataset, run.data_root
+        aspects = protocols.split_aspects(run.params.aspect, set(run.table["aspect"]))
+        wanted += [(*mine, aspect) for aspect in aspects]
+        wanted += [(*mine, f"{asks}{ASKS}{shown}") for asks, shown in permutations(aspects, 2)]
+    wanted.sort(key=lambda each: ASKS in each[2])
     for text in on:
         name, equals, place = text.partition("=")
         name, _, aspect = name.partition(":")
@@ -81,13 +93,16 @@ def list_targets(runs: list[Run], on: list[str]) -> list[Target]:
         wanted += [(*key, each) for each in ([aspect] if aspect else sorted(tables[key]["aspect"].unique()))]
     drawn, found = {"seed": runs[0].params.draw_seed, "draws": runs[0].params.draws}, []
     for dataset, root, aspect in dict.fromkeys(wanted):
-        table = tables[dataset, root]
-        manifest = protocols.build(table, "common", aspect, validation="none", **drawn)
+        table, (first, *shown) = tables[dataset, root], aspect.split(ASKS)
+        if shown:
+            manifest = protocols.build_crossing(table, first, shown[0], runs[0].params.draw_seed, runs[0].params.draws)
+        else:
+            manifest = protocols.build(table, "common", aspect, validation="none", **drawn)
         found.append(Target(dataset, root, table, manifest, aspect))
     return found
 
 
-def measure(runs: list[Run], aims: list[Target], outputs: Path) -> pd.DataFrame:
+def measure(runs: list[Run], aims: list[Target], outputs: Path) -> tuple[pd.DataFrame, list[pd.DataFrame | None]]:
     """Test every run on every target, by the image embedding.
 
     Args:
@@ -98,18 +113,20 @@ def measure(runs: list[Run], aims: list[Target], outputs: Path) -> pd.DataFrame:
     Returns:
         One row per pair: how the run was trained, what it was tested on, counts, scores in [0, 1] with 95 % interval
         over people, with one vote per person, and in draws; empty scores and the reason in ``left_out`` where people
-        would leak.
+        would leak. And for each row what every query scored.
 
     Raises:
         UserError: a run's encoder is not trained yet, or an image cannot be read.
     """
-    rows = []
+    rows: list[dict] = []
+    answers: list[pd.DataFrame | None] = []
     for run in runs:
         encoder, mine = load_trained_encoder(run), {key: getattr(run.params, key) for key in TRAINED}
         for aim in aims:
             row = {**mine, "tested_dataset": aim.dataset, "tested_aspect": aim.aspect}
             if leak := _find_leaked(run, aim):
                 rows.append(row | {"left_out": f"{len(leak)} people tested were trained on; train under common"})
+                answers.append(None)
                 continue
             photographs = replace(run.photographs, root=aim.root, store=outputs / STORE)
             there = replace(encoder, folder=outputs / "features", table=aim.table, photographs=photographs)
@@ -120,7 +137,41 @@ def measure(runs: list[Run], aims: list[Target], outputs: Path) -> pd.DataFrame:
                 row |= {score: summary[score], f"{score}_low": ends[score][0], f"{score}_high": ends[score][1]}
                 row |= {f"{score}{end}": summary[f"{score}{end}"] for end in (EACH_PERSON, IN_DRAWS, f"{IN_DRAWS}_std")}
             rows.append(row | {"left_out": "", "checkpoint_sha": encoder.sha, "manifest_sha": aim.manifest.sha})
-    return pd.DataFrame(rows)
+            answers.append(scores.per_query)
+    return pd.DataFrame(rows), answers
+
+
+def compare_joined(table: pd.DataFrame, answers: list[pd.DataFrame | None]) -> dict[str, pd.DataFrame]:
+    """Set runs of several aspects against those of one that answered the same questions, and text against no text.
+
+    Args:
+        table: what :func:`measure` found.
+        answers: the same.
+
+    Returns:
+        By what was tested, the rows of :func:`~clipreid_lib.scores.comparison.compare_methods`: of each way of training
+        that differs in its aspects alone, several aspects minus one; of several, ``clipid`` minus ``clipid_no_text``.
+    """
+    kinds = [key for key in TRAINED if key not in ("seed", "aspect", "experiment")]
+    found = {}
+    for target, rows in table.groupby(["tested_dataset", "tested_aspect"], sort=False):
+        methods: dict[tuple, dict[int, pd.DataFrame]] = {}
+        for place, row in rows.iterrows():
+            if (answer := answers[place]) is not None:
+                methods.setdefault((row["aspect"], *row[kinds]), {})[row["seed"]] = answer
+        stage, variant = 1 + kinds.index("stage"), 1 + kinds.index("variant")
+        name = {key: f"{key[variant]} of {key[0]}" for key in methods}
+        made = {key: Method(name[key], each, key[stage] != "frozen") for key, each in methods.items()}
+        pairs = []
+        for one, other in permutations(made, 2):
+            if "+" in one[0] and other[0] in target[1].split(ASKS) and one[1:] == other[1:]:
+                pairs.append((made[one], made[other]))
+            asked = {place: (one[place], other[place]) for place in range(len(one)) if one[place] != other[place]}
+            if "+" in one[0] and asked.get(variant) == ("clipid", "clipid_no_text") and len(asked) == 1:
+                pairs.append((made[one], made[other]))
+        if pairs := [pair for pair in pairs if comparison.share_seeds(*pair) and pair[0].trains]:
+            found[" ".join(target)] = comparison.compare_methods(pairs)
+    return found
 
 
 def arrange(table: pd.DataFrame, score: str = "rank1") -> pd.DataFrame:
@@ -144,7 +195,7 @@ def report(folders: list[str], on: list[str], outputs: Path) -> str:
     Arguments and errors are those of :func:`open_runs`, :func:`list_targets` and :func:`measure`.
     """
     runs = open_runs(folders, outputs)
-    table = measure(runs, list_targets(runs, on), outputs)
+    table, answers = measure(runs, list_targets(runs, on), outputs)
     write_csv(outputs / "across.csv", table)
     if table["left_out"].ne("").all():
         return f"{outputs / 'across.csv'}: nothing could be tested; {table['left_out'].iloc[0]}"
@@ -156,6 +207,12 @@ def report(folders: list[str], on: list[str], outputs: Path) -> str:
         over = ", ".join(sorted(set(table["over"].dropna())))
         said = f"{label}, per cent, mean over {over}; rows trained on, columns tested on"
         lines.append(f"{said}\n\n{matrix.round(1).to_string()}")
+    compared = compare_joined(table, answers)
+    lines += [
+        f"several aspects minus one, and text minus no text, tested on {name}\n\n{each.to_string()}"
+        for name, each in compared.items()
+    ]
+    lines += [LEGEND] if compared else []
     for _, row in table[table["left_out"] != ""].iterrows():
         pair = f"{row['dataset']} {row['aspect']} on {row['tested_dataset']} {row['tested_aspect']}"
         lines.append(f"left out: {pair}: {row['left_out']}")

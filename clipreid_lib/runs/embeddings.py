@@ -98,7 +98,7 @@ def identify(run: Run, encoder: Encoder) -> dict[str, float]:
     if not isinstance(encoder, GivenFeatures):
         answers["tip_adapter"] = _vote(run, encoder, asked).values.argmax(dim=1)
     if bank := load_anchors(run, encoder):
-        answers["anchors"] = _compare_anchors(encoder, bank, asked).argmax(dim=1)
+        answers["anchors"] = _compare_anchors(encoder, bank, asked).argmax(dim=1) // bank.each
     return {how: float((answer == truth).float().mean()) for how, answer in answers.items()}
 
 

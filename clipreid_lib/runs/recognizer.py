@@ -263,14 +263,15 @@ class Recognizer:
         if self.run is None:
             return []
         mine = self.run.params.aspect
+        known = {own_folder.ASPECT, mine, *mine.split("+")}
         aspects = gallery.table.set_index("path")["aspect"]
         how = "trained" if self.run.params.trains_encoder else "tested"
-        others = sorted({*aspects} - {mine, own_folder.ASPECT})
+        others = sorted({*aspects} - known)
         told = [f"The run was {how} on {mine}, the gallery shows {', '.join(others)}."] if others else []
         for image in images:
             if gallery.root and isinstance(image, str | Path) and Path(image).resolve().is_relative_to(gallery.root):
                 path = Path(image).resolve().relative_to(gallery.root).as_posix()
-                if aspects.get(path, mine) not in (mine, own_folder.ASPECT):
+                if path in aspects and aspects[path] not in known:
                     told.append(f"The run was {how} on {mine}, {Path(image).name} shows {aspects[path]}.")
         return told
 

@@ -9,11 +9,11 @@ from clipreid_lib.params.schema import EXTERNAL, project_path
 from clipreid_lib.runs.embeddings import embed_changed, embed_own
 from clipreid_lib.runs.machine import choose_device, describe_device, provenance
 from clipreid_lib.runs.run import Run
-from clipreid_lib.scores import calibration, hand_test, strangers, thresholds
+from clipreid_lib.scores import calibration, crossing, hand_test, strangers, thresholds
 from clipreid_lib.scores.assessment import Assessment
 from clipreid_lib.scores.encoder import Encoder
 from clipreid_lib.scores.features import Embeddings
-from clipreid_lib.scores.finished_run import HAND_TEST
+from clipreid_lib.scores.finished_run import ACROSS_ASPECTS, HAND_TEST
 from clipreid_lib.scores.given_features import ONLY, GivenFeatures
 from clipreid_lib.scores.hand_test import HandTest
 from clipreid_lib.scores.leaderboard import refresh_leaderboard
@@ -99,6 +99,28 @@ def ask_about_hand(
     metrics[HAND_TEST] = asked.record
     write_json(run.folder / "metrics.json", metrics)
     return asked
+
+
+def cross_aspects(run: Run, metrics: dict, embeddings: dict[str, Embeddings]) -> list[dict]:
+    """Test a run of several aspects across them, and add what came of it to ``metrics.json``.
+
+    Args:
+        run: the run.
+        metrics: what :func:`write_metrics` wrote.
+        embeddings: of at least the test images, the run's own first.
+
+    Returns:
+        Rows as :func:`clipreid_lib.scores.crossing.cross` returns them, those within one aspect included; none for a
+        run of one aspect.
+    """
+    crossed = crossing.cross(next(iter(embeddings.values())), run.table, run.params)
+    within = {name.partition(", ")[2]: scores for name, scores in metrics["protocols"].items()}
+    aspects = dict.fromkeys(row["asks"] for row in crossed)
+    kept = ("identities", *(f"{score}{end}" for score in crossing.SCORES for end in ("", "_low", "_high")))
+    rows = [{"asks": each, "shown": each, **{key: within[each][key] for key in kept}} for each in aspects]
+    metrics[ACROSS_ASPECTS] = sorted(rows + crossed, key=lambda row: (row["asks"], row["shown"]))
+    write_json(run.folder / "metrics.json", metrics)
+    return metrics[ACROSS_ASPECTS]
 
 
 def write_thresholds(run: Run, assessment: Assessment, encoder: Encoder, embeddings: dict[str, Embeddings]) -> dict:

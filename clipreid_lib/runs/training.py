@@ -44,12 +44,14 @@ class TrainingSet:
         labels: (N,) each image's identity.
         side: (N,) each image's row in the backbone's side information; None without.
         words: what the data set says of each identity, in ascending order; None for prompts that say nothing.
+        aspects: (N,) each image's aspect; None where all have the same.
     """
 
     images: torch.Tensor | PixelsOnDemand
     labels: list[int]
     side: torch.Tensor | None
     words: list[str] | None
+    aspects: list[str] | None
 
 
 def load_training_set(run: Run, clip: Backbone, as_tested: bool = False) -> TrainingSet:
@@ -70,7 +72,8 @@ def load_training_set(run: Run, clip: Backbone, as_tested: bool = False) -> Trai
         size = enlarge(size) if run.params.padding == "enlarge" else size
     images = load_pixels(photographs, train, size)
     words = _words(run, run.params.prompt_form) if run.params.learns_prompts else None
-    return TrainingSet(images, train["identity"].tolist(), clip.side_rows(train), words)
+    aspects = train["aspect"].tolist() if _list_aspects(run) else None
+    return TrainingSet(images, train["identity"].tolist(), clip.side_rows(train), words, aspects)
 
 
 def prompt_settings(run: Run) -> PromptSettings:
@@ -146,7 +149,9 @@ def loss_terms(run: Run, clip: Backbone) -> dict[str, Term]:
     if params.variant in TRIPLET:
         terms["triplet"] = Term(params.triplet_weight, TripletLoss(params.triplet_margin))
     if params.variant == "clipid":
-        anchors = load_prompts(run, clip).anchors(clip)  # (identities, embed_dim), frozen
+        bank = load_prompts(run, clip)
+        anchors = bank.anchors(clip)  # (identities * each, embed_dim), frozen
+        anchors = anchors.unflatten(0, (-1, bank.each)) if bank.each > 1 else anchors
         loss = AnchorLoss(anchors, clip.logit_scale, params.text_logits, params.label_smoothing)
         terms["image_to_text"] = Term(params.text_weight, loss)
     if params.variant == "inversion":
@@ -203,7 +208,7 @@ def load_prompts(run: Run, clip: Backbone) -> PromptBank:
     checkpoints.require(run.prompts, facts, wanted)
     form = facts["prompt_form"]
     shape, noun = (facts["num_prompts"], facts["prompt_dim"], form), run.params.noun or HAND
-    bank = PromptBank(clip, people, *shape, _words(run, form), noun)
+    bank = PromptBank(clip, people, *shape, _words(run, form), noun, _list_aspects(run))
     checkpoints.require(run.prompts, facts, {"sentences": bank.texts})
     bank.load_state_dict(tensors)
     return bank.requires_grad_(False).to(clip.device)
@@ -273,8 +278,14 @@ def _save_every() -> float:
 
 
 def _words(run: Run, form: str) -> list[str] | None:
-    said = run.manifest.train, _people(run), run.params.dataset, run.params.noun or HAND
+    said = run.manifest.train, _people(run), run.params.dataset, run.params.noun or HAND, _list_aspects(run)
     return None if form == "learned" else describe_people(*said)
+
+
+def _list_aspects(run: Run) -> list[str]:
+    """Return the aspects of the training images, ascending, if there are several."""
+    found = sorted(run.manifest.train["aspect"].unique())
+    return found if len(found) > 1 else []
 
 
 def _people(run: Run) -> list[int]:

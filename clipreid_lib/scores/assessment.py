@@ -103,16 +103,20 @@ def choose_protocols(
         seen: the people it has trained on or chosen by.
 
     Returns:
-        Manifests by protocol, the run's own first, and for every other protocol the reason why it is left out.
+        Manifests by protocol, the run's own first, and for every other protocol the reason why it is left out. A run of
+        several aspects is tested under its own protocol by each of them alone, ``common, dorsal_r``.
     """
     fit: dict[str, Manifest] = {params.protocol: own}
     unfit: dict[str, str] = {}
-    for name in PROTOCOLS:
+    asked = {name: (name, params.aspect) for name in PROTOCOLS}
+    if len(aspects := protocols.split_aspects(params.aspect, set(table["aspect"]))) > 1:
+        asked = {f"{params.protocol}, {each}": (params.protocol, each) for each in aspects}
+    for name, (protocol, aspect) in asked.items():
         if name in fit:
             continue
         draws = {"seed": params.draw_seed, "draws": params.draws}
         try:
-            other = protocols.build(table, name, params.aspect, validation="none", **draws)
+            other = protocols.build(table, protocol, aspect, validation="none", **draws)
         except UserError as error:
             unfit[name] = str(error).removeprefix("protocol: ")
             continue

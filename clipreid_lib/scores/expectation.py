@@ -71,11 +71,11 @@ def expect(
     Raises:
         UserError: an image has no embedding, or one that is not finite (naming it); nobody is left who can ask.
     """
-    images, asks, _ = find_chances(manifest, part)
-    own = images.iloc[: len(asks)]
+    images, asks, shown = find_chances(manifest, part)
+    own, held = images.iloc[: len(asks)], shown > 0
     features = similarity.scale_to_whole(embeddings.of(images).numpy())  # (N, D)
     queries = features if asking is None else similarity.scale_to_whole(asking.of(own).numpy())  # (Q, D)
-    people = _list_people(images)
+    features, people, column = features[held], _list_people(images[held]), held.cumsum() - 1  # H images, (N,)
     sessions = own["session"].to_numpy() if manifest.protocol == "cross_session" else None
     scores: list[np.ndarray] = []
     waiting: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # shares, images always before, rows of own
@@ -87,11 +87,12 @@ def expect(
             part = slice(start, start + PAIRS)
             scores.append(np.column_stack([asked[part], _score(shares[part], before[part]).T]))
 
-    for person, mine in enumerate(np.split(np.arange(len(own)), np.flatnonzero(np.diff(own["unit"])) + 1)):
-        for some in np.array_split(mine, 1 + len(mine) ** 2 * len(people[1]) // LARGE):  # n of the person's M images
-            alike = similarity.multiply_exactly(queries[some], features)  # (n, N)
+    for person, images_of in enumerate(np.split(np.arange(len(own)), np.flatnonzero(np.diff(own["unit"])) + 1)):
+        mine, ask = images_of[held[images_of]], images_of[asks[images_of] > 0]  # M that galleries hold, those that ask
+        for some in np.array_split(ask, 1 + len(mine) * len(ask) * len(people[1]) // LARGE):  # n of those
+            alike = similarity.multiply_exactly(queries[some], features)  # (n, H)
             mates = some[:, None] != mine if sessions is None else sessions[some][:, None] != sessions[mine]  # (n, M)
-            shares, before = _count(alike, alike[:, mine], people)  # (n, M, R), (n, M)
+            shares, before = _count(alike, alike[:, column[mine]], people)  # (n, M, R), (n, M)
             asked = np.repeat(some, mates.sum(axis=1))
             waiting.append((np.delete(shares[mates], person, axis=1), before[mates], asked))
             if sum(len(each[1]) for each in waiting) >= PAIRS:
@@ -117,7 +118,8 @@ def find_chances(manifest: Manifest, part: str = "test") -> tuple[pd.DataFrame, 
     Returns:
         The N images that galleries are made of, those of people asked for first, each person's together, with a number
         per person (``unit``) and whether every gallery holds an image (``stays``); (Q,) the share of galleries in which
-        one of people asked for asks; (N,) the share of galleries that hold an image.
+        one of people asked for asks; (N,) the share of galleries that hold an image. Either is 0 for an image that
+        never does.
     """
     own, others = (side.sort_values(["identity", "path"], ignore_index=True) for side in manifest.pool(part))
     always = others["split"] == "distractor" if "split" in others else pd.Series(False, others.index)
@@ -126,6 +128,12 @@ def find_chances(manifest: Manifest, part: str = "test") -> tuple[pd.DataFrame, 
     size = images.groupby("unit")["unit"].transform("size").to_numpy()
     shown = np.where(images["stays"], 1.0, 1 / size)
     same = own.groupby("identity")["path"].transform("size")
+    if "side" in own:
+        answers = (own["side"] == "gallery").to_numpy()
+        shown[: len(own)] = answers / own.groupby("identity")["side"].transform(
+            lambda sides: (sides == "gallery").sum()
+        )
+        return images, 1.0 - answers, shown
     if manifest.protocol == "cross_session":
         same_session = own.groupby(["identity", "session"])["path"].transform("size")
         return images, (1 - same_session / same).to_numpy(), shown
@@ -150,7 +158,7 @@ def _count(
     """Count the images that stand before a match.
 
     Args:
-        alike: (n, N) similarity of queries to all images.
+        alike: (n, H) similarity of queries to all images that galleries hold.
         reach: (n, M) their similarity to M possible matches: an image as similar as that stands before it.
         people: of :func:`_list_people`.
 

@@ -21,6 +21,7 @@ from clipreid_lib.scores.score_names import ENDS, FLOOR, GROUP_SCORES, SCORES, S
 
 CHOICE = "choice.csv"  # in the folder of a run that was chosen from a grid: how its combinations ranked
 HAND_TEST = "is_it_the_hand"  # in metrics.json, as all of these
+ACROSS_ASPECTS = "across_aspects"  # in metrics.json: a run of several aspects, each asking each
 MAPPINGS = ("protocols", "left_out", "closed_set", "definitions", "seconds", "versions", "pixels", HAND_TEST)
 QUERY = {"path": str, "identity": None, "weight": float} | dict.fromkeys(SCORES, float)
 GROUP = {"attribute": str, "group": str, "identities": int, "queries": int}

@@ -24,9 +24,13 @@ def list_rows(*runs: dict) -> pd.DataFrame:
     """Return the leaderboard's rows of runs' metrics, one per run and protocol; a run's own protocol first.
 
     An EER that is not measurable is left empty. Of an older version's runs, which have means of draws alone, there are
-    the columns that say so.
+    the columns that say so. A test of one aspect of several has that aspect.
     """
-    found = [{**metrics, **_read_scores(scores)} for metrics in runs for scores in metrics["protocols"].values()]
+    found = []
+    for metrics in runs:
+        for name, scores in metrics["protocols"].items():
+            aspect = name.partition(", ")[2] or metrics.get("aspect")
+            found.append({**metrics, **_read_scores(scores), "aspect": aspect})
     return pd.DataFrame(found, columns=COLUMNS)
 
 

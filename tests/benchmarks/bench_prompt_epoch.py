@@ -21,7 +21,7 @@ def plain_features(bank: PromptBank, clip, rows: torch.Tensor) -> torch.Tensor:
     sentence = bank.sentences
     whole = clip.tokenizer(sentence.texts)  # (1, 77)
     words = clip.embed_tokens(whole).expand(len(rows), -1, -1)
-    first, slots = sentence.first, sentence.slots
+    first, slots = int(sentence.places[0, 0]), sentence.slots
     words = torch.cat([words[:, :first], bank.learned_tokens(rows), words[:, first + slots :]], dim=1)
     return clip.text_features(words, whole.expand(len(rows), -1))
 
