@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -24,6 +25,13 @@ def mistaken(bank: PromptBank, chain: Chain) -> None:
     text_logits(bank.learned_tokens(bank.sentences.tokens), bank.sentences.tokens, "dot", 1.0)
     chain.begin_again()
 """
+
+
+def test_type_checkers_of_users_see_the_types():
+    """PEP 561's marker travels with the package."""
+    assert (ROOT / "clipreid_lib" / "py.typed").is_file()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "py.typed" in project["tool"]["setuptools"]["package-data"]["clipreid_lib"]
 
 
 @pytest.mark.slow
