@@ -5,15 +5,17 @@ given whether both sides show one person, their LLRs add. So the fused score is:
 
     sum over runs of (slope_i * cosine_i + intercept_i)
 
-The sum of ``slope_i * cosine_i`` is the dot product of the runs' unit embeddings, each times the root of its slope, side
-by side. All of these have one length, so their cosine ranks as the sum does, and whatever scores embeddings scores a
-fusion. Scores of one hand by two encoders are not independent: the sum may be over-confident, and Cllr says by how much.
+The sum of ``slope_i * cosine_i`` is the dot product of the runs' unit embeddings, each times the root of its slope,
+side by side. All of these have one length, so their cosine ranks as the sum does, and whatever scores embeddings scores
+a fusion. Scores of one hand by two encoders are not independent: the sum may be over-confident. Cllr, beside Cllr-min,
+says by how much.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,7 +44,6 @@ class Member:
         manifest: its protocol.
         draw_seed: of its draws.
         seen: the people it has trained on or chosen by.
-        line: from its cosine to its LLR.
     """
 
     name: str
@@ -50,7 +51,6 @@ class Member:
     manifest: Manifest
     draw_seed: int
     seen: set[int]
-    line: Line
 
 
 @dataclass(frozen=True)
@@ -78,19 +78,31 @@ class Questions:
 
 @dataclass(frozen=True)
 class Fused(Assessment):
-    """All scores of one way to answer the questions; ``line`` leads to its LLR, None where it has none."""
+    """All scores of one way to answer the questions, by one embedding.
 
-    line: Line | None = None
+    Attributes:
+        embeddings: that are compared.
+        line: from its cosine to its LLR; None where it has none.
+    """
+
+    embeddings: Embeddings
+    line: Line | None
 
     @cached_property
-    def costs(self) -> dict[str, float | str | None]:
-        """``cllr`` and ``cllr_min`` in bits, of pairs of test people; None without a line, or why not measurable."""
+    def flat(self) -> dict:
+        """Every number; of pairs of test people ``cllr`` and ``cllr_min`` in bits, too, or why there is none."""
+        found = {key: value for key, value in self.numbers.items() if key not in ("rows", "templates")}
         pairs = verification.keep_tested(self.pairs, self.manifest)
         if lack := calibration.explain_lack(pairs):
-            return {"cllr": lack, "cllr_min": None}
+            return found | {"cllr": lack, "cllr_min": lack}
         few = verification.thin(pairs)
-        cllr = None if self.line is None else calibration.find_cllr(self.line[0] * few["score"] + self.line[1], few)
-        return {"cllr": cllr, "cllr_min": calibration.find_cllr_min(few)}
+        cllr = calibration.find_cllr(self.find_ratio(few["score"]), few) if self.line else "no LLR"
+        return found | {"cllr": cllr, "cllr_min": calibration.find_cllr_min(few)}
+
+    def find_ratio(self, score: Any) -> Any:
+        """Return the LLR of a cosine, a number or a column of numbers; the cosine itself without a line."""
+        slope, intercept = self.line or (1.0, 0.0)
+        return slope * score + intercept
 
 
 def ask_together(members: Sequence[Member]) -> Questions:
@@ -206,4 +218,4 @@ def measure(embeddings: Embeddings, manifest: Manifest, line: Line | None = None
     """Score embeddings: identification, verification, open set; raises as ``evaluate``."""
     pairs = verification.list_pairs(embeddings, manifest)
     scores, searched = {"cosine": evaluate(embeddings, manifest)}, open_set.search(embeddings, manifest)
-    return Fused(manifest, scores, pairs, verification.verify(pairs), searched, [], 0.0, line)
+    return Fused(manifest, scores, pairs, verification.verify(pairs), searched, [], 0.0, embeddings, line)

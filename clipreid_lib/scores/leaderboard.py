@@ -28,7 +28,7 @@ def list_rows(*runs: dict) -> pd.DataFrame:
     the columns that say so.
     """
     found = [{**metrics, **_read_scores(scores)} for metrics in runs for scores in metrics["protocols"].values()]
-    return pd.DataFrame(found, columns=COLUMNS)
+    return pd.DataFrame(found, columns=COLUMNS).astype({"seed": "Int64"})  # a fusion over seeds has none
 
 
 def _read_scores(scores: dict) -> dict:
