@@ -25,6 +25,8 @@ from clipreid_lib.scores.fusion import Member, Questions
 from clipreid_lib.scores.leaderboard import FUSED, refresh_leaderboard
 from clipreid_lib.scores.score_names import DEFINITIONS
 
+ORDER = ("aspect", "variant", "model", "seed", "run")  # in which runs stand, however they were given
+
 
 @dataclass(frozen=True)
 class Opened:
@@ -76,7 +78,7 @@ def fuse(folders: Sequence[str], name: str | None = None) -> list[str]:
 
 
 def open_runs(folders: Sequence[str]) -> list[Opened]:
-    """Open runs that can be fused, by aspect, variant and name.
+    """Open runs that can be fused, by :data:`ORDER`.
 
     Raises:
         UserError: fewer than two are given, one twice; a folder is no evaluated run's; their data lie in different
@@ -90,7 +92,7 @@ def open_runs(folders: Sequence[str]) -> list[Opened]:
         if finished.name in found:
             raise UserError(f"fuse: {finished.name} is given twice; give each run once")
         found[finished.name] = Opened(Run.at(finished.folder), finished, _read_line(finished))
-    opened = sorted(found.values(), key=lambda each: (each.run.params.aspect, each.run.params.variant, each.run.folder))
+    opened = sorted(found.values(), key=lambda each: [str(each.record[key]) for key in ORDER])
     for each in opened:
         for key, mine, its in (
             ("dataset", opened[0].run.params.dataset, each.run.params.dataset),

@@ -193,7 +193,8 @@ def join(embeddings: Sequence[Embeddings], weights: Sequence[float]) -> Embeddin
         if not (there := unit.any(axis=1)).all():
             raise UserError(f"{each.paths[int(np.argmin(there))]}: its embedding is zero; it has no direction to fuse")
         sides.append(np.sqrt(weight / sum(weights)) * unit)
-    return Embeddings(embeddings[0].paths, torch.from_numpy(np.concatenate(sides, axis=1)))
+    joined = torch.from_numpy(np.concatenate(sides, axis=1)).float()  # as fine as every run's
+    return Embeddings(embeddings[0].paths, joined)
 
 
 def fuse(embeddings: Sequence[Embeddings], lines: Sequence[Line], questions: Questions) -> dict[str, Fused]:
