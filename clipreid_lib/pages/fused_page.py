@@ -107,9 +107,9 @@ def explain(page: Page) -> list[str]:
     ]
     if left:
         said.append(
-            f"A question joins one photograph of each aspect, and no photograph stands in two. Left out: "
-            f"{left['missing']} people who are not tested in every aspect, {left['few']} with one photograph alone in "
-            f"an aspect, and {counted(left['images'], 'photograph')} more than the aspect with the fewest has."
+            "A question joins one photograph of each aspect, and no photograph stands in two. Left out: people who are "
+            f"not tested in every aspect ({left['missing']}), people with one photograph alone in an aspect "
+            f"({left['few']}), photographs beyond those of the aspect with the fewest ({left['images']})."
         )
     themselves = [row for row, each in zip(page.alone, page.records, strict=True) if each["learned_from"] == TEST]
     if not themselves:
