@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from clipreid_lib.base.files import write_json
 from clipreid_lib.data.manifest import Manifest
 from clipreid_lib.data.protocols import name_draw
 from clipreid_lib.pages import fused_page, score_figures
+from clipreid_lib.params import schema
 from clipreid_lib.runs import external, fuse, results
 from clipreid_lib.runs.embeddings import embed_own
 from clipreid_lib.runs.loading import load_trained_encoder
@@ -264,6 +266,25 @@ def test_each_run_alone_has_the_numbers_of_its_own_metrics(finished):
         assert {key: alone[key] for key in SCORES} == {key: run.own[key] for key in SCORES}
         learned = run.read_record("thresholds.json")["calibration"]
         assert [alone[key] for key in ("cllr", "cllr_min")] == [learned[key] for key in ("cllr", "cllr_min")]
+
+
+def test_a_network_is_fused_with_features_of_another_program(finished):
+    out, runs = finished
+    told = runs["one", "back"].params.model_dump(include={"dataset", "data_root", "protocol", "draws", "outputs_root"})
+    network = evaluate(
+        Run.open(schema.validate_params(told | {"aspect": "palm", "variant": "frozen", "device": "cpu"}))
+    )
+    try:
+        fuse.fuse([str(run.folder) for run in (runs["one", "back"], network, runs["two", "palm"])], "mixture")
+        made = json.loads((out / "fused" / "mixture" / "metrics.json").read_text())
+        assert [(each["variant"], each["aspect"]) for each in made["fused"]] == [
+            ("external", "back"),
+            ("external", "palm"),
+            ("frozen", "palm"),
+        ]
+        assert made["model"] == "one+two+embedded" and len(made["rows"]) == 5
+    finally:
+        shutil.rmtree(network.folder)
 
 
 def test_the_result_depends_on_neither_order_nor_time_and_of_others_on_nothing(finished, capsys):
