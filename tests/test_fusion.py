@@ -473,7 +473,7 @@ def test_validation_people_are_named_where_they_taught(finished):
     for people, said in (
         (("validation", "validation"), "were learned from validation people, none of whom is asked about here."),
         (("test", "test"), "The lines to the LLR were learned from the test people themselves"),
-        (("validation", "test"), "from validation people. Of b it was learned from the test people themselves"),
+        (("validation", "test"), "asked about here. Of b it was learned from the test people themselves"),
     ):
         records = [each.record | {"learned_from": whose} for each, whose in zip(opened, people, strict=True)]
         page = fused_page.Page("x", records, questions, rows, Path())

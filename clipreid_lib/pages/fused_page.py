@@ -112,19 +112,16 @@ def explain(page: Page) -> list[str]:
             f"({left['few']}), photographs beyond those of the aspect with the fewest ({left['images']})."
         )
     themselves = [row for row, each in zip(page.alone, page.records, strict=True) if each["learned_from"] == TEST]
-    if not themselves:
-        said.append("The lines to the LLR were learned from validation people, none of whom is asked about here.")
-    else:
-        which = (
-            "The lines to the LLR were" if len(themselves) == len(page.alone) else f"Of {', '.join(themselves)} it was"
+    taught = "The lines to the LLR were learned from"
+    if len(themselves) < len(page.alone):
+        taught += " validation people, none of whom is asked about here."
+        taught += f" Of {', '.join(themselves)} it was learned from" if themselves else ""
+    if themselves:
+        taught += (
+            " the test people themselves, so the weights of the sum and its Cllr may look better than they are on "
         )
-        others = (
-            "" if len(themselves) == len(page.alone) else "The lines to the LLR were learned from validation people. "
-        )
-        said.append(
-            f"{others}{which} learned from the test people themselves, so the weights of the sum and its Cllr may look "
-            "better than they are on other people."
-        )
+        taught += "other people."
+    said.append(taught)
     said.append(
         "The sum takes the scores for independent. Where they are not, it is over-confident: its Cllr then lies far "
         "above its Cllr-min. The mean of cosines is no LLR and has Cllr-min alone."
