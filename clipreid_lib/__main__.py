@@ -108,6 +108,9 @@ def parser() -> argparse.ArgumentParser:
         "two, each a run folder or a filter such as variant=clipid,aspect=dorsal_r (default: the ladder's questions)"
     )
     compare.add_argument("chosen", nargs="*", metavar="RUN", help=either)
+    fuse = add("fuse", "score finished runs together, over aspects of the hand or over encoders, and write a page")
+    fuse.add_argument("runs", nargs="+", metavar="RUN", help="folders of two or more evaluated runs on the same data")
+    fuse.add_argument("--as", dest="name", metavar="NAME", help="what folder and leaderboard call the result")
     report = add("report", "write RUN/report.html for every run, and one page for all of them into reports/")
     report.add_argument("runs", nargs="*", metavar="RUN", help="run folders (default: every evaluated run)")
     report.add_argument("--outputs", metavar="FOLDER", help="default: the one the runs lie in, or outputs")
@@ -211,6 +214,10 @@ def _do(given: argparse.Namespace) -> int:
             from clipreid_lib.scores import ladder
 
             print(ladder.report(given.chosen, project_path(given.outputs)))
+        case "fuse":
+            from clipreid_lib.runs import fuse
+
+            print(*fuse.fuse(given.runs, given.name), sep="\n")
         case "report":
             from clipreid_lib.pages import report
 

@@ -27,7 +27,7 @@ REAL = Path(__file__).resolve().parents[2] / "shared" / "real_hands"
 # Fixtures that make a test one of these kinds, whatever it is marked by itself.
 BY_FIXTURE = {
     **{"ladder": "training", "made_ladder": "training", "cluster": "training"},
-    **{"chromium": "browser", "demo": "slow", "execute": "slow"},
+    **{"chromium": "browser", "demo": "slow", "execute": "slow", "finished": "slow"},
 }
 # The files whose tests add to the ladder share a worker.
 OF_LADDER = ("test_jupyterlab", "test_notebooks", "test_report")

@@ -109,7 +109,7 @@ def build(
             taken = f"; validation {validation} takes them" if role in parts else ""
             raise TooFewPeople(f"aspect: {dataset} has too few people of {aspect!r} for a {role} part{taken}")
     for index in range(draws):
-        images[f"draw_{index}"] = _draw_once(images, name_draw(seed, index), protocol)
+        images[f"draw_{index}"] = draw_once(images, name_draw(seed, index), protocol)
     images.insert(0, "dataset", dataset)
     images.insert(1, "protocol", protocol)
     images.attrs.clear()  # attrs would not survive the CSV, so nothing may come to rely on them
@@ -235,7 +235,17 @@ def _choose_half(images: pd.DataFrame, dataset: str, seed: int) -> set[int]:
     return set(people[: (len(people) + 1) // 2])
 
 
-def _draw_once(images: pd.DataFrame, name: str, protocol: str) -> np.ndarray:
+def draw_once(images: pd.DataFrame, name: str, protocol: str) -> np.ndarray:
+    """Draw a gallery from images that have their roles.
+
+    Args:
+        images: columns ``path identity role``, and what the protocol needs; rows are numbered from 0.
+        name: of the draw, from :func:`name_draw`.
+        protocol: whose rule is meant.
+
+    Returns:
+        (N,) ``gallery``, ``query`` or empty.
+    """
     drawn = np.full(len(images), "", dtype=object)
     if protocol == "given":
         taken = images["split"].isin(["query", "gallery"])

@@ -63,12 +63,12 @@ def _sum_up(runs: Runs) -> list[str]:
     return [
         first,
         f"All were asked the same questions. The highest rank-1 is {format_score(best.own, 'rank1')} per cent "
-        f"({_name_runs(runs)[best.name]}); whether that is more than chance, the ladder's questions say better than "
+        f"({name_runs(runs)[best.name]}); whether that is more than chance, the ladder's questions say better than "
         "the leaderboard.",
     ]
 
 
-def _name_runs(runs: Runs) -> dict[str, str]:
+def name_runs(runs: Runs) -> dict[str, str]:
     """Name runs by variant and stage, and by seed, aspect and id where several would share that name; by folder."""
     keys = ("dataset", "aspect", "protocol", "model", "seed")
     varying = [key for key in keys if len({getattr(run.params, key) for run in runs}) > 1]
@@ -83,7 +83,7 @@ def _name_runs(runs: Runs) -> dict[str, str]:
 
 
 def _show_leaderboard(runs: Runs, folder: Path) -> list:
-    names = _name_runs(runs)
+    names = name_runs(runs)
     tests: dict[tuple, list] = {}
     for run in runs:
         for protocol, scores in run.protocols.items():
@@ -121,7 +121,7 @@ def _show_averages(runs: Runs) -> list:
 
 
 def _show_figures(runs: Runs) -> list:
-    names = _name_runs(runs)
+    names = name_runs(runs)
     table = pd.DataFrame([run.own for run in runs], index=list(names.values()))
     figures, blocks = [], []
     for score, label in (("rank1", "Rank-1"), ("map", "mAP")):

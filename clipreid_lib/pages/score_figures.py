@@ -43,14 +43,14 @@ def draw_cmc(curves: dict[str, np.ndarray]) -> plt.Figure:
     return figure
 
 
-def draw_score_distributions(pairs: pd.DataFrame) -> plt.Figure:
-    """Draw the similarity of genuine and impostor pairs, each as a density of its own."""
+def draw_score_distributions(pairs: pd.DataFrame, scale: str = "cosine similarity") -> plt.Figure:
+    """Draw the scores of genuine and impostor pairs, each as a density of its own; ``scale`` says what scores are."""
     figure, axes = plt.subplots(figsize=HALF)
     scores, genuine = pairs["score"], pairs["genuine"]
     look = {"bins": 60, "binrange": (scores.min(), scores.max()), "stat": "density", "element": "step", "alpha": 0.4}
     for kind, label in ((~genuine, "impostor"), (genuine, "genuine")):
         sns.histplot(x=scores[kind], weights=pairs["weight"][kind], ax=axes, label=f"{label} ({kind.sum():,})", **look)
-    axes.set(xlabel="cosine similarity", ylabel="density")
+    axes.set(xlabel=scale, ylabel="density")
     axes.legend()
     return figure
 

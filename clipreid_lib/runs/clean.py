@@ -8,7 +8,7 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.params.run_folder import list_run_folders
 from clipreid_lib.runs import records
 
-WRITTEN = ("runs", "data", "features", "reports")  # folders of outputs that the library writes into
+WRITTEN = ("runs", "data", "features", "reports", "fused")  # folders of outputs that the library writes into
 TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}(\.[^.]*)?")  # how clipreid_lib.base.files calls a file until it is whole
 
 

@@ -18,7 +18,7 @@ from clipreid_lib.scores.given_features import ONLY, GivenFeatures
 from clipreid_lib.scores.hand_test import HandTest
 from clipreid_lib.scores.leaderboard import refresh_leaderboard
 from clipreid_lib.scores.score_names import DEFINITIONS, FLOOR
-from clipreid_lib.scores.verification import SIDES, list_pairs
+from clipreid_lib.scores.verification import keep_tested, list_pairs
 
 BODY = "body"  # aspect of a data set that shows whole people
 
@@ -141,8 +141,7 @@ def write_thresholds(run: Run, assessment: Assessment, encoder: Encoder, embeddi
     if manifest.validates_people:
         held_out = embed_own(run, encoder, manifest.validation)
         held_pairs = list_pairs(held_out, strangers.take_people(manifest, thresholds.VALIDATION))
-    own = [pairs[side].isin(manifest.test["path"]) for side in SIDES]  # without distractors
     learned = {"checkpoint": encoder.sha, **strangers.learn(test, held_out, manifest)}
-    learned["calibration"] = calibration.learn(pairs[own[0] & own[1]], held_pairs)
+    learned["calibration"] = calibration.learn(keep_tested(pairs, manifest), held_pairs)
     write_json(run.folder / thresholds.FILE, learned)
     return learned

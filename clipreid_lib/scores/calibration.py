@@ -42,11 +42,11 @@ def learn(tested: pd.DataFrame, held_out: pd.DataFrame | None) -> dict:
         every number is None and ``why`` says so.
     """
     people, pairs = TEST, tested
-    if held_out is not None and not _explain_lack(held_out):
+    if held_out is not None and not explain_lack(held_out):
         people, pairs = VALIDATION, held_out
     counts = {"genuine": int(pairs["genuine"].sum()), "impostor": int((~pairs["genuine"]).sum())}
     facts = {"people": people, "pairs": counts}
-    if lack := _explain_lack(tested):
+    if lack := explain_lack(tested):
         return facts | dict.fromkeys(("slope", "intercept", "cllr", "cllr_min", "cllr_raw")) | {"why": lack}
     few = thin(tested)
     slope, intercept = fit(few if people == "test" else thin(pairs))
@@ -86,7 +86,7 @@ def _balance(pairs: pd.DataFrame) -> np.ndarray:
     return weight / (2 * pairs.groupby("genuine")["weight"].transform("sum").to_numpy())
 
 
-def _explain_lack(pairs: pd.DataFrame) -> str:
+def explain_lack(pairs: pd.DataFrame) -> str:
     """Say why pairs are of too few people to learn or measure anything; else nothing."""
     people = pairs.loc[pairs["genuine"], "query_subject"].nunique()
     return f"not measurable: {people} of {FEWEST} people with genuine pairs" if people < FEWEST else ""

@@ -1,4 +1,4 @@
-"""The leaderboard: one row per run and protocol, made from every run's ``metrics.json``."""
+"""The leaderboard: one row per run and protocol, and per fusion of runs, made from every ``metrics.json``."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from clipreid_lib.scores.finished_run import FinishedRun, read_metrics
 from clipreid_lib.scores.ladder import group_methods
 from clipreid_lib.scores.score_names import FLOOR, IN_DRAWS, SCORES, SHOWN, VOTES, format_share, name_score
 
+FUSED = "fused"  # folder of the fusions, and their variant
 COLUMNS = (
     "experiment dataset aspect model variant stage protocol seed over queries gallery distractors identities "
     "rank1 rank1_low rank1_high rank1_per_person rank5 rank10 map map_low map_high map_per_person map_trapezoid minp "
@@ -31,7 +32,7 @@ def list_rows(*runs: dict) -> pd.DataFrame:
         for name, scores in metrics["protocols"].items():
             aspect = name.partition(", ")[2] or metrics.get("aspect")
             found.append({**metrics, **_read_scores(scores), "aspect": aspect})
-    return pd.DataFrame(found, columns=COLUMNS)
+    return pd.DataFrame(found, columns=COLUMNS).astype({"seed": "Int64"})  # a fusion over seeds has none
 
 
 def _read_scores(scores: dict) -> dict:
@@ -44,12 +45,13 @@ def _read_scores(scores: dict) -> dict:
 
 
 def refresh_leaderboard(outputs: Path) -> pd.DataFrame:
-    """Write ``leaderboard.csv`` anew from every run's ``metrics.json``, so it never disagrees with them.
+    """Write ``leaderboard.csv`` anew from every ``metrics.json`` of runs and fusions, so it never disagrees with them.
 
     A lock makes two runs that finish together take turns, so neither writes a leaderboard without the other.
     """
     with locked(outputs / ".leaderboard.lock"):
-        found = [read_metrics(path.parent) for path in sorted((outputs / "runs").glob("*/metrics.json"))]
+        paths = [path for kind in ("runs", FUSED) for path in sorted((outputs / kind).glob("*/metrics.json"))]
+        found = [read_metrics(path.parent) for path in paths]
         board = list_rows(*filter(None, found))
         write_csv(outputs / "leaderboard.csv", board)
     return board

@@ -128,6 +128,12 @@ def _tabulate(
     return pd.DataFrame(paths | people | facts)
 
 
+def keep_tested(pairs: pd.DataFrame, manifest: Manifest) -> pd.DataFrame:
+    """Return the pairs whose two images show test people: without distractors."""
+    own = [pairs[side].isin(manifest.test["path"]) for side in SIDES]
+    return pairs[own[0] & own[1]]
+
+
 def has_both(pairs: pd.DataFrame) -> bool:
     """Whether there are genuine and impostor pairs, so that anything can be measured."""
     return 0 < pairs["genuine"].sum() < len(pairs)

@@ -22,7 +22,7 @@ from clipreid_lib.params.schema import ROOT
 
 NAMES = (
     *("prompt_epoch", "encoder_step", "augment", "ranking", "expectation", "reranking", "image_store", "encode_once"),
-    *("grid_jobs", "start_up", "identify"),
+    *("grid_jobs", "start_up", "identify", "fusion"),
 )
 
 
