@@ -189,6 +189,15 @@ def test_what_cannot_be_asked_together_is_refused_in_one_line(other, message):
     assert message in str(told.value) and "\n" not in str(told.value)
 
 
+def test_a_run_of_several_aspects_is_fused_with_runs_of_the_same_alone():
+    several = make_member({1: 2, 2: 2}, "palm+back")
+    mixed = several.manifest.images.assign(aspect=["palm", "back"] * 2)
+    several = Member("both", "palm+back", Manifest(mixed), 0, set())
+    assert fusion.ask_together(2 * [several]).manifest is several.manifest
+    with pytest.raises(UserError, match="both: aspect: palm.back is of several aspects itself"):
+        fusion.ask_together([several, make_member({1: 2, 2: 2}, "palm")])
+
+
 def evaluate(run: Run) -> Run:
     """Write what notebook 04 writes and fusion reads: scores, and the line to the LLR."""
     encoder = load_trained_encoder(run)

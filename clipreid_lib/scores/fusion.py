@@ -113,9 +113,9 @@ def ask_together(members: Sequence[Member]) -> Questions:
     image is asked twice. Whoever has fewer than two is left out.
 
     Raises:
-        UserError: runs of one aspect are tested otherwise; runs of several aspects have other protocols than
-            ``common``, other data sets or other draws; a run has seen people whom another tests; fewer than two people
-            are left.
+        UserError: runs of one aspect are tested otherwise; runs of different aspects have other protocols than
+            ``common``, other data sets or other draws, or one is of several aspects itself; a run has seen people whom
+            another tests; fewer than two people are left.
     """
     first: dict[str, Member] = {}
     for each in members:
@@ -128,6 +128,9 @@ def ask_together(members: Sequence[Member]) -> Questions:
         if each.manifest.protocol != ACROSS:
             hint = f"several aspects are fused under {ACROSS} alone: --set protocol={ACROSS}"
             raise UserError(f"{each.name}: protocol: {each.manifest.protocol}; {hint}")
+        if each.manifest.test["aspect"].nunique() > 1:
+            told = "is of several aspects itself; fuse it with runs of the same aspects"
+            raise UserError(f"{each.name}: aspect: {each.aspect} {told}")
         _require_same("draw_seed", members[0], members[0].draw_seed, each, each.draw_seed)
         _require_same("draws", members[0], members[0].manifest.draws, each, each.manifest.draws)
     for each, other in product(members, repeat=2):
