@@ -7,6 +7,7 @@ none: a mask that is not to be trusted is worse than none.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import ndimage
@@ -103,15 +104,20 @@ def fit_surface(values: np.ndarray, where: np.ndarray) -> np.ndarray:
 
     Fitted twice, the second time without the tenth of the pixels that lies farthest off.
     """
-    height, width = where.shape
-    down, across = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
-    terms = np.stack([np.ones_like(down), down, across], axis=2).reshape(height * width, 3)
-    known, flat = np.flatnonzero(where), values.reshape(height * width, -1)
+    known, flat, terms = np.flatnonzero(where), values.reshape(where.size, -1).T, _lay_plane(*where.shape)
     for _ in range(2):
-        factors = np.linalg.lstsq(terms[known], flat[known], rcond=None)[0]
-        off = np.abs(flat[known] - terms[known] @ factors).sum(axis=1)
+        mine, seen = terms.take(known, 1), flat.take(known, 1)
+        factors = np.linalg.lstsq(mine @ mine.T, mine @ seen.T, rcond=None)[0]  # 3 x 3, and well conditioned
+        off = np.abs(seen - factors.T @ mine).sum(axis=0)
         known = known[off <= np.quantile(off, 0.9)]
-    return (terms @ factors).reshape(values.shape).astype(values.dtype)
+    return (terms.T @ factors).reshape(values.shape).astype(values.dtype)
+
+
+@lru_cache(4)  # all pictures of a set have one size
+def _lay_plane(height: int, width: int) -> np.ndarray:
+    """Return the terms of a plane, (3, H * W): 1, and where a pixel stands, down and across, from -1 to 1."""
+    down, across = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
+    return np.stack([np.ones_like(down), down, across]).reshape(3, -1)
 
 
 def split(values: np.ndarray) -> tuple[float, float]:
