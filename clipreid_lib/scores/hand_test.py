@@ -83,8 +83,8 @@ def ask(
                 kept = np.array([name in made for _, made in pictures])
                 kept &= asks[start : start + BATCH] | (not change.queries_only)
                 if kept.any():
-                    made = np.stack([pictures[row][1][name] for row in np.flatnonzero(kept)]).transpose(0, 3, 1, 2)
-                    parts[name].append(encode(some[kept], torch.from_numpy(np.ascontiguousarray(made))))
+                    seen = np.stack([pictures[row][1][name].transpose(2, 0, 1) for row in np.flatnonzero(kept)])
+                    parts[name].append(encode(some[kept], torch.from_numpy(seen)))
     except UnreadableImage as error:
         return HandTest({"left_out": f"the photographs are needed again: {error}"})
     refused = np.array([bool(each.refused) for each in found])
@@ -99,9 +99,8 @@ def ask(
                 raise UserError("fewer than two people have photographs left")
             if fewer not in before:
                 before[fewer] = _score(unchanged, asked)
-            seen = Embeddings(
-                [path for each in parts[name] for path in each.paths], torch.cat([each.values for each in parts[name]])
-            )
+            made = parts[name]
+            seen = Embeddings(sum((each.paths for each in made), []), torch.cat([each.values for each in made]))
             scored = _score(unchanged, asked, seen) if change.queries_only else _score(seen, asked)
             rows[name] = compare_changed(scored, before[fewer])
             rows[name] |= {"images": len(images) - fewer * int(refused.sum()), "chance": find_chance(asked)}
