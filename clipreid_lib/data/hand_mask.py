@@ -139,16 +139,21 @@ def _choose_border(colours: np.ndarray) -> np.ndarray | None:
     """Return the border's pixels on the three sides that agree best, (H, W); None where they are not of one colour."""
     height, width = colours.shape[:2]
     deep = max(2, round(RING * min(height, width)))
-    sides = [np.zeros((height, width), bool) for _ in range(4)]
-    sides[0][:deep], sides[1][-deep:], sides[2][:, :deep], sides[3][:, -deep:] = True, True, True, True
+    down, across = np.ogrid[:height, :width]
+    top, bottom, left, right = down < deep, down >= height - deep, across < deep, across >= width - deep
     found = []
-    for left_out in range(4):
-        three = np.logical_or.reduce([side for place, side in enumerate(sides) if place != left_out])
+    for one, other, across_them in (
+        (left, right, bottom),
+        (left, right, top),
+        (top, bottom, right),
+        (top, bottom, left),
+    ):
+        three = one | other | across_them
         off = measure_distance(colours[three], np.median(colours[three], axis=0))
-        found.append((float(np.quantile(off, 0.8)), left_out, three, off))
-    spread, _, three, off = min(found, key=lambda each: each[:2])
+        found.append((float(np.quantile(off, 0.8)), three, off))
+    spread, three, off = min(found, key=lambda each: each[0])
     if spread > PLAIN:
         return None
-    border = np.zeros((height, width), bool)
-    border[three] = off <= np.quantile(off, 0.8)
+    border = three.copy()
+    border[three] = off <= spread
     return border
