@@ -104,7 +104,7 @@ def fit_surface(values: np.ndarray, where: np.ndarray) -> np.ndarray:
 
     Fitted twice, the second time without the tenth of the pixels that lies farthest off.
     """
-    known, flat, terms = np.flatnonzero(where), values.reshape(where.size, -1).T, _lay_plane(*where.shape)
+    known, flat, terms = np.flatnonzero(where), values.reshape(where.size, -1).T, _lay_plane(*where.shape)  # (3, H * W)
     for _ in range(2):
         mine, seen = terms.take(known, 1), flat.take(known, 1)
         factors = np.linalg.lstsq(mine @ mine.T, mine @ seen.T, rcond=None)[0]  # 3 x 3, and well conditioned
@@ -142,18 +142,11 @@ def _choose_border(colours: np.ndarray) -> np.ndarray | None:
     down, across = np.ogrid[:height, :width]
     top, bottom, left, right = down < deep, down >= height - deep, across < deep, across >= width - deep
     found = []
-    for one, other, across_them in (
-        (left, right, bottom),
-        (left, right, top),
-        (top, bottom, right),
-        (top, bottom, left),
-    ):
-        three = one | other | across_them
+    for three in (left | right | bottom, left | right | top, top | bottom | right, top | bottom | left):
         off = measure_distance(colours[three], np.median(colours[three], axis=0))
         found.append((float(np.quantile(off, 0.8)), three, off))
     spread, three, off = min(found, key=lambda each: each[0])
     if spread > PLAIN:
         return None
-    border = three.copy()
-    border[three] = off <= spread
-    return border
+    three[three] = off <= spread
+    return three

@@ -26,6 +26,7 @@ from clipreid_lib.scores.features import Embeddings
 from clipreid_lib.scores.hand_table import tabulate
 from clipreid_lib.scores.score_names import replace_nan
 
+AT_ONCE = 4 * BATCH  # photographs in memory with all their changes: 0.6 GB at 224
 SAMPLES = 24  # masks to look at, and as many of those refused
 
 
@@ -74,14 +75,14 @@ def ask(
     asks, found = (images["role"] == "test").to_numpy(), []
     parts: dict[str, list[Embeddings]] = {name: [] for name in CHANGES}
     try:
-        for start in range(0, len(images), BATCH):
-            some = images.iloc[start : start + BATCH]
+        for start in range(0, len(images), AT_ONCE):
+            some = images.iloc[start : start + AT_ONCE]
             pixels = photographs.load(some, size).transpose(0, 2, 3, 1)
             pictures = list(on_all_cores(lambda pair: change_all(*pair), zip(pixels, some["path"], strict=True)))
             found += [each for each, _ in pictures]
             for name, change in CHANGES.items():
                 kept = np.array([name in made for _, made in pictures])
-                kept &= asks[start : start + BATCH] | (not change.queries_only)
+                kept &= asks[start : start + AT_ONCE] | (not change.queries_only)
                 if kept.any():
                     seen = np.stack([pictures[row][1][name].transpose(2, 0, 1) for row in np.flatnonzero(kept)])
                     parts[name].append(encode(some[kept], torch.from_numpy(seen)))
@@ -106,8 +107,8 @@ def ask(
             rows[name] |= {"images": len(images) - fewer * int(refused.sum()), "chance": find_chance(asked)}
         except UserError as error:  # too few photographs are left for a test
             rows[name] = {"left_out": str(error)}
-    reasons = Counter(each.refused for each in found if each.refused)
-    record = {"protocol": manifest.protocol, "images": len(images), "refused": dict(reasons), "rows": rows}
+    reasons = dict(Counter(each.refused for each in found if each.refused))
+    record = {"protocol": manifest.protocol, "images": len(images), "refused": reasons, "rows": rows}
     chosen = [np.flatnonzero(each)[:: max(1, -(-int(each.sum()) // SAMPLES))] for each in (~refused, refused)]
     shown = np.concatenate(chosen)
     pixels = photographs.load(images.iloc[shown], size).transpose(0, 2, 3, 1)
