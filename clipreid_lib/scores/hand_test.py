@@ -84,8 +84,8 @@ def ask(
                 kept = np.array([name in made for _, made in pictures])
                 kept &= asks[start : start + AT_ONCE] | (not change.queries_only)
                 if kept.any():
-                    seen = np.stack([pictures[row][1][name].transpose(2, 0, 1) for row in np.flatnonzero(kept)])
-                    parts[name].append(encode(some[kept], torch.from_numpy(seen)))
+                    shown = np.stack([pictures[row][1][name].transpose(2, 0, 1) for row in np.flatnonzero(kept)])
+                    parts[name].append(encode(some[kept], torch.from_numpy(shown)))
     except UnreadableImage as error:
         return HandTest({"left_out": f"the photographs are needed again: {error}"})
     refused = np.array([bool(each.refused) for each in found])
@@ -110,9 +110,9 @@ def ask(
     reasons = dict(Counter(each.refused for each in found if each.refused))
     record = {"protocol": manifest.protocol, "images": len(images), "refused": reasons, "rows": rows}
     chosen = [np.flatnonzero(each)[:: max(1, -(-int(each.sum()) // SAMPLES))] for each in (~refused, refused)]
-    shown = np.concatenate(chosen)
-    pixels = photographs.load(images.iloc[shown], size).transpose(0, 2, 3, 1)
-    samples = [(images["path"].iloc[row], picture, found[row]) for row, picture in zip(shown, pixels, strict=True)]
+    rows_shown = np.concatenate(chosen)
+    pixels = photographs.load(images.iloc[rows_shown], size).transpose(0, 2, 3, 1)
+    samples = [(images["path"].iloc[row], picture, found[row]) for row, picture in zip(rows_shown, pixels, strict=True)]
     return HandTest(record, samples)
 
 
