@@ -7,6 +7,7 @@ none: a mask that is not to be trusted is worse than none.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import ndimage
@@ -103,15 +104,20 @@ def fit_surface(values: np.ndarray, where: np.ndarray) -> np.ndarray:
 
     Fitted twice, the second time without the tenth of the pixels that lies farthest off.
     """
-    height, width = where.shape
-    down, across = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
-    terms = np.stack([np.ones_like(down), down, across], axis=2).reshape(height * width, 3)
-    known, flat = np.flatnonzero(where), values.reshape(height * width, -1)
+    known, flat, terms = np.flatnonzero(where), values.reshape(where.size, -1).T, _lay_plane(*where.shape)  # (3, H * W)
     for _ in range(2):
-        factors = np.linalg.lstsq(terms[known], flat[known], rcond=None)[0]
-        off = np.abs(flat[known] - terms[known] @ factors).sum(axis=1)
+        mine, seen = terms.take(known, 1), flat.take(known, 1)
+        factors = np.linalg.lstsq(mine @ mine.T, mine @ seen.T, rcond=None)[0]  # 3 x 3, and well conditioned
+        off = np.abs(seen - factors.T @ mine).sum(axis=0)
         known = known[off <= np.quantile(off, 0.9)]
-    return (terms @ factors).reshape(values.shape).astype(values.dtype)
+    return (terms.T @ factors).reshape(values.shape).astype(values.dtype)
+
+
+@lru_cache(4)  # all pictures of a set have one size
+def _lay_plane(height: int, width: int) -> np.ndarray:
+    """Return the terms of a plane, (3, H * W): 1, and where a pixel stands, down and across, from -1 to 1."""
+    down, across = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
+    return np.stack([np.ones_like(down), down, across]).reshape(3, -1)
 
 
 def split(values: np.ndarray) -> tuple[float, float]:
@@ -133,16 +139,14 @@ def _choose_border(colours: np.ndarray) -> np.ndarray | None:
     """Return the border's pixels on the three sides that agree best, (H, W); None where they are not of one colour."""
     height, width = colours.shape[:2]
     deep = max(2, round(RING * min(height, width)))
-    sides = [np.zeros((height, width), bool) for _ in range(4)]
-    sides[0][:deep], sides[1][-deep:], sides[2][:, :deep], sides[3][:, -deep:] = True, True, True, True
+    down, across = np.ogrid[:height, :width]
+    top, bottom, left, right = down < deep, down >= height - deep, across < deep, across >= width - deep
     found = []
-    for left_out in range(4):
-        three = np.logical_or.reduce([side for place, side in enumerate(sides) if place != left_out])
+    for three in (left | right | bottom, left | right | top, top | bottom | right, top | bottom | left):
         off = measure_distance(colours[three], np.median(colours[three], axis=0))
-        found.append((float(np.quantile(off, 0.8)), left_out, three, off))
-    spread, _, three, off = min(found, key=lambda each: each[:2])
+        found.append((float(np.quantile(off, 0.8)), three, off))
+    spread, three, off = min(found, key=lambda each: each[0])
     if spread > PLAIN:
         return None
-    border = np.zeros((height, width), bool)
-    border[three] = off <= np.quantile(off, 0.8)
-    return border
+    three[three] = off <= spread
+    return three

@@ -103,6 +103,5 @@ def _warn_of_background(run: FinishedRun) -> list[str]:
     row = run.hand_test["rows"][hand_table.BACKGROUND]
     return [
         f"Mind: the background alone tells people apart. With the hand painted over, rank-1 is still "
-        f"{format_score(row, 'rank1')}; guessing would reach {format_share(row['chance'])}. What its mask misses of a "
-        "hand is part of it."
+        f"{format_score(row, 'rank1')}; guessing would reach {format_share(row['chance'])}."
     ]

@@ -42,15 +42,15 @@ class Evaluation:
     cmc: np.ndarray
     over: str
 
-    def summary(self) -> dict[str, Any]:
-        """Return every score, as ``metrics.json`` names them.
+    def summary(self, wanted: Sequence[str] = SCORES) -> dict[str, Any]:
+        """Return scores, by default all, as ``metrics.json`` names them.
 
         ``<score>`` is the mean over queries, ``<score>_per_person`` the mean over people of each one's mean,
         ``<score>_draws`` and ``<score>_draws_std`` mean and standard deviation over draws; the last is None with one.
         """
         means, spread = self.per_draw.mean(), self.per_draw.std(ddof=1)
         found: dict[str, Any] = {}
-        for score in SCORES:
+        for score in wanted:
             sums, counts = self._sum(score)
             found[score] = float(sums.sum() / counts.sum())
             found[f"{score}{EACH_PERSON}"] = float((sums / counts).mean())
@@ -62,10 +62,10 @@ class Evaluation:
         queries = self.per_query
         return uncertainty.sum_by_person(queries[score], queries["identity"], queries["weight"])
 
-    def intervals(self) -> dict[str, tuple[float, float]]:
-        """95 % interval over people of every score, with one vote per query and with one per person."""
+    def intervals(self, wanted: Sequence[str] = SCORES) -> dict[str, tuple[float, float]]:
+        """95 % interval over people of scores, by default all, with one vote per query and with one per person."""
         found = {}
-        for score in SCORES:
+        for score in wanted:
             sums, counts = self._sum(score)
             found[score] = uncertainty.find_interval_of(sums, counts)
             found[f"{score}{EACH_PERSON}"] = uncertainty.find_interval_of(sums / counts, np.ones(len(sums)))

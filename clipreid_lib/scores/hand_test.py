@@ -14,12 +14,11 @@ import pandas as pd
 import torch
 
 from clipreid_lib.base.errors import UnreadableImage, UserError
-from clipreid_lib.clip.feed import Images
-from clipreid_lib.data.changed_pixels import CHANGES, ChangedPixels
-from clipreid_lib.data.hand_mask import Found, find_hand
+from clipreid_lib.clip.encode import BATCH
+from clipreid_lib.data.changed_pixels import CHANGES, change_all
+from clipreid_lib.data.hand_mask import Found
 from clipreid_lib.data.manifest import Manifest
 from clipreid_lib.data.photographs import Photographs, on_all_cores
-from clipreid_lib.data.pixels import load_pixels
 from clipreid_lib.scores import expectation, uncertainty
 from clipreid_lib.scores.comparison import estimate
 from clipreid_lib.scores.evaluation import evaluate
@@ -27,7 +26,7 @@ from clipreid_lib.scores.features import Embeddings
 from clipreid_lib.scores.hand_table import tabulate
 from clipreid_lib.scores.score_names import replace_nan
 
-AT_ONCE = 256  # photographs in memory while masks are found
+AT_ONCE = 4 * BATCH  # photographs in memory with all their changes: 0.6 GB at 224
 SAMPLES = 24  # masks to look at, and as many of those refused
 
 
@@ -55,7 +54,7 @@ def ask(
     size: int | tuple[int, int],
     manifest: Manifest,
     unchanged: Embeddings,
-    encode: Callable[[pd.DataFrame, Images], Embeddings],
+    encode: Callable[[pd.DataFrame, torch.Tensor], Embeddings],
 ) -> HandTest:
     """Ask a protocol's test again with every change of :data:`~clipreid_lib.data.changed_pixels.CHANGES`.
 
@@ -73,39 +72,47 @@ def ask(
         Scores, differences and samples, or why there are none: a photograph is gone.
     """
     images = manifest.in_tests.drop_duplicates("path")
+    asks, found = (images["role"] == "test").to_numpy(), []
+    parts: dict[str, list[Embeddings]] = {name: [] for name in CHANGES}
     try:
-        pixels = load_pixels(photographs, images, size)
-        found: list[Found] = []
-        for rows in torch.arange(len(images)).split(AT_ONCE):
-            found += on_all_cores(find_hand, pixels[rows].permute(0, 2, 3, 1).numpy())
+        for start in range(0, len(images), AT_ONCE):
+            some = images.iloc[start : start + AT_ONCE]
+            pixels = photographs.load(some, size).transpose(0, 2, 3, 1)
+            pictures = list(on_all_cores(lambda pair: change_all(*pair), zip(pixels, some["path"], strict=True)))
+            found += [each for each, _ in pictures]
+            for name, change in CHANGES.items():
+                kept = np.array([name in made for _, made in pictures])
+                kept &= asks[start : start + AT_ONCE] | (not change.queries_only)
+                if kept.any():
+                    shown = np.stack([pictures[row][1][name].transpose(2, 0, 1) for row in np.flatnonzero(kept)])
+                    parts[name].append(encode(some[kept], torch.from_numpy(shown)))
     except UnreadableImage as error:
         return HandTest({"left_out": f"the photographs are needed again: {error}"})
-    masks, refused = np.stack([each.mask for each in found]), np.array([bool(each.refused) for each in found])
+    refused = np.array([bool(each.refused) for each in found])
     trusted = Manifest(manifest.images[~manifest.images["path"].isin(images["path"][refused])])
     before: dict[bool, pd.DataFrame] = {}
-    rows_found: dict[str, dict] = {}
+    rows: dict[str, dict] = {}
     for name, change in CHANGES.items():
-        asked, kept = (trusted, ~refused) if change.masked else (manifest, np.ones(len(images), bool))
+        fewer = bool(change.masked and refused.any())
+        asked = trusted if fewer else manifest
         try:
             if asked.test["identity"].nunique() < 2:
                 raise UserError("fewer than two people have photographs left")
-            if change.masked not in before:
-                before[change.masked] = _score(unchanged, asked)
-            places = torch.from_numpy(np.flatnonzero(kept))
-            changed = ChangedPixels(pixels, places, masks, images["path"].tolist(), change)
-            seen = encode(images[kept], changed)
+            if fewer not in before:
+                before[fewer] = _score(unchanged, asked)
+            made = parts[name]
+            seen = Embeddings(sum((each.paths for each in made), []), torch.cat([each.values for each in made]))
             scored = _score(unchanged, asked, seen) if change.queries_only else _score(seen, asked)
-            rows_found[name] = compare_changed(scored, before[change.masked])
-            rows_found[name] |= {"images": int(kept.sum()), "chance": find_chance(asked)}
+            rows[name] = compare_changed(scored, before[fewer])
+            rows[name] |= {"images": len(images) - fewer * int(refused.sum()), "chance": find_chance(asked)}
         except UserError as error:  # too few photographs are left for a test
-            rows_found[name] = {"left_out": str(error)}
-    reasons = Counter(each.refused for each in found if each.refused)
-    record = {"protocol": manifest.protocol, "images": len(images), "refused": dict(reasons), "rows": rows_found}
+            rows[name] = {"left_out": str(error)}
+    reasons = dict(Counter(each.refused for each in found if each.refused))
+    record = {"protocol": manifest.protocol, "images": len(images), "refused": reasons, "rows": rows}
     chosen = [np.flatnonzero(each)[:: max(1, -(-int(each.sum()) // SAMPLES))] for each in (~refused, refused)]
-    samples = [
-        (images["path"].iloc[row], pixels[torch.tensor([row])][0].permute(1, 2, 0).numpy(), found[row])
-        for row in np.concatenate(chosen).tolist()
-    ]
+    rows_shown = np.concatenate(chosen)
+    pixels = photographs.load(images.iloc[rows_shown], size).transpose(0, 2, 3, 1)
+    samples = [(images["path"].iloc[row], picture, found[row]) for row, picture in zip(rows_shown, pixels, strict=True)]
     return HandTest(record, samples)
 
 

@@ -15,7 +15,7 @@ itself. Rank, CMC, mAP, EER and FNIR are what they are elsewhere, with templates
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,7 @@ class Templates:
     gallery: np.ndarray
     asked: np.ndarray
 
-    @property
+    @cached_property
     def sides(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Tables of the templates that ask and that may answer: ``path identity subject``; path names whoever asks."""
         facts = self.images[["path", "identity", "subject"]]
@@ -204,7 +204,7 @@ def score(compared: Sequence[Compared], intervals: bool) -> tuple[Evaluation, di
         Identification, and scores by key as ``metrics.json`` has them: rank-1, mAP, EER and FNIR.
     """
     evaluation = identify(compared)
-    summary, ends = evaluation.summary(), evaluation.intervals() if intervals else {}
+    summary, ends = evaluation.summary(SCORED), evaluation.intervals(SCORED) if intervals else {}
     found: dict[str, Any] = {key: summary[key] for key in SCORED}
     pairs = pd.concat([verification.thin(list_pairs(*each)) for each in compared], ignore_index=True)
     if verification.has_both(pairs):
@@ -259,7 +259,7 @@ def measure(
             before, after = (each.per_query[key] for each in (one, own))
             gain, _ = uncertainty.compare(before, after, own.per_query["identity"], own.per_query["weight"])
             row |= dict(zip((f"{key}_gain{end}" for end in ENDS), (gain.mean, gain.low, gain.high), strict=True))
-        others = {fusion: identify(compare_draws(likeness, draws, fusion)).summary() for fusion in OTHERS}
+        others = {fusion: identify(compare_draws(likeness, draws, fusion)).summary(SCORED) for fusion in OTHERS}
         row["others"] = {fusion: {key: each[key] for key in SCORED} for fusion, each in others.items()}
     return replace_nan(row)
 

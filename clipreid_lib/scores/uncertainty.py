@@ -204,6 +204,8 @@ def sum_by_person(
     value = np.asarray(values, float)
     weight = np.ones(len(value)) if weights is None else np.asarray(weights, float)
     weight = np.where(np.isnan(value), 0, weight)
-    table = pd.DataFrame({"sum": np.nan_to_num(value) * weight, "count": weight}).groupby(np.asarray(people)).sum()
+    # By the column's name: given an array, pandas first takes it for a name and prints it for an error of its own.
+    table = pd.DataFrame({"who": np.asarray(people), "sum": np.nan_to_num(value) * weight, "count": weight})
+    table = table.groupby("who").sum()
     table = table[table["count"] > 0]
     return table["sum"].to_numpy(), table["count"].to_numpy()
