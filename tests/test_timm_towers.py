@@ -225,7 +225,8 @@ def test_a_network_without_text_from_the_shell(tmp_path, shared_outputs, capsys)
 
 
 def test_tip_adapter_votes_by_the_features_there_are(open_run, tmp_path):
-    run = open_run(fresh=tmp_path, model="timm/test_resnet", pretrained="random", image_size="64", variant="tip_adapter")
+    network = {"model": "timm/test_resnet", "pretrained": "random", "image_size": "64"}
+    run = open_run(fresh=tmp_path, variant="tip_adapter", **network)
     votes = embed_own(run, load_trained_encoder(run), run.manifest.test).values
     assert votes.shape == (len(run.manifest.test), run.manifest.train["identity"].nunique())
     assert votes.isfinite().all() and votes.std() > 0
