@@ -55,6 +55,12 @@ def test_joined_aspects_are_refused_where_they_cannot_be():
         validate_params({"aspect": "dorsal_r+palmar_r"})
     with pytest.raises(UserError, match="aspect: demo has no 'fist'; allowed: dorsal_r, .*, or several joined by"):
         validate_params({"aspect": "dorsal_r+fist", "protocol": "common"})
+    with pytest.raises(UserError, match="aspect: dorsal_r.dorsal_r: joins one aspect twice"):
+        validate_params({"aspect": "dorsal_r+dorsal_r", "protocol": "common"})
+    either_way = [
+        validate_params({"aspect": text, "protocol": "common"}) for text in ("palmar_r+dorsal_l", "dorsal_l+palmar_r")
+    ]
+    assert either_way[0].run_id == either_way[1].run_id
     with pytest.raises(UserError, match="noun: learned sentences of several aspects say which aspect"):
         validate_params({"aspect": "dorsal_r+palmar_r", "protocol": "common", "noun": "fist."})
 
@@ -132,6 +138,36 @@ def test_an_identity_has_the_sum_of_its_anchors_probabilities():
     torch.testing.assert_close(
         AnchorLoss(anchors[:, :1], 1.0, "dot")(out, rows), AnchorLoss(anchors[:, 0], 1.0, "dot")(out, rows)
     )
+
+
+def test_runs_that_were_trained_otherwise_are_not_compared():
+    people = np.arange(12)
+    asked = pd.DataFrame({"path": [f"{each}.jpg" for each in people], "identity": people, "weight": 1.0})
+
+    def answer(share):
+        return asked.assign(**dict.fromkeys(SCORES, 0.0)).assign(rank1=share + people % 2 / 10, map=share)
+
+    ways = [
+        ("dorsal_r+palmar_r", {}, 0.8),
+        ("dorsal_r", {}, 0.6),
+        ("dorsal_r", {"encoder_epochs": 1}, 0.1),
+        ("dorsal_r+palmar_r", {"variant": "clipid_no_text"}, 0.5),
+    ]
+    usual = {"protocol": "common", "variant": "clipid"}
+    runs = [
+        SimpleNamespace(params=validate_params(usual | {"aspect": aspect} | more).resolved())
+        for aspect, more, _ in ways
+    ]
+    table = pd.DataFrame({"tested_dataset": "demo", "tested_aspect": ["dorsal_r"] * 4})
+    answers = [answer(share) for *_, share in ways]
+    for order in ([0, 1, 2, 3], [2, 3, 1, 0]):
+        given = [runs[place] for place in order], table, [answers[place] for place in order]
+        (found,), told = across.compare_joined(*given)[0].values(), across.compare_joined(*given)[1]
+        assert found["rank-1"].str.startswith(("+20.0", "+30.0")).all() and len(found) == 2 and not told
+    doubled = across.compare_joined(
+        [*runs, runs[0]], pd.concat([table, table[:1]], ignore_index=True), [*answers, answers[2]]
+    )
+    assert doubled[0] == {} and "several runs of clipid on dorsal_r+palmar_r, one seed" in doubled[1][0]
 
 
 def score_as_notebook_04(run):

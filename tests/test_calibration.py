@@ -42,6 +42,13 @@ def test_the_ratio_is_the_true_one_whatever_the_share_of_genuine_pairs():
         assert -intercept / slope == pytest.approx(5 + FAR / 2, abs=0.05)  # says nothing half way between the means
 
 
+def test_bounds_are_the_logarithms_of_people_and_of_pairs_of_people():
+    pairs = make_pairs(np.ones(30), np.zeros(80), people=10)  # ten people, and ten pairs of neighbours
+    assert calibration.find_bounds(pairs) == pytest.approx([-math.log(10), math.log(10)])
+    turned = pairs.rename(columns={"query_subject": "gallery_subject", "gallery_subject": "query_subject"})
+    assert calibration.find_bounds(pd.concat([pairs, turned])) == pytest.approx([-math.log(10), math.log(10)])
+
+
 def test_cllr_of_the_true_ratio():
     def cost(score: float) -> float:
         return stats.norm.pdf(score, 5 + FAR) * math.log2(1 + math.exp(-FAR * (score - 5 - FAR / 2)))

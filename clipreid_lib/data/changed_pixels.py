@@ -91,6 +91,8 @@ CHANGES = {
     "grey": Change(turn_grey),
     "half resolution": Change(halve),
     "brightness and colour": Change(relight),
+    # As where a photocopy asks, or a camera without colour: the gallery stays as it is.
+    "queries grey": Change(turn_grey, queries_only=True),
     # A network that sees everything mirrored sees everything alike: only against a gallery as it is, it is a question.
     "queries mirrored": Change(mirror, queries_only=True),
 }

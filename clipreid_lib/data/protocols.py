@@ -129,7 +129,8 @@ def split_aspects(aspect: str, there: Iterable[str]) -> list[str]:
 def build_crossing(table: pd.DataFrame, asks: str, shown: str, seed: int = 0, draws: int = 10) -> Manifest:
     """Build the test in which images of one aspect ask galleries of another, under the split of ``common``.
 
-    Everybody tested in both aspects takes part. Galleries are those that ``common`` draws for ``shown`` alone.
+    Every test person with images of both aspects takes part, also who has one of each and cannot be tested in either
+    alone. A person's gallery image is the one that ``common`` draws for ``shown`` alone.
 
     Args:
         table: as :func:`build` takes it.
@@ -139,7 +140,7 @@ def build_crossing(table: pd.DataFrame, asks: str, shown: str, seed: int = 0, dr
         draws: how many.
 
     Raises:
-        UserError: as :func:`build`; nobody, or one person alone, is tested in both aspects.
+        UserError: as :func:`build`; nobody, or one person alone, has images of both aspects.
     """
     whole = build(table, "common", f"{asks}+{shown}", seed, draws=draws).images
     both = whole.groupby("subject")["aspect"].transform("nunique") == 2

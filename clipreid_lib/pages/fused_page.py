@@ -2,6 +2,7 @@
 
 import math
 import shlex
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -122,9 +123,12 @@ def explain(page: Page) -> list[str]:
         )
         taught += "other people."
     said.append(taught)
+    alike = [aspect for aspect, number in Counter(each["aspect"] for each in page.records).items() if number > 1]
+    told = "The sum takes the scores for independent"
+    told += f", and those of one photograph ({', '.join(alike)}) are not" if alike else ""
     said.append(
-        "The sum takes the scores for independent. Where they are not, it is over-confident: its Cllr then lies far "
-        "above its Cllr-min. The mean of cosines is no LLR and has Cllr-min alone."
+        f"{told}. Where they are not, it is over-confident: its Cllr then lies far above its Cllr-min, and it is no "
+        "LLR to rely on. The mean of cosines is no LLR at all and has Cllr-min alone."
     )
     return said
 

@@ -26,13 +26,23 @@ from clipreid_lib.scores.identification import Bar, Search
 MOST = 8  # photographs of one unknown person on a sheet; the others count as well
 CAUTION = (
     "A list of the most similar people always names somebody. A score is a cosine within one model and no probability. "
-    "The verdict says a name where the score is above the threshold, and may be wrong."
+    "The verdict says a name where the score is above the threshold, and may be wrong. For research only: this is no "
+    "evidence, and no lead in an investigation."
 )
 RATIO = (
     "LLR is the natural logarithm of how many times more probable the score is for two photographs of one person than "
-    "for two of different people. It holds for the population of the people that it was learned from, and for no other."
+    "for two of different people. It is of one pair alone. The best of many pairs is high by chance, so a stranger's "
+    "best match often has a high one. It holds for people and photographs like those it was learned from, taken within "
+    "the same minutes or days as theirs; a grey copy or another camera makes it wrong."
 )
 TOGETHER = "Several photographs of one unknown person: a person's score is the mean of the photographs' scores."
+
+
+def explain_ratio(bar: Bar) -> str:
+    """Say what an LLR is, and between which limits it is kept."""
+    if np.isinf(bar.bounds).any():
+        return RATIO
+    return f"{RATIO} It is kept from {bar.bounds[0]:+.1f} to {bar.bounds[1]:+.1f}: so few people support no more."
 
 
 def draw_sheet(
@@ -115,7 +125,7 @@ def write_page(
         table = report_blocks.Table.of(tabulate(one), index=False)
         blocks = [*words, table, report_blocks.Figures([picture])]
         sections.append(report_blocks.Section(", ".join(one.asked), blocks))
-    about = [report_blocks.Words(text) for text in notes]
+    about = [report_blocks.Words(text) for text in notes if text != CAUTION]  # which leads the page
     enrolled = {
         "enrolled": f"{holds['images']:,} images of {holds['people']:,} people",
         "aspects": ", ".join(holds["aspects"]),

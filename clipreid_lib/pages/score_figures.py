@@ -152,7 +152,7 @@ def draw_matrix(table: pd.DataFrame, label: str) -> plt.Figure:
     sns.heatmap(table, annot=True, fmt=".1f", vmin=0, vmax=100, cmap="crest", ax=axes, cbar_kws={"label": label})
     axes.set(xlabel="tested on", ylabel="trained on")
     axes.tick_params(axis="y", rotation=0)
-    axes.set_xticks(axes.get_xticks(), axes.get_xticklabels(), rotation=30, ha="right", rotation_mode="anchor")
+    plt.setp(axes.get_xticklabels(), rotation=30, ha="right", rotation_mode="anchor")
     return figure
 
 

@@ -201,6 +201,15 @@ class Params(BaseModel):
                 raise ValueError(f"{key}|{odd}")
         return values
 
+    @model_validator(mode="before")
+    @classmethod
+    def _order_aspects(cls, values: dict) -> dict:
+        # One run, one id: aspects that are joined stand in the data set's own order, whatever was written.
+        known, mine = ASPECTS.get(values.get("dataset", "demo"), ()), str(values.get("aspect", "")).split("+")
+        if len(mine) > 1 and set(mine) <= set(known):
+            return {**values, "aspect": "+".join(sorted(mine, key=known.index))}
+        return values
+
     @model_validator(mode="after")
     def _check_together(self) -> "Params":
         known, mine = ASPECTS[self.dataset], self.aspect.split("+")
@@ -208,6 +217,8 @@ class Params(BaseModel):
             if aspect not in known:
                 told = f"allowed: {', '.join(known)}, or several joined by +"
                 raise ValueError(f"aspect|{self.dataset} has no {aspect!r}; {told}")
+        if len({*mine}) < len(mine):
+            raise ValueError(f"aspect|{self.aspect}: joins one aspect twice; name each once")
         if known and len(mine) > 1 and self.protocol != "common":
             raise ValueError(f"aspect|{self.aspect}: {JOINED}")
         said = self.variant == "clipid" and self.prompt_form == "learned"

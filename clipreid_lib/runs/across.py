@@ -5,6 +5,8 @@ trained on in another. A run trained under another protocol is refused wherever 
 aspects is tested on each, and across each two of them, and compared with the runs of one.
 """
 
+import json
+from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
@@ -17,7 +19,7 @@ from clipreid_lib.data import datasets, protocols
 from clipreid_lib.data.image_store import STORE
 from clipreid_lib.data.manifest import Manifest
 from clipreid_lib.pages import score_figures, style
-from clipreid_lib.params.schema import ASPECTS, EXTERNAL, project_path
+from clipreid_lib.params.schema import ASPECTS, EXTERNAL, NOT_IN_ID, TRAIN_NOTHING, project_path
 from clipreid_lib.runs.loading import load_trained_encoder
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores import comparison
@@ -141,37 +143,46 @@ def measure(runs: list[Run], aims: list[Target], outputs: Path) -> tuple[pd.Data
     return pd.DataFrame(rows), answers
 
 
-def compare_joined(table: pd.DataFrame, answers: list[pd.DataFrame | None]) -> dict[str, pd.DataFrame]:
+def compare_joined(
+    runs: list[Run], table: pd.DataFrame, answers: list[pd.DataFrame | None]
+) -> tuple[dict[str, pd.DataFrame], list[str]]:
     """Set runs of several aspects against those of one that answered the same questions, and text against no text.
 
     Args:
+        runs: that were tested, in the order of the rows.
         table: what :func:`measure` found.
         answers: the same.
 
     Returns:
-        By what was tested, the rows of :func:`~clipreid_lib.scores.comparison.compare_methods`: of each way of training
-        that differs in its aspects alone, several aspects minus one; of several, ``clipid`` minus ``clipid_no_text``.
+        By what was tested, the rows of :func:`~clipreid_lib.scores.comparison.compare_methods`: several aspects minus
+        one, of runs that differ in nothing else but the seed; and of several, ``clipid`` minus ``clipid_no_text``. And
+        a sentence for every two runs that differ in nothing: none of them is compared.
     """
-    kinds = [key for key in TRAINED if key not in ("seed", "aspect", "experiment")]
-    found = {}
+    aside = NOT_IN_ID - {"pretrained", "resume_prompt"} | {"seed", "aspect", "variant"}
+    settings = [json.dumps(run.params.model_dump(exclude=aside), sort_keys=True, default=str) for run in runs]
+    ways = [(run.params.variant, run.params.aspect, mine) for run, mine in zip(runs, settings, strict=True)]
+    seeds = Counter((way, run.params.seed) for way, run in zip(ways, runs, strict=True))
+    twice = {way for (way, _), number in seeds.items() if number > 1}
+    told = [f"not compared: several runs of {way[0]} on {way[1]}, one seed and the same params" for way in twice]
+    found, number = {}, len(table) // len(runs)  # rows of each run
     for target, rows in table.groupby(["tested_dataset", "tested_aspect"], sort=False):
         methods: dict[tuple, dict[int, pd.DataFrame]] = {}
-        for place, row in rows.iterrows():
-            if (answer := answers[place]) is not None:
-                methods.setdefault((row["aspect"], *row[kinds]), {})[row["seed"]] = answer
-        stage, variant = 1 + kinds.index("stage"), 1 + kinds.index("variant")
-        name = {key: f"{key[variant]} of {key[0]}" for key in methods}
-        made = {key: Method(name[key], each, key[stage] != "frozen") for key, each in methods.items()}
+        for place in rows.index:
+            way, answer = ways[place // number], answers[place]
+            if answer is not None and way not in twice:
+                methods.setdefault(way, {})[runs[place // number].params.seed] = answer
+        made = {
+            way: Method(f"{way[0]} of {way[1]}", each, way[0] not in TRAIN_NOTHING) for way, each in methods.items()
+        }
         pairs = []
-        for one, other in permutations(made, 2):
-            if "+" in one[0] and other[0] in target[1].split(ASKS) and one[1:] == other[1:]:
-                pairs.append((made[one], made[other]))
-            asked = {place: (one[place], other[place]) for place in range(len(one)) if one[place] != other[place]}
-            if "+" in one[0] and asked.get(variant) == ("clipid", "clipid_no_text") and len(asked) == 1:
-                pairs.append((made[one], made[other]))
-        if pairs := [pair for pair in pairs if comparison.share_seeds(*pair) and pair[0].trains]:
+        for (variant, aspect, mine), (other, alone, its) in permutations(made, 2):
+            joined = "+" in aspect and mine == its
+            fewer = variant == other and alone in target[1].split(ASKS) and made[variant, aspect, mine].trains
+            if joined and (fewer or (variant, other, alone) == ("clipid", "clipid_no_text", aspect)):
+                pairs.append((made[variant, aspect, mine], made[other, alone, its]))
+        if pairs := [pair for pair in pairs if comparison.share_seeds(*pair)]:
             found[" ".join(target)] = comparison.compare_methods(pairs)
-    return found
+    return found, told
 
 
 def arrange(table: pd.DataFrame, score: str = "rank1") -> pd.DataFrame:
@@ -207,12 +218,13 @@ def report(folders: list[str], on: list[str], outputs: Path) -> str:
         over = ", ".join(sorted(set(table["over"].dropna())))
         said = f"{label}, per cent, mean over {over}; rows trained on, columns tested on"
         lines.append(f"{said}\n\n{matrix.round(1).to_string()}")
-    compared = compare_joined(table, answers)
+    compared, told = compare_joined(runs, table, answers)
     lines += [
         f"several aspects minus one, and text minus no text, tested on {name}\n\n{each.to_string()}"
         for name, each in compared.items()
     ]
     lines += [LEGEND] if compared else []
+    lines += told
     for _, row in table[table["left_out"] != ""].iterrows():
         pair = f"{row['dataset']} {row['aspect']} on {row['tested_dataset']} {row['tested_aspect']}"
         lines.append(f"left out: {pair}: {row['left_out']}")

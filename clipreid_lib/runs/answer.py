@@ -85,11 +85,15 @@ class Answer:
             with replacing(paths[-1]) as temporary:
                 temporary.write_bytes(style.encode_half(self.draw(place)))
         page, drawn = Path(folder) / "index.html", [self.draw(place) for place in range(len(self.searches))]
-        notes = [*self.notes, *([identified.RATIO] if "llr" in self.people else [])]
-        notes += [identified.TOGETHER] if any(len(one.asked) > 1 for one in self.searches) else []
         title = f"Who is it? Asked of {self.name}"
-        identified.write_page(page, title, self.searches, drawn, notes, self.gallery.describe())
+        identified.write_page(page, title, self.searches, drawn, self.list_notes(), self.gallery.describe())
         return [*paths, page]
+
+    def list_notes(self) -> list[str]:
+        """Return what holds for all searches, and what a score and an LLR are, a sentence or a few each."""
+        notes = [*self.notes, *([identified.explain_ratio(self.bar)] if "llr" in self.people else [])]
+        notes += [identified.TOGETHER] if any(len(one.asked) > 1 for one in self.searches) else []
+        return [*notes, identified.CAUTION]
 
     def to_dict(self) -> dict[str, Any]:
         """Return it in plain types, for JSON; images are named by their paths within the gallery's folder."""
@@ -102,12 +106,12 @@ class Answer:
             searches.append({**said, "people": people})
         holds = {key: value for key, value in self.gallery.describe().items() if key != "holds"}
         limits = {"fpir": self.bar.fpir, "threshold": self.bar.threshold}
-        return {"asked_of": self.name, "gallery": holds, **limits, "notes": self.notes, "searches": searches}
+        return {"asked_of": self.name, "gallery": holds, **limits, "notes": self.list_notes(), "searches": searches}
 
     def _repr_html_(self) -> str:
         """Show verdicts, tables and sheets in JupyterLab."""
         pieces = [identified.write_html(one, self.draw(place)) for place, one in enumerate(self.searches)]
-        return "".join([*pieces, *(f"<p>{html.escape(note)}</p>" for note in self.notes)])
+        return "".join([*pieces, *(f"<p>{html.escape(note)}</p>" for note in self.list_notes())])
 
     def __repr__(self) -> str:
         """Return the verdicts, a line each."""

@@ -39,7 +39,7 @@ def ask(
     for one in answer.searches:
         print(f"\n{', '.join(one.asked)}: {one.verdict}", *one.notes, sep="\n")
         print(tabulate(one).to_string(index=False))
-    print("", *answer.notes, *(f"written: {path}" for path in written), sep="\n")
+    print("", *answer.list_notes(), *(f"written: {path}" for path in written), sep="\n")
 
 
 def forget(person: str, files: list[str]) -> None:

@@ -180,7 +180,7 @@ class Recognizer:
             raise UserError("gallery: nobody is enrolled in it")
         if top < 1:
             raise UserError(f"top: {top} people; ask for at least 1")
-        bar = set_bar(self.thresholds, self.checkpoint, fpir, len(gallery.names), self.name)
+        bar = set_bar(self.thresholds, self.checkpoint, fpir, gallery, self.name)
         listed = _list(images)
         opened = [
             (name or f"photograph {place}", image)
@@ -259,7 +259,7 @@ class Recognizer:
             raise UserError(f"{name}: was enrolled by {gallery.checkpoint}, not by {self.key}; {hint}")
 
     def _warn(self, gallery: Gallery, images: list[Picture]) -> list[str]:
-        """Say in a sentence each that the gallery, or a photograph of it, shows another aspect than the run knows."""
+        """Say in a sentence each what a run does not know: another aspect; and whom it knows already."""
         if self.run is None:
             return []
         mine = self.run.params.aspect
@@ -268,12 +268,28 @@ class Recognizer:
         how = "trained" if self.run.params.trains_encoder else "tested"
         others = sorted({*aspects} - known)
         told = [f"The run was {how} on {mine}, the gallery shows {', '.join(others)}."] if others else []
+        if "+" in mine and self.thresholds:
+            told.append("The run's LLR, and its threshold, were learned from photographs of its aspects mixed.")
+        told += self._list_trained(gallery)
         for image in images:
             if gallery.root and isinstance(image, str | Path) and Path(image).resolve().is_relative_to(gallery.root):
                 path = Path(image).resolve().relative_to(gallery.root).as_posix()
                 if path in aspects and aspects[path] not in known:
                     told.append(f"The run was {how} on {mine}, {Path(image).name} shows {aspects[path]}.")
         return told
+
+    def _list_trained(self, gallery: Gallery) -> list[str]:
+        """Say how many of a gallery's people the run has trained on, where both are of one data set."""
+        run = self.run
+        if run is None or not run.params.trains_encoder or gallery.root is None:
+            return []
+        if not (kept := run.folder / "manifest.csv").is_file():
+            return []
+        learned = Manifest.load(kept).learned_from["path"]
+        known = {*gallery.people[gallery.table["path"].isin(learned).to_numpy()]}
+        if not known or gallery.root.resolve() != run.data_root.resolve():
+            return []
+        return [f"The run was trained on {counted(len(known), 'person')} of those enrolled, and knows them too well."]
 
 
 def _list(images: Picture | Iterable[Picture]) -> list[Picture]:

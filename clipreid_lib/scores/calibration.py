@@ -37,9 +37,9 @@ def learn(tested: pd.DataFrame, held_out: pd.DataFrame | None) -> dict:
 
     Returns:
         ``people`` it was learned from, ``validation`` or ``test``; ``slope`` and ``intercept``, LLR = slope * cosine +
-        intercept; on the test people's pairs ``cllr``, ``cllr_min``, and ``cllr_raw``, which the cosine itself would
-        cost as an LLR; ``pairs`` it was learned from, ``genuine`` and ``impostor``. With fewer than ten test people
-        every number is None and ``why`` says so.
+        intercept; ``bounds`` of it, see :func:`find_bounds`; on the test people's pairs ``cllr``, ``cllr_min``, and
+        ``cllr_raw``, which the cosine itself would cost as an LLR; ``pairs`` it was learned from, ``genuine`` and
+        ``impostor``. With fewer than ten test people every number is None and ``why`` says so.
     """
     people, pairs = TEST, tested
     if held_out is not None and not explain_lack(held_out):
@@ -51,7 +51,7 @@ def learn(tested: pd.DataFrame, held_out: pd.DataFrame | None) -> dict:
     few = thin(tested)
     slope, intercept = fit(few if people == "test" else thin(pairs))
     cllr, raw = find_cllr(slope * few["score"] + intercept, few), find_cllr(few["score"], few)
-    line = {"slope": slope, "intercept": intercept}
+    line = {"slope": slope, "intercept": intercept, "bounds": find_bounds(pairs)}
     return facts | line | {"cllr": cllr, "cllr_min": find_cllr_min(few), "cllr_raw": raw}
 
 
@@ -64,6 +64,18 @@ def fit(pairs: pd.DataFrame) -> tuple[float, float]:
     model.fit((score - middle) / spread, pairs["genuine"], sample_weight=weight * pairs["genuine"].sum())
     slope = float(model.coef_[0, 0]) / spread
     return slope, float(model.intercept_[0]) - slope * middle
+
+
+def find_bounds(pairs: pd.DataFrame) -> list[float]:
+    """Return the lowest and the highest LLR that so many people can support.
+
+    What was seen in none of n cases may still happen in one of n. So no LLR lies below minus the logarithm of the
+    people with genuine pairs, and none above that of the pairs of people. (Limits of that kind: Vergeer et al., Science
+    and Justice 56, 2016.)
+    """
+    genuine = pairs["genuine"].to_numpy()
+    ends = np.sort(pairs.loc[~genuine, ["query_subject", "gallery_subject"]].to_numpy(), axis=1)
+    return [-float(np.log(pairs.loc[genuine, "query_subject"].nunique())), float(np.log(len(np.unique(ends, axis=0))))]
 
 
 def find_cllr(llr: pd.Series, pairs: pd.DataFrame) -> float:

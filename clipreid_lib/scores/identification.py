@@ -15,6 +15,7 @@ import torch
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.scores.enrolled import Gallery
+from clipreid_lib.scores.score_names import format_score
 from clipreid_lib.scores.thresholds import VALIDATION
 
 AT_ONCE = 16  # photographs compared with the whole gallery at once: 64 MB of scores with a million images
@@ -30,6 +31,7 @@ class Bar(NamedTuple):
         why: there is none.
         notes: what to know about it, a sentence each.
         line: slope and intercept of the log-likelihood ratio over the cosine; None where it was not learned.
+        bounds: the lowest and the highest that so many people support.
     """
 
     fpir: float
@@ -37,6 +39,7 @@ class Bar(NamedTuple):
     why: str = ""
     notes: tuple[str, ...] = ()
     line: tuple[float, float] | None = None
+    bounds: tuple[float, float] = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Search:
         people: the most similar people, best first: ``rank person score``, ``llr`` where one was learned, ``image``
             (the most similar one's path), ``row`` of it in the gallery, and ``photograph``, the place in ``asked`` of
             the photograph it is most similar to.
-        found: who it is; None where it is nobody enrolled, or no threshold can tell.
+        found: who it is; None where nobody is similar enough, or no threshold can tell.
         verdict: the same in words.
         notes: what else to know about this search, a sentence each.
     """
@@ -60,14 +63,17 @@ class Search:
     notes: tuple[str, ...] = ()
 
 
-def set_bar(learned: dict | None, checkpoint: str, fpir: float, enrolled: int, name: str) -> Bar:
+def set_bar(learned: dict | None, checkpoint: str, fpir: float, gallery: Gallery, name: str) -> Bar:
     """Choose the threshold of a rate.
+
+    A run learns thresholds with one image of each person. Where a gallery has several, the best of them is higher, for
+    strangers too. So such a gallery's threshold is learned from its own images.
 
     Args:
         learned: what notebook 04 learned; None where it has learned nothing.
         checkpoint: that will be used.
         fpir: the share of searches for strangers that may name somebody.
-        enrolled: people in the gallery.
+        gallery: that will be searched.
         name: of the run, or of the frozen backbone.
 
     Raises:
@@ -75,24 +81,27 @@ def set_bar(learned: dict | None, checkpoint: str, fpir: float, enrolled: int, n
     """
     if not 0 < fpir < 1:
         raise UserError(f"fpir: {fpir:g} is no share of searches; give one such as 0.01, which is 1 %")
-    if learned is None:
-        return Bar(fpir, None, f"{name} has no thresholds; notebook 04 of a run learns them")
-    if learned["checkpoint"] != checkpoint:
-        return Bar(fpir, None, f"the thresholds of {name} are of another checkpoint; notebook 04 learns them again")
-    rates = {rate["fpir"]: rate for rate in learned["rates"]}
+    mine = learned if learned and learned["checkpoint"] == checkpoint else None
+    ratio: dict = mine["calibration"] if mine else {"slope": None}
+    line = None if ratio["slope"] is None else (ratio["slope"], ratio["intercept"])
+    low, high = ratio.get("bounds") or (-math.inf, math.inf)
+    if len(gallery) > len(gallery.names):
+        return _learn_bar(gallery, fpir)._replace(line=line, bounds=(low, high))
+    if mine is None:
+        why = f"the thresholds of {name} are of another checkpoint; notebook 04 learns them again"
+        return Bar(fpir, None, why if learned else f"{name} has no thresholds; notebook 04 of a run learns them")
+    rates = {rate["fpir"]: rate for rate in mine["rates"]}
     rate = next((rates[each] for each in rates if math.isclose(each, fpir, rel_tol=1e-6)), None)
     if rate is None:
         raise UserError(
             f"fpir: {fpir:g} has no threshold; there are some for {', '.join(f'{each:g}' for each in rates)}"
         )
-    ratio = learned["calibration"]
-    line = None if ratio["slope"] is None else (ratio["slope"], ratio["intercept"])
     if rate["threshold"] is None:
         least = min((each for each in rates if rates[each]["threshold"] is not None), default=None)
-        hint = f"; --fpir {least:g} has one" if least else ""
-        return Bar(fpir, None, f"{name} supports no threshold for {_share(fpir)}, {rate['why']}{hint}", line=line)
-    persons, others = learned["persons"], learned["enrolled"]
-    whose = "validation people" if learned["people"] == VALIDATION else "of the very people the run is tested on"
+        why = f"{name} supports no threshold for {_share(fpir)}, {rate['why']}{_offer(least)}"
+        return Bar(fpir, None, why, line=line, bounds=(low, high))
+    persons, others, enrolled = mine["persons"], mine["enrolled"], len(gallery.names)
+    whose = "validation people" if mine["people"] == VALIDATION else "of the very people the run is tested on"
     notes = [f"The threshold was learned from {persons} {whose}, each searched for among {others} enrolled."]
     most = min(1.0, fpir * enrolled / others)
     if _share(most) != _share(fpir) and enrolled > others:
@@ -100,7 +109,33 @@ def set_bar(learned: dict | None, checkpoint: str, fpir: float, enrolled: int, n
             f"With {enrolled:,} people enrolled instead of {others}, up to {_share(most)} of searches for strangers "
             "may exceed it."
         )
-    return Bar(fpir, rate["threshold"], "", tuple(notes), line)
+    return Bar(fpir, rate["threshold"], "", tuple(notes), line, (low, high))
+
+
+def _learn_bar(gallery: Gallery, fpir: float) -> Bar:
+    """Learn the threshold from the gallery's own images, each searched for without its person."""
+    from clipreid_lib.scores.strangers import RATES, search_enrolled  # here: it loads scikit-learn
+
+    searched = search_enrolled(gallery)
+    if lack := searched.explain_lack(fpir):
+        least = min((rate for rate in RATES if not searched.explain_lack(rate)), default=None)
+        return Bar(fpir, None, f"the gallery supports no threshold for {_share(fpir)}, {lack}{_offer(least)}")
+    threshold, asked = searched.threshold(fpir), len(searched.non_mated)
+    told = f"The threshold was learned from the gallery: {asked:,} of its photographs, each searched for among the "
+    notes = [f"{told}{searched.enrolled[0]:,} other people. Photographs of another kind may exceed it more often."]
+    if len(searched.mated):
+        missed = format_score(
+            dict(zip(("fnir", "fnir_low", "fnir_high"), searched.find_fnir(fpir), strict=True)), "fnir"
+        )
+        notes.append(
+            f"Of its photographs whose person has others enrolled, {missed} % get no name, or a wrong one, at this "
+            "threshold; photographs of another day may do worse."
+        )
+    return Bar(fpir, threshold, "", tuple(notes))
+
+
+def _offer(fpir: float | None) -> str:
+    return f"; --fpir {fpir:g} has one" if fpir else ""
 
 
 def search(
@@ -138,7 +173,7 @@ def _rank(
     order = np.argsort(-scores, kind="stable")[:top]
     people = pd.DataFrame({"rank": range(1, len(order) + 1), "person": names[order], "score": scores[order]})
     if bar.line and len(asked) == 1:  # learned from pairs of images
-        people["llr"] = bar.line[0] * people["score"] + bar.line[1]
+        people["llr"] = (bar.line[0] * people["score"] + bar.line[1]).clip(*bar.bounds)
     pairs = [_find_pair(gallery, place, embeddings) for place in order]
     people["photograph"], people["row"] = zip(*pairs, strict=True)
     people["image"] = gallery.table["path"].iloc[people["row"]].to_numpy()
@@ -150,7 +185,7 @@ def _rank(
     if bar.threshold is None:
         verdict = f"ranks only: {bar.why}"
     elif best <= bar.threshold:
-        verdict = f"nobody here: the best score, {best:.4f} ({who}), is not above {limit}"
+        verdict = f"no name: the best score, {best:.4f} ({who}), is not above {limit}"
     else:
         verdict = f"{who}: the score, {best:.4f}, is above {limit}"
         found = who if len(first) == 1 else None

@@ -43,7 +43,10 @@ def describe(learned: dict) -> str:
             f"Learned from {persons} validation people, each searched for among the {enrolled} others. The rates found "
             f"are those of {on['persons']} test people, {on['enrolled']} of them enrolled at a time."
         )
-    return f"{said} They hold for {enrolled} people enrolled; with N, expect up to N/{enrolled} times as many."
+    return (
+        f"{said} They hold for {enrolled} people enrolled with one photograph each; with N people, expect up to "
+        f"N/{enrolled} times as many. With several photographs of each, `clipreid identify` learns others."
+    )
 
 
 def tabulate(learned: dict) -> pd.DataFrame:

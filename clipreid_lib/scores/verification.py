@@ -90,12 +90,14 @@ def list_pairs(embeddings: Embeddings, manifest: Manifest) -> pd.DataFrame:
         if manifest.protocol == "cross_session":
             session = images["session"].to_numpy()
             alike[mates & np.equal.outer(session[: len(own)], session)] = -np.inf
-        left, right = np.nonzero(np.triu(alike > -np.inf, 1))  # own images among themselves once, and with all others
-        # Of one person, whoever is in the gallery is asked for by the other; of two people, both chances are needed.
         asked = np.append(asks, np.zeros(len(images) - len(own)))  # distractors ask nobody
-        weight = np.where(
-            mates[left, right], shown[left] + shown[right], asked[left] * shown[right] + asked[right] * shown[left]
-        )
+        meet = np.outer(asks > 0, shown > 0) | np.outer(shown[: len(own)] > 0, asked > 0)
+        left, right = np.nonzero(
+            np.triu((alike > -np.inf) & meet, 1)
+        )  # own images among themselves once, and all others
+        # Of one person, whoever is in the gallery is asked for by the other; of two people, both chances are needed.
+        chance = np.where(mates[left, right], asked[[left, right]] > 0, asked[[left, right]])
+        weight = chance[0] * shown[right] + chance[1] * shown[left]
         return _tabulate(images, left, right, alike[left, right], weight)
     images, parts = manifest.images, []
     for index in range(manifest.draws):
