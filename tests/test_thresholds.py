@@ -110,7 +110,10 @@ def test_the_true_rate_of_other_people_is_the_one_promised():
         assert low <= truth <= high and rate["found"] == pytest.approx(truth, rel=0.2)
         assert 2 * truth < true_rate(rate["threshold"], 4 * 59) <= 4 * truth  # "up to N/n times as many"
     assert [rate["threshold"] is None for rate in found["rates"]] == [False] * 3 + [True] * 2
-    assert "hold for 59 people enrolled; with N, expect up to N/59 times" in thresholds.describe(found)
+    assert (
+        "hold for 59 people enrolled with one photograph each; with N people, expect up to N/59"
+        in thresholds.describe(found)
+    )
 
 
 def test_several_gallery_images_of_a_person_are_one_person_enrolled():
