@@ -257,7 +257,10 @@ def test_people_trained_on_keep_a_protocol_out(open_run, monkeypatch):
     run = open_run(variant="classifier", protocol="own", demo_people=12)
     monkeypatch.setattr(type(run), "seen_people", property(lambda _: set(run.table["identity"])))
     _, unfit = choose_protocols(run)
-    assert "of its test people were trained on or chosen by" in unfit["mba"]
+    assert "of its test people were used in training" in unfit["mba"]
+    one = set(assessment.protocols.build(run.table, "mba", "dorsal_r").test["subject"].iloc[:1])
+    monkeypatch.setattr(type(run), "seen_people", property(lambda _: one))
+    assert choose_protocols(run)[1]["mba"] == "1 of its test people was used in training"
     monkeypatch.undo()
     assert open_run(variant="frozen").seen_people == set()  # who trains nothing has seen nobody
     assert open_run(variant="tip_adapter").seen_people == set(open_run().manifest.train["subject"])

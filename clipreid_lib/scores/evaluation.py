@@ -115,7 +115,12 @@ def evaluate(
         part: ``test``, or ``validation`` for choosing epochs and rates.
         how: ``cosine``; ``re-ranked``, by k-reciprocal re-ranking; ``expanded``, by alpha query expansion.
         neighbours: k1 and k2 of re-ranking, as :func:`~clipreid_lib.scores.reranking.rerank` takes them.
-        asking: of the images where they are queries, if those are others than in the gallery.
+        asking: embeddings of the queries, where these differ from those of the gallery; None uses ``embeddings`` for
+            both.
+
+    Returns:
+        The scores: by query and by draw, with the CMC curve. Its ``summary()`` has the means and its ``intervals()``
+        their 95 % intervals over people.
 
     Raises:
         UserError: as :func:`compare_draw`; a gallery shows one identity alone, so that nothing can be confused.
