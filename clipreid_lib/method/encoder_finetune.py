@@ -29,8 +29,8 @@ from clipreid_lib.method.training_loop import Loop
 class EncoderSettings:
     """Settings of stages 1 and 2b.
 
-    The defaults of ``epochs``, ``lr`` and ``steps`` are CLIP-ReID's for ViTs (arXiv 2211.13977, configs/person). Other
-    defaults differ; ``params/published/README.md`` lists each difference with its reason.
+    The defaults of ``epochs``, ``lr`` and ``steps`` are CLIP-ReID's for ViTs (arXiv 2211.13977, configs/person). Many
+    others differ; ``params/published/README.md`` lists each difference with its reason.
 
     Attributes:
         epochs: length.

@@ -27,7 +27,7 @@ class Evaluation:
     """Scores of one embedding under one manifest; all shares lie in [0, 1].
 
     Attributes:
-        per_query: one row per image that asks: ``path identity``; ``weight``, the share of galleries in which it asks;
+        per_query: one row per query image: ``path identity``; ``weight``, the share of galleries it is a query for;
             ``rank1 rank5 rank10 map map_trapezoid minp``, its mean over those galleries, NaN where no gallery holds a
             match.
         drawn: the same over the draws alone.
