@@ -178,7 +178,7 @@ def test_fnir_at_fpir_by_hand():
     # at 10 % the threshold is 0.89: exceeded by 0.90 to 0.99, which are ten of a hundred
     assert searched.threshold(0.1) == pytest.approx(0.89)
     assert (non_mated["score"] > searched.threshold(0.1)).mean() == pytest.approx(0.1)
-    assert "100 of 1,000 images" in searched.find_fnir(0.01)[0]
+    assert "needs 1,000 images of strangers; there are 100" in searched.find_fnir(0.01)[0]
     rate, low, high = searched.find_fnir(0.1)
     assert 0 <= low <= rate == 0.75 <= high <= 1
     # 200 pairs of people are asked for at 1 %: 100 strangers against one person enrolled are half of that
