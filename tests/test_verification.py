@@ -189,7 +189,7 @@ def test_fnir_at_fpir_by_hand():
     assert 0 <= OpenSet(mated, again, (2, 3)).find_fnir(0.01)[0] <= 1
     # another draw's search for the same image is no other trial
     twice = pd.concat([non_mated] * 10, ignore_index=True)
-    assert "100 of 1,000 images of people not enrolled" in OpenSet(mated, twice, (50, 51)).find_fnir(0.01)[0]
+    assert "needs 1,000 images of strangers; there are 100" in OpenSet(mated, twice, (50, 51)).find_fnir(0.01)[0]
 
 
 def test_interval_resamples_people_not_images():
