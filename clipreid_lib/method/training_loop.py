@@ -60,8 +60,8 @@ class Loop:
 
         Args:
             keep: files of the log and the resume state; None keeps nothing.
-            watch: called with one line of text per epoch; None prints the line, below a progress bar in a terminal
-                or in JupyterLab.
+            watch: called with one line of text per epoch; None prints the line; in a terminal or in
+                JupyterLab a progress bar moves instead.
 
         Returns:
             The log as a table: ``epoch``, ``lr``, one mean per loss term, ``loss``, measures, ``seconds``.
