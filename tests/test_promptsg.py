@@ -278,9 +278,7 @@ def test_what_does_not_go_with_it_is_refused_in_one_line(open_run, tmp_path):
     for sentence in ("word", "fixed"):
         with pytest.raises(UserError, match="holds an image encoder alone, which reads no sentences"):
             Composer(clip, sentence)
-    with pytest.raises(
-        UserError, match="promptsg asks the places of CLIP's own ViT or ResNet, which PE-Core-T-16-384 is"
-    ):
+    with pytest.raises(UserError, match="promptsg needs CLIP's own ViT or ResNet, which PE-Core-T-16-384 is"):
         Composer(backbone.load("PE-Core-T-16-384", "random"))
     nothing = ModelOutput(clip.image_features(noise(clip, 2)), torch.zeros(2, 3), torch.zeros(2, 3))
     with pytest.raises(ValueError, match="compose='word'"):

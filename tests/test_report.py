@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -23,6 +24,7 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.pages import model_card, repeat_command, report, report_notebooks
 from clipreid_lib.pages.report_blocks import Facts, Section, Table, Words, render
 from clipreid_lib.params import read, schema
+from clipreid_lib.scores.finished_run import FinishedRun
 
 EVIL = '<script>alert("1")</script>'
 SECTIONS = (
@@ -452,6 +454,13 @@ def test_across_stands_on_the_grid_where_it_was_measured(outputs):
     list(report.write([], str(outputs)))
     told = section(page_of(outputs / "reports" / "tiny.html"), "Across aspects and data sets").get_text()
     assert "across.csv cannot be read (it has no column over)" in told
+
+
+def test_a_run_of_several_aspects_says_in_its_first_sentences_why_its_rank_1_is_low(outputs):
+    run = FinishedRun.open(run_of(outputs, "frozen"))
+    why = "A query may show one aspect and the right image of the gallery another"
+    joined = replace(run, metrics=run.metrics | {"across_aspects": [{"asks": "dorsal_r", "shown": "palmar_r"}]})
+    assert why in report._sum_up(joined)[0] and why not in " ".join(report._sum_up(run))
 
 
 def test_published_numbers_stand_beside_ours(outputs):

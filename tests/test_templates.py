@@ -233,7 +233,7 @@ def test_a_rate_needs_its_trials_within_one_draw_of_templates():
     names = [set(build_templates(manifest, 1, 2, index, 0).asked) for index in range(DRAWS)]
     assert names[0] == names[1] == names[2], "the same trials in every draw, whichever images they are of"
     row = templates.measure(liken(manifest), manifest, 0, 1, 2)
-    assert row["eer"] == f"not measurable: {row['queries']} of 100 genuine pairs"
+    assert row["eer"] == f"not measurable: needs 100 genuine pairs; there are {row['queries']}"
 
 
 def test_the_default_fusion_and_the_first_image_stand_beside_the_others():

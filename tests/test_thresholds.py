@@ -74,7 +74,7 @@ def test_thresholds_against_a_loop_over_all_searches_and_all_choices_of_people()
     assert rate["found"] == pytest.approx(np.mean(exceeded), abs=1e-9)
     assert rate["interval"] == pytest.approx(uncertainty.find_interval(exceeded, people), abs=1e-9)
     assert [each["threshold"] for each in found["rates"][1:]] == 4 * [None]
-    assert found["rates"][1]["why"] == f"not measurable: {asked} of 334 images of people not enrolled"
+    assert found["rates"][1]["why"] == f"not measurable: needs 334 images of strangers; there are {asked}"
 
 
 def test_without_validation_people_they_are_of_the_test_people_and_say_so():
@@ -89,7 +89,7 @@ def test_without_validation_people_they_are_of_the_test_people_and_say_so():
     # validation people who support no rate are passed over, in words
     few = strangers.learn(embeddings, embeddings, manifest)
     assert few["people"] == "test" and few["rates"] == found["rates"]
-    assert few["why"] == "not measurable: 27 of 100 images of people not enrolled" and few[
+    assert few["why"] == "not measurable: needs 100 images of strangers; there are 27" and few[
         "why"
     ] in thresholds.describe(few)
 
@@ -138,7 +138,7 @@ def test_too_few_searches_are_refused_and_the_file_is_read_back(tmp_path):
     found = strangers.learn(embeddings, None, manifest)
     for rate in found["rates"]:
         assert (rate["threshold"], rate["found"], rate["interval"], rate["searches"]) == (None, None, None, 24)
-        assert rate["why"].startswith("not measurable: 24 of ")
+        assert rate["why"].endswith("; there are 24")
     assert thresholds.tabulate(found).loc["10", "threshold (cosine)"] == found["rates"][0]["why"]
     assert thresholds.read_thresholds(tmp_path) is None
     assert thresholds.describe(found) == "No threshold: too few searches for strangers among 8 test people."

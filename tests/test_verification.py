@@ -60,8 +60,10 @@ def test_a_pair_weighs_as_often_as_it_stands_there():
 def test_a_rate_that_the_pairs_cannot_support_is_not_measurable():
     random = np.random.default_rng(1)
     found = verify(make_pairs(random.normal(2, 1, 500), random.normal(0, 1, 1000)))
-    assert found.tpr_at[1e-2] > 0 and found.tpr_at[1e-3] == "not measurable: 1,000 of 10,000 impostor pairs"
-    assert found.tpr_at[1e-4] == "not measurable: 1,000 of 100,000 impostor pairs"
+    assert (
+        found.tpr_at[1e-2] > 0 and found.tpr_at[1e-3] == "not measurable: needs 10,000 impostor pairs; there are 1,000"
+    )
+    assert found.tpr_at[1e-4] == "not measurable: needs 100,000 impostor pairs; there are 1,000"
     with pytest.raises(UserError, match="3 pairs, 3 of them genuine; it needs both"):
         verify(make_pairs(np.arange(3.0), np.zeros(0)))
 
@@ -117,13 +119,13 @@ def test_an_eer_needs_pairs_of_either_kind_and_people():
 
     right, wrong = np.arange(100.0), np.arange(100.0)
     assert lacks(right, wrong) == ""
-    assert lacks(right[:99], wrong) == "not measurable: 99 of 100 genuine pairs"
-    assert lacks(right, wrong[:99]) == "not measurable: 99 of 100 impostor pairs"
-    assert lacks(right, wrong, 9) == "not measurable: 9 of 10 people with genuine pairs"
+    assert lacks(right[:99], wrong) == "not measurable: needs 100 genuine pairs; there are 99"
+    assert lacks(right, wrong[:99]) == "not measurable: needs 100 impostor pairs; there are 99"
+    assert lacks(right, wrong, 9) == "not measurable: needs 10 people with genuine pairs; there are 9"
     pairs = make_pairs(right, wrong)
     one = pairs.assign(gallery_subject=pairs["gallery_subject"].where(pairs["genuine"], 1))
     one["query_subject"] = one["query_subject"].where(one["genuine"], np.arange(200) % 19 + 2)
-    assert verify(one).eer_lacks == "not measurable: 19 of 20 pairs of people"
+    assert verify(one).eer_lacks == "not measurable: needs 20 pairs of people; there are 19"
 
 
 def test_a_rate_needs_errors_of_two_pairs_of_people():
@@ -140,9 +142,9 @@ def test_a_rate_needs_errors_of_two_pairs_of_people():
         return table
 
     assert verification.count_people_pairs(seen(199)) == 199
-    assert verify(seen(199)).tpr_at[0.01] == "not measurable: 199 of 200 pairs of people"
+    assert verify(seen(199)).tpr_at[0.01] == "not measurable: needs 200 pairs of people; there are 199"
     assert verify(seen(200)).tpr_at[0.01] == 0.9  # 40 impostor pairs stand at 3960 or above, and 90 genuine ones
-    assert verify(seen(200)).tpr_at[0.001] == "not measurable: 4,000 of 10,000 impostor pairs"
+    assert verify(seen(200)).tpr_at[0.001] == "not measurable: needs 10,000 impostor pairs; there are 4,000"
 
 
 def test_equal_scores_are_read_at_the_right_threshold():
@@ -176,16 +178,18 @@ def test_fnir_at_fpir_by_hand():
     # at 10 % the threshold is 0.89: exceeded by 0.90 to 0.99, which are ten of a hundred
     assert searched.threshold(0.1) == pytest.approx(0.89)
     assert (non_mated["score"] > searched.threshold(0.1)).mean() == pytest.approx(0.1)
-    assert "100 of 1,000 images" in searched.find_fnir(0.01)[0]
+    assert "needs 1,000 images of strangers; there are 100" in searched.find_fnir(0.01)[0]
     rate, low, high = searched.find_fnir(0.1)
     assert 0 <= low <= rate == 0.75 <= high <= 1
     # 200 pairs of people are asked for at 1 %: 100 strangers against one person enrolled are half of that
     again = pd.concat([non_mated.assign(path=non_mated["path"] + str(each)) for each in range(10)])
-    assert OpenSet(mated, again, (1, 1)).find_fnir(0.01)[0] == "not measurable: 100 of 200 pairs of people"
+    assert (
+        OpenSet(mated, again, (1, 1)).find_fnir(0.01)[0] == "not measurable: needs 200 pairs of people; there are 100"
+    )
     assert 0 <= OpenSet(mated, again, (2, 3)).find_fnir(0.01)[0] <= 1
     # another draw's search for the same image is no other trial
     twice = pd.concat([non_mated] * 10, ignore_index=True)
-    assert "100 of 1,000 images of people not enrolled" in OpenSet(mated, twice, (50, 51)).find_fnir(0.01)[0]
+    assert "needs 1,000 images of strangers; there are 100" in OpenSet(mated, twice, (50, 51)).find_fnir(0.01)[0]
 
 
 def test_interval_resamples_people_not_images():

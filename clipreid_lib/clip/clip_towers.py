@@ -81,7 +81,27 @@ def _keep_statistics(layer: nn.Module) -> Iterator[None]:
 
 
 class Backbone(nn.Module):
-    """An open_clip model with the views of it that re-identification needs."""
+    """An open_clip model with the views of it that re-identification needs.
+
+    Make one with :func:`clipreid_lib.clip.backbone.load`.
+
+    Attributes:
+        clip: open_clip's model; ``clip.visual`` is its image tower.
+        text: its text tower.
+        tokenizer: open_clip's tokenizer; None where the model has no text tower with CLIP's vocabulary.
+        name: the model as params name it, such as ``vitb16``.
+        pretrained: its weights as params name them: a tag, a file or ``random``.
+        mute: why the model takes no sentences, such as a missing text tower; empty where it takes them.
+        assumed: its activation and normalisation in words, and where each was found.
+        own_activation: the activation that the model's name implies; :attr:`activation` is the one in use.
+        is_vit: whether the image tower is a ViT of open_clip.
+        is_timm: whether the image tower is a network of timm.
+        has_class_token: whether the image feature is read from a class token.
+        checkpointing: whether activations are recomputed in the backward pass; see :meth:`set_checkpointing`.
+        positions: how the table of positions was resized: ``bicubic`` or ``bilinear``.
+        side_info: the column of the image table given to :meth:`add_side_information`; None without.
+        side_values: (values,) that column's values, in the order of their vectors; None without.
+    """
 
     clip: Any  # open_clip's model, whose parts differ from family to family
     text: Any  # its text tower
@@ -267,7 +287,7 @@ class Backbone(nn.Module):
         """Look up token embeddings: ids (B, L) to (B, L, text_width).
 
         Raises:
-            UserError: :attr:`mute` says why it reads no sentences.
+            UserError: the model takes no sentences; :attr:`mute` says why.
         """
         self._refuse_where_mute()
         return self.text.token_embedding(tokens)

@@ -16,7 +16,8 @@ from clipreid_lib.data.contract import (
 )
 
 SUMMARY = Summary(
-    title="11k Hands: 11,076 photographs of the hands of 190 subjects, both sides of both hands",
+    title="11k Hands: 11,076 photographs of the hands of 189 people (190 ids, as one is written in two ways), both "
+    "sides of both hands",
     licence="free for reasonable academic fair use",
     citation="M. Afifi, 11K Hands: gender recognition and biometric identification using a large dataset of hand "
     "images. Multimedia Tools and Applications, 2019",

@@ -27,7 +27,10 @@ from clipreid_lib.method.training_loop import Loop
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """What stages 1 and 2b can be told. The defaults are CLIP-ReID's for ViTs (arXiv 2211.13977, configs/person).
+    """Settings of stages 1 and 2b.
+
+    The defaults of ``epochs``, ``lr`` and ``steps`` are CLIP-ReID's for ViTs (arXiv 2211.13977, configs/person). Many
+    others differ; ``params/published/README.md`` lists each difference with its reason.
 
     Attributes:
         epochs: length.
@@ -107,11 +110,11 @@ def finetune(
             :func:`~clipreid_lib.method.augment.enlarge` says: a tensor, or anything that is indexed like one.
         labels: (N,) each image's identity, numbers or text.
         terms: the losses by name, each with its weight; see :mod:`clipreid_lib.method.loss_terms`.
-        settings: epochs, rates, batches; None takes the published ones.
+        settings: epochs, rates, batches; None takes the defaults of :class:`EncoderSettings`.
         side: (N,) each image's row of side information, from the backbone's ``side_rows``; None adds none.
         validate: called with the model after each epoch, for further columns of the log.
         keep: where the log and the resume state go; None keeps nothing.
-        watch: told one line per epoch; None prints it.
+        watch: called with one line of text per epoch; None prints the line.
 
     Returns:
         The model and the training log, a column per term.

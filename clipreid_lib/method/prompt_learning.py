@@ -25,7 +25,10 @@ WEIGHT_DECAY = 1e-4  # Adam's L2 term, in CLIP-ReID's both families
 
 @dataclass(frozen=True)
 class PromptSettings:
-    """What stage 2a can be told. The defaults are CLIP-ReID's for ViTs (arXiv 2211.13977, configs/person).
+    """Settings of stage 2a.
+
+    The defaults of ``epochs``, ``lr`` and ``warm_up`` are CLIP-ReID's for ViTs (arXiv 2211.13977, configs/person).
+    ``noun`` and ``logits`` differ; ``params/published/README.md`` lists each difference with its reason.
 
     Attributes:
         epochs: length.
@@ -76,11 +79,11 @@ def learn_prompts(
         clip: a frozen backbone, from :func:`clipreid_lib.clip.backbone.load`; nothing of it is changed.
         images: (N, 3, H, W) uint8 of the backbone's ``image_size``: a tensor, or anything that is indexed like one.
         labels: (N,) each image's identity, numbers or text.
-        settings: epochs, rate, tokens; None takes the published ones.
+        settings: epochs, rate, tokens; None takes the defaults of :class:`PromptSettings`.
         words: what ``shared`` and ``fixed`` sentences say of each identity, in ascending order of identities.
         aspects: (N,) each image's aspect, where there are several: each identity then has a sentence for each.
         keep: where the log and the resume state go; None keeps nothing.
-        watch: told one line per epoch; None prints it.
+        watch: called with one line of text per epoch; None prints the line.
 
     Returns:
         The prompt bank and the training log (for ``fixed`` prompts one row, as there is nothing to learn).

@@ -1,4 +1,4 @@
-"""PromptSG: an image's own sentence asks the places of the image, and what they answer is the image's feature.
+"""PromptSG: the feature of an image's own sentence attends to the places of the image; the result is its feature.
 
 After Yang et al., A Pedestrian is Worth One Prompt, CVPR 2024. A network turns the image's feature into a word, which
 stands in "a photo of a [word] hand."; CLIP's frozen text tower reads that sentence. The composed feature needs the
@@ -37,7 +37,7 @@ BLOCKS = 2  # after the cross-attention, as published
 
 
 class Interaction(nn.Module):
-    """PromptSG's multimodal interaction: a text feature asks the places of an image, then two transformer blocks.
+    """PromptSG's multimodal interaction: a text feature attends to an image's places, then two transformer blocks.
 
     Args:
         projection: (embed_dim, width), what brings places into the space shared with text at the start.
@@ -142,7 +142,7 @@ def _project_places(backbone: Backbone) -> torch.Tensor:
     """Return CLIP's own projection of one place, (embed_dim, width)."""
     visual = backbone.clip.visual
     if not (backbone.has_class_token or hasattr(visual, "layer4")):
-        raise UserError(f"variant: promptsg asks the places of CLIP's own ViT or ResNet, which {backbone.name} is not")
+        raise UserError(f"variant: promptsg needs CLIP's own ViT or ResNet, which {backbone.name} is not")
     if backbone.is_vit:
         return visual.proj.T.float().cpu()
     return (visual.attnpool.c_proj.weight @ visual.attnpool.v_proj.weight).float().cpu()

@@ -89,7 +89,7 @@ def read_resume(keep: Keep, name: str, number: str, say: Callable[[str], None]) 
         keep: where, and the key it must have.
         name: of the stage, for messages.
         number: the format that the training computes in.
-        say: told why a state that is there cannot be used.
+        say: called with the reason why a state that is there cannot be used.
 
     Returns:
         The state; None where there is none that can be used.

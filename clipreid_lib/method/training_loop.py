@@ -60,7 +60,8 @@ class Loop:
 
         Args:
             keep: files of the log and the resume state; None keeps nothing.
-            watch: told one line per epoch; None prints it, and a bar moves instead where a person looks on.
+            watch: called with one line of text per epoch; None prints the line; in a terminal or in
+                JupyterLab a progress bar moves instead.
 
         Returns:
             The log as a table: ``epoch``, ``lr``, one mean per loss term, ``loss``, measures, ``seconds``.

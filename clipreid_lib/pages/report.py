@@ -10,7 +10,7 @@ from clipreid_lib.pages.report_blocks import Facts, make_section, render
 from clipreid_lib.params.run_folder import list_run_folders
 from clipreid_lib.params.schema import EXTERNAL, project_path
 from clipreid_lib.scores import hand_table
-from clipreid_lib.scores.finished_run import FinishedRun, open_runs
+from clipreid_lib.scores.finished_run import ACROSS_ASPECTS, FinishedRun, open_runs
 from clipreid_lib.scores.score_names import FLOOR, IN_DRAWS, VOTES, format_score, format_share, name_method
 
 SECTIONS: dict[str, Callable[[FinishedRun], list]] = {
@@ -32,6 +32,11 @@ SECTIONS: dict[str, Callable[[FinishedRun], list]] = {
     "How to repeat it": report_origin.show_repeat,
     "Notebooks": report_origin.show_notebooks,
 }
+# Why the own rank-1 of a run of several aspects may be low.
+SEVERAL = (
+    " A query may show one aspect and the right image of the gallery another; the scores of each aspect alone stand "
+    "below."
+)
 
 
 def write(folders: list[str], outputs: str | None = None) -> Iterator[str]:
@@ -87,7 +92,7 @@ def _sum_up(run: FinishedRun) -> list[str]:
         f"The model {params.model}, variant {name_method(params.variant, params.stage)}, seed {params.seed}, was "
         f"tested on {params.dataset} {params.aspect} under protocol {params.protocol} ({trained}): "
         f"{counts['identities']} people; scores are means over {own['over']}; a draw has {counts['queries']} queries "
-        f"and {counts['gallery']} gallery images.",
+        f"and {counts['gallery']} gallery images.{SEVERAL if run.metrics.get(ACROSS_ASPECTS) else ''}",
         f"Rank-1 is {format_score(own, 'rank1')} and mAP {format_score(own, 'map')} (per cent [95 % interval over "
         f"people]); with one vote per person {format_score(own, VOTES[0])} and {format_score(own, VOTES[1])}. Over "
         f"{counts['draws']} draws, as papers print, rank-1 is {format_score(own, f'rank1{IN_DRAWS}')} (mean ± "

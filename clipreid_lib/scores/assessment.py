@@ -94,13 +94,13 @@ class Assessment:
 def choose_protocols(
     table: pd.DataFrame, own: Manifest, params: Params, seen: set[int]
 ) -> tuple[dict[str, Manifest], dict[str, str]]:
-    """Build the manifest of every protocol that tests nobody the run has trained on or chosen by.
+    """Build the manifest of every protocol that tests nobody used in the run's training.
 
     Args:
         table: the data set's image table; ``attrs`` may name images without features as ``featureless``.
         own: the manifest the run was trained under.
         params: of the run.
-        seen: the people it has trained on or chosen by.
+        seen: the people used in its training, validation included.
 
     Returns:
         Manifests by protocol, the run's own first, and for every other protocol the reason why it is left out. A run of
@@ -124,7 +124,8 @@ def choose_protocols(
         lacking = other.in_tests["path"][other.in_tests["path"].isin(table.attrs.get("featureless", []))]
         twin = next((mine for mine, each in fit.items() if each.compared_sha == other.compared_sha), None)
         if shared:
-            unfit[name] = f"{len(shared)} of its test people were trained on or chosen by"
+            verb = "was" if len(shared) == 1 else "were"
+            unfit[name] = f"{len(shared)} of its test people {verb} used in training"
         elif twin:
             unfit[name] = f"it compares the same images as {twin}"
         elif len(lacking):

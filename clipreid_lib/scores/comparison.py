@@ -84,8 +84,8 @@ def compare_methods(pairs: list[tuple[Method, Method]]) -> pd.DataFrame:
 
     Returns:
         One row per pair: ``people``; ``seeds`` that both have; for rank-1 and mAP the difference in points with its
-        95 % interval, ``p``, ``Holm`` (p adjusted for the number of rows), and ``shows`` (the difference that so many
-        people and seeds would have shown in four of five such tests). With one seed the interval is about these two
+        95 % interval, ``p``, ``Holm`` (p adjusted for the number of rows), and ``shows`` (the smallest difference that
+        a test of so many people and seeds finds with 80 % power). With one seed the interval is about these two
         checkpoints, and p that of the sign-flip test.
 
     Raises:

@@ -27,7 +27,7 @@ class Evaluation:
     """Scores of one embedding under one manifest; all shares lie in [0, 1].
 
     Attributes:
-        per_query: one row per image that asks: ``path identity``; ``weight``, the share of galleries in which it asks;
+        per_query: one row per query image: ``path identity``; ``weight``, the share of galleries it is a query for;
             ``rank1 rank5 rank10 map map_trapezoid minp``, its mean over those galleries, NaN where no gallery holds a
             match.
         drawn: the same over the draws alone.
@@ -115,7 +115,12 @@ def evaluate(
         part: ``test``, or ``validation`` for choosing epochs and rates.
         how: ``cosine``; ``re-ranked``, by k-reciprocal re-ranking; ``expanded``, by alpha query expansion.
         neighbours: k1 and k2 of re-ranking, as :func:`~clipreid_lib.scores.reranking.rerank` takes them.
-        asking: of the images where they are queries, if those are others than in the gallery.
+        asking: embeddings of the queries, where these differ from those of the gallery; None uses ``embeddings`` for
+            both.
+
+    Returns:
+        The scores: by query and by draw, with the CMC curve. Its ``summary()`` has the means and its ``intervals()``
+        their 95 % intervals over people.
 
     Raises:
         UserError: as :func:`compare_draw`; a gallery shows one identity alone, so that nothing can be confused.

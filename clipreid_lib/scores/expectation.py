@@ -66,7 +66,7 @@ def expect(
         embeddings: of at least all images of the part.
         manifest: the protocol.
         part: ``test``, with distractors, or ``validation``, without.
-        asking: of the images where they are queries; None takes the same.
+        asking: embeddings of the queries; None uses ``embeddings`` for queries and gallery.
 
     Raises:
         UserError: an image has no embedding, or one that is not finite (naming it); nobody is left who can ask.

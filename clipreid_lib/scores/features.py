@@ -12,7 +12,12 @@ from clipreid_lib.data.photographs import Photographs
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Image paths and one embedding per path, (N, D), un-normalised."""
+    """Image paths and one embedding per path.
+
+    Attributes:
+        paths: (N,) paths of the images, spelt as in the image table.
+        values: (N, D) floating point, row by row as ``paths``; they need not be normalised.
+    """
 
     paths: list[str]
     values: torch.Tensor

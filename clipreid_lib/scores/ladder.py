@@ -155,8 +155,8 @@ def report(chosen: list[str], outputs: Path) -> str:
 
 LEGEND = (
     "Points, first minus second, [95 % interval over people and seeds]; with one seed, over people, p by sign flips.\n"
-    "Holm: p adjusted for the rows of its table. shows: the difference that so many people and seeds would have shown\n"
-    "in four of five such tests."
+    "Holm: p adjusted for the rows of its table. shows: the smallest difference that a test of so many people and\n"
+    "seeds finds with 80 % power."
 )
 
 

@@ -48,7 +48,7 @@ class OpenSet:
         draw's search for the same image is hardly another trial.
         """
         images, strangers = (self.non_mated[name].nunique() for name in ("path", "identity"))
-        return explain_lack(fpir, images, strangers * self.enrolled[0], "images of people not enrolled")
+        return explain_lack(fpir, images, strangers * self.enrolled[0], "images of strangers")
 
     def find_fnir(self, fpir: float) -> tuple[float | str, float | None, float | None]:
         """FNIR at that FPIR, rank 1, with its 95 % interval over enrolled people, the threshold held.

@@ -27,7 +27,7 @@ class Difference:
         low: lower end of its 95 % interval; NaN with fewer than two people, as in the others below.
         high: upper end.
         p: two-sided p-value that there is none, by the t distribution.
-        shown: the difference that this many people and seeds would have shown (p < 0.05) in four of five such tests.
+        shown: the smallest difference that a test of so many people and seeds finds (p < 0.05) with 80 % power.
     """
 
     mean: float

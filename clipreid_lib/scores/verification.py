@@ -189,7 +189,7 @@ def _explain_eer(genuine: int, impostor: int, people: int, people_pairs: int) ->
 
 def _lack(there: int, needed: float, name: str) -> str:
     needed = int(np.ceil(needed - 1e-9))
-    return f"not measurable: {there:,} of {needed:,} {name}" if there < needed else ""
+    return f"not measurable: needs {needed:,} {name}; there are {there:,}" if there < needed else ""
 
 
 def find_eer(fpr: np.ndarray, tpr: np.ndarray) -> float:
