@@ -28,7 +28,7 @@ def check_settings(settings: object) -> None:
         whole = isinstance(value, Integral) and not isinstance(value, bool)
         if key in COUNTS and not (whole and int(value) >= 1) and not (key == "prompt_dim" and value is None):
             raise UserError(f"{key}: {value!r} is not allowed; use a whole number from 1")
-        if key in RATES and not (isinstance(value, Real) and 0 < value < math.inf):
+        if key in RATES and not (isinstance(value, Real) and 0 < float(value) < math.inf):
             raise UserError(f"{key}: {value!r} is not allowed; use a number above 0")
 
 
