@@ -7,7 +7,7 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.clip import backbone
 from clipreid_lib.method.augment import enlarge
 from clipreid_lib.method.encoder_finetune import EncoderSettings, finetune
-from clipreid_lib.method.loss_terms import IdentityLoss, Term
+from clipreid_lib.method.loss_terms import AnchorLoss, IdentityLoss, Term
 from clipreid_lib.method.prompt_learning import PromptSettings, learn_prompts
 
 LABELS = ["a", "a", "b", "b"]
@@ -37,6 +37,11 @@ def test_a_setting_that_is_not_allowed_names_what_is(settings, key, value, allow
     with pytest.raises(UserError) as refused:
         settings(**{key: value})
     assert str(refused.value) == f"{key}: {value!r} is not allowed; use {allowed}"
+
+
+def test_the_loss_against_anchors_takes_the_same_words():
+    with pytest.raises(UserError, match=r"^logits: 'dott' is not allowed; use cosine, dot$"):
+        AnchorLoss(torch.zeros(2, 8), 1.0, logits="dott")
 
 
 @pytest.fixture(scope="module")
