@@ -17,7 +17,7 @@ RATES = ("lr", "head_lr", "bias_factor")
 
 
 def check_settings(settings: object) -> None:
-    """Refuse settings, of either stage or of a loss, that hold a misspelt word, a count below one or a rate that is none.
+    """Refuse settings of a stage or a loss that hold a misspelt word, a count below one or a rate that is none.
 
     Raises:
         UserError: naming the field, its value and what is allowed.
