@@ -247,7 +247,11 @@ def _do(given: argparse.Namespace) -> int:
 
 def _runs(given: argparse.Namespace) -> list[Params]:
     runs = read.expand(*read.compose(given.files, given.set), many=given.yes)
+    told: list[str] = []
+    if getattr(given, "choose", None) is None:  # which compares combinations with the same seeds
+        runs, told = read.drop_repeats(runs)
     preflight.check(runs)
+    print(*told, sep="\n", end="\n" * bool(told))
     return runs
 
 

@@ -93,7 +93,9 @@ def test_weights_and_models_that_do_not_fit_are_told(embedded, tmp_path):
     torch.save(embedded.clip.state_dict(), tmp_path / "small.pt")
     (tmp_path / "noise.pt").write_bytes(b"not weights")
     for model, pretrained, message in (
-        ("ViT-Z-99", "openai", "model: 'ViT-Z-99' is unknown; use embedded, vitb16"),
+        ("Zebra", "openai", "model: 'Zebra' is unknown; use embedded, vitb16.* or an open_clip model name"),
+        ("embeded", None, "^model: 'embeded' is unknown; did you mean embedded\\?$"),
+        ("ViT-B-61", None, "^model: 'ViT-B-61' is unknown; did you mean ViT-B-16\\?$"),
         ("ViT-B-32", None, "pretrained: the open_clip model 'ViT-B-32' needs .* known tags: .*openai"),
         ("ViT-S-32", str(tmp_path / "small.pt"), "small.pt' cannot be loaded into ViT-S-32 .*; give an open_clip tag"),
         ("ViT-S-32", str(tmp_path / "noise.pt"), "noise.pt: is no file of weights"),

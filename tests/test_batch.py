@@ -71,7 +71,7 @@ def test_a_huge_grid_is_counted_and_refused(capsys):
 def test_the_shipped_grids_expand():
     sizes = {}
     for file in (schema.ROOT / "params" / "grids").glob("*.yaml"):
-        runs = read.expand(*read.compose([schema.ROOT / "params" / "demo.yaml", file]))
+        runs, _ = read.drop_repeats(read.expand(*read.compose([schema.ROOT / "params" / "demo.yaml", file])))
         sizes[file.stem] = len(runs)
         assert len({run.run_id for run in runs}) == len(runs)
     # six encoders: one frozen, two variants of three seeds; the two with a text tower have two variants more
@@ -246,6 +246,19 @@ def test_mistakes_in_a_grid_cost_one_line(capsys, given, message):
     assert main(["plan", base, *(part for each in given for part in ("--set", each))]) == 2
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
+
+
+def test_variants_that_train_nothing_run_once_whatever_the_seeds(tmp_path, capsys):
+    file = tmp_path / "grid.yaml"
+    file.write_text(GRID + f"outputs_root: {tmp_path / 'out'}\n")
+    every = read.expand(*read.compose([file]))
+    runs, told = read.drop_repeats(every)
+    assert runs == [run for run in every if (run.variant, run.seed) != ("frozen", 1)]  # their ids are as they were
+    assert told == ["frozen trains nothing, so that every seed gives the same scores: 2 runs left out"]
+    assert read.drop_repeats(runs) == (runs, [])
+    assert main(["plan", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(told[0] + "\n") and "6 runs, 0 done" in out and "frozen-s1" not in out
 
 
 def test_exclude_reads_numbers_as_params_do():

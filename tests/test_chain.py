@@ -261,7 +261,7 @@ def test_the_traceback_of_a_failed_cell_is_in_the_log_and_with_debug_on_the_term
     [
         (["model=vitb17"], "model: 'vitb17' is unknown; did you mean vitb16?"),
         (["dataset=11k", "data_root=/nowhere"], "data_root: /nowhere is not a folder; 11k Hands is one download"),
-        (["model=ViT-B-32-256"], "pretrained: the open_clip model 'ViT-B-32-256' needs a weights tag, or a file"),
+        (["model=ViT-B-32-256"], "pretrained: the open_clip model 'ViT-B-32-256' needs a weights tag or file"),
         (["model=vitb16", "pretrained=/nowhere.pt"], "pretrained: /nowhere.pt is not there"),
         (["model=vitb16", "pretrained=w.pt"], f"pretrained: {schema.ROOT / 'w.pt'} is not there; a relative"),
         (["model=vitb16", "pretrained=models/w"], f"pretrained: {schema.ROOT / 'models' / 'w'} is not there"),
@@ -276,6 +276,20 @@ def test_what_would_end_every_run_is_told_before_any_starts(tmp_path, capsys, gi
     assert main(["run", base, *chosen]) == 2
     out, err = capsys.readouterr()
     assert message in err and err.count("\n") == 1 and out == "" and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("fault", ["a wrong folder", "a partial set"])
+def test_a_data_set_that_cannot_be_read_is_told_once_and_before_any_run_starts(tmp_path, hands, capsys, fault):
+    root = shutil.copytree(hands, tmp_path / "above" / "hands")
+    gone = min((root / "Hands").glob("*.jpg"))
+    gone.unlink()
+    root = root.parent if fault == "a wrong folder" else root
+    values = ["dataset=11k", f"data_root={root}", f"outputs_root={tmp_path / 'out'}", "aspect=[dorsal_r, palmar_r]"]
+    chosen = [part for each in [*values, "variant=frozen"] for part in ("--set", each)]
+    assert main(["run", str(schema.ROOT / "params" / "base.yaml"), *chosen]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and not (tmp_path / "out").exists()
+    assert str(root) in err and (fault == "a wrong folder" or gone.name in err)
 
 
 def test_a_missing_kernel_is_told_before_anything_starts(tmp_path, capsys, monkeypatch):

@@ -127,6 +127,39 @@ def test_a_key_twice_is_refused_with_both_lines(tmp_path):
         read.compose([file])
 
 
+@pytest.mark.parametrize("setting", ["seed=[0,1", "aspect=[dorsal_r, palmar_r", "model=[vitb16, rn50"])
+def test_a_list_that_is_not_closed_says_so(setting):
+    with pytest.raises(UserError) as refused:
+        read.compose([], [setting])
+    assert str(refused.value) == f"--set {setting}: the closing bracket of the list is missing; write {setting}]"
+
+
+def test_aspects_joined_by_a_comma_are_told_both_ways_to_have_several():
+    with pytest.raises(UserError, match=r"write dorsal_r\+palmar_r for one run.*\[dorsal_r, palmar_r\] for a run on"):
+        read.expand(*read.compose([], ["aspect=dorsal_r,palmar_r"]))
+
+
+@pytest.mark.parametrize(
+    ("setting", "others"),
+    [
+        ("train=lora-4", "classifier, clipid"),
+        ("side_info=camera", "classifier, clipid"),
+        ("test_features=after_neck", "classifier"),
+    ],
+)
+def test_a_grid_with_a_variant_that_a_key_does_not_suit_is_told_the_way_out(setting, others):
+    with pytest.raises(UserError) as refused:
+        read.expand(*read.compose([], [setting, "variant=[frozen, classifier, clipid]"]))
+    assert f"; --set 'variant=[{others}]' leaves frozen out of the grid" in str(refused.value)
+    assert read.expand(*read.compose([], [setting, f"variant=[{others}]"]))
+    with pytest.raises(UserError) as refused:  # one run is no grid
+        read.expand(*read.compose([], [setting, "variant=frozen"]))
+    assert "grid" not in str(refused.value)
+    with pytest.raises(UserError) as refused:  # nor is the variant to blame for what no variant takes
+        read.expand(*read.compose([], ["draws=0", "variant=[frozen, classifier]"]))
+    assert "grid" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [

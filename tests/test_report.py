@@ -21,7 +21,7 @@ from bs4 import BeautifulSoup
 
 from clipreid_lib import __main__ as command_line
 from clipreid_lib.base.errors import UserError
-from clipreid_lib.pages import model_card, repeat_command, report, report_notebooks
+from clipreid_lib.pages import model_card, repeat_command, report, report_notebooks, report_origin
 from clipreid_lib.pages.report_blocks import Facts, Section, Table, Words, render
 from clipreid_lib.params import read, schema
 from clipreid_lib.scores.finished_run import FinishedRun
@@ -240,10 +240,15 @@ def test_the_command_survives_shell_and_yaml(values):
 
 
 def test_a_grid_is_one_command_if_it_is_one():
-    pairs = [(seed, variant) for seed in (0, 1) for variant in ("frozen", "clipid")]
+    pairs = [(seed, variant) for seed in (0, 1) for variant in ("classifier", "clipid")]
     runs = [schema.validate_params({"seed": seed, "variant": variant, "experiment": "g"}) for seed, variant in pairs]
     assert given(repeat_command.repeat_grid(runs)) == sorted(run.run_id for run in runs)
     assert repeat_command.repeat_grid(runs[:3]) is None
+    rungs = [(seed, variant) for seed in (0, 1) for variant in ("frozen", "clipid")]
+    ladder = [schema.validate_params({"seed": seed, "variant": variant}) for seed, variant in rungs]
+    command = repeat_command.repeat_grid([ladder[0], ladder[1], ladder[3]])  # frozen runs once, whatever the seeds
+    assert repeat_command.list_runs(command) == sorted(ladder[row].run_id for row in (0, 1, 3))
+    assert repeat_command.repeat_grid(ladder) is None
     odd = [schema.validate_params({"experiment": "g", "image_size": size}) for size in ("96", "96x48")]
     assert given(repeat_command.repeat_grid(odd)) == sorted(run.run_id for run in odd)
 
@@ -252,7 +257,16 @@ def test_places_outside_the_project_have_no_name():
     mine = schema.validate_params(
         {"dataset": "folder", "aspect": "hand", "data_root": "/home/jane/hands", "experiment": "x"}
     )
-    assert "jane" not in repeat_command.repeat_run(mine) and "data_root=PATH" in repeat_command.repeat_run(mine)
+    assert repeat_command.PLACES.keys() == schema.PATHS
+    told = repeat_command.repeat_run(mine)
+    assert "jane" not in told and "data_root=DATA" in told
+    both = repeat_command.repeat_run(mine.model_copy(update={"outputs_root": "/home/jane/results"}))
+    assert "data_root=DATA" in both and "outputs_root=OUTPUTS" in both  # two places have two names
+    (_, said) = report_origin.show_command(both, [mine.run_id])
+    assert said.text.startswith("DATA, OUTPUTS: a place outside the project")
+    asked = mine.model_copy(update={"photograph": "/home/jane/hand.jpg", "gallery_root": "/home/jane/gallery"})
+    told = repeat_command.repeat_run(asked)
+    assert "jane" not in told and "photograph=PHOTOGRAPH" in told and "gallery_root=GALLERY" in told
     inside = schema.validate_params({"data_root": str(schema.ROOT / "data" / "mine")})
     assert "data_root=data/mine" in repeat_command.repeat_run(inside)
 
@@ -434,6 +448,15 @@ def test_named_runs_report_once_and_several_experiments_share_a_page_that_is_fou
     assert len(told) == 3 and told[-1].startswith((outputs / "reports").as_uri())
     assert re.search(r"/reports/grid-2-[0-9a-f]{8}\.html$", told[-1])
     assert list(report.write([], str(outputs)))[-1] == told[-1]
+
+
+def test_a_page_of_named_runs_leaves_the_experiments_page_of_all_as_it_is(outputs):
+    whole = outputs / "reports" / "tiny.html"
+    before = whole.read_text(encoding="utf-8")
+    again = [reported(*(str(run_of(outputs, each)) for each in pair)) for pair in (("frozen", "clipid"),) * 2]
+    assert again[0] == again[1] and re.search(r"/reports/tiny-2-[0-9a-f]{8}\.html$", again[0][-1])
+    (chosen,) = (outputs / "reports").glob("tiny-2-*.html")
+    assert page_of(chosen).h1.get_text() == chosen.stem and whole.read_text(encoding="utf-8") == before
 
 
 def test_across_stands_on_the_grid_where_it_was_measured(outputs):

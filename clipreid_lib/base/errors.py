@@ -20,5 +20,6 @@ class TooFewPeople(UserError):
 
 
 def counted(number: int, noun: str) -> str:
-    """Say how many there are, for a message: ``1 run``, ``1,200 runs``."""
-    return f"{number:,} {noun}{'s' * (number != 1)}"
+    """Say how many there are, for a message: ``1 run``, ``1,200 runs``, ``2 people`` of the noun ``person``."""
+    several = "people" if noun == "person" else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else several}"

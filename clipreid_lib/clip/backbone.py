@@ -18,7 +18,15 @@ from clipreid_lib.clip import timm_towers, tower_shapes, weights
 from clipreid_lib.clip.clip_towers import Backbone, ImageFeatures
 from clipreid_lib.clip.self_attention import fuse_attention
 from clipreid_lib.params.image_sizes import spell
-from clipreid_lib.params.recipes import ALIASES, EMBEDDED, MERGES, OTHER_VOCABULARY, SHIPPED, TIMM
+from clipreid_lib.params.recipes import (
+    ALIASES,
+    EMBEDDED,
+    MERGES,
+    OTHER_VOCABULARY,
+    SHIPPED,
+    TIMM,
+    explain_unknown_model,
+)
 
 import open_clip  # isort: skip
 from open_clip.pretrained import get_pretrained_cfg  # isort: skip
@@ -66,16 +74,15 @@ def load(
         vocabulary = {"bpe_path": str(SHIPPED / MERGES)}
         open_clip.add_model_config(SHIPPED / f"{name}.json")
         pretrained = pretrained or str(SHIPPED / f"{name}.safetensors")
-    elif pretrained is None:
+    if name not in open_clip.list_models():
+        raise UserError(explain_unknown_model(model, open_clip.list_models()))
+    if pretrained is None:
         if model not in ALIASES:
             raise UserError(
                 f"pretrained: the open_clip model {model!r} needs a weights tag or file; "
                 f"known tags: {', '.join(open_clip.list_pretrained_tags_by_model(model)) or 'none'}"
             )
         pretrained = "openai"
-    if name not in open_clip.list_models():
-        known = ", ".join([EMBEDDED, *ALIASES])
-        raise UserError(f"model: {model!r} is unknown; use {known} or an open_clip model name such as ViT-B-16")
     logging.getLogger("root").setLevel(logging.ERROR)  # open_clip narrates its loading on the root logger
     try:
         tag = get_pretrained_cfg(name, pretrained)

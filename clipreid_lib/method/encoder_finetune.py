@@ -15,13 +15,14 @@ from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.clip.device import FORMATS, allow_tf32, explain_out_of_memory, is_out_of_memory
 from clipreid_lib.clip.feed import Images, feed, keep_on_device
 from clipreid_lib.method import few_weights, sampler, schedules
-from clipreid_lib.method.augment import Augment
+from clipreid_lib.method.augment import Augment, enlarge
 from clipreid_lib.method.clipid_model import ClipidModel
 from clipreid_lib.method.inversion import InversionLoss
 from clipreid_lib.method.labels import Labels, map_labels
 from clipreid_lib.method.loss_terms import Term, describe_loss, weigh_terms
 from clipreid_lib.method.promptsg import Composer
 from clipreid_lib.method.resume import Keep
+from clipreid_lib.method.settings_check import check_images, check_settings
 from clipreid_lib.method.training_loop import Loop
 
 
@@ -60,6 +61,9 @@ class EncoderSettings:
         seed: of everything random.
         train: which weights of the image tower learn: ``all``, ``last-N``, ``norms`` or ``lora-R``, as
             :func:`~clipreid_lib.method.few_weights.choose` says. The two latter need a larger ``lr``.
+
+    Raises:
+        UserError: a word that is not allowed, a count below one, a rate that is not above zero.
     """
 
     epochs: int = 60
@@ -83,6 +87,10 @@ class EncoderSettings:
     precision: str = "auto"
     seed: int = 0
     train: str = "all"
+
+    def __post_init__(self) -> None:
+        """Refuse what is not allowed."""
+        check_settings(self)
 
 
 def finetune(
@@ -122,12 +130,13 @@ def finetune(
     Raises:
         UserError: the loss stops being a number; a precision that the device has not; too few people or images for
             one batch of the sampler; a ``train`` that is not allowed or asks for more blocks than the tower has.
-        ValueError: no term, or images and labels differ in number.
+        ValueError: no term; images and labels differ in number; images are not uint8 of the size wanted.
     """
     settings = settings or EncoderSettings()
     identities, rows = map_labels(labels)
     if len(rows) != len(images) or not terms:
         raise ValueError(f"{len(images)} images, {len(rows)} labels and {len(terms)} loss terms")
+    check_images(images, enlarge(clip.image_size) if settings.padding == "enlarge" else clip.image_size)
     torch.manual_seed(stable_seed("heads", settings.seed))
     model = ClipidModel(clip, len(identities)).to(clip.device)
     if settings.compose != "none":  # after the heads, which are thus drawn alike

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from clipreid_lib.method.clipid_model import ModelOutput
 from clipreid_lib.method.prompt_bank import text_logits
+from clipreid_lib.method.settings_check import check_settings
 from clipreid_lib.method.triplet_loss import batch_hard_triplet
 
 # A loss takes what the model made of a batch and (B,) rows of the label map. It returns a scalar, or several by name.
@@ -68,12 +69,19 @@ class AnchorLoss:
         scale: CLIP's learned inverse temperature, ``Backbone.logit_scale``.
         logits: ``cosine`` or ``dot``, as :func:`~clipreid_lib.method.prompt_bank.text_logits` takes them.
         smoothing: as for :class:`IdentityLoss`.
+
+    Raises:
+        UserError: ``logits`` is another word.
     """
 
     anchors: torch.Tensor = field(repr=False)
     scale: float
     logits: str = "cosine"
     smoothing: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse what is not allowed."""
+        check_settings(self)
 
     def __call__(self, out: ModelOutput, rows: torch.Tensor) -> torch.Tensor:
         """Return the scalar loss."""

@@ -18,6 +18,7 @@ from clipreid_lib.method.contrastive_loss import info_nce, supervised_contrastiv
 from clipreid_lib.method.labels import Labels, map_labels
 from clipreid_lib.method.prompt_bank import PromptBank, scale_pair, text_logits
 from clipreid_lib.method.resume import Keep
+from clipreid_lib.method.settings_check import check_images, check_settings
 from clipreid_lib.method.training_loop import Loop
 
 WEIGHT_DECAY = 1e-4  # Adam's L2 term, in CLIP-ReID's both families
@@ -42,6 +43,9 @@ class PromptSettings:
         loss: ``supervised`` has all images of a person as positives, ``infonce`` an image's own pair alone.
         logits: ``cosine`` (times CLIP's scale, whatever a backbone's norms are) or ``dot`` (as published).
         seed: of everything random.
+
+    Raises:
+        UserError: a word that is not allowed, a count below one, a rate that is not above zero.
     """
 
     epochs: int = 120
@@ -55,6 +59,10 @@ class PromptSettings:
     loss: str = "supervised"
     logits: str = "cosine"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what is not allowed."""
+        check_settings(self)
 
 
 def learn_prompts(
@@ -90,12 +98,14 @@ def learn_prompts(
 
     Raises:
         UserError: the tokens do not fit the text tower's context; the loss stops being a number.
-        ValueError: images and labels differ in number, or words are needed and missing.
+        ValueError: images and labels differ in number; images are not uint8 of the backbone's size; words are needed
+            and missing.
     """
     settings = settings or PromptSettings()
     identities, rows = map_labels(labels)  # (N,)
     if len(rows) != len(images):
         raise ValueError(f"{len(images)} images and {len(rows)} labels")
+    check_images(images, clip.image_size)
     # Side vectors are not trained yet, so the images are encoded without them.
     image = encode(clip, images).in_text_space.to(clip.device)  # (N, embed_dim)
     torch.manual_seed(stable_seed("prompt bank", settings.seed))

@@ -8,6 +8,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from clipreid_lib.base.errors import counted
 from clipreid_lib.data.contract import FLAGS
 from clipreid_lib.data.manifest import ROLES, Manifest
 from clipreid_lib.data.photographs import Photographs
@@ -23,7 +24,7 @@ def draw_people_by_aspect(table: pd.DataFrame) -> plt.Figure:
     counts = table.groupby(["aspect", "identity"]).size().unstack()  # NaN where a person lacks an aspect
     # In numbers as well: where all have equally many, one shade fills the figure.
     said = [
-        f"{name}\n{row.count()} people, {row.min():.0f}"
+        f"{name}\n{counted(row.count(), 'person')}, {row.min():.0f}"
         + (f" to {row.max():.0f} images" if row.nunique() > 1 else f" image{'s' if row.max() > 1 else ''} each")
         for name, row in counts.iterrows()
     ]
@@ -78,7 +79,7 @@ def draw_sessions(table: pd.DataFrame) -> plt.Figure:
     whats = ("hands (person and aspect)", "sessions")
     for place, numbers, label, what in zip(axes, (held, images), labels, whats, strict=True):
         sns.histplot(numbers.to_numpy(), discrete=True, ax=place)
-        place.set(xlabel=label, ylabel=what, xlim=(0, numbers.max() + 1))
+        place.set(xlabel=label, ylabel=what, xlim=(0, numbers.max() + 0.6))  # bars end at 0.5; no tick follows
         for axis in (place.xaxis, place.yaxis):
             axis.set_major_locator(MaxNLocator(integer=True))
     return figure
@@ -111,7 +112,7 @@ def draw_role_counts(manifest: Manifest) -> plt.Figure:
     people = people.sort_values(["place", "images"], ascending=[True, False]).reset_index(drop=True)
     figure, axes = plt.subplots(figsize=WIDE)
     for role, group in people.groupby("role", sort=False):
-        label = f"{role} ({len(group)} people, {group['images'].sum()} images)"
+        label = f"{role} ({counted(len(group), 'person')}, {counted(group['images'].sum(), 'image')})"
         axes.bar(group.index, group["images"], width=1.0, label=label, color=COLOURS[role])
     axes.set(xlabel="people, sorted within their part", ylabel="images", xticks=[])
     axes.grid(axis="x", visible=False)

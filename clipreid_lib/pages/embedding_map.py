@@ -65,6 +65,7 @@ def draw_anchors(panels: dict[str, torch.Tensor], identities: list, anchors: tor
 
     Text and images lie in two separate cones of CLIP's space (Liang et al. 2022, arXiv 2203.02053). Each side is
     therefore normalised and centred on its own mean first; without that the stars would be one heap beside another.
+    The axes of later panels point the way in which the points agree with the first panel's.
 
     Args:
         panels: (N, D) projected features of the same images, by what is written above the panel.
@@ -73,11 +74,15 @@ def draw_anchors(panels: dict[str, torch.Tensor], identities: list, anchors: tor
         names: (P) whose they are; ten evenly spaced ones are coloured.
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 4.4), squeeze=False)
+    first: np.ndarray | None = None  # (N + P, 2) of the first panel
     for place, (title, images) in zip(axes[0], panels.items(), strict=True):
         sides = [functional.normalize(side.float(), dim=1) for side in (images, anchors)]
         centred = [(side - side.mean(dim=0)).numpy() for side in sides]
         plane = PCA(2, random_state=0).fit(np.concatenate(centred))  # spanned by both, so that neither is flattened
-        dots, stars = map(plane.transform, centred)
+        points = plane.transform(np.concatenate(centred))  # (N + P, 2)
+        first = points if first is None else first
+        points *= np.where((points * first).sum(axis=0) < 0, -1, 1)  # an axis of PCA may point either way
+        dots, stars = np.split(points, [len(images)])
         colours = _scatter(place, dots, np.array([str(name) for name in identities]))
         coloured = np.array([str(name) in colours for name in names])
         look = {"marker": "*", "s": 110, "linewidths": 0.7}

@@ -1,6 +1,7 @@
 """The command that repeats a run or a grid, proved by composing it again."""
 
 import math
+import re
 import shlex
 from pathlib import Path
 
@@ -10,9 +11,12 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.params import read
 from clipreid_lib.params.schema import DATA_KEYS, EXTERNAL, ROOT, Params, project_path
 
-PLACES = ("data_root", "outputs_root", "pretrained", "resume_prompt", "output_dir", "save_dir")  # keys that hold paths
+# Keys that hold paths, and the word that stands for a place on the machine of whoever ran it.
+PLACES = {
+    **{"data_root": "DATA", "outputs_root": "OUTPUTS", "pretrained": "WEIGHTS", "resume_prompt": "PROMPTS"},
+    **{"output_dir": "LOGS", "save_dir": "MODELS", "photograph": "PHOTOGRAPH", "gallery_root": "GALLERY"},
+}
 BASE = "params/base.yaml"  # changes nothing; `clipreid run` asks for a file
-ELSEWHERE = "PATH"  # stands for a place on the machine of whoever ran it
 
 
 def hide_place(key: str, value: object) -> object:
@@ -21,12 +25,12 @@ def hide_place(key: str, value: object) -> object:
         return value
     place = project_path(value)
     if not place.is_relative_to(ROOT):
-        return ELSEWHERE
+        return PLACES[key]
     return place.relative_to(ROOT).as_posix() if Path(value).expanduser().is_absolute() else value
 
 
 def list_changed(params: Params) -> dict:
-    """Return the fewest keys that make this run, with places outside the project written ``PATH``."""
+    """Return the fewest keys that make this run, with a word for each place outside the project."""
     return {key: hide_place(key, value) for key, value in params.changed().items()}
 
 
@@ -53,12 +57,18 @@ def repeat_grid(runs: list[Params]) -> str | None:
     return command if list_runs(command) == sorted({params.run_id for params in runs}) else None
 
 
+def list_places(command: str) -> list[str]:
+    """Return the words in a command that stand for places outside the project."""
+    return [word for key, word in PLACES.items() if re.search(rf"\b{key}=.*\b{word}\b", command)]
+
+
 def list_runs(command: str) -> list[str]:
     """Return the ids of the runs that a command makes, sorted; empty where it is refused here and now."""
     words = shlex.split(command.replace("\\\n", " "))
     settings = [word for before, word in zip(words, words[1:], strict=False) if before == "--set"]
     try:
-        return sorted(run.run_id for run in read.expand(*read.compose([ROOT / BASE], settings)))
+        runs, _ = read.drop_repeats(read.expand(*read.compose([ROOT / BASE], settings)))
+        return sorted(run.run_id for run in runs)
     except UserError:
         return []
 

@@ -39,12 +39,13 @@ SEVERAL = (
 )
 
 
-def write(folders: list[str], outputs: str | None = None) -> Iterator[str]:
+def write(folders: list[str], outputs: str | None = None, chosen: bool = True) -> Iterator[str]:
     """Write every page that is asked for, and say of each where it lies.
 
     Args:
         folders: of runs; every evaluated run of the outputs folder where empty.
         outputs: where the grid's page goes to; None takes the folder that all runs given lie in, else the project's.
+        chosen: whether runs given are some of their experiment, whose page of all stays; False for all of a batch.
 
     Yields:
         Lines to print: the address of each page written, and a sentence for each run left out.
@@ -67,8 +68,9 @@ def write(folders: list[str], outputs: str | None = None) -> Iterator[str]:
         write_text(path, lay_out(run))
         yield path.as_uri()
     if len(runs) > 1:
-        path = place / "reports" / f"{report_runs.name_page(runs)}.html"
-        write_text(path, report_runs.lay_out(runs, path.parent, place))
+        chosen = chosen and bool(folders)
+        path = place / "reports" / f"{report_runs.name_page(runs, chosen)}.html"
+        write_text(path, report_runs.lay_out(runs, path.parent, place, chosen))
         yield path.as_uri()
 
 

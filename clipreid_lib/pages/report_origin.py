@@ -127,8 +127,8 @@ def show_command(command: str, names: list[str]) -> list:
     blocks: list = [page.Command(command)]
     if command.startswith("clipreid score"):
         return [*blocks, page.Words(page.TEXTS["command of features"])]
-    if repeat_command.ELSEWHERE in command:
-        blocks.append(page.Words(page.TEXTS["command with a place"]))
+    if places := repeat_command.list_places(command):
+        blocks.append(page.Words(f"{', '.join(places)}: {page.TEXTS['command with a place']}"))
     elif repeat_command.list_runs(command) != sorted(names):
         blocks.append(page.Words(page.TEXTS["command of another run"], missing=True))
     return blocks

@@ -27,17 +27,24 @@ DRAWN = f"rank1{IN_DRAWS}"
 ACROSS |= dict.fromkeys([*VOTES, DRAWN, f"{DRAWN}_std"], float)
 
 
-def name_page(runs: Runs) -> str:
-    """Return the page's name: the runs' experiment, or a hash of their ids where they are of several."""
+def name_page(runs: Runs, chosen: bool = False) -> str:
+    """Return the page's name: the runs' experiment, with a hash of their ids where they are ``chosen`` ones of it.
+
+    Without the hash, their page would take the place of the page of all. Runs of several experiments always have it.
+    """
     experiments = {run.params.experiment for run in runs}
-    if len(experiments) == 1 and (experiment := experiments.pop()):
+    experiment = experiments.pop() if len(experiments) == 1 else None
+    if experiment and not chosen:
         return experiment
     digest = hashlib.sha256("\n".join(sorted(run.name for run in runs)).encode()).hexdigest()[:8]
-    return f"grid-{len(runs)}-{digest}"
+    return f"{experiment or 'grid'}-{len(runs)}-{digest}"
 
 
-def lay_out(runs: Runs, folder: Path, outputs: Path) -> str:
-    """Return the report of several runs as HTML that will lie in ``folder``; ``outputs`` may hold ``across.csv``."""
+def lay_out(runs: Runs, folder: Path, outputs: Path, chosen: bool = False) -> str:
+    """Return the report of several runs as HTML that will lie in ``folder``; ``outputs`` may hold ``across.csv``.
+
+    ``chosen`` is as for :func:`name_page`.
+    """
     runs = sorted(runs, key=lambda run: (LADDER.index(run.params.variant), run.name))
     sections = [
         page.make_section("The ladder's questions", _show_pairs, runs),
@@ -50,7 +57,7 @@ def lay_out(runs: Runs, folder: Path, outputs: Path) -> str:
         page.make_section("Provenance", _show_provenance, runs),
         page.make_section("How to repeat it", _show_repeat, runs),
     ]
-    return page.render(name_page(runs), _sum_up(runs), sections, [outputs, *(run.folder for run in runs)])
+    return page.render(name_page(runs, chosen), _sum_up(runs), sections, [outputs, *(run.folder for run in runs)])
 
 
 def _sum_up(runs: Runs) -> list[str]:

@@ -10,6 +10,7 @@ import seaborn as sns
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from scipy import stats
 
+from clipreid_lib.base.errors import counted
 from clipreid_lib.pages.style import HALF, WIDE, escape
 from clipreid_lib.scores.score_names import ENDS, SHOWN, format_share
 from clipreid_lib.scores.subgroups import FEWEST
@@ -59,22 +60,26 @@ def draw_roc_and_det(named: "dict[str, Verification]") -> plt.Figure:
     """Draw ROC (true against false positive rate, the latter on a log axis) and DET (both errors, normal deviates).
 
     A DET curve is straight where both kinds of score are normally distributed (Martin et al. 1997). Curves end at the
-    lowest false positive rate that one impostor pair makes.
+    lowest false positive rate that one impostor pair makes. One whose EER is not measurable is named and not drawn: of
+    a few people it would be a step or two.
     """
     figure, (roc, det) = plt.subplots(1, 2, figsize=TALL)
     deviate, labels = stats.norm.ppf, []
     for name, each in named.items():
+        if each.eer_lacks:
+            labels.append(f"{name}, not drawn: EER {each.eer_lacks}")
+            roc.plot([], [], linestyle="none", label=labels[-1])
+            continue
         # A few thousand points of possibly millions, evenly spread on the log axis, the first false positive included.
         rising = np.geomspace(1 / each.impostor, 1, 3000)
         seen = np.unique(np.searchsorted(each.fpr, rising * (1 + 1e-9), side="right") - 1)
         seen = seen[each.fpr[seen] > 0]
-        labels.append(f"{name}, EER {'not measurable' if each.eer_lacks else f'{format_share(each.eer)} %'}")
+        labels.append(f"{name}, EER {format_share(each.eer)} %")
         (line,) = roc.plot(100 * each.fpr[seen], 100 * each.tpr[seen], drawstyle="steps-post", label=labels[-1])
         tiny = 0.5 / max(each.genuine, each.impostor)  # half an error: normal deviates have no place for none
         both = [deviate(np.clip(rate[seen], tiny, 1 - tiny)) for rate in (each.fpr, 1 - each.tpr)]
         det.plot(*both, color=line.get_color())
-        if not each.eer_lacks:
-            det.plot(*2 * [[deviate(max(each.eer, tiny))]], "o", color=line.get_color(), markersize=4)
+        det.plot(*2 * [[deviate(max(each.eer, tiny))]], "o", color=line.get_color(), markersize=4)
     roc.set(xscale="log", xlabel=POSITIVE, ylabel="true positive rate, per cent", ylim=(0, 102))
     for axis in (roc.xaxis, roc.yaxis):
         axis.set_major_formatter("{x:g}")
@@ -110,7 +115,7 @@ def draw_intervals(table: pd.DataFrame, score: str, label: str, lacking: str = "
 def draw_subgroups(table: pd.DataFrame) -> plt.Figure:
     """Draw rank-1 of every subgroup of ``score_groups`` with its interval; small groups have their count alone."""
     people = table["identities"].astype(int)
-    names = [f"{attribute}: {group} ({count} people)" for (attribute, group), count in people.items()]
+    names = [f"{attribute}: {group} ({counted(count, 'person')})" for (attribute, group), count in people.items()]
     label, lacking = "rank-1, with 95 % interval over people", f"fewer than {FEWEST} people: no rate"
     figure = draw_intervals(table.set_axis(names), "rank1", label, lacking)
     figure.axes[0].set_xlim(0, 102)
@@ -132,7 +137,7 @@ def draw_templates(rows: list[dict]) -> plt.Figure:
         bars = np.nan_to_num(np.maximum([values - low, high - values], 0))  # one person has no interval
         axes.errorbar(numbers, values, yerr=bars, fmt="o-", capsize=3, label=labels[0])
         axes.plot(numbers, [100 * row.get("one", row)[key] for row in rows], "s--", color="0.5", label=labels[1])
-        ticks = [f"{number}\n{row['people']} people" for number, row in zip(numbers, rows, strict=True)]
+        ticks = [f"{number}\n{counted(row['people'], 'person')}" for number, row in zip(numbers, rows, strict=True)]
         axes.set_xticks(numbers, ticks)
         axes.set(xlabel="images enrolled", ylabel=f"{SHOWN[key]}, per cent", ylim=(None, 101))
     figure.legend(

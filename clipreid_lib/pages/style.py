@@ -1,6 +1,6 @@
 """The look all pictures share: theme, colours, sizes and fonts, and how a picture is saved.
 
-Right and wrong are Okabe and Ito's blue and vermillion, which stay apart for colour-blind readers. Files are made for
+Right and wrong are Okabe and Ito's blue and vermilion, which stay apart for colour-blind readers. Files are made for
 print: 300 dots per inch, and fonts embedded in a PDF as outlines that journals accept (TrueType, type 42).
 """
 

@@ -7,18 +7,22 @@ Files compose left to right. In a file a key may hold a list; :func:`expand` tur
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from clipreid_lib.base.errors import UserError
+from clipreid_lib.base.errors import UserError, counted
 from clipreid_lib.params.schema import (
     DECIMAL,
     ONE_VALUE,
+    PATHS,
     TEXT,
+    TRAIN_NOTHING,
     Params,
     describe_odd_number,
     name_source,
@@ -85,7 +89,7 @@ def compose(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> tuple
         The merged values (lists kept) and, for each key, the file or override that set it.
 
     Raises:
-        UserError: a file cannot be read, or an override is not ``key=value``.
+        UserError: a file cannot be read, or an override is not ``key=value`` or a list that is not closed.
     """
     values: dict = {}
     source: dict[str, str] = {}
@@ -136,12 +140,46 @@ def expand(values: dict, source: str | dict[str, str] = "params", many: bool = F
         raise UserError(f"{place}: exclude: leaves none of {size:,} combinations")
     unique: dict[str, tuple[Params, dict]] = {}
     for point in left:
-        run = validate_params(point, source)
+        run = _validate_point(point, source, axes)
         _, first = unique.setdefault(run.run_id, (run, point))
         if differ := [key for key in point if point[key] != first[key]]:
             where = name_source(source, differ[0])
             raise UserError(f"{where}: {differ[0]}: some of its values make the same run; keep one of them")
     return [run for run, _ in unique.values()]
+
+
+def _validate_point(point: dict, source: str | dict[str, str], axes: dict[str, list]) -> Params:
+    """Validate one combination; where its variant alone is refused, say how the grid goes without it."""
+    try:
+        return validate_params(point, source)
+    except UserError as error:
+        fine = []
+        for variant in axes.get("variant", ()):
+            with suppress(UserError):
+                fine.append(validate_params(point | {"variant": variant}).variant)
+        if not fine:
+            raise
+        others, mine = f"variant=[{', '.join(fine)}]", point["variant"]
+        hint = f"--set '{others}' leaves {mine} out of the grid, exclude: [{{variant: {mine}}}] in a file does too"
+        raise UserError(f"{error}; {hint}") from None
+
+
+def drop_repeats(runs: list[Params]) -> tuple[list[Params], list[str]]:
+    """Leave out runs that would repeat another one's numbers: they train nothing, and differ in their seed alone.
+
+    Returns:
+        The first of each kind and all others, in their order, and a line for each variant that lost some.
+    """
+    kept: dict[str, Params] = {}
+    lost: Counter = Counter()
+    for run in runs:
+        same = run.run_id if run.variant not in TRAIN_NOTHING else run.model_copy(update={"seed": 0}).run_id
+        if kept.setdefault(same, run) is not run:
+            lost[run.variant] += 1
+    return list(kept.values()), [
+        f"{variant} trains nothing, so that every seed gives the same scores: {counted(number, 'run')} left out"
+        for variant, number in lost.items()
+    ]
 
 
 def read_values(key: str, value: object, where: str) -> list:
@@ -180,6 +218,8 @@ def _read_override(key: str, text: str) -> object:
             return loader.construct_document(node)
     except (yaml.YAMLError, ValueError):
         pass  # a folder may be called [old
+    if text.startswith("[") and "]" not in text and key not in PATHS:
+        raise UserError(f"--set {key}={text}: the closing bracket of the list is missing; write {key}={text}]")
     return text
 
 

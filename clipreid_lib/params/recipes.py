@@ -3,7 +3,9 @@
 ``params/published/README.md`` lists every departure from the papers, and the files beside it undo them.
 """
 
+import difflib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +22,14 @@ EMBEDDED = "embedded"  # the small CLIP shipped with this package
 SHIPPED = Path(__file__).parent.parent / "embedded" / "weights"  # its config, vocabulary and weights
 MERGES = "merges.txt.gz"  # its vocabulary: the byte pairs that its tokenizer merges
 WEIGHTS_CONFIG = "open_clip_config.json"  # what open_clip puts beside a file of weights: network and normalisation
+
+
+def explain_unknown_model(model: str, others: Iterable[str]) -> str:
+    """Say that a model is unknown, and which is meant or known; ``others`` are the names that open_clip has."""
+    ours = [EMBEDDED, *ALIASES]
+    near = difflib.get_close_matches(model, [*ours, *others], n=1)
+    hint = f"did you mean {near[0]}?" if near else f"use {', '.join(ours)} or an open_clip model name such as ViT-B-16"
+    return f"model: {model!r} is unknown; {hint}"
 
 
 @dataclass(frozen=True)

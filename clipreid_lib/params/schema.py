@@ -59,7 +59,8 @@ OLDER_WORDS = {("supervised", "cosine"): "cosine", ("supervised", "dot"): "supco
 # How keys that must match a pattern are written.
 WRITTEN = {
     "experiment": "letters, digits and . _ + - make a name, such as pilot-1",
-    "aspect": "letters, digits, spaces and . _ + - make a name, such as dorsal_r",
+    "aspect": "letters, digits, spaces and . _ + - make a name, such as dorsal_r; write dorsal_r+palmar_r for one run "
+    "on both, [dorsal_r, palmar_r] for a run on each",
     "noun": "write words, and a full stop or none, such as hand.",
     "image_size": "write the pixels of a square's side or HEIGHTxWIDTH, such as 224 or 256x128",
     "train": "write all, norms, last-N or lora-R with whole numbers from 1, such as last-2 or lora-4",
@@ -394,6 +395,8 @@ def allowed_words(key: str) -> tuple[str, ...]:
 _SHAPES = {key: said.get("anyOf", [said]) for key, said in Params.model_json_schema()["properties"].items()}
 _KINDS = {key: {shape.get("type") for shape in shapes} for key, shapes in _SHAPES.items()}
 TEXT = {key for key, kinds in _KINDS.items() if "string" in kinds}  # keys that keep what was written
+# Keys that hold paths, which may look like anything; other text is one of some words or has a pattern.
+PATHS = {key for key in TEXT if not any({"pattern", "enum"} & shape.keys() for shape in _SHAPES[key])} - {"model"}
 NUMBERS = {key for key, kinds in _KINDS.items() if kinds & {"integer", "number"}}
 # Keys of which one run takes one value and a grid no other: runs are not told apart by them.
 ONE_VALUE = NOT_IN_ID - {"experiment", "pretrained", "resume_prompt"}

@@ -130,7 +130,7 @@ def print_summary(batch: Local, failed: dict[str, str], seconds: float) -> None:
 
         print("reports:", flush=True)
         try:
-            for address in report.write([str(run.folder) for run in evaluated]):
+            for address in report.write([str(run.folder) for run in evaluated], chosen=False):
                 print(f"  {address}", flush=True)
         except UserError as error:  # as above; `clipreid report` makes the pages later
             print(f"  not written: {error}")

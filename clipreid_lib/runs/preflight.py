@@ -3,15 +3,14 @@
 This module is quick to import, and loads what is slow only to say what is wrong.
 """
 
-import difflib
 import importlib.util
 import json
 from pathlib import Path
 
 from clipreid_lib.base.accelerator import list_cards
 from clipreid_lib.base.errors import UserError
-from clipreid_lib.params.recipes import ALIASES, EMBEDDED, OTHER_VOCABULARY, TIMM
-from clipreid_lib.params.schema import EXTERNAL, SCORE, SILENT, SPEAK, Params, project_path
+from clipreid_lib.params.recipes import ALIASES, EMBEDDED, OTHER_VOCABULARY, TIMM, explain_unknown_model
+from clipreid_lib.params.schema import EVALUATION, EXTERNAL, SCORE, SILENT, SPEAK, Params, project_path
 from clipreid_lib.runs import records
 
 
@@ -36,13 +35,11 @@ def check(runs: list[Params]) -> None:
 
             choose_weights(model, weights if weights in (None, "random") else _find_file(weights))
         elif model not in known:
-            near = difflib.get_close_matches(model, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"use {', '.join(ours)} or a name that open_clip has"
-            raise UserError(f"model: {model!r} is unknown; {hint}")
+            raise UserError(explain_unknown_model(model, known))
         elif speaks and model not in ours and (told := _explain_silence(configs[known.index(model) - len(ours)])):
             raise UserError(f"variant: {model} {told}; use {', '.join(SILENT)}")
         if weights is None and model not in ours and not model.startswith(TIMM):
-            raise UserError(f"pretrained: the open_clip model {model!r} needs a weights tag, or a file")
+            raise UserError(f"pretrained: the open_clip model {model!r} needs a weights tag or file")
         is_file = bool({*(weights or "")} & {*"./\\"}) or Path(weights or "").is_file()  # no tag holds a dot or a slash
         if weights not in (None, "random") and model != EMBEDDED and not model.startswith(TIMM) and not is_file:
             from clipreid_lib.clip.backbone import check_tag  # loads torch
@@ -67,20 +64,30 @@ def _explain_silence(config: Path) -> str:
     return "has a text tower that reads a token of its own beside the sentence" if text.get("embed_cls") else ""
 
 
+def _reads_all(run: Params, force: frozenset[str]) -> bool:
+    """Whether every image must be there: the pictures of an evaluated run do without those deleted since."""
+    return bool(force) or not records.is_done(run, run.folder, EVALUATION)
+
+
 def check_here(runs: list[Params], force: frozenset[str] = frozenset()) -> None:
     """Look for what runs need on this machine; finished runs need nothing, unless a notebook is forced.
 
     Raises:
-        UserError: the Jupyter kernel, a data folder or a device is missing, or torch cannot use the GPU.
+        UserError: the Jupyter kernel, a data folder or a device is missing, or torch cannot use the GPU; what lies in
+            a data folder is not the data set, or not all of it.
     """
     left = [run for run in runs if force or records.state(run, run.folder)[0] != "done"]
     if left and importlib.util.find_spec("ipykernel") is None:
         raise UserError("this Python has no Jupyter kernel to run notebooks in; pip install ipykernel")
-    for run in {run.data_id: run for run in left if run.dataset != "demo"}.values():
-        if not run.data_folder.is_dir():
-            from clipreid_lib.data import datasets  # its message says where the data set can be downloaded
+    sets = {
+        (run.dataset, run.data_folder, run.allow_missing, run.burst_gap)
+        for run in left
+        if run.dataset != "demo" and (not run.data_folder.is_dir() or _reads_all(run, force))
+    }
+    for asked in sorted(sets):
+        from clipreid_lib.data import datasets  # loads pandas, as the runs will
 
-            datasets.load_images(run.dataset, run.data_folder)
+        datasets.load_images(*asked)
     for device in sorted({run.device for run in left if run.device != "cpu"}):
         if device != "auto" or list_cards():
             from clipreid_lib.runs.machine import choose_device  # loads torch
