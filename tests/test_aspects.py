@@ -145,29 +145,66 @@ def test_runs_that_were_trained_otherwise_are_not_compared():
     asked = pd.DataFrame({"path": [f"{each}.jpg" for each in people], "identity": people, "weight": 1.0})
 
     def answer(share):
-        return asked.assign(**dict.fromkeys(SCORES, 0.0)).assign(rank1=share + people % 2 / 10, map=share)
+        return asked.assign(**dict.fromkeys(SCORES, 0.0)).assign(rank1=share + people % 2 / 100, map=share)
 
-    ways = [
-        ("dorsal_r+palmar_r", {}, 0.8),
-        ("dorsal_r", {}, 0.6),
-        ("dorsal_r", {"encoder_epochs": 1}, 0.1),
-        ("dorsal_r+palmar_r", {"variant": "clipid_no_text"}, 0.5),
+    usual, hands = {"protocol": "common", "variant": "clipid"}, pd.DataFrame({"aspect": ["dorsal_r", "palmar_r"]})
+
+    def make(aspect, seed=0, **more):
+        params = validate_params(usual | {"aspect": aspect, "seed": seed} | more).resolved()
+        return SimpleNamespace(params=params, table=hands)
+
+    # Each run's answers on backs and on palms asking backs; None where people would leak.
+    given = [
+        (make("dorsal_r+palmar_r", 0), (0.8, 0.5)),
+        (make("dorsal_r+palmar_r", 1), (0.9, 0.7)),
+        (make("dorsal_r", 0), (0.6, 0.1)),
+        (make("dorsal_r", 1), (0.7, None)),
+        (make("dorsal_r", 0, encoder_epochs=1), (0.0, 0.0)),
+        (make("palmar_r", 0), (0.0, 0.3)),
+        (make("dorsal_r+palmar_r", 0, variant="clipid_no_text"), (0.75, 0.5)),
     ]
-    usual = {"protocol": "common", "variant": "clipid"}
-    runs = [
-        SimpleNamespace(params=validate_params(usual | {"aspect": aspect} | more).resolved())
-        for aspect, more, _ in ways
+
+    def compare(rows):
+        tests = {"tested_dataset": "demo", "tested_aspect": ["dorsal_r", "palmar_r asks dorsal_r"] * len(rows)}
+        answers = [None if share is None else answer(share) for _, shares in rows for share in shares]
+        return across.compare_joined([run for run, _ in rows], pd.DataFrame(tests), answers)
+
+    for rows in (given, given[::-1]):
+        found, told = compare(rows)
+        backs, crossed = (table["rank-1"].str.split(" ").str[0].to_dict() for table in found.values())
+        assert not told and list(found) == ["demo dorsal_r", "demo palmar_r asks dorsal_r"]
+        joined = "clipid of dorsal_r+palmar_r over"
+        assert backs == {
+            f"{joined} clipid of dorsal_r": "+20.0",
+            f"{joined} clipid_no_text of dorsal_r+palmar_r": "+5.0",
+        }
+        assert crossed == {
+            f"{joined} clipid of dorsal_r": "+40.0",
+            f"{joined} clipid of palmar_r": "+20.0",
+            f"{joined} clipid_no_text of dorsal_r+palmar_r": "+0.0",
+        }
+        assert found["demo dorsal_r"]["seeds"].to_dict()[f"{joined} clipid of dorsal_r"] == "2"
+    found, told = compare([*given, given[0]])
+    assert found == {} and told == [
+        "not compared: several runs of clipid on dorsal_r+palmar_r, one seed and the same params"
     ]
-    table = pd.DataFrame({"tested_dataset": "demo", "tested_aspect": ["dorsal_r"] * 4})
-    answers = [answer(share) for *_, share in ways]
-    for order in ([0, 1, 2, 3], [2, 3, 1, 0]):
-        given = [runs[place] for place in order], table, [answers[place] for place in order]
-        (found,), told = across.compare_joined(*given)[0].values(), across.compare_joined(*given)[1]
-        assert found["rank-1"].str.startswith(("+20.0", "+30.0")).all() and len(found) == 2 and not told
-    doubled = across.compare_joined(
-        [*runs, runs[0]], pd.concat([table, table[:1]], ignore_index=True), [*answers, answers[2]]
+    assert compare([given[2], given[2]]) == ({}, [])  # nothing joined, so nothing to compare
+
+
+def test_people_with_one_image_of_each_aspect_are_tested_across_alone(tmp_path):
+    table = people(12, (1, 1))
+    params = validate_params({"dataset": "folder", "aspect": BOTH, "protocol": "common", "draws": 2})
+    rows = crossing.cross(embed(table, 0.5), table, params)
+    assert [row["identities"] for row in rows] == [6, 6] and all(0 <= row["rank1"] <= 1 for row in rows)
+    run = SimpleNamespace(table=table, params=params, folder=tmp_path)
+    kept = results.cross_aspects(run, {"protocols": {"common": {}}}, {"image": embed(table, 0.5)})
+    assert kept == rows
+    few = people(12, (2, 2))[lambda table: (table["aspect"] == "dorsal_l") | (table["identity"] < 7)]
+    few.attrs["dataset"] = "hd"
+    rows = crossing.cross(embed(few, 0.5), few, params)
+    assert (
+        all("too few people" in row["rank1"] for row in rows) and "too few people" in crossing.tabulate(rows).iloc[0, 0]
     )
-    assert doubled[0] == {} and "several runs of clipid on dorsal_r+palmar_r, one seed" in doubled[1][0]
 
 
 def score_as_notebook_04(run):

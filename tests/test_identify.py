@@ -178,7 +178,7 @@ def test_a_verdict_says_a_name_above_the_threshold_alone(frozen, singles, tmp_pa
     assert recognizer.identify(asked, gallery, fpir=0.01).verdict.endswith(
         "supports no threshold for 1 %, too few; --fpir 0.1 has one"
     )
-    with pytest.raises(UserError, match="0.2 has no threshold; there are some for 0.1, 0.01"):
+    with pytest.raises(UserError, match="0.2 has no threshold; there are some for 0.1, 0.03, 0.01, 0.003, 0.001"):
         recognizer.identify(asked, gallery, fpir=0.2)
 
 
@@ -206,7 +206,7 @@ def test_a_gallery_of_several_images_a_person_has_a_threshold_of_its_own():
         own = scores.pop(person[asks])
         stranger.append(max(scores.values()))
         mate.append(own if own > stranger[-1] else -np.inf)
-    searched = strangers.search_enrolled(gallery)
+    searched = strangers.search_enrolled(gallery, 0.1)
     assert searched.non_mated["score"].to_numpy() == pytest.approx(stranger, abs=1e-6)
     assert np.allclose(np.exp(searched.mated["score"]), np.exp(mate), atol=1e-6) and searched.enrolled == (59, 59)
     made = learned("sha", threshold=0.1)
@@ -220,10 +220,34 @@ def test_a_gallery_of_several_images_a_person_has_a_threshold_of_its_own():
     assert 0.06 < (best > bar.threshold).mean() < 0.16
     alone = make_gallery(people=60, images=4, spread=1.0)
     single = Gallery(alone.table[::4], alone.embeddings[::4], [b"-"] * 60, "key")
-    assert (best > strangers.search_enrolled(single).threshold(0.1)).mean() > 0.2
+    assert (best > strangers.search_enrolled(single, 0.1).threshold(0.1)).mean() > 0.2
     assert identification.set_bar(made, "sha", 0.1, single, "run").threshold == 0.1  # one each: the run's own
     told = identification.set_bar(made, "sha", 0.01, gallery, "run")
     assert told.threshold is None and told.why.endswith("; --fpir 0.1 has one")
+
+
+def test_a_second_photograph_of_one_person_leaves_the_runs_threshold():
+    """Sixty images of fifty-nine people are too few for a threshold of their own."""
+    gallery = make_gallery(people=60, images=1, spread=1.0)
+    gallery = Gallery(gallery.table.assign(identity=[1, *range(1, 60)]), gallery.embeddings, [b"-"] * 60, "key")
+    bar = identification.set_bar(learned("sha", threshold=0.4), "sha", 0.1, gallery, "run")
+    assert bar.threshold == 0.4 and bar.line == (20.0, -10.0) and "learned from 9 validation people" in bar.notes[0]
+    assert "With 60 photographs enrolled instead of 8, up to 75 %" in bar.notes[1]
+    none = identification.set_bar(None, "sha", 0.1, gallery, "embedded")
+    assert none.threshold is None and "the gallery supports no threshold for 10 %" in none.why
+    alone = Gallery(gallery.table[:2], gallery.embeddings[:2], [b"-"] * 2, "key")
+    assert identification.set_bar(None, "sha", 0.1, alone, "embedded").threshold is None  # one person, nobody mated
+
+
+def test_of_a_large_gallery_some_ask_chosen_by_chance():
+    gallery = make_gallery(people=1500, images=2, spread=1.0)
+    searched = strangers.search_enrolled(gallery, 0.1)
+    assert len(searched.non_mated) == strangers.MOST == 2000 and searched is strangers.search_enrolled(gallery, 0.03)
+    second = searched.non_mated["path"].str.extract(r"/(\d+)", expand=False).astype(int) % 2  # of its person's two
+    assert 900 < second.sum() < 1100
+    assert len(strangers.search_enrolled(gallery, 0.003).non_mated) == 3000  # all: a rate needs so many
+    gallery.forget("7")
+    assert gallery.searched == {}
 
 
 def test_an_llr_stays_within_what_so_many_people_support():

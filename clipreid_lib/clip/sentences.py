@@ -42,7 +42,7 @@ class Sentences(nn.Module):
         in_a_row = torch.zeros_like(marks)
         if not slots or places.max() < tokens.shape[1]:
             in_a_row.scatter_(1, places, True)
-        if not torch.equal(marks, in_a_row):
+        if slots and not torch.equal(marks, in_a_row):
             raise UserError(f"num_prompts: {slots} tokens do not fit the text tower's context")
         differ = (tokens != tokens[0]).any(dim=0).nonzero()  # from the first of these on, sentences go their own ways
         self.shared = min([int(each.min()) for each in (differ, places) if each.numel()], default=0)

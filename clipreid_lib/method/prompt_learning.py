@@ -111,12 +111,13 @@ def learn_prompts(
     torch.manual_seed(stable_seed("prompt bank", settings.seed))
     said = None if words is None else list(words)
     shape = settings.num_prompts, settings.prompt_dim, settings.form
-    several = sorted(set(aspects or ()))
+    shown = [] if aspects is None else list(aspects)
+    if shown and len(shown) != len(images):
+        raise ValueError(f"{len(images)} images and {len(shown)} aspects")
+    several = sorted(set(shown))
     bank = PromptBank(clip, identities, *shape, said, settings.noun, several).to(clip.device)
-    if aspects:
-        rows = rows * bank.each + torch.tensor(
-            [several.index(aspect) for aspect in aspects]
-        )  # (N,) the image's sentence
+    if shown:
+        rows = rows * bank.each + torch.tensor([several.index(aspect) for aspect in shown])  # (N,) the image's sentence
     scale = clip.logit_scale
 
     def losses(batch: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:

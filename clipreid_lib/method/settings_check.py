@@ -1,4 +1,4 @@
-"""What a training can be told, checked before it begins, so that no slip of the keyboard trains something else."""
+"""Checks the settings and images of a training before it begins."""
 
 import math
 from numbers import Integral, Real
@@ -17,7 +17,7 @@ RATES = ("lr", "head_lr", "bias_factor")
 
 
 def check_settings(settings: object) -> None:
-    """Refuse settings of a stage or a loss that hold a misspelt word, a count below one or a rate that is none.
+    """Refuse settings of a stage or a loss that hold a misspelt word, a count below one or a rate not above zero.
 
     Raises:
         UserError: naming the field, its value and what is allowed.
@@ -25,10 +25,11 @@ def check_settings(settings: object) -> None:
     for key, value in vars(settings).items():
         if key in WORDS and value not in WORDS[key]:
             raise UserError(f"{key}: {value!r} is not allowed; use {', '.join(WORDS[key])}")
-        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        real = isinstance(value, Real) and not isinstance(value, bool)
+        whole = isinstance(value, Integral) and real
         if key in COUNTS and not (whole and int(value) >= 1) and not (key == "prompt_dim" and value is None):
             raise UserError(f"{key}: {value!r} is not allowed; use a whole number from 1")
-        if key in RATES and not (isinstance(value, Real) and 0 < float(value) < math.inf):
+        if key in RATES and not (real and 0 < float(value) < math.inf):
             raise UserError(f"{key}: {value!r} is not allowed; use a number above 0")
 
 

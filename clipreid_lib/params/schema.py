@@ -205,8 +205,8 @@ class Params(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _order_aspects(cls, values: dict) -> dict:
-        # One run, one id: aspects that are joined stand in the data set's own order, whatever was written.
-        known, mine = ASPECTS.get(values.get("dataset", "demo"), ()), str(values.get("aspect", "")).split("+")
+        # Aspects that are joined stand in the data set's own order, so that they make one run id.
+        known, mine = ASPECTS.get(str(values.get("dataset", "demo")), ()), str(values.get("aspect", "")).split("+")
         if len(mine) > 1 and set(mine) <= set(known):
             return {**values, "aspect": "+".join(sorted(mine, key=known.index))}
         return values
@@ -218,12 +218,12 @@ class Params(BaseModel):
             if aspect not in known:
                 told = f"allowed: {', '.join(known)}, or several joined by +"
                 raise ValueError(f"aspect|{self.dataset} has no {aspect!r}; {told}")
-        if len({*mine}) < len(mine):
+        if known and len({*mine}) < len(mine):
             raise ValueError(f"aspect|{self.aspect}: joins one aspect twice; name each once")
         if known and len(mine) > 1 and self.protocol != "common":
             raise ValueError(f"aspect|{self.aspect}: {JOINED}")
         said = self.variant == "clipid" and self.prompt_form == "learned"
-        if len(mine) > 1 and said and self.noun not in (None, HAND):
+        if known and len(mine) > 1 and said and self.noun not in (None, HAND):
             raise ValueError("noun|learned sentences of several aspects say which aspect and no noun; leave it null")
         if self.variant == EXTERNAL and not FEATURES.fullmatch(self.pretrained or ""):
             raise ValueError(f"variant|{SCORE}")

@@ -10,10 +10,11 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from clipreid_lib.base.errors import UserError
+from clipreid_lib.base.errors import TooFewPeople, UserError
 from clipreid_lib.base.files import write_csv
 from clipreid_lib.data import datasets, protocols
 from clipreid_lib.data.image_store import STORE
@@ -67,8 +68,8 @@ def open_runs(folders: list[str], outputs: Path) -> list[Run]:
     return runs
 
 
-def list_targets(runs: list[Run], on: list[str]) -> list[Target]:
-    """Return every aspect of every data set to test on, each once.
+def list_targets(runs: list[Run], on: list[str]) -> tuple[list[Target], list[str]]:
+    """Return every aspect of every data set to test on, each once, and a sentence for each that cannot be one.
 
     Args:
         runs: whose own aspects are tested.
@@ -93,15 +94,23 @@ def list_targets(runs: list[Run], on: list[str]) -> list[Target]:
         key = name, project_path(place)
         tables[key] = tables[key] if key in tables else datasets.load_images(*key)
         wanted += [(*key, each) for each in ([aspect] if aspect else sorted(tables[key]["aspect"].unique()))]
-    drawn, found = {"seed": runs[0].params.draw_seed, "draws": runs[0].params.draws}, []
+    drawn: dict[str, Any] = {"seed": runs[0].params.draw_seed, "draws": runs[0].params.draws}
+    found: list[Target] = []
+    told: list[str] = []
     for dataset, root, aspect in dict.fromkeys(wanted):
         table, (first, *shown) = tables[dataset, root], aspect.split(ASKS)
-        if shown:
-            manifest = protocols.build_crossing(table, first, shown[0], runs[0].params.draw_seed, runs[0].params.draws)
-        else:
-            manifest = protocols.build(table, "common", aspect, validation="none", **drawn)
+        try:
+            if shown:
+                manifest = protocols.build_crossing(table, first, shown[0], **drawn)
+            else:
+                manifest = protocols.build(table, "common", aspect, **drawn)
+        except TooFewPeople as error:
+            told.append(f"not tested: {error}")
+            continue
         found.append(Target(dataset, root, table, manifest, aspect))
-    return found
+    if not found:
+        raise UserError(f"across: {told[0]}")
+    return found, told
 
 
 def measure(runs: list[Run], aims: list[Target], outputs: Path) -> tuple[pd.DataFrame, list[pd.DataFrame | None]]:
@@ -161,27 +170,36 @@ def compare_joined(
     aside = NOT_IN_ID - {"pretrained", "resume_prompt"} | {"seed", "aspect", "variant"}
     settings = [json.dumps(run.params.model_dump(exclude=aside), sort_keys=True, default=str) for run in runs]
     ways = [(run.params.variant, run.params.aspect, mine) for run, mine in zip(runs, settings, strict=True)]
+    several = [len(protocols.split_aspects(run.params.aspect, set(run.table["aspect"]))) > 1 for run in runs]
+    joined = {way for way, more in zip(ways, several, strict=True) if more}
     seeds = Counter((way, run.params.seed) for way, run in zip(ways, runs, strict=True))
-    twice = {way for (way, _), number in seeds.items() if number > 1}
-    told = [f"not compared: several runs of {way[0]} on {way[1]}, one seed and the same params" for way in twice]
-    found, number = {}, len(table) // len(runs)  # rows of each run
-    for target, rows in table.groupby(["tested_dataset", "tested_aspect"], sort=False):
+    twice = dict.fromkeys(way for (way, _), number in seeds.items() if number > 1)
+    told = [
+        f"not compared: several runs of {way[0]} on {way[1]}, one seed and the same params"
+        for way in twice
+        if any(way[2] == mine for _, _, mine in joined)
+    ]
+    found: dict[str, pd.DataFrame] = {}
+    number = len(table) // len(runs)  # targets, which are a run's rows
+    for target in range(number):
         methods: dict[tuple, dict[int, pd.DataFrame]] = {}
-        for place in rows.index:
-            way, answer = ways[place // number], answers[place]
+        for place, (way, run) in enumerate(zip(ways, runs, strict=True)):
+            answer = answers[place * number + target]
             if answer is not None and way not in twice:
-                methods.setdefault(way, {})[runs[place // number].params.seed] = answer
+                methods.setdefault(way, {})[run.params.seed] = answer
         made = {
             way: Method(f"{way[0]} of {way[1]}", each, way[0] not in TRAIN_NOTHING) for way, each in methods.items()
         }
-        pairs = []
-        for (variant, aspect, mine), (other, alone, its) in permutations(made, 2):
-            joined = "+" in aspect and mine == its
-            fewer = variant == other and alone in target[1].split(ASKS) and made[variant, aspect, mine].trains
-            if joined and (fewer or (variant, other, alone) == ("clipid", "clipid_no_text", aspect)):
-                pairs.append((made[variant, aspect, mine], made[other, alone, its]))
+        row, pairs = table.iloc[target], []
+        for one, other in permutations(made, 2):
+            if one not in joined or one[2] != other[2]:
+                continue
+            fewer = one[0] == other[0] and other[1] in row["tested_aspect"].split(ASKS) and made[one].trains
+            if fewer or (one[0], *other[:2]) == ("clipid", "clipid_no_text", one[1]):
+                pairs.append((made[one], made[other]))
         if pairs := [pair for pair in pairs if comparison.share_seeds(*pair)]:
-            found[" ".join(target)] = comparison.compare_methods(pairs)
+            name = f"{row['tested_dataset']} {row['tested_aspect']}"
+            found[name if name not in found else f"{name}, another folder"] = comparison.compare_methods(pairs)
     return found, told
 
 
@@ -206,7 +224,8 @@ def report(folders: list[str], on: list[str], outputs: Path) -> str:
     Arguments and errors are those of :func:`open_runs`, :func:`list_targets` and :func:`measure`.
     """
     runs = open_runs(folders, outputs)
-    table, answers = measure(runs, list_targets(runs, on), outputs)
+    aims, untested = list_targets(runs, on)
+    table, answers = measure(runs, aims, outputs)
     write_csv(outputs / "across.csv", table)
     if table["left_out"].ne("").all():
         return f"{outputs / 'across.csv'}: nothing could be tested; {table['left_out'].iloc[0]}"
@@ -224,7 +243,7 @@ def report(folders: list[str], on: list[str], outputs: Path) -> str:
         for name, each in compared.items()
     ]
     lines += [LEGEND] if compared else []
-    lines += told
+    lines += [*told, *untested]
     for _, row in table[table["left_out"] != ""].iterrows():
         pair = f"{row['dataset']} {row['aspect']} on {row['tested_dataset']} {row['tested_aspect']}"
         lines.append(f"left out: {pair}: {row['left_out']}")

@@ -92,7 +92,7 @@ def open_runs(folders: Sequence[str]) -> list[Opened]:
         if finished.name in found:
             raise UserError(f"fuse: {finished.name} is given twice; give each run once")
         found[finished.name] = Opened(Run.at(finished.folder), finished, _read_line(finished))
-    opened = sorted(found.values(), key=lambda each: [str(each.record[key]) for key in ORDER])
+    opened = sorted(found.values(), key=lambda each: [each.record[key] for key in ORDER])
     for each in opened:
         for key, mine, its in (
             ("dataset", opened[0].run.params.dataset, each.run.params.dataset),

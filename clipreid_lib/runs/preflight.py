@@ -10,7 +10,7 @@ from pathlib import Path
 from clipreid_lib.base.accelerator import list_cards
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.params.recipes import ALIASES, EMBEDDED, OTHER_VOCABULARY, TIMM, explain_unknown_model
-from clipreid_lib.params.schema import EVALUATION, EXTERNAL, SCORE, SILENT, SPEAK, Params, project_path
+from clipreid_lib.params.schema import EVALUATION, EXTERNAL, RETRIEVAL, SCORE, SILENT, SPEAK, Params, project_path
 from clipreid_lib.runs import records
 
 
@@ -66,7 +66,7 @@ def _explain_silence(config: Path) -> str:
 
 def _reads_all(run: Params, force: frozenset[str]) -> bool:
     """Whether every image must be there: the pictures of an evaluated run do without those deleted since."""
-    return bool(force) or not records.is_done(run, run.folder, EVALUATION)
+    return bool(force - {RETRIEVAL}) or not records.is_done(run, run.folder, EVALUATION)
 
 
 def check_here(runs: list[Params], force: frozenset[str] = frozenset()) -> None:

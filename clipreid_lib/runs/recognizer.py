@@ -269,7 +269,7 @@ class Recognizer:
         others = sorted({*aspects} - known)
         told = [f"The run was {how} on {mine}, the gallery shows {', '.join(others)}."] if others else []
         if "+" in mine and self.thresholds:
-            told.append("The run's LLR, and its threshold, were learned from photographs of its aspects mixed.")
+            told.append("What the run learned of scores, thresholds and LLR, is of photographs of its aspects mixed.")
         told += self._list_trained(gallery)
         for image in images:
             if gallery.root and isinstance(image, str | Path) and Path(image).resolve().is_relative_to(gallery.root):
@@ -283,13 +283,17 @@ class Recognizer:
         run = self.run
         if run is None or not run.params.trains_encoder or gallery.root is None:
             return []
-        if not (kept := run.folder / "manifest.csv").is_file():
+        drawn = run.params.dataset == "demo" and "demo_hands" not in gallery.root.parts  # data_root would draw them
+        if drawn or not (kept := run.folder / "manifest.csv").is_file():
             return []
-        learned = Manifest.load(kept).learned_from["path"]
-        known = {*gallery.people[gallery.table["path"].isin(learned).to_numpy()]}
-        if not known or gallery.root.resolve() != run.data_root.resolve():
+        if gallery.root.resolve() != run.data_root.resolve():
             return []
-        return [f"The run was trained on {counted(len(known), 'person')} of those enrolled, and knows them too well."]
+        known = gallery.table["identity"].isin(Manifest.load(kept).learned_from["subject"]).to_numpy()
+        if not known.any():
+            return []
+        number = counted(len({*gallery.people[known]}), "person")
+        told = "It knows them too well: a threshold learned from this gallery is too low for strangers."
+        return [f"The run was trained on {number} of those enrolled. {told}"]
 
 
 def _list(images: Picture | Iterable[Picture]) -> list[Picture]:

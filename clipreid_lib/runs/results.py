@@ -117,7 +117,9 @@ def cross_aspects(run: Run, metrics: dict, embeddings: dict[str, Embeddings]) ->
     within = {name.partition(", ")[2]: scores for name, scores in metrics["protocols"].items()}
     aspects = dict.fromkeys(row["asks"] for row in crossed)
     kept = ("identities", *(f"{score}{end}" for score in crossing.SCORES for end in ("", "_low", "_high")))
-    rows = [{"asks": each, "shown": each, **{key: within[each][key] for key in kept}} for each in aspects]
+    rows = [
+        {"asks": each, "shown": each, **{key: within[each][key] for key in kept}} for each in aspects if each in within
+    ]
     metrics[ACROSS_ASPECTS] = sorted(rows + crossed, key=lambda row: (row["asks"], row["shown"]))
     write_json(run.folder / "metrics.json", metrics)
     return metrics[ACROSS_ASPECTS]

@@ -21,7 +21,7 @@ from sklearn.linear_model import LogisticRegression
 
 from clipreid_lib.scores.subgroups import FEWEST
 from clipreid_lib.scores.thresholds import TEST, VALIDATION
-from clipreid_lib.scores.verification import thin
+from clipreid_lib.scores.verification import count_people_pairs, thin
 
 # Inverse strength of the ridge, in units of the scores' standard deviation: it gives a slope even where no genuine pair
 # overlaps an impostor pair, and moves others by less than a hundredth.
@@ -69,13 +69,12 @@ def fit(pairs: pd.DataFrame) -> tuple[float, float]:
 def find_bounds(pairs: pd.DataFrame) -> list[float]:
     """Return the lowest and the highest LLR that so many people can support.
 
-    What was seen in none of n cases may still happen in one of n. So no LLR lies below minus the logarithm of the
-    people with genuine pairs, and none above that of the pairs of people. (Limits of that kind: Vergeer et al., Science
-    and Justice 56, 2016.)
+    An event that was never seen in n cases may have a probability of one in n. So no LLR lies below minus the logarithm
+    of the number of people with genuine pairs, and none above that of the number of pairs of people. (Limits of that
+    kind: Vergeer et al., Science and Justice 56, 2016.)
     """
-    genuine = pairs["genuine"].to_numpy()
-    ends = np.sort(pairs.loc[~genuine, ["query_subject", "gallery_subject"]].to_numpy(), axis=1)
-    return [-float(np.log(pairs.loc[genuine, "query_subject"].nunique())), float(np.log(len(np.unique(ends, axis=0))))]
+    people = pairs.loc[pairs["genuine"], "query_subject"].nunique()
+    return [-float(np.log(people)), float(np.log(count_people_pairs(pairs)))]
 
 
 def find_cllr(llr: pd.Series, pairs: pd.DataFrame) -> float:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from clipreid_lib.base.errors import UserError
 from clipreid_lib.data import protocols
 from clipreid_lib.params.schema import Params
 from clipreid_lib.scores.score_names import SHOWN, format_score
@@ -25,20 +26,23 @@ def cross(embeddings: "Embeddings", table: pd.DataFrame, params: Params) -> list
 
     Returns:
         One row per pair: ``asks``, the queries' aspect; ``shown``, the galleries'; ``identities``; ``rank1`` and
-        ``map`` with their intervals over people. None for a run of one aspect.
-
-    Raises:
-        UserError: too few people are tested in both of two aspects.
+        ``map`` with their intervals over people; or why there are none, in place of both. None for a run of one aspect.
     """
     from clipreid_lib.scores.evaluation import evaluate
 
     rows = []
     for asks, shown in permutations(protocols.split_aspects(params.aspect, set(table["aspect"])), 2):
-        manifest = protocols.build_crossing(table, asks, shown, params.draw_seed, params.draws)
-        scores = evaluate(embeddings, manifest)
-        row = {"asks": asks, "shown": shown, "identities": int(manifest.test["identity"].nunique())}
-        for score, ends in ((score, scores.intervals()[score]) for score in SCORES):
-            row |= {score: scores.summary()[score], f"{score}_low": ends[0], f"{score}_high": ends[1]}
+        row: dict[str, Any] = {"asks": asks, "shown": shown}
+        try:
+            manifest = protocols.build_crossing(table, asks, shown, params.draw_seed, params.draws)
+            scores = evaluate(embeddings, manifest)
+        except UserError as error:  # too few people are in both, or an image has no features
+            rows.append(row | {"identities": 0} | dict.fromkeys(SCORES, str(error)))
+            continue
+        row["identities"] = int(manifest.test["identity"].nunique())
+        found, ends = scores.summary(SCORES), scores.intervals(SCORES)
+        for score in SCORES:
+            row |= {score: found[score], f"{score}_low": ends[score][0], f"{score}_high": ends[score][1]}
         rows.append(row)
     return rows
 

@@ -37,6 +37,7 @@ class Gallery:
         root: folder that the table's paths start from; None where it is not known. No file keeps it.
         stamp: tells the photographs that it was enrolled from; empty where nobody compares.
         files: where it was read from or saved.
+        searched: its own images searched for in it, by their number, once a threshold was asked for.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Gallery:
         self._pictures, self._ends = pictures, sizes.cumsum(0)  # JPEGs one after the other, (bytes,) uint8; (N + 1,)
         self.people = name_people(self.table)
         self.person, self.names = pd.factorize(self.people, sort=True)
+        self.searched: dict[int, Any] = {}
 
     def __len__(self) -> int:
         """Return how many images are enrolled."""

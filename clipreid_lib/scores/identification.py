@@ -16,7 +16,7 @@ import torch
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.scores.enrolled import Gallery
 from clipreid_lib.scores.score_names import format_score
-from clipreid_lib.scores.thresholds import VALIDATION
+from clipreid_lib.scores.thresholds import RATES, VALIDATION
 
 AT_ONCE = 16  # photographs compared with the whole gallery at once: 64 MB of scores with a million images
 ITSELF = 1 - 1e-5  # a photograph of this score is an enrolled file, or a copy of one
@@ -67,71 +67,80 @@ def set_bar(learned: dict | None, checkpoint: str, fpir: float, gallery: Gallery
     """Choose the threshold of a rate.
 
     A run learns thresholds with one image of each person. Where a gallery has several, the best of them is higher, for
-    strangers too. So such a gallery's threshold is learned from its own images.
+    strangers too. So such a gallery's threshold is learned from its own images, if they are enough for the rate.
 
     Args:
         learned: what notebook 04 learned; None where it has learned nothing.
         checkpoint: that will be used.
-        fpir: the share of searches for strangers that may name somebody.
+        fpir: the share of searches for strangers that may name somebody: one of ``RATES``.
         gallery: that will be searched.
         name: of the run, or of the frozen backbone.
 
     Raises:
-        UserError: no threshold is learned for such a rate.
+        UserError: there are no thresholds for such a rate.
     """
     if not 0 < fpir < 1:
         raise UserError(f"fpir: {fpir:g} is no share of searches; give one such as 0.01, which is 1 %")
+    fpir = next((each for each in RATES if math.isclose(each, fpir, rel_tol=1e-6)), -fpir)
+    if fpir < 0:
+        raise UserError(f"fpir: {-fpir:g} has no threshold; there are some for {', '.join(f'{r:g}' for r in RATES)}")
     mine = learned if learned and learned["checkpoint"] == checkpoint else None
-    ratio: dict = mine["calibration"] if mine else {"slope": None}
-    line = None if ratio["slope"] is None else (ratio["slope"], ratio["intercept"])
-    low, high = ratio.get("bounds") or (-math.inf, math.inf)
+    known = _read_bar(mine, fpir, gallery, name) if mine else None
     if len(gallery) > len(gallery.names):
-        return _learn_bar(gallery, fpir)._replace(line=line, bounds=(low, high))
-    if mine is None:
+        own = _learn_bar(gallery, fpir)
+        if known is None:
+            return own
+        if own.threshold is not None or known.threshold is None:
+            return own._replace(line=known.line, bounds=known.bounds)
+    if known is None:
         why = f"the thresholds of {name} are of another checkpoint; notebook 04 learns them again"
         return Bar(fpir, None, why if learned else f"{name} has no thresholds; notebook 04 of a run learns them")
-    rates = {rate["fpir"]: rate for rate in mine["rates"]}
-    rate = next((rates[each] for each in rates if math.isclose(each, fpir, rel_tol=1e-6)), None)
-    if rate is None:
-        raise UserError(
-            f"fpir: {fpir:g} has no threshold; there are some for {', '.join(f'{each:g}' for each in rates)}"
-        )
+    return known
+
+
+def _read_bar(learned: dict, fpir: float, gallery: Gallery, name: str) -> Bar:
+    """Read a run's threshold, and say what it is worth for so many images enrolled."""
+    ratio = learned["calibration"]
+    line = None if ratio["slope"] is None else (ratio["slope"], ratio["intercept"])
+    bounds = tuple(ratio.get("bounds") or (-math.inf, math.inf))
+    rates = {rate["fpir"]: rate for rate in learned["rates"]}
+    rate = rates.get(fpir) or {"threshold": None, "why": "it was not learned"}
     if rate["threshold"] is None:
         least = min((each for each in rates if rates[each]["threshold"] is not None), default=None)
         why = f"{name} supports no threshold for {_share(fpir)}, {rate['why']}{_offer(least)}"
-        return Bar(fpir, None, why, line=line, bounds=(low, high))
-    persons, others, enrolled = mine["persons"], mine["enrolled"], len(gallery.names)
-    whose = "validation people" if mine["people"] == VALIDATION else "of the very people the run is tested on"
+        return Bar(fpir, None, why, line=line, bounds=bounds)
+    persons, others, enrolled = learned["persons"], learned["enrolled"], len(gallery)
+    whose = "validation people" if learned["people"] == VALIDATION else "of the very people the run is tested on"
     notes = [f"The threshold was learned from {persons} {whose}, each searched for among {others} enrolled."]
     most = min(1.0, fpir * enrolled / others)
     if _share(most) != _share(fpir) and enrolled > others:
+        what = "people" if enrolled == len(gallery.names) else "photographs"
         notes.append(
-            f"With {enrolled:,} people enrolled instead of {others}, up to {_share(most)} of searches for strangers "
+            f"With {enrolled:,} {what} enrolled instead of {others}, up to {_share(most)} of searches for strangers "
             "may exceed it."
         )
-    return Bar(fpir, rate["threshold"], "", tuple(notes), line, (low, high))
+    return Bar(fpir, rate["threshold"], "", tuple(notes), line, bounds)
 
 
 def _learn_bar(gallery: Gallery, fpir: float) -> Bar:
     """Learn the threshold from the gallery's own images, each searched for without its person."""
-    from clipreid_lib.scores.strangers import RATES, search_enrolled  # here: it loads scikit-learn
+    from clipreid_lib.scores.strangers import search_enrolled  # here: it loads scikit-learn
 
-    searched = search_enrolled(gallery)
+    searched = search_enrolled(gallery, fpir)
     if lack := searched.explain_lack(fpir):
-        least = min((rate for rate in RATES if not searched.explain_lack(rate)), default=None)
+        larger = [rate for rate in RATES if rate > fpir and not search_enrolled(gallery, rate).explain_lack(rate)]
+        least = min(larger, default=None)
         return Bar(fpir, None, f"the gallery supports no threshold for {_share(fpir)}, {lack}{_offer(least)}")
-    threshold, asked = searched.threshold(fpir), len(searched.non_mated)
+    asked, others = len(searched.non_mated), searched.enrolled[0]
     told = f"The threshold was learned from the gallery: {asked:,} of its photographs, each searched for among the "
-    notes = [f"{told}{searched.enrolled[0]:,} other people. Photographs of another kind may exceed it more often."]
+    notes = [f"{told}{others:,} other people. Photographs of another kind may exceed it more often."]
     if len(searched.mated):
-        missed = format_score(
-            dict(zip(("fnir", "fnir_low", "fnir_high"), searched.find_fnir(fpir), strict=True)), "fnir"
-        )
+        found = dict(zip(("fnir", "fnir_low", "fnir_high"), searched.find_fnir(fpir), strict=True))
         notes.append(
-            f"Of its photographs whose person has others enrolled, {missed} % get no name, or a wrong one, at this "
-            "threshold; photographs of another day may do worse."
+            f"Of its photographs whose person has others enrolled, {format_score(found, 'fnir')} % get no name, or a "
+            "wrong one, at this threshold; photographs of another day may do worse."
         )
-    return Bar(fpir, threshold, "", tuple(notes))
+    return Bar(fpir, searched.threshold(fpir), "", tuple(notes))
 
 
 def _offer(fpir: float | None) -> str:

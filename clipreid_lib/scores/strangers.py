@@ -7,6 +7,8 @@ side of the hand and are easily told apart, so a threshold learned with them wou
 
 The best score of a search grows with the people enrolled. A rate learned from few people is therefore found on others
 with as few enrolled: over every choice of so many of them, counted and not drawn.
+
+A gallery that somebody has enrolled is searched for its own images in the same way, draws aside.
 """
 
 from collections.abc import Iterable, Iterator
@@ -23,10 +25,11 @@ from clipreid_lib.scores.enrolled import Gallery
 from clipreid_lib.scores.evaluation import compare_draw
 from clipreid_lib.scores.features import Embeddings
 from clipreid_lib.scores.open_set import OpenSet
-from clipreid_lib.scores.thresholds import TEST, VALIDATION
+from clipreid_lib.scores.thresholds import RATES, TEST, VALIDATION
+from clipreid_lib.scores.verification import ERRORS_NEEDED
 
-MOST, AT_ONCE = 2000, 16  # images of a gallery that ask it, and at once: 64 MB of scores with a million images
-RATES = (0.1, 0.03, 0.01, 0.003, 0.001)  # false positive identification rates
+MOST = 2000  # images of a gallery that ask it, where a rate needs no more
+AT_ONCE = 50_000_000  # scores of them in memory: 200 MB
 
 
 def take_people(manifest: Manifest, role: str) -> Manifest:
@@ -77,31 +80,41 @@ def learn(test: Embeddings, held_out: Embeddings | None, manifest: Manifest) -> 
     return {"people": role, **persons, "why": why, "found_on": on, "rates": rates}
 
 
-def search_enrolled(gallery: Gallery) -> OpenSet:
+def search_enrolled(gallery: Gallery, fpir: float) -> OpenSet:
     """Search an enrolled gallery for its own images, each taken out in turn, with its person enrolled and without.
 
     A person's score is that of their most similar image, as whoever asks the gallery has it. So a threshold of these
-    searches holds for as many images of each person as there are. At most :data:`MOST` images ask, evenly spaced.
+    searches holds for as many images of each person as there are. Of a large gallery :data:`MOST` images ask, chosen at
+    random, or twice as many as a rate needs. Cosines are taken in float32, which is fine enough for a threshold.
+
+    Args:
+        gallery: whose images are searched for; it keeps the searches.
+        fpir: the rate that they are to support.
 
     Returns:
         The searches; mated ones are of images whose person has others.
     """
-    rows = np.unique(np.linspace(0, len(gallery) - 1, MOST).astype(int))
+    number = min(len(gallery), max(MOST, round(2 * ERRORS_NEEDED / fpir)))
+    if number in gallery.searched:
+        return gallery.searched[number]
+    rows = np.sort(np.random.default_rng(0).choice(len(gallery), number, replace=False))
+    order = np.argsort(gallery.person, kind="stable")  # (N,)
+    first = np.searchsorted(gallery.person[order], np.arange(len(gallery.names)))  # (P,)
     mated, strangers = [], []
-    for some in np.array_split(rows, -(-len(rows) // AT_ONCE)):
-        alike = gallery.compare(gallery.embeddings[torch.from_numpy(some)])  # (B, N)
-        alike[np.arange(len(some)), some] = -np.inf
-        best = np.full((len(some), len(gallery.names)), -np.inf, np.float32)  # (B, P)
-        for place, scores in enumerate(alike):
-            np.maximum.at(best[place], gallery.person, scores)
-        own = best[np.arange(len(some)), gallery.person[some]].copy()
-        best[np.arange(len(some)), gallery.person[some]] = -np.inf
+    for some in np.array_split(rows, -(-len(rows) * len(gallery) // AT_ONCE)):
+        alike = (gallery.embeddings[torch.from_numpy(some)] @ gallery.embeddings.T).numpy()  # (B, N)
+        place, mine = np.arange(len(some)), gallery.person[some]
+        alike[place, some] = -np.inf
+        best = np.maximum.reduceat(alike[:, order], first, axis=1)  # (B, P)
+        own = best[place, mine].copy()
+        best[place, mine] = -np.inf
         other = best.max(axis=1)
         asked = pd.DataFrame({"path": gallery.table["path"].iloc[some], "identity": gallery.people[some]})
         mated.append(asked.assign(score=np.where(own > other, own, -np.inf))[own > -np.inf])
         strangers.append(asked.assign(score=other))
     others = len(gallery.names) - 1
-    return OpenSet(pd.concat(mated), pd.concat(strangers, ignore_index=True), (others, others))
+    gallery.searched[number] = OpenSet(pd.concat(mated), pd.concat(strangers, ignore_index=True), (others, others))
+    return gallery.searched[number]
 
 
 def _search(embeddings: Embeddings, people: Manifest) -> Iterator[tuple[pd.DataFrame, np.ndarray]]:

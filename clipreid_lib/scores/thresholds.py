@@ -12,6 +12,7 @@ from clipreid_lib.base.files import read_json
 from clipreid_lib.scores.score_names import format_share
 
 FILE = "thresholds.json"  # in the run's folder
+RATES = (0.1, 0.03, 0.01, 0.003, 0.001)  # false positive identification rates that there are thresholds for
 VALIDATION, TEST = "validation", "test"  # whom thresholds are learned from
 KEYS = {"checkpoint", "people", "persons", "enrolled", "why", "found_on", "rates", "calibration"}
 RATE_KEYS = {"fpir", "threshold", "found", "interval", "searches"}
