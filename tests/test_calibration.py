@@ -108,7 +108,7 @@ def test_fewer_than_ten_people_teach_nothing():
     many, few = draw(6, 100, 400), make_pairs(np.arange(50.0), np.arange(100.0), people=9)
     assert calibration.learn(many, few) == calibration.learn(many, None)  # validation people are passed over
     refused = calibration.learn(few, many)
-    assert refused["why"] == "not measurable: 9 of 10 people with genuine pairs"
+    assert refused["why"] == "not measurable: needs 10 people with genuine pairs; there are 9"
     assert {refused[key] for key in ("slope", "intercept", "cllr", "cllr_min", "cllr_raw")} == {None}
     assert thresholds.tabulate_ratio(refused).tolist() == [refused["why"]]
 

@@ -492,4 +492,4 @@ def test_validation_people_are_named_where_they_taught(finished):
 def test_fewer_than_ten_people_have_no_cllr():
     questions = fusion.ask_together([make_member(dict.fromkeys(range(9), 4), "palm")])
     found = fusion.measure(embed_randomly(questions.manifest, 0), questions.manifest, (1.0, 0.0)).flat
-    assert found["cllr"] == found["cllr_min"] == "not measurable: 9 of 10 people with genuine pairs"
+    assert found["cllr"] == found["cllr_min"] == "not measurable: needs 10 people with genuine pairs; there are 9"

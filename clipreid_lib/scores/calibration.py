@@ -100,4 +100,4 @@ def _balance(pairs: pd.DataFrame) -> np.ndarray:
 def explain_lack(pairs: pd.DataFrame) -> str:
     """Say why pairs are of too few people to learn or measure anything; else nothing."""
     people = pairs.loc[pairs["genuine"], "query_subject"].nunique()
-    return f"not measurable: {people} of {FEWEST} people with genuine pairs" if people < FEWEST else ""
+    return f"not measurable: needs {FEWEST} people with genuine pairs; there are {people}" if people < FEWEST else ""
