@@ -20,7 +20,7 @@ def beside(monkeypatch):
     monkeypatch.syspath_prepend(str(HERE))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_section_is_rehearsed_and_none_fails(tmp_path):
     command = [sys.executable, str(HERE / "accept.py"), "--rehearse", "--minutes", "15", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)

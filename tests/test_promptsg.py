@@ -292,7 +292,7 @@ def test_the_control_is_a_run_of_its_own():
     assert ours.notebooks == ("03_encoder_finetune", "04_evaluation", "05_retrieval_visualisation")
 
 
-@pytest.mark.training
+@pytest.mark.long
 def test_the_notebooks_run_to_the_end_and_what_cannot_be_exported_is_told(tmp_path):
     outputs = tmp_path / "outputs"
     more = TINY | {"variant": "promptsg", "encoder_epochs": 1, "outputs_root": outputs}
