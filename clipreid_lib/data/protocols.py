@@ -142,7 +142,7 @@ def build_crossing(table: pd.DataFrame, asks: str, shown: str, seed: int = 0, dr
     Raises:
         UserError: as :func:`build`; nobody, or one person alone, has images of both aspects.
     """
-    whole = build(table, "common", f"{asks}+{shown}", seed, draws=draws).images
+    whole = build(table, "common", f"{asks}+{shown}", seed, draws=1).images  # its roles; the draws are made below
     both = whole.groupby("subject")["aspect"].transform("nunique") == 2
     images = whole[(whole["role"] == "train") | (whole["role"] == "test") & both].reset_index(drop=True)
     tested = images["role"] == "test"

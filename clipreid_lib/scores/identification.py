@@ -81,20 +81,20 @@ def set_bar(learned: dict | None, checkpoint: str, fpir: float, gallery: Gallery
     """
     if not 0 < fpir < 1:
         raise UserError(f"fpir: {fpir:g} is no share of searches; give one such as 0.01, which is 1 %")
-    fpir = next((each for each in RATES if math.isclose(each, fpir, rel_tol=1e-6)), -fpir)
-    if fpir < 0:
-        raise UserError(f"fpir: {-fpir:g} has no threshold; there are some for {', '.join(f'{r:g}' for r in RATES)}")
+    rate = next((each for each in RATES if math.isclose(each, fpir, rel_tol=1e-6)), None)
+    if rate is None:
+        raise UserError(f"fpir: {fpir:g} has no threshold; there are some for {', '.join(f'{r:g}' for r in RATES)}")
     mine = learned if learned and learned["checkpoint"] == checkpoint else None
-    known = _read_bar(mine, fpir, gallery, name) if mine else None
+    known = _read_bar(mine, rate, gallery, name) if mine else None
     if len(gallery) > len(gallery.names):
-        own = _learn_bar(gallery, fpir)
+        own = _learn_bar(gallery, rate)
         if known is None:
             return own
         if own.threshold is not None or known.threshold is None:
             return own._replace(line=known.line, bounds=known.bounds)
     if known is None:
         why = f"the thresholds of {name} are of another checkpoint; notebook 04 learns them again"
-        return Bar(fpir, None, why if learned else f"{name} has no thresholds; notebook 04 of a run learns them")
+        return Bar(rate, None, why if learned else f"{name} has no thresholds; notebook 04 of a run learns them")
     return known
 
 
