@@ -21,7 +21,7 @@ test-fast: $(VENV)/installed-test
 bench: $(VENV)/installed
 	$(BIN)/python tests/benchmarks/bench.py
 
-# On a machine with an NVIDIA GPU: eight minutes. tests/gpu/README.md says what each row means.
+# On a machine with an NVIDIA GPU: nine minutes. tests/gpu/README.md says what each row means.
 gpu: $(VENV)/installed
 	$(BIN)/python tests/gpu/accept.py
 

@@ -40,7 +40,7 @@ def test_every_section_has_a_file_and_the_budget_holds_them_all():
     import accept
 
     assert {path.stem.removeprefix("section_") for path in HERE.glob("section_*.py")} == set(accept.COSTS)
-    assert sum(accept.COSTS.values()) <= 8 * 60 + 30  # the last may have no time
+    assert sum(accept.COSTS.values()) <= 9 * 60 + 30  # the last may have no time
     page = (HERE / "README.md").read_text(encoding="utf-8")
     assert all(f"| {number} | {name} |" in page for number, name in enumerate(accept.COSTS))
 

@@ -196,6 +196,8 @@ class Chain:
         # This environment's kernel, whichever the user has installed; jobs whose threads wait without spinning; and
         # what it prints in the encoding that is read below, whatever the terminal speaks.
         settings = {"JUPYTER_PREFER_ENV_PATH": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONIOENCODING": "utf-8"}
+        # Child and kernel run in other folders; the library may be found by this process's folder alone.
+        settings["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         records.begin(run.folder, name)
         with open(run.folder / "log.txt", "ab", buffering=0) as log:
             self._child = child = subprocess.Popen(
@@ -231,4 +233,4 @@ class Chain:
             records.clear_running(run.folder, name, None)
             raise Stopped
         if status:
-            raise UserError(problem or f"its process ended with status {status}")
+            raise UserError(problem or f"its process ended with status {status}; log.txt says more")

@@ -19,6 +19,10 @@ def rows(place: Place) -> Iterator[Row]:
     name = torch.cuda.get_device_name() if cuda else "CPU"
     held = f"{torch.cuda.get_device_properties(0).total_memory / 2**30:.0f} GiB" if cuda else ""
     yield place.on_gpu(Row("card", name, beside=held, note=describe(cuda)))
+    small = torch.zeros(8, device=place.device)
+    seconds = place.median_seconds(lambda: [small.add_(1) for _ in range(1000)], place.pick(5, 2)) / 1000
+    note = "where this is long, the card waits for the machine" if cuda else ""
+    yield place.on_gpu(Row("starting a kernel", 1e6 * seconds, "us", "5 to 10 on most machines", note=note))
     side = place.pick(8192, 256)
     factor = torch.randn(side, side, device=place.device, dtype=torch.bfloat16)
     seconds = place.median_seconds(lambda: factor @ factor, place.pick(20, 2))

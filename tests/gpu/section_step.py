@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from flops import TRAINING, forward_flops, peak_of
@@ -43,6 +43,8 @@ def rows(place: Place) -> Iterator[Row]:
         said = f"bare {plain:.0f} images/s"
         row = judge(what, ours, "images/s", beside=said, ratio=plain / ours, at_most=OURS_TO_BARE, of="ratio")
         yield place.on_gpu(row)
+        if wanted == "bf16":
+            yield place.on_gpu(compare_kernels(place, clip, bare, precision))
         reached, note = flops * ours / 1e12, "" if peak else f"{card}: data sheet not known here, no MFU"
         if not peak or wanted != "bf16":
             yield place.on_gpu(Row(f"  its products, {flops / 1e9:.3g} GFLOP an image", reached, "TFLOP/s", note=note))
@@ -50,6 +52,30 @@ def rows(place: Place) -> Iterator[Row]:
         judged = MFU if (model, size) == ("vitb16", None) else None
         said = f"{reached:.0f} of {peak:.0f} TFLOP/s"
         yield place.on_gpu(judge("  its MFU", 100 * reached / peak, "%", beside=said, at_least=judged))
+
+
+def compare_kernels(place: Place, clip: Backbone, bare: "Bare", precision: str) -> Row:
+    """Tell what the card itself is busy for: a machine that starts kernels slowly lets it wait for the rest."""
+    images, labels = place.hands(clip)
+    settings = EncoderSettings(epochs=1, batch_size=place.pick(64, 16), precision=precision)
+    terms, steps = make_terms(clip, "clipid", labels), count_steps(labels, settings)
+    ours, kernels = watch_kernels(place, lambda: finetune(clip, images, labels, terms, settings, watch=lambda _: None))
+    plain, fewer = watch_kernels(place, lambda: bare.images_per_second(steps))
+    said = f"bare {1e3 * plain / steps:.1f} ms, {fewer // steps} kernels"
+    what = f"  the card's own time a step, {kernels // steps} kernels"
+    ratio = ours / plain if plain else None
+    return judge(what, 1e3 * ours / steps, "ms", beside=said, ratio=ratio, at_most=OURS_TO_BARE, of="ratio")
+
+
+def watch_kernels(place: Place, task: Callable[[], object]) -> tuple[float, int]:
+    """Return the seconds that a task's kernels take on the card, and how many they are; of a CPU its operations."""
+    kind = place.pick("CUDA", "CPU")
+    with torch.profiler.profile(activities=[getattr(torch.profiler.ProfilerActivity, kind)]) as seen:
+        task()
+        place.wait()
+    kernels = [each for each in seen.key_averages() if each.device_type.name == kind]
+    total = sum(place.pick(each.self_device_time_total, each.self_cpu_time_total) for each in kernels)
+    return total / 1e6, sum(each.count for each in kernels)
 
 
 class Bare:

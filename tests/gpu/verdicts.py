@@ -74,7 +74,7 @@ def judge(
     kept = kept and judged == judged
     about = "ratio " if of == "ratio" else ""
     limits = [f"{about}{sign} {limit:g}" for sign, limit in (("<=", at_most), (">=", at_least)) if limit is not None]
-    words = f" {unit}".rstrip() if of == "value" else ""
+    words = f" {unit}".rstrip() if limits and of == "value" else ""
     return Row(what, value, unit, beside, ratio, " and ".join(limits) + words, OK if kept else MISSED, note)
 
 
