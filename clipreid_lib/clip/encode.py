@@ -7,9 +7,10 @@ from functools import lru_cache
 import torch
 from torch import nn
 
-from clipreid_lib.clip.clip_towers import Backbone, ImageFeatures
+from clipreid_lib.clip.clip_towers import Backbone
 from clipreid_lib.clip.device import allow_tf32, move
 from clipreid_lib.clip.feed import Images, feed
+from clipreid_lib.clip.image_features import ImageFeatures
 
 BATCH = 128  # images at once
 
