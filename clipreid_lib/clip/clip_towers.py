@@ -150,14 +150,9 @@ class Backbone(TextSide):
         return torch.tensor([place.get(value, -1) for value in table[self.side_info]], dtype=torch.long)
 
     def image_features(self, images: torch.Tensor, side: torch.Tensor | None = None) -> ImageFeatures:
-        """Run the image tower.
+        """Return the features of normalised images (B, 3, H, W), in the precision that the tower computes in.
 
-        Args:
-            images: (B, 3, H, W), normalised.
-            side: (B,) as :meth:`side_rows` gives them; None adds no vectors.
-
-        Returns:
-            The batch's three features, in the precision the tower computes in.
+        ``side`` (B,) is as :meth:`side_rows` gives it; None adds no vectors.
 
         Raises:
             ValueError: ``side`` is given, but :meth:`add_side_information` was not called.
