@@ -13,7 +13,8 @@ from typing import NoReturn
 
 from clipreid_lib.base.errors import UserError, counted
 from clipreid_lib.params import read
-from clipreid_lib.params.schema import ASPECTS, BURST_GAP, NOTEBOOKS, Params, project_path
+from clipreid_lib.params.run_params import Params
+from clipreid_lib.params.schema import ASPECTS, BURST_GAP, NOTEBOOKS, project_path
 from clipreid_lib.runs import clean, plan, preflight, slurm, status
 
 

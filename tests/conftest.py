@@ -15,7 +15,7 @@ from small_runs import JOBS, LADDER, TINY, run
 from clipreid_lib.base.files import locked, write_json
 from clipreid_lib.embedded import synthetic_hands
 from clipreid_lib.pages.ranking import Ranking
-from clipreid_lib.params import schema  # noqa: F401  before any test imports open_clip
+from clipreid_lib.params import check  # noqa: F401  before any test imports open_clip
 from clipreid_lib.runs.run import Run
 
 os.environ["CLIPREID_SAVE_EVERY"] = "0"  # tests kill trainings, here and in children, within their first minute
@@ -101,7 +101,7 @@ def open_run(shared_outputs, drawn_hands):
         values = {**TINY, "outputs_root": str(fresh or shared_outputs), **overrides}
         if fresh is not None and not (fresh / "demo_hands").exists():
             drawn_hands(fresh)
-        return Run.open(schema.validate_params(values))
+        return Run.open(check.validate_params(values))
 
     return make
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from clipreid_lib.method import encoder_finetune
 from clipreid_lib.method.prompt_learning import learn_prompts
-from clipreid_lib.params.schema import Params
+from clipreid_lib.params.run_params import Params
 from clipreid_lib.runs import loading, records, training
 
 TINY = {

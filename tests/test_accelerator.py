@@ -8,7 +8,7 @@ import torch
 from clipreid_lib.base import accelerator
 from clipreid_lib.base.accelerator import list_cards, resolve_precision
 from clipreid_lib.base.errors import UserError
-from clipreid_lib.params import schema
+from clipreid_lib.params import check
 from clipreid_lib.runs import local, machine, slurm
 
 TWO = "0, NVIDIA H100 80GB HBM3, 580.65.06, 81043, 81559, GPU-aa\n1, Tesla T4, 580.65.06, [N/A], 15360, GPU-bb\n"
@@ -97,7 +97,7 @@ def test_formats_are_asked_of_the_card_that_is_meant(torch_with, driver):
 
 def test_the_format_is_part_of_the_run_id_and_old_ids_stay(torch_with, driver):
     def named(**values):
-        return schema.validate_params(values).run_id
+        return check.validate_params(values).run_id
 
     plain = named()
     assert named(precision="float32") == plain == named(device="cpu")
@@ -143,4 +143,4 @@ def test_jobs_for_other_machines_must_say_their_format(monkeypatch):
     monkeypatch.setattr(slurm.shutil, "which", lambda command: command)
     monkeypatch.setattr(slurm, "list_cards", list)
     with pytest.raises(UserError, match="precision: auto cannot be told here for the GPUs of the jobs' machines"):
-        slurm.submit([schema.validate_params({})], slurm.Settings(gpus=1))
+        slurm.submit([check.validate_params({})], slurm.Settings(gpus=1))

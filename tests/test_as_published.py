@@ -21,7 +21,7 @@ from clipreid_lib.clip import backbone
 from clipreid_lib.method import encoder_finetune, sampler
 from clipreid_lib.method.clipid_model import ClipidModel
 from clipreid_lib.method.prompt_learning import learn_prompts
-from clipreid_lib.params import read, schema
+from clipreid_lib.params import check, read, run_params, schema
 from clipreid_lib.runs import loading, training
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores.encoder import STATISTICS, Encoder
@@ -47,7 +47,7 @@ def read_file(name: str, **more) -> dict:
 def run(shared_outputs):
     small = {"model": "published-vit", "pretrained": "random", "image_size": f"{HIGH}x{WIDE}", "noun": "person."}
     more = {**TINY, **DEMO, "experiment": "published", "outputs_root": str(shared_outputs), "precision": "float32"}
-    return Run.open(schema.validate_params(more | read_file("clip_reid.yaml", **small)))
+    return Run.open(check.validate_params(more | read_file("clip_reid.yaml", **small)))
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ def test_clip_handid_shuffles_crops_and_compares_after_the_neck(shared_outputs, 
         "outputs_root": str(shared_outputs),
     }
     values = read_file("clip_handid.yaml", variant="inversion") | more | {"batch_size": 12, "encoder_epochs": 1}
-    run = Run.open(schema.validate_params(values | {"experiment": "handid"}))
+    run = Run.open(check.validate_params(values | {"experiment": "handid"}))
     clip = loading.load_backbone(run)
     data, terms = training.load_training_set(run, clip), training.loss_terms(run, clip)
     assert data.images.shape[2:] == (55, 55) and clip.normalisation[0] == (0.485, 0.456, 0.406)
@@ -280,13 +280,13 @@ def test_too_few_people_for_the_published_batches_are_told(run):
 
 def test_the_noun_follows_the_aspect_and_ids_hold_new_keys_only_where_they_differ():
     market = {"dataset": "market1501", "aspect": "body", "protocol": "given"}
-    assert schema.Params(**market).resolved().noun == "person." and schema.Params().resolved().noun == "hand."
+    assert run_params.Params(**market).resolved().noun == "person." and run_params.Params().resolved().noun == "hand."
     usual = {"sampler": "every_image", "noun": "hand.", "bias_factor": 1.0, "rerank_k1": 50, "flip_train": False}
-    assert schema.Params(**usual).run_id == schema.Params().run_id
+    assert run_params.Params(**usual).run_id == run_params.Params().run_id
     for key, value in {"sampler": "shuffled", "noun": "hand", "bias_factor": 2.0, "flip_train": True}.items():
-        assert schema.Params(**{key: value}).run_id != schema.Params().run_id
+        assert run_params.Params(**{key: value}).run_id != run_params.Params().run_id
     for values in ({"variant": "clipid"}, {"variant": "frozen"}, {"variant": "classifier", "mode": "prompt_learn"}):
         with pytest.raises(UserError, match="test_features|mode"):
-            schema.validate_params(values | {"test_features": "after_neck"})
+            check.validate_params(values | {"test_features": "after_neck"})
     with pytest.raises(UserError, match=r"noun: write words, and a full stop or none, such as hand\."):
-        schema.validate_params({"noun": "hand!"})
+        check.validate_params({"noun": "hand!"})

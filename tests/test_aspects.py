@@ -15,7 +15,7 @@ from clipreid_lib.data import protocols
 from clipreid_lib.method.loss_terms import AnchorLoss
 from clipreid_lib.method.prompt_bank import PromptBank, describe_aspect, describe_people
 from clipreid_lib.pages import neighbours
-from clipreid_lib.params.schema import validate_params
+from clipreid_lib.params.check import validate_params
 from clipreid_lib.runs import across, loading, results, training
 from clipreid_lib.scores import assessment, crossing, expectation, leaderboard
 from clipreid_lib.scores.metrics import score_retrieval

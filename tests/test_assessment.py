@@ -14,7 +14,7 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.data import protocols
 from clipreid_lib.data.datasets import load_images
 from clipreid_lib.pages import score_figures
-from clipreid_lib.params.schema import Params
+from clipreid_lib.params.run_params import Params
 from clipreid_lib.runs import across, embeddings, loading
 from clipreid_lib.scores import (
     assessment,

@@ -10,7 +10,7 @@ import torch
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.clip import backbone
-from clipreid_lib.params import recipes, schema
+from clipreid_lib.params import check, recipes, schema
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +109,8 @@ def test_weights_and_models_that_do_not_fit_are_told(embedded, tmp_path):
 def test_relative_weights_files_start_at_the_projects_top_folder(embedded):
     shipped = recipes.SHIPPED / "embedded_clip.safetensors"
     relative = os.path.relpath(shipped, schema.ROOT)
-    assert schema.validate_params({"pretrained": relative}).weights == str(shipped)
-    assert schema.validate_params({"pretrained": "openai", "model": "vitb16"}).weights is None
+    assert check.validate_params({"pretrained": relative}).weights == str(shipped)
+    assert check.validate_params({"pretrained": "openai", "model": "vitb16"}).weights is None
 
 
 def test_aliases_are_models_open_clip_knows_with_openai_weights():

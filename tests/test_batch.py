@@ -12,7 +12,7 @@ from small_runs import TINY, finish
 from clipreid_lib.__main__ import main
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import write_json, write_yaml
-from clipreid_lib.params import read, schema
+from clipreid_lib.params import check, read, schema
 from clipreid_lib.params.schema import project_path
 from clipreid_lib.runs import chain, clean, local, plan, records, status
 from clipreid_lib.runs.records import notebook_key
@@ -93,7 +93,7 @@ def test_a_plan_counts_what_is_left_and_what_is_copied(grid, capsys):
 
 def test_two_runs_that_learn_the_same_prompts_share_them_in_the_plan(tmp_path):
     values = {**TINY, "outputs_root": str(tmp_path), "variant": "clipid"}
-    runs = [schema.validate_params(values | {"encoder_lr": lr}) for lr in (1e-4, 2e-4)]
+    runs = [check.validate_params(values | {"encoder_lr": lr}) for lr in (1e-4, 2e-4)]
     first, second = plan.plan_runs(runs)
     assert first[2] == {} and second[2] == {"02_prompt_learning": first[0]}
 
@@ -170,8 +170,8 @@ def test_clean_deletes_what_can_be_made_again_and_only_when_told(grid, capsys, t
 
 def test_a_param_outside_the_id_is_kept_with_the_run_it_changed(tmp_path):
     values = {**TINY, "variant": "frozen", "outputs_root": str(tmp_path)}
-    first = Run.open(schema.validate_params(values))
-    second = Run.open(schema.validate_params(values | {"top_k": 3}))
+    first = Run.open(check.validate_params(values))
+    second = Run.open(check.validate_params(values | {"top_k": 3}))
     assert first.folder == second.folder and Run.at(first.folder).params.top_k == 3
     assert second.params.top_k == 3 and notebook_key(first.params, "04_evaluation") == notebook_key(
         second.params, "04_evaluation"
@@ -191,7 +191,7 @@ def test_notebook_01_speaks_for_the_runs_that_wait_for_it(grid, capsys):
 def test_an_unforeseen_exception_costs_one_run_alone(tmp_path, drawn_hands, monkeypatch, capsys):
     drawn_hands(tmp_path)
     runs = [
-        schema.validate_params({**TINY, "variant": "frozen", "seed": s, "outputs_root": str(tmp_path)}) for s in (0, 1)
+        check.validate_params({**TINY, "variant": "frozen", "seed": s, "outputs_root": str(tmp_path)}) for s in (0, 1)
     ]
 
     def execute(self, name, lock):

@@ -16,7 +16,7 @@ from small_runs import TINY, finish
 from clipreid_lib.__main__ import main
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import locked, read_json, write_json
-from clipreid_lib.params import schema
+from clipreid_lib.params import check, schema
 from clipreid_lib.runs import chain, local, plan, records
 from clipreid_lib.runs.records import notebook_key
 from clipreid_lib.runs.run import Run
@@ -45,7 +45,7 @@ def two(tmp_path, drawn_hands):
     """Two runs that learn the same prompts, in an outputs folder of their own."""
     drawn_hands(tmp_path)
     values = TINY | {"outputs_root": str(tmp_path), "variant": "clipid"}
-    return [schema.validate_params(values | {"encoder_lr": rate}) for rate in (1e-4, 2e-4)]
+    return [check.validate_params(values | {"encoder_lr": rate}) for rate in (1e-4, 2e-4)]
 
 
 def out_of_memory(*_):
@@ -161,7 +161,7 @@ def test_scores_of_an_encoder_that_is_no_more_leave_the_leaderboard(two, execute
 def test_scores_stay_where_the_data_to_do_them_again_is_gone(two, executed, hands, tmp_path):
     root = shutil.copytree(hands, tmp_path / "hands")
     values = {"dataset": "11k", "data_root": str(root), "protocol": "common", "variant": "frozen", "draws": 2}
-    run = Run.open(schema.validate_params(values | {"outputs_root": str(tmp_path)}))
+    run = Run.open(check.validate_params(values | {"outputs_root": str(tmp_path)}))
     assert chain.Chain(run, run.params.notebooks).do() is None
     scored = {"protocols": {}, "compared_sha": "x", "manifest_sha": run.manifest.sha}
     write_json(run.folder / "metrics.json", scored)
@@ -307,7 +307,7 @@ def test_a_finished_run_needs_no_data_any_more(tmp_path):
     from clipreid_lib.runs import preflight
 
     gone = tmp_path / "gone"
-    run = schema.validate_params(
+    run = check.validate_params(
         {"dataset": "folder", "data_root": str(gone), "variant": "frozen", "outputs_root": str(tmp_path)}
     )
     with pytest.raises(UserError, match="gone is not a folder"):

@@ -11,7 +11,7 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import write_json, write_yaml
 from clipreid_lib.data import datasets
 from clipreid_lib.data import photographs as images
-from clipreid_lib.params import schema
+from clipreid_lib.params import check, schema
 from clipreid_lib.params.schema import ROOT
 from clipreid_lib.runs import machine, status
 from clipreid_lib.runs.machine import provenance
@@ -129,7 +129,7 @@ def test_rows_are_averaged_over_seeds_and_nothing_else(tmp_path):
     folders = []
     for number, (seed, lr, rank1) in enumerate([(0, 1e-3, 0.2), (1, 1e-3, 0.4), (0, 1e-4, 0.9)]):
         folder = tmp_path / str(number)
-        values = schema.validate_params({"seed": seed, "encoder_lr": lr}).resolved().model_dump()
+        values = check.validate_params({"seed": seed, "encoder_lr": lr}).resolved().model_dump()
         write_yaml(folder / "params.yaml", values)
         scores = {"rank1": rank1, "rank5": rank1, "map": rank1, "rank1_per_person": rank1 / 2, "over": "all galleries"}
         scores |= {"rank1_draws": rank1 + 0.01, "rank1_draws_std": rank1 / 10}

@@ -13,7 +13,7 @@ from clipreid_lib.data.photographs import Photographs
 from clipreid_lib.embedded import synthetic_hands
 from clipreid_lib.method.encoder_finetune import EncoderSettings, finetune
 from clipreid_lib.method.loss_terms import IdentityLoss, Term, TripletLoss
-from clipreid_lib.params.schema import Params
+from clipreid_lib.params.run_params import Params
 from clipreid_lib.scores.evaluation import evaluate
 from clipreid_lib.scores.features import Embeddings, pixel_floor
 from clipreid_lib.scores.similarity import cosine_similarity

@@ -17,7 +17,7 @@ from clipreid_lib.__main__ import main
 from clipreid_lib.base import import_fixes
 from clipreid_lib.clip import backbone
 from clipreid_lib.clip.encode import normalise
-from clipreid_lib.params import schema
+from clipreid_lib.params import check
 from clipreid_lib.runs import export, loading
 from clipreid_lib.runs.results import write_metrics
 from clipreid_lib.runs.run import Run
@@ -74,7 +74,7 @@ def exported(request, tmp_path_factory, shared_outputs, models):
     """A trained run of either family, and the folder it was exported to."""
     more = {"variant": "clipid_no_text", "resize": "crop"} if request.param == "embedded" else ODD
     params = {**TINY, "outputs_root": str(shared_outputs), "experiment": f"export-{request.param}", **more}
-    run = Run.open(schema.validate_params(params))
+    run = Run.open(check.validate_params(params))
     finetune(run)
     folder = tmp_path_factory.mktemp("exported") / request.param
     said = export.export(str(assess(run).folder), str(folder))

@@ -20,7 +20,7 @@ from clipreid_lib.method.clipid_model import ClipidModel
 from clipreid_lib.method.encoder_finetune import EncoderSettings, finetune
 from clipreid_lib.method.loss_terms import IdentityLoss, Term
 from clipreid_lib.method.resume import Keep
-from clipreid_lib.params import schema
+from clipreid_lib.params import check, run_ids
 from clipreid_lib.runs import loading
 
 VIT = {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 8}
@@ -243,7 +243,7 @@ def test_norms_of_timm_count_and_new_vectors_train_always():
 )
 def test_mistakes_in_params_are_one_line(values, message):
     with pytest.raises(UserError, match=message) as error:
-        schema.validate_params(values)
+        check.validate_params(values)
     assert "\n" not in str(error.value)
 
 
@@ -289,18 +289,18 @@ def test_more_blocks_than_there_are_is_told_before_any_stage(open_run):
     ],
 )
 def test_few_weights_take_the_heads_rate_where_none_is_written(values, rate):
-    params = schema.validate_params(values)
+    params = check.validate_params(values)
     assert params.resolved().encoder_lr == rate
-    told = schema.validate_params(params.changed() | {"encoder_epochs": 3})
+    told = check.validate_params(params.changed() | {"encoder_epochs": 3})
     assert told.resolved().encoder_lr == rate  # by what a notebook is told
 
 
 def test_ids_of_runs_that_train_all_stay():
-    plain = schema.validate_params({})
-    ids = {schema.validate_params({"train": how}).run_id for how in ("last-1", "norms", "lora-1", "lora-2")}
-    assert schema.validate_params({"train": "all"}).run_id == plain.run_id and len(ids | {plain.run_id}) == 5
+    plain = check.validate_params({})
+    ids = {check.validate_params({"train": how}).run_id for how in ("last-1", "norms", "lora-1", "lora-2")}
+    assert check.validate_params({"train": "all"}).run_id == plain.run_id and len(ids | {plain.run_id}) == 5
     kept = {key: value for key, value in plain.resolved().model_dump().items() if key != "train"}
-    assert "train" not in kept and schema.digest(plain.resolved(), set(kept)) == schema.digest(
+    assert "train" not in kept and run_ids.digest(plain.resolved(), set(kept)) == run_ids.digest(
         plain.resolved(), set(kept) | {"train"}
     )
 
@@ -337,5 +337,5 @@ def test_a_network_without_norms_is_told():
 
 def test_a_notebook_is_told_the_rate_that_the_heads_rate_would_hide():
     given = {"model": "vitb16", "variant": "classifier", "train": "lora-4", "head_lr": 5e-4, "encoder_lr": 5e-5}
-    run = schema.validate_params(given).resolved()
-    assert schema.validate_params(run.changed()).resolved() == run
+    run = check.validate_params(given).resolved()
+    assert check.validate_params(run.changed()).resolved() == run

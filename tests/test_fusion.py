@@ -18,7 +18,7 @@ from clipreid_lib.base.files import write_json
 from clipreid_lib.data.manifest import Manifest
 from clipreid_lib.data.protocols import name_draw
 from clipreid_lib.pages import fused_page, score_figures
-from clipreid_lib.params import schema
+from clipreid_lib.params import check
 from clipreid_lib.runs import external, fuse, results
 from clipreid_lib.runs.embeddings import embed_own
 from clipreid_lib.runs.loading import load_trained_encoder
@@ -280,9 +280,7 @@ def test_each_run_alone_has_the_numbers_of_its_own_metrics(finished):
 def test_a_network_is_fused_with_features_of_another_program(finished):
     out, runs = finished
     told = runs["one", "back"].params.model_dump(include={"dataset", "data_root", "protocol", "draws", "outputs_root"})
-    network = evaluate(
-        Run.open(schema.validate_params(told | {"aspect": "palm", "variant": "frozen", "device": "cpu"}))
-    )
+    network = evaluate(Run.open(check.validate_params(told | {"aspect": "palm", "variant": "frozen", "device": "cpu"})))
     try:
         fuse.fuse([str(run.folder) for run in (runs["one", "back"], network, runs["two", "palm"])], "mixture")
         made = json.loads((out / "fused" / "mixture" / "metrics.json").read_text())

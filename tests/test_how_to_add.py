@@ -92,11 +92,11 @@ def test_a_data_set(copy, tmp_path):
     script = f"""
 from clipreid_lib.data import datasets
 from clipreid_lib.pages import model_card
-from clipreid_lib.params import schema
+from clipreid_lib.params import check, schema
 from clipreid_lib.runs.run import Run
 assert set(schema.ASPECTS) == set(datasets.MODULES)
 for protocol in ("own", "common", "cross_session"):
-    run = Run.open(schema.validate_params({data} | {{"protocol": protocol, "outputs_root": {str(tmp_path)!r}}}))
+    run = Run.open(check.validate_params({data} | {{"protocol": protocol, "outputs_root": {str(tmp_path)!r}}}))
     print(protocol, len(run.manifest.train), len(run.manifest.test), run.manifest.test["session"].nunique())
     model_card.fill_card(run.params, {{"protocols": {{}}}}, {{"train": (9, 3)}}, (0, 0))
 """
@@ -140,7 +140,7 @@ from clipreid_lib.method.encoder_finetune import finetune
 from clipreid_lib.method.loss_terms import IdentityLoss, Term
 from clipreid_lib.method.mean_loss import pull_to_mean
 from clipreid_lib.pages import model_card
-from clipreid_lib.params.schema import validate_params
+from clipreid_lib.params.check import validate_params
 from clipreid_lib.runs import loading, training
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores import ladder

@@ -15,7 +15,7 @@ from clipreid_lib.__main__ import main
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import write_json, write_yaml
 from clipreid_lib.pages import report_runs
-from clipreid_lib.params import schema
+from clipreid_lib.params import check
 from clipreid_lib.scores import ladder
 from clipreid_lib.scores.comparison import compare_methods
 from clipreid_lib.scores.finished_run import FinishedRun, find_runs
@@ -44,7 +44,7 @@ def make(tmp_path):
 
     def write(variant: str, seed: int, sha: str = "same", over: str | None = "all galleries", **params):
         values = {"variant": variant, "seed": seed, **params}
-        mine = schema.validate_params(values).resolved()
+        mine = check.validate_params(values).resolved()
         folder = tmp_path / "runs" / f"{variant}-{seed}-{sha}{''.join(map(str, params.values()))}"
         write_yaml(folder / "params.yaml", mine.model_dump())
         table = answer(variant, seed)

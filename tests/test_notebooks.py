@@ -15,7 +15,7 @@ import pytest
 from papermill.inspection import inspect_notebook
 from small_runs import run
 
-from clipreid_lib.params import schema
+from clipreid_lib.params import check, run_params, schema
 from clipreid_lib.params.read import from_namespace, read_yaml
 from clipreid_lib.runs.chain import Chain
 from clipreid_lib.runs.run import Run
@@ -78,7 +78,7 @@ def test_its_parameters_are_commented_literals_with_the_schemas_defaults(noteboo
         # papermill loses a line with a second equals sign from its help and then calls the name unknown
         assert line.count("=") == 1 and re.fullmatch(r"\w+ = .+  # .+", line), line
     given = {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(cell).body}
-    assert given == {key: schema.Params.model_fields[key].default for key in given}
+    assert given == {key: run_params.Params.model_fields[key].default for key in given}
     assert set(inspect_notebook(str(notebook))) == set(given)
 
 
@@ -151,7 +151,7 @@ def test_prompts_of_one_run_serve_the_fine_tuning_of_another(ladder):
     place, _ = ladder
     (prompts,) = (place / "as made" / "runs").glob("tiny-dorsal_r-clipid-*/saved_models/prompts.safetensors")
     given = {"variant": "clipid", "mode": "img_encoder_finetune", "resume_prompt": str(prompts), "epochs": 1}
-    second = Run.open(schema.validate_params(read_yaml(place / "mine.yaml") | given | {"experiment": "second"}))
+    second = Run.open(check.validate_params(read_yaml(place / "mine.yaml") | given | {"experiment": "second"}))
     assert "02_prompt_learning" not in second.params.notebooks
     assert Chain(second, ("03_encoder_finetune",)).do() is None
     assert second.is_done("03_encoder_finetune") and (second.models / "encoder.safetensors").exists()

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from clipreid_lib.base.errors import UserError
-from clipreid_lib.params import read, recipes, schema
+from clipreid_lib.params import check, read, recipes, run_params, schema
 
 USERS_OWN = """
 experiment: stage2_clipid_vitb16_11k_dorsal_r
@@ -36,7 +36,7 @@ def test_the_users_own_file_is_accepted_as_it_stands(tmp_path):
 
 def test_base_yaml_holds_every_key_with_its_default_and_a_comment():
     file = schema.ROOT / "params" / "base.yaml"
-    defaults = {key: field.default for key, field in schema.Params.model_fields.items()}
+    defaults = {key: field.default for key, field in run_params.Params.model_fields.items()}
     assert yaml.safe_load(file.read_text()) == defaults
     for line in file.read_text().splitlines():
         if re.match(r"\w+:", line):
@@ -79,14 +79,14 @@ def test_every_params_file_composes_with_base(file):
 )
 def test_mistakes_are_told_in_one_line_that_names_file_and_key(values, message):
     with pytest.raises(UserError, match=message) as error:
-        schema.validate_params(values, "mine.yaml")
+        check.validate_params(values, "mine.yaml")
     assert str(error.value).startswith("mine.yaml: ")
     assert "\n" not in str(error.value)
 
 
 def test_numbers_without_a_dot_count_as_numbers():
     assert yaml.safe_load("lr: 1e-4") == {"lr": "1e-4"}  # the trap: YAML 1.1 reads a word
-    assert schema.validate_params({"encoder_lr": "1e-4"}).encoder_lr == 1e-4
+    assert check.validate_params({"encoder_lr": "1e-4"}).encoder_lr == 1e-4
 
 
 def test_text_keys_keep_what_was_written(tmp_path):
@@ -211,7 +211,7 @@ def test_a_file_that_is_no_mapping_is_told(tmp_path, text, message):
 
 
 def test_the_run_id_follows_what_changes_numbers_and_nothing_else(tmp_path):
-    base = schema.validate_params({})
+    base = check.validate_params({})
     for same in (
         {"device": "cpu"},
         {"outputs_root": "elsewhere"},
@@ -219,34 +219,34 @@ def test_the_run_id_follows_what_changes_numbers_and_nothing_else(tmp_path):
         {"top_k": 3},
         {"photograph": "who.jpg"},
     ):
-        assert schema.validate_params(same).run_id == base.run_id
+        assert check.validate_params(same).run_id == base.run_id
     for other in ({"seed": 1}, {"encoder_lr": 2e-3}, {"prompt_dim": 16}, {"draw_seed": 1}):
-        assert schema.validate_params(other).run_id != base.run_id
+        assert check.validate_params(other).run_id != base.run_id
     assert base.resolved().run_id == base.run_id
     weights = tmp_path / "weights.pt"
     ids = []
     for content in (b"one", b"two"):
         weights.write_bytes(content)
-        ids.append(schema.validate_params({"pretrained": str(weights)}).run_id)
+        ids.append(check.validate_params({"pretrained": str(weights)}).run_id)
     assert len({*ids, base.run_id}) == 3  # other weights are another run, whatever the file is called
     assert base.resolved().resolved() == base.resolved()
 
 
 def test_a_notebook_is_told_the_fewest_keys_that_make_the_run():
-    assert schema.validate_params({}).changed() == {}
+    assert check.validate_params({}).changed() == {}
     given = {"variant": "frozen", "seed": 3, "encoder_lr": 2e-3}
-    run = schema.validate_params(given | {"encoder_epochs": recipes.recipe_of("embedded").encoder_epochs}).resolved()
+    run = check.validate_params(given | {"encoder_epochs": recipes.recipe_of("embedded").encoder_epochs}).resolved()
     assert run.changed() == given
-    users = schema.validate_params(yaml.safe_load(USERS_OWN))
+    users = check.validate_params(yaml.safe_load(USERS_OWN))
     assert read.from_namespace(users.changed()) == users.resolved()
     assert "prompt_epochs" not in users.changed()
 
 
 def test_runs_on_the_same_data_share_its_description():
-    base = schema.validate_params({"variant": "frozen", "seed": 4})
-    assert base.data_id == base.data_only().data_id == schema.validate_params({}).data_id
+    base = check.validate_params({"variant": "frozen", "seed": 4})
+    assert base.data_id == base.data_only().data_id == check.validate_params({}).data_id
     assert base.data_only().changed() == {}
-    assert schema.validate_params({"draw_seed": 1}).data_id != base.data_id
+    assert check.validate_params({"draw_seed": 1}).data_id != base.data_id
 
 
 def test_a_notebooks_names_are_checked_too():
@@ -262,9 +262,9 @@ def test_the_notebooks_defaults_are_one_of_the_demos_runs():
 
 
 def test_older_words_for_the_prompt_loss_are_read_and_runs_of_version_0_1_0_keep_their_names():
-    old = [schema.Params(prompt_loss=word) for word in ("cosine", "supcon", "infonce")]
+    old = [run_params.Params(prompt_loss=word) for word in ("cosine", "supcon", "infonce")]
     said = [(each.prompt_loss, each.prompt_logits) for each in old]
     assert said == [("supervised", "cosine"), ("supervised", "dot"), ("infonce", "cosine")]
-    assert len({each.run_id for each in [*old, schema.Params(prompt_loss="infonce", prompt_logits="dot")]}) == 4
+    assert len({each.run_id for each in [*old, run_params.Params(prompt_loss="infonce", prompt_logits="dot")]}) == 4
     # what version 0.1.0 called it; the demo's runs have other names since the embedded weights were trained anew
-    assert schema.Params(dataset="11k", model="vitb16").run_id == "11k-vitb16-dorsal_r-clipid-s0-f3089945"
+    assert run_params.Params(dataset="11k", model="vitb16").run_id == "11k-vitb16-dorsal_r-clipid-s0-f3089945"

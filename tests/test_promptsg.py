@@ -17,7 +17,7 @@ from clipreid_lib.clip.sentences import Sentences
 from clipreid_lib.method.clipid_model import ClipidModel, ModelOutput
 from clipreid_lib.method.loss_terms import IdentityLoss, TripletLoss
 from clipreid_lib.method.promptsg import Composer, Interaction, SentenceLoss
-from clipreid_lib.params import schema
+from clipreid_lib.params import check, run_params, schema
 from clipreid_lib.runs import embeddings, export, loading
 from clipreid_lib.runs.recognizer import Recognizer
 
@@ -272,7 +272,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(open_run, tmp_
 
 def test_what_does_not_go_with_it_is_refused_in_one_line(open_run, tmp_path):
     with pytest.raises(UserError, match="prompt_form: promptsg takes learned .* or fixed .*its control"):
-        schema.validate_params({"variant": "promptsg", "prompt_form": "shared"})
+        check.validate_params({"variant": "promptsg", "prompt_form": "shared"})
     clip = backbone.load("sg-vit", "random")
     clip.mute = "pretrained: a.pth holds an image encoder alone, which reads no sentences"
     for sentence in ("word", "fixed"):
@@ -286,9 +286,9 @@ def test_what_does_not_go_with_it_is_refused_in_one_line(open_run, tmp_path):
 
 
 def test_the_control_is_a_run_of_its_own():
-    ours, control = (schema.Params(variant="promptsg", prompt_form=form) for form in ("learned", "fixed"))
+    ours, control = (run_params.Params(variant="promptsg", prompt_form=form) for form in ("learned", "fixed"))
     assert ours.run_id != control.run_id and (ours.composes, control.composes) == ("word", "fixed")
-    assert {schema.Params(variant=each).composes for each in ("frozen", "clipid", "inversion")} == {"none"}
+    assert {run_params.Params(variant=each).composes for each in ("frozen", "clipid", "inversion")} == {"none"}
     assert ours.notebooks == ("03_encoder_finetune", "04_evaluation", "05_retrieval_visualisation")
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.data import contract, datasets, eleven_k
-from clipreid_lib.params import schema
+from clipreid_lib.params import run_params, schema
 
 
 def touched(root: Path, *files: str) -> Path:
@@ -516,7 +516,7 @@ def test_every_data_set_states_its_facts(dataset):
 
 def test_params_know_every_data_set_and_its_aspects():
     assert tuple(schema.ASPECTS) == tuple(datasets.MODULES)
-    assert get_args(schema.Params.model_fields["dataset"].annotation) == tuple(datasets.MODULES)
+    assert get_args(run_params.Params.model_fields["dataset"].annotation) == tuple(datasets.MODULES)
     assert set(schema.ASPECTS["11k"]) == set(eleven_k.ASPECTS.values())
     for name, module in datasets.MODULES.items():
         assert set(module.SUMMARY.published) <= set(schema.ASPECTS[name])

@@ -10,8 +10,10 @@ from small_runs import TINY, finish
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import read_json, write_json
-from clipreid_lib.params import schema
-from clipreid_lib.params.schema import NOT_IN_ID, NOTEBOOKS, Params
+from clipreid_lib.params import check
+from clipreid_lib.params.run_ids import NOT_IN_ID
+from clipreid_lib.params.run_params import Params
+from clipreid_lib.params.schema import NOTEBOOKS
 from clipreid_lib.runs import records
 from clipreid_lib.runs.chain import Chain
 from clipreid_lib.runs.records import AFTER_PROMPTS, notebook_key
@@ -22,7 +24,7 @@ TRAINED = NOTEBOOKS[1:]
 
 
 def tiny(**more) -> Params:
-    return schema.validate_params({**TINY, **more})
+    return check.validate_params({**TINY, **more})
 
 
 # ------------------------------------------------------------------------------------------------ records

@@ -10,7 +10,7 @@ from small_runs import TINY
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import read_json, write_json
-from clipreid_lib.params import schema
+from clipreid_lib.params import check
 from clipreid_lib.params.schema import EVALUATION, NOTEBOOKS
 from clipreid_lib.runs import chain, local, plan, records, status, training
 from clipreid_lib.runs.run import Run
@@ -36,7 +36,7 @@ def executed(monkeypatch):
 def params(hands, tmp_path):
     """A run on a copy of the hands."""
     root = shutil.copytree(hands, tmp_path / "hands")
-    return schema.validate_params(
+    return check.validate_params(
         {**{key: value for key, value in TINY.items() if not key.startswith("demo_")}, "dataset": "11k"}
         | {"protocol": "common", "data_root": str(root), "outputs_root": str(tmp_path / "out"), "experiment": "mine"}
     )

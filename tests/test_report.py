@@ -23,7 +23,7 @@ from clipreid_lib import __main__ as command_line
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.pages import model_card, repeat_command, report, report_notebooks, report_origin
 from clipreid_lib.pages.report_blocks import Facts, Section, Table, Words, render
-from clipreid_lib.params import read, schema
+from clipreid_lib.params import check, read, schema
 from clipreid_lib.scores.finished_run import FinishedRun
 
 EVIL = '<script>alert("1")</script>'
@@ -234,27 +234,27 @@ def given(command: str) -> list[str]:
     ],
 )
 def test_the_command_survives_shell_and_yaml(values):
-    mine = schema.validate_params(values)
+    mine = check.validate_params(values)
     assert given(repeat_command.repeat_run(mine)) == [mine.run_id]
-    assert given(repeat_command.repeat_run(schema.validate_params(mine.resolved().model_dump()))) == [mine.run_id]
+    assert given(repeat_command.repeat_run(check.validate_params(mine.resolved().model_dump()))) == [mine.run_id]
 
 
 def test_a_grid_is_one_command_if_it_is_one():
     pairs = [(seed, variant) for seed in (0, 1) for variant in ("classifier", "clipid")]
-    runs = [schema.validate_params({"seed": seed, "variant": variant, "experiment": "g"}) for seed, variant in pairs]
+    runs = [check.validate_params({"seed": seed, "variant": variant, "experiment": "g"}) for seed, variant in pairs]
     assert given(repeat_command.repeat_grid(runs)) == sorted(run.run_id for run in runs)
     assert repeat_command.repeat_grid(runs[:3]) is None
     rungs = [(seed, variant) for seed in (0, 1) for variant in ("frozen", "clipid")]
-    ladder = [schema.validate_params({"seed": seed, "variant": variant}) for seed, variant in rungs]
+    ladder = [check.validate_params({"seed": seed, "variant": variant}) for seed, variant in rungs]
     command = repeat_command.repeat_grid([ladder[0], ladder[1], ladder[3]])  # frozen runs once, whatever the seeds
     assert repeat_command.list_runs(command) == sorted(ladder[row].run_id for row in (0, 1, 3))
     assert repeat_command.repeat_grid(ladder) is None
-    odd = [schema.validate_params({"experiment": "g", "image_size": size}) for size in ("96", "96x48")]
+    odd = [check.validate_params({"experiment": "g", "image_size": size}) for size in ("96", "96x48")]
     assert given(repeat_command.repeat_grid(odd)) == sorted(run.run_id for run in odd)
 
 
 def test_places_outside_the_project_have_no_name():
-    mine = schema.validate_params(
+    mine = check.validate_params(
         {"dataset": "folder", "aspect": "hand", "data_root": "/home/jane/hands", "experiment": "x"}
     )
     assert repeat_command.PLACES.keys() == schema.PATHS
@@ -267,7 +267,7 @@ def test_places_outside_the_project_have_no_name():
     asked = mine.model_copy(update={"photograph": "/home/jane/hand.jpg", "gallery_root": "/home/jane/gallery"})
     told = repeat_command.repeat_run(asked)
     assert "jane" not in told and "photograph=PHOTOGRAPH" in told and "gallery_root=GALLERY" in told
-    inside = schema.validate_params({"data_root": str(schema.ROOT / "data" / "mine")})
+    inside = check.validate_params({"data_root": str(schema.ROOT / "data" / "mine")})
     assert "data_root=data/mine" in repeat_command.repeat_run(inside)
 
 
@@ -524,7 +524,7 @@ def test_published_numbers_stand_beside_ours(outputs):
     ],
 )
 def test_model_cards_differ_by_what_is_true(values, says, says_not):
-    mine = schema.validate_params(values).resolved()
+    mine = check.validate_params(values).resolved()
     metrics = {"identities": 20, "queries": 9, "gallery": 20, "draws": 10, "protocols": {mine.protocol: {}}}
     card = model_card.fill_card(mine, metrics, {"train": (444, 50), "test": (9, 20)}, (3, 2))
     text = " ".join(card.values())
@@ -534,7 +534,7 @@ def test_model_cards_differ_by_what_is_true(values, says, says_not):
 
 def test_licences_of_weights():
     def licence(**values):
-        return model_card.describe_weights(schema.validate_params(values))[1]
+        return model_card.describe_weights(check.validate_params(values))[1]
 
     assert licence().startswith("MIT, like this project's code")
     assert "surveillance and facial recognition out of scope" in licence(model="vitb16")

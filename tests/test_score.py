@@ -19,7 +19,7 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.data.datasets import load_images
 from clipreid_lib.pages import browser, report
 from clipreid_lib.pages.ranking import Ranking
-from clipreid_lib.params import read, schema
+from clipreid_lib.params import check, read, run_ids, schema
 from clipreid_lib.runs import embedding_files, embeddings, external, features_file, loading, rankings
 from clipreid_lib.runs.chain import Chain
 from clipreid_lib.runs.run import Run
@@ -28,7 +28,7 @@ from clipreid_lib.scores.assessment import choose_protocols
 from clipreid_lib.scores.features import Embeddings
 from clipreid_lib.scores.finished_run import FinishedRun
 
-DATA = [f"{key}={value}" for key, value in TINY.items() if key in schema.DATA_KEYS]
+DATA = [f"{key}={value}" for key, value in TINY.items() if key in run_ids.DATA_KEYS]
 
 
 def settings(outputs: Path, *more: str) -> list[str]:
@@ -52,7 +52,7 @@ def made(tmp_path_factory):
     place = tmp_path_factory.mktemp("score")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Chain, "_execute", execute_here)
-        frozen = Run.open(schema.validate_params({**TINY, "variant": "frozen", "outputs_root": str(place / "out")}))
+        frozen = Run.open(check.validate_params({**TINY, "variant": "frozen", "outputs_root": str(place / "out")}))
         assert Chain(frozen, ("04_evaluation",)).do() is None
         embedding_files.embed("embedded", f"11k={frozen.data_root}", str(place / "mine.npz"))
         before = read_all(frozen.folder)
@@ -224,7 +224,7 @@ def test_held_out_images_are_identified_by_the_nearest_image_alone(made, tmp_pat
     options = [*DATA, f"outputs_root={tmp_path / 'out'}", "validation=published"]
     (params,), _ = external.prepare(str(place / "mine.npz"), "mine", options)
     run = Run.open(params)
-    published = Run.open(schema.validate_params({**frozen.params.model_dump(), "validation": "published"}))
+    published = Run.open(check.validate_params({**frozen.params.model_dump(), "validation": "published"}))
     theirs = embeddings.identify(published, loading.load_trained_encoder(published))
     named = embeddings.identify(run, loading.load_trained_encoder(run))
     assert named == {"nearest image": theirs["nearest image"]}
@@ -400,9 +400,9 @@ def test_the_ids_of_all_other_runs_are_what_they_were():
     ends += "tip_adapter 57f1aa2c"
     words = ends.split()
     for variant, end in zip(words[::2], words[1::2], strict=True):
-        params = schema.validate_params({"dataset": "11k", "model": "vitb16", "variant": variant})
+        params = check.validate_params({"dataset": "11k", "model": "vitb16", "variant": variant})
         assert params.run_id == f"11k-vitb16-dorsal_r-{variant}-s0-{end}" and params.data_id == "11k-dorsal_r-facacc15"
-    other = schema.validate_params({"dataset": "11k", "model": "rn50", "variant": "frozen", "protocol": "mba"})
+    other = check.validate_params({"dataset": "11k", "model": "rn50", "variant": "frozen", "protocol": "mba"})
     assert other.run_id == "11k-rn50-dorsal_r-frozen-s0-79ce3ba6"
 
 

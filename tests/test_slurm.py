@@ -15,7 +15,7 @@ from small_runs import TINY, finetune
 
 from clipreid_lib.__main__ import main
 from clipreid_lib.base.errors import UserError
-from clipreid_lib.params import read, schema
+from clipreid_lib.params import read, run_params
 from clipreid_lib.runs import embeddings, loading, slurm
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores.evaluation import evaluate
@@ -33,7 +33,7 @@ def cluster():
         yield place
 
 
-def grid(outputs: Path, **more) -> list[schema.Params]:
+def grid(outputs: Path, **more) -> list[run_params.Params]:
     return read.expand({**TINY, "variant": "classifier", "outputs_root": str(outputs), **more})
 
 

@@ -23,7 +23,7 @@ import torch
 from small_runs import JOBS, LADDER
 
 from clipreid_lib.base.files import read_json
-from clipreid_lib.params import schema
+from clipreid_lib.params import check, schema
 from clipreid_lib.params.read import read_yaml
 from clipreid_lib.runs import records
 from clipreid_lib.runs.chain import Chain
@@ -323,7 +323,7 @@ def test_cut_short_after_the_end_and_the_clock_set_back(reference, tmp_path):
     assert place.run_well() == []
     for path in (folder / "manifest.csv", folder / "done" / f"{GALLERY}.json"):
         cut(path)
-    mine = schema.validate_params(read_yaml(folder / "params.yaml"))
+    mine = check.validate_params(read_yaml(folder / "params.yaml"))
     assert records.state(mine, folder) == ("killed", GALLERY, "no sign of life for more than 60 s")
     stored = sorted((place.outputs / "features").glob("*.safetensors"))
     for path in stored:
@@ -397,7 +397,7 @@ def test_a_read_only_and_then_a_full_disk(disk, reference):
     fails_with("No space left on device", "in mid-training", "disk full")
     assert remount("size=200m") == 0
     threads = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // 2))}  # as of each of two jobs
-    mine = Run.open(schema.validate_params(read_yaml(place.folder / "mine.yaml")))
+    mine = Run.open(check.validate_params(read_yaml(place.folder / "mine.yaml")))
     assert Chain(mine, (ENCODER,), threads).do() is None
     assert_trained_alike(folder, undisturbed(reference))
     SURVIVED.update({key: times for key, times in TRIED.items() if key[0] in ("disk full", "read-only")})

@@ -13,7 +13,8 @@ from clipreid_lib.base.seeding import stable_seed
 from clipreid_lib.data import protocols
 from clipreid_lib.data.manifest import Manifest
 from clipreid_lib.pages import report, report_scores, score_figures
-from clipreid_lib.params.schema import EVALUATION, RETRIEVAL, Params
+from clipreid_lib.params.run_params import Params
+from clipreid_lib.params.schema import EVALUATION, RETRIEVAL
 from clipreid_lib.runs.records import notebook_key
 from clipreid_lib.runs.results import write_metrics
 from clipreid_lib.scores import assessment, open_set, template_table, templates

@@ -14,8 +14,8 @@ from clipreid_lib.clip import backbone, timm_towers
 from clipreid_lib.clip.encode import encode, normalise
 from clipreid_lib.pages import attention, correspondence, model_card
 from clipreid_lib.params import schema
+from clipreid_lib.params.check import validate_params
 from clipreid_lib.params.recipes import CONVNET, CONVNEXT, LARGE_VIT, RESNET, VIT, recipe_of
-from clipreid_lib.params.schema import validate_params
 from clipreid_lib.runs import preflight
 from clipreid_lib.runs.embeddings import embed_own
 from clipreid_lib.runs.loading import load_network, load_trained_encoder

@@ -16,7 +16,7 @@ from clipreid_lib.base import checkpoints
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.clip import backbone, weights
 from clipreid_lib.method.prompt_bank import PromptBank
-from clipreid_lib.params import schema
+from clipreid_lib.params import check
 from clipreid_lib.runs import loading
 
 VIT = {"image_size": 48, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8}  # 6 x 6 places
@@ -259,11 +259,11 @@ def test_words_and_tags_that_contradict_are_refused():
 def test_the_keys_and_the_configuration_beside_a_file_make_another_run(tmp_path):
     (tmp_path / "mine.pt").write_bytes(b"one")
     given = {"model": "ViT-B-16", "pretrained": str(tmp_path / "mine.pt")}
-    ids = [schema.validate_params(given).run_id]
-    ids += [schema.validate_params(given | more).run_id for more in ({"activation": "gelu"}, {"normalisation": "clip"})]
+    ids = [check.validate_params(given).run_id]
+    ids += [check.validate_params(given | more).run_id for more in ({"activation": "gelu"}, {"normalisation": "clip"})]
     for text in ("{}", '{"preprocess_cfg": {}}'):
         (tmp_path / "open_clip_config.json").write_text(text)
-        ids.append(schema.validate_params(given).run_id)
+        ids.append(check.validate_params(given).run_id)
     assert len(set(ids)) == 5
 
 

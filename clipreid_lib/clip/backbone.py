@@ -15,7 +15,7 @@ import torch
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import file_sha
 from clipreid_lib.clip import timm_towers, tower_shapes, weights
-from clipreid_lib.clip.clip_towers import Backbone, ImageFeatures
+from clipreid_lib.clip.clip_towers import Backbone
 from clipreid_lib.clip.self_attention import fuse_attention
 from clipreid_lib.params.image_sizes import spell
 from clipreid_lib.params.recipes import (
@@ -31,7 +31,7 @@ from clipreid_lib.params.recipes import (
 import open_clip  # isort: skip
 from open_clip.pretrained import get_pretrained_cfg  # isort: skip
 
-__all__ = ["Backbone", "ImageFeatures", "describe", "load"]
+__all__ = ["Backbone", "describe", "load"]
 
 
 def load(

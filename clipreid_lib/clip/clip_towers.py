@@ -1,8 +1,7 @@
-"""The two towers of CLIP: the image features CLIP-ReID takes from one, and prompts' way through the other."""
+"""Backbone: the image tower with CLIP-ReID's features; :mod:`clipreid_lib.clip.text_tower` has the text side."""
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -12,49 +11,11 @@ from torch.utils.checkpoint import checkpoint
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.clip import timm_towers, tower_shapes
+from clipreid_lib.clip.image_features import ImageFeatures
+from clipreid_lib.clip.text_tower import TextSide
 
 import open_clip  # isort: skip
-from open_clip.tokenizer import SimpleTokenizer  # isort: skip
-from open_clip.transformer import QuickGELU, text_global_pool  # isort: skip
-
-
-@dataclass(frozen=True)
-class ImageFeatures:
-    """CLIP-ReID's three features of an image batch (arXiv 2211.13977, supplementary material).
-
-    ====================== =========================== ============================ ===================================
-    family                 ``f_last``                  ``f``                        ``f_proj``
-    ====================== =========================== ============================ ===================================
-    ViT with class token   the class token one block   the class token after the    ``f`` through CLIP's projection
-                           before the end              last block and norm
-    ViT that pools         the mean of the patches one what it pools after the      ``f`` through CLIP's projection
-    (CLIPA, CoCa)          block before the end        last block and norm
-    CLIP's ResNet          the mean of layer 3         the mean of layer 4          layer 4 through the attention pool
-    timm in open_clip      of the last block or stage  what it pools, after its     ``f`` through its projection; none
-    (SigLIP, EVA,          but one: the class token,   last norm                    for SigLIP, whose ``f`` is shared
-    ConvNeXt)              or the mean of the places                                with text
-    ``timm/NAME``          likewise                    likewise                     none
-    ====================== =========================== ============================ ===================================
-    """
-
-    f_last: torch.Tensor  # (B, its width)
-    f: torch.Tensor  # (B, width)
-    f_proj: torch.Tensor | None = None  # (B, embed_dim), un-normalised
-    composed: torch.Tensor | None = None  # (B, embed_dim), PromptSG's feature of an image and its own sentence
-
-    def to_float32(self) -> "ImageFeatures":
-        """Return the same in float32, whatever they were computed in: losses need all the digits."""
-        return ImageFeatures(*(None if each is None else each.float() for each in vars(self).values()))  # type: ignore[arg-type]
-
-    @property
-    def embedding(self) -> torch.Tensor:
-        """What retrieval compares: ``composed``, ``f`` and ``f_proj`` side by side, whichever are there, (B, D)."""
-        return torch.cat([each for each in (self.composed, self.f, self.f_proj) if each is not None], dim=1)
-
-    @property
-    def in_text_space(self) -> torch.Tensor:
-        """The feature in the space shared with text, (B, embed_dim): ``f_proj``, or ``f`` without a projection."""
-        return self.f if self.f_proj is None else self.f_proj
+from open_clip.transformer import QuickGELU  # isort: skip
 
 
 def _recompute(layer: nn.Module, maps: torch.Tensor) -> torch.Tensor:
@@ -80,18 +41,14 @@ def _keep_statistics(layer: nn.Module) -> Iterator[None]:
             setattr(part, name, kept)
 
 
-class Backbone(nn.Module):
+class Backbone(TextSide):
     """An open_clip model with the views of it that re-identification needs.
 
-    Make one with :func:`clipreid_lib.clip.backbone.load`.
+    Make one with :func:`clipreid_lib.clip.backbone.load`. It also has what :class:`TextSide` has.
 
     Attributes:
         clip: open_clip's model; ``clip.visual`` is its image tower.
-        text: its text tower.
-        tokenizer: open_clip's tokenizer; None where the model has no text tower with CLIP's vocabulary.
-        name: the model as params name it, such as ``vitb16``.
         pretrained: its weights as params name them: a tag, a file or ``random``.
-        mute: why the model takes no sentences, such as a missing text tower; empty where it takes them.
         assumed: its activation and normalisation in words, and where each was found.
         own_activation: the activation that the model's name implies; :attr:`activation` is the one in use.
         is_vit: whether the image tower is a ViT of open_clip.
@@ -104,7 +61,6 @@ class Backbone(nn.Module):
     """
 
     clip: Any  # open_clip's model, whose parts differ from family to family
-    text: Any  # its text tower
 
     def __init__(self, clip: nn.Module, tokenizer: Any, name: str, pretrained: str) -> None:
         """Wrap a model and its tokenizer, with the params' name of it and of its weights.
@@ -112,17 +68,10 @@ class Backbone(nn.Module):
         Raises:
             UserError: its image tower is of a kind that CLIP-ReID's features are not defined for.
         """
-        super().__init__()
-        self.clip = clip
-        self.tokenizer = tokenizer
-        self.name = name
+        super().__init__(clip, tokenizer, name)
         self.pretrained = pretrained
-        self.text = getattr(clip, "text", clip)  # CustomTextCLIP keeps its text tower apart
         self.own_activation = self.activation  # that of the model's name
         self.assumed = ""  # its activation and normalisation in words, and who says so
-        # Why it reads no sentences with learnt tokens; empty where it does.
-        clips = isinstance(tokenizer, SimpleTokenizer) and getattr(self.text, "cls_emb", None) is None
-        self.mute = "" if clips else f"model: {name} has no text tower with CLIP's vocabulary and form"
         visual = self.clip.visual
         self.is_timm = timm_towers.is_timm(visual)
         self.is_vit = not self.is_timm and tower_shapes.is_vit(visual)  # open_clip's own
@@ -160,11 +109,6 @@ class Backbone(nn.Module):
         """Width of the space shared with text; of ``f`` where there is no projection."""
         visual = self.clip.visual
         return timm_towers.embed_dim_of(visual) if self.is_timm else visual.output_dim
-
-    @property
-    def text_width(self) -> int:
-        """Width of a token's embedding, where there is a text tower."""
-        return self.text.token_embedding.weight.shape[1]
 
     @property
     def logit_scale(self) -> float:
@@ -206,14 +150,9 @@ class Backbone(nn.Module):
         return torch.tensor([place.get(value, -1) for value in table[self.side_info]], dtype=torch.long)
 
     def image_features(self, images: torch.Tensor, side: torch.Tensor | None = None) -> ImageFeatures:
-        """Run the image tower.
+        """Return the features of normalised images (B, 3, H, W), in the precision that the tower computes in.
 
-        Args:
-            images: (B, 3, H, W), normalised.
-            side: (B,) as :meth:`side_rows` gives them; None adds no vectors.
-
-        Returns:
-            The batch's three features, in the precision the tower computes in.
+        ``side`` (B,) is as :meth:`side_rows` gives it; None adds no vectors.
 
         Raises:
             ValueError: ``side`` is given, but :meth:`add_side_information` was not called.
@@ -282,64 +221,3 @@ class Backbone(nn.Module):
             yield
         finally:
             handle.remove()
-
-    def embed_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Look up token embeddings: ids (B, L) to (B, L, text_width).
-
-        Raises:
-            UserError: the model takes no sentences; :attr:`mute` says why.
-        """
-        self._refuse_where_mute()
-        return self.text.token_embedding(tokens)
-
-    def text_features(self, embeddings: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Run the text tower on token embeddings, which need not come from the vocabulary.
-
-        Under CLIP's causal mask nothing after the end-of-text token can change its output, so prompts may be
-        as short as their own length.
-
-        Args:
-            embeddings: (B, L, text_width), L at most the context length.
-            tokens: (B, L) ids of the template: they say where the end-of-text token stands.
-
-        Returns:
-            (B, embed_dim), un-normalised.
-        """
-        tower, length = self.text, embeddings.shape[1]
-        x = embeddings + tower.positional_embedding[:length]
-        mask = tower.attn_mask
-        x = tower.transformer(x, attn_mask=None if mask is None else mask[:length, :length])
-        return self.read_out(x, tokens)
-
-    def read_out(self, states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Turn what the last block gives for ids (B, L), (B, L, text_width), into text features (B, embed_dim)."""
-        tower = self.text
-        x = tower.ln_final(states)
-        pool = getattr(tower, "text_pool_type", None) or tower.pool_type
-        eos = getattr(tower, "text_eos_id", None) or getattr(tower, "eos_id", None)
-        x = text_global_pool(x, tokens, pool, eos_token_id=eos)  # (B, text_width) at the end-of-text token
-        projection = tower.text_projection
-        if projection is None:
-            return x
-        return projection(x) if isinstance(projection, nn.Linear) else x @ projection
-
-    def tokenize(self, texts: list[str]) -> torch.Tensor:
-        """Turn texts into ids (B, L), cut after the longest text's end-of-text token where the mask allows.
-
-        Raises:
-            UserError: as :meth:`embed_tokens`.
-        """
-        self._refuse_where_mute()
-        tokens = self.tokenizer(texts)
-        if self.text.attn_mask is None:  # without a causal mask the padding counts too
-            return tokens
-        return tokens[:, : int((tokens != 0).sum(dim=1).max())]
-
-    def _refuse_where_mute(self) -> None:
-        if self.mute:
-            raise UserError(f"{self.mute}; use variant frozen, tip_adapter, classifier or clipid_no_text")
-
-    def encode_texts(self, texts: list[str]) -> torch.Tensor:
-        """Return the features of plain texts, (B, embed_dim), un-normalised."""
-        tokens = self.tokenize(texts).to(self.device)
-        return self.text_features(self.embed_tokens(tokens), tokens)

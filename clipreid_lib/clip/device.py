@@ -53,13 +53,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def explain_out_of_memory(device: torch.device, batch: int, size: tuple[int, int]) -> UserError:
-    """Say what did not fit and what to set.
-
-    Args:
-        device: the GPU.
-        batch: images at once.
-        size: their height and width in pixels.
-    """
+    """Say what did not fit on a GPU, ``batch`` images of a height and width in pixels at once, and what to set."""
     bytes_ = (*torch.cuda.mem_get_info(device), torch.cuda.memory_reserved(device))
     free, total, mine = (amount / 2**30 for amount in bytes_)
     return UserError(

@@ -7,24 +7,16 @@ from functools import lru_cache
 import torch
 from torch import nn
 
-from clipreid_lib.clip.clip_towers import Backbone, ImageFeatures
+from clipreid_lib.clip.clip_towers import Backbone
 from clipreid_lib.clip.device import allow_tf32, move
 from clipreid_lib.clip.feed import Images, feed
+from clipreid_lib.clip.image_features import ImageFeatures
 
 BATCH = 128  # images at once
 
 
 def normalise(pixels: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
-    """Map uint8 pixels (B, 3, H, W) to float32 with the checkpoint's channel means and deviations.
-
-    Args:
-        pixels: (B, 3, H, W) uint8.
-        mean: of each channel, of values in [0, 1].
-        std: of each channel, likewise.
-
-    Returns:
-        (B, 3, H, W) float32, on the pixels' device.
-    """
+    """Map uint8 pixels (B, 3, H, W) to float32, where they lie, by means and deviations of each channel in [0, 1]."""
     middle, spread = (_per_channel(values, pixels.device) for values in (mean, std))
     # In place: new memory for each step would take longer than the arithmetic.
     return pixels.to(torch.float32, copy=True).div_(255).sub_(middle).div_(spread)

@@ -24,11 +24,9 @@ class Images(Protocol):
 
 
 def keep_on_device(images: Images, device: torch.device) -> Images:
-    """Return images on the device where they are a tensor that fits into a third of its free memory, else as they are.
+    """Return images (N, 3, H, W) uint8 on the device, if they are a tensor that fits into a third of its free memory.
 
-    Args:
-        images: (N, 3, H, W) uint8.
-        device: where they are wanted.
+    Else they are returned as they are.
     """
     if not isinstance(images, torch.Tensor) or device.type == "cpu":
         return images
@@ -40,17 +38,10 @@ def keep_on_device(images: Images, device: torch.device) -> Images:
 def feed(
     images: Images, batches: Sequence[torch.Tensor], device: torch.device
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield each batch's rows and images on a device.
+    """Yield each batch's rows (B,) int64 and images (B, 3, H, W) uint8 on a device.
 
-    Images that lie elsewhere are fetched one batch ahead by a thread. The rows of all batches are copied once.
-
-    Args:
-        images: (N, 3, H, W) uint8, anywhere.
-        batches: (B,) rows each, on the CPU.
-        device: where they are wanted.
-
-    Yields:
-        (B,) int64 and (B, 3, H, W) uint8.
+    Images that lie elsewhere are fetched one batch ahead by a thread. The rows of all batches, given on the CPU, are
+    copied once.
     """
     if not batches:
         return

@@ -54,15 +54,9 @@ class Sentences(nn.Module):
         self._prefix: tuple[tuple, TextPrefix] | None = None
 
     def features(self, backbone: Backbone, learnt: torch.Tensor | None, rows: torch.Tensor) -> torch.Tensor:
-        """Return text features.
+        """Return text features (B, embed_dim), un-normalised, with learnt token embeddings (B, slots, width), if any.
 
-        Args:
-            backbone: the text tower.
-            learnt: (B, slots, width) token embeddings, or None without slots.
-            rows: (B,) which sentence; ignored where there is one.
-
-        Returns:
-            (B, embed_dim), un-normalised.
+        ``rows`` (B,) say which sentence; they are ignored where there is one. ``learnt`` is None without slots.
         """
         rows = torch.zeros_like(rows) if len(self.texts) == 1 else rows
         words, tokens = self.embedded[rows], self.tokens[rows]  # (B, L, width), (B, L)

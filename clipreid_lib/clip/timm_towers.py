@@ -106,11 +106,7 @@ def licence_of(model: str, pretrained: str | None = None) -> str:
 
 
 def choose_weights(model: str, pretrained: str | None) -> tuple[str, str]:
-    """Say which network of timm is meant, and which weights; nothing is loaded.
-
-    Args:
-        model: as for :func:`load`.
-        pretrained: likewise.
+    """Say which network of timm is meant, and which weights, by what :func:`load` takes; nothing is loaded.
 
     Returns:
         ``NAME.TAG``, or ``NAME`` where no tag is known; and the tag, the file, or ``random``.
@@ -173,11 +169,7 @@ def embed_dim_of(visual: Tower) -> int:
 def take_features(
     visual: Tower, images: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]:
-    """Run a tower.
-
-    Args:
-        visual: with a timm trunk.
-        images: (B, 3, H, W), normalised.
+    """Run a tower with a trunk of timm on normalised images (B, 3, H, W).
 
     Returns:
         ``f_last`` (B, C'), of the block or stage before the last: its class token where the network reads one out,

@@ -39,7 +39,8 @@ import pandas as pd
 
 from clipreid_lib.base.errors import TooFewPeople, UserError
 from clipreid_lib.data.manifest import PROTOCOLS, Manifest
-from clipreid_lib.params.schema import JOINED, allowed_words
+from clipreid_lib.params.contradictions import JOINED
+from clipreid_lib.params.schema import allowed_words
 
 # MBA-Net's identity thresholds: people up to and including this number train, the rest are tested.
 THRESHOLDS = {

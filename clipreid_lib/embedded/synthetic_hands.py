@@ -26,7 +26,7 @@ from clipreid_lib.base.files import read_json, write_json
 from clipreid_lib.embedded.hand_drawing import render
 from clipreid_lib.embedded.hand_people import Person
 from clipreid_lib.embedded.hand_sessions import set_up_shot
-from clipreid_lib.params.schema import Params
+from clipreid_lib.params.run_params import Params
 
 ASPECTS = ("dorsal right", "dorsal left", "palmar right", "palmar left")  # the spellings of HandInfo.csv
 Size = tuple[int, int]  # (width, height) in pixels

@@ -60,13 +60,9 @@ class Augment:
         self._log_ratio = torch.log(torch.tensor(ratio))
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Augment each image of a batch on its own.
+        """Augment each image of a batch on its own: (B, 3, H, W) uint8 to float32, normalised, on the same device.
 
-        Args:
-            pixels: (B, 3, H, W) uint8, on any device; larger for ``enlarge``.
-
-        Returns:
-            (B, 3, H, W) float32, normalised, on the same device.
+        For ``enlarge`` the images given are larger than those returned.
         """
         drawn = move(torch.tensor([self._draw() for _ in pixels]), pixels.device)  # (B, 7)
         flipped, top, left, *erased = drawn[:, :, None].unbind(dim=1)  # (B, 1) each

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from clipreid_lib.clip.backbone import Backbone, ImageFeatures
+from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.clip.encode import see_images
+from clipreid_lib.clip.image_features import ImageFeatures
 
 HEADS = ("head_composed", "head", "head_proj")  # of composed, f and f_proj, whichever a model has
 

@@ -10,22 +10,13 @@ def supervised_contrastive(
     contrast_labels: torch.Tensor,
     temperature: float = 1.0,
 ) -> torch.Tensor:
-    """Pull each anchor towards the contrasts of its own identity, away from all others.
+    """Pull each anchor (A, D) towards the contrasts (C, D) of its own identity, away from all others.
 
-    For every anchor the log-softmax over all contrasts is averaged over those of the same identity; the loss
-    is the negative mean over anchors that have at least one. Khosla et al. 2020 (arXiv 2004.11362, eq. 2) in the
-    two-sided form of CLIP-ReID (arXiv 2211.13977, eq. 1-3). Dot products are taken as they are: normalise the
-    features first if cosines are meant.
-
-    Args:
-        anchors: (A, D).
-        contrasts: (C, D).
-        anchor_labels: (A,) integer labels.
-        contrast_labels: (C,) integer labels.
-        temperature: divides the dot products.
-
-    Returns:
-        Scalar loss; 0 where no anchor has a contrast of its identity.
+    For every anchor the log-softmax over all contrasts is averaged over those of the same identity, by integer labels
+    (A,) and (C,). The loss, a scalar, is the negative mean over anchors that have at least one; 0 where none has.
+    Khosla et al. 2020 (arXiv 2004.11362, eq. 2) in the two-sided form of CLIP-ReID (arXiv 2211.13977, eq. 1-3). The
+    temperature divides the dot products, which are taken as they are: normalise the features first if cosines are
+    meant.
 
     Raises:
         ValueError: shapes that do not fit.
@@ -44,16 +35,9 @@ def supervised_contrastive(
 def info_nce(anchors: torch.Tensor, contrasts: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """CLIP's loss in one direction (Radford et al. 2021, arXiv 2103.00020): each anchor has one positive, its own pair.
 
-    Other pairs of the same identity are neither positives nor negatives: they are left out of the sum, where
-    CLIP, which knows no identities, would push them apart.
-
-    Args:
-        anchors: (B, D).
-        contrasts: (B, D), row by row the anchors' partners. Dot products are taken as they are.
-        ids: (B,) integer identities.
-
-    Returns:
-        Scalar mean over the anchors.
+    Row by row, anchors (B, D) and contrasts (B, D) are pairs. Other pairs of the same identity, by integer ``ids``
+    (B,), are neither positives nor negatives: they are left out of the sum, where CLIP, which knows no identities,
+    would push them apart. Dot products are taken as they are. The loss is a scalar, the mean over the anchors.
     """
     logits = anchors @ contrasts.T  # (B, B)
     same = ids[:, None] == ids[None, :]

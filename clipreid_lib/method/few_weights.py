@@ -27,18 +27,14 @@ class Chosen(NamedTuple):
 
 
 def choose(visual: Tower, train: str) -> Chosen:
-    """Say which parameters of an image tower train.
+    """Say which parameters of an image tower train, by the word ``train``.
 
     ``all`` are all. ``last-N`` are the last N blocks of a ViT's transformer, or stages (layer4, layer3, ...) of a
     ResNet, and what follows them: final norm and projection, or attention pool; of a network of timm, of the blocks or
-    stages that it lists. ``norms`` are weights and biases of
-    all normalisation layers and nothing else (Frankle et al. 2020, arXiv 2003.00152). ``lora-R`` are changes of rank
-    R (Hu et al. 2021, arXiv 2106.09685) of a ViT's attention and MLP matrices, or of all convolutions and the pool's
-    matrices of a convolutional network. Vectors of side information are new and train always.
-
-    Args:
-        visual: any image tower.
-        train: one of these words.
+    stages that it lists. ``norms`` are weights and biases of all normalisation layers and nothing else (Frankle et al.
+    2020, arXiv 2003.00152). ``lora-R`` are changes of rank R (Hu et al. 2021, arXiv 2106.09685) of a ViT's attention
+    and MLP matrices, or of all convolutions and the pool's matrices of a convolutional network. Vectors of side
+    information are new and train always.
 
     Raises:
         UserError: another word, or more blocks than the tower has.
@@ -67,12 +63,8 @@ def choose(visual: Tower, train: str) -> Chosen:
 def prepare(visual: Tower, train: str, seed: int) -> tuple[int, int]:
     """Freeze the rest of an image tower, and add low-rank changes to it where ``train`` says so, in place.
 
-    A change starts at zero: the tower computes what it did, digit for digit. :func:`merge` ends it.
-
-    Args:
-        visual: as for :func:`choose`.
-        train: as for :func:`choose`.
-        seed: of the changes' random halves.
+    A change starts at zero: the tower computes what it did, digit for digit. :func:`merge` ends it. ``seed`` draws the
+    changes' random halves.
 
     Returns:
         How many numbers train, and how many weights the tower has.

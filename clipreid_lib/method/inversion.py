@@ -41,15 +41,7 @@ class Inversion(nn.Module):
         self.sentence = Sentences(backbone, [f"a photo of a {SLOT} {noun}"], slots=1)
 
     def text_features(self, backbone: Backbone, f_proj: torch.Tensor) -> torch.Tensor:
-        """Return the text feature of each image's own sentence.
-
-        Args:
-            backbone: the text tower.
-            f_proj: (B, embed_dim) image features.
-
-        Returns:
-            (B, embed_dim), un-normalised.
-        """
+        """Return the text feature of each image's own sentence, un-normalised; it and ``f_proj`` are (B, embed_dim)."""
         word = self.network(f_proj)[:, None]  # (B, 1, text_width)
         rows = torch.zeros(len(f_proj), dtype=torch.long, device=f_proj.device)
         return self.sentence.features(backbone, word, rows)
@@ -85,17 +77,10 @@ class InversionLoss(nn.Module):
 def contrast_both_ways(
     f_proj: torch.Tensor, text: torch.Tensor, rows: torch.Tensor, logits: str, scale: float
 ) -> dict[str, torch.Tensor]:
-    """Return the supervised contrast between images and their own sentences in both directions.
+    """Return the supervised contrast between images and their own sentences, ``image_to_text`` and ``text_to_image``.
 
-    Args:
-        f_proj: (B, embed_dim) image features.
-        text: (B, embed_dim) text feature of each image's sentence.
-        rows: (B,) of the label map.
-        logits: ``cosine`` or ``dot``, as :func:`~clipreid_lib.method.prompt_bank.scale_pair` takes them.
-        scale: CLIP's learned inverse temperature.
-
-    Returns:
-        The scalars ``image_to_text`` and ``text_to_image``.
+    Both are scalars. Image features ``f_proj`` and ``text`` are (B, embed_dim), ``rows`` (B,) of the label map.
+    ``logits`` and ``scale`` are as :func:`~clipreid_lib.method.prompt_bank.scale_pair` takes them.
     """
     images, texts = scale_pair(f_proj, text, logits, scale)
     return {

@@ -11,10 +11,7 @@ Labels: TypeAlias = Sequence[Any] | np.ndarray | torch.Tensor  # (N,) one identi
 
 
 def map_labels(labels: Labels) -> tuple[list, torch.Tensor]:
-    """Number the identities of training images.
-
-    Args:
-        labels: (N,) each image's identity: numbers or text.
+    """Number the identities of training images, whose labels (N,) are numbers or text.
 
     Returns:
         The identities, ascending, and (N,) int64, each image's row among them.

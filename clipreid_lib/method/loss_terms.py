@@ -92,13 +92,7 @@ class AnchorLoss:
 
 
 def weigh_terms(terms: dict[str, Term], out: ModelOutput, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return every term's weighted loss by name.
-
-    Args:
-        terms: by name.
-        out: what the model made of a batch.
-        rows: (B,) rows of the label map.
-    """
+    """Return every term's weighted loss by name, for what the model made of a batch and the batch's label rows (B,)."""
     found: dict[str, torch.Tensor] = {}
     for name, term in terms.items():
         value = term.loss(out, rows)

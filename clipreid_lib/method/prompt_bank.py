@@ -112,11 +112,9 @@ class PromptBank(nn.Module):
         return self.to_width(self.codes[torch.zeros_like(rows) if self.form == "shared" else rows // self.each])
 
     def text_features(self, backbone: Backbone, rows: torch.Tensor) -> torch.Tensor:
-        """Return some sentences' text features through the backbone's text tower, (B, embed_dim).
+        """Return some sentences' text features, (B, embed_dim), through the text tower that the bank was made for.
 
-        Args:
-            backbone: the one the bank was made for.
-            rows: (B,) of the sentences: the identity's row in the label map, times ``each``, plus the aspect's.
+        ``rows`` (B,) name the sentences: the identity's row in the label map, times ``each``, plus the aspect's.
         """
         spoken = rows % self.each if self.form == "learned" else rows
         return self.sentences.features(backbone, self.learned_tokens(rows), spoken)

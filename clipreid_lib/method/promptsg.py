@@ -27,7 +27,7 @@ from torch import nn
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.clip.backbone import Backbone
-from clipreid_lib.clip.clip_towers import ImageFeatures
+from clipreid_lib.clip.image_features import ImageFeatures
 from clipreid_lib.clip.sentences import Sentences
 from clipreid_lib.method.clipid_model import ModelOutput
 from clipreid_lib.method.inversion import Inversion, contrast_both_ways

@@ -2,6 +2,9 @@
 
 Hermans et al. 2017 (arXiv 1703.07737) draw batches so for the triplet loss: an anchor finds other images of its
 identity in its batch, and images of other identities.
+
+Every sampler takes the identity of each training image (N,), P x K as ``per_batch``, K as ``per_identity``, and the
+epoch, counted from 0. It returns a tensor of rows of the training images for each batch.
 """
 
 import numpy as np
@@ -21,16 +24,9 @@ def identity_batches(
     it has more groups than there are batches. Where one identity has nearly all images, groups of the others are used
     again, in other batches, so that every batch holds two identities.
 
-    Args:
-        identities: (N,) identity of each training image.
-        per_batch: images per batch at most, P x K.
-        per_identity: K.
-        epoch: counted from 0.
-        seed: of the run.
-
     Returns:
-        Index tensors into ``identities``, each of at most ``per_batch`` entries without repetition and of at least
-        two identities (one only where the whole set has one).
+        Batches of at most ``per_batch`` images without repetition, of at least two identities (one only where the
+        whole set has one).
 
     Raises:
         ValueError: a batch cannot hold two groups.
@@ -93,17 +89,8 @@ def published_batches(
     """Draw one epoch's batches as CLIP-ReID does (its ``RandomIdentitySampler``): always P identities, K images each.
 
     Identities with fewer than K images are filled up by repetition, images left over after groups of K are dropped,
-    and the epoch ends when fewer than P identities have groups left. A picture may stand twice in a batch.
-
-    Args:
-        identities: (N,) identity of each training image.
-        per_batch: P x K.
-        per_identity: K.
-        epoch: counted from 0.
-        seed: of the run.
-
-    Returns:
-        Index tensors into ``identities``, each of P x K entries; none where there are fewer than P identities.
+    and the epoch ends when fewer than P identities have groups left. A picture may stand twice in a batch. There is no
+    batch where there are fewer than P identities.
     """
     random = np.random.RandomState(stable_seed("published sampler", seed, epoch))
     width = per_batch // per_identity  # P
@@ -125,17 +112,9 @@ def published_batches(
 def shuffled_batches(
     identities: np.ndarray, per_batch: int, per_identity: int, epoch: int, seed: int
 ) -> list[torch.Tensor]:
-    """Cut one epoch's images, shuffled, into batches as CLIP-HandID does, whoever they show; the last one is dropped.
+    """Cut one epoch's images, shuffled, into batches as CLIP-HandID does, whoever they show.
 
-    Args:
-        identities: (N,) identity of each training image.
-        per_batch: images of a batch.
-        per_identity: takes no part.
-        epoch: counted from 0.
-        seed: of the run.
-
-    Returns:
-        Index tensors into ``identities``, each of ``per_batch`` entries; none where there are fewer images.
+    Each batch has ``per_batch`` images, what is left over is dropped, and ``per_identity`` takes no part.
     """
     order = np.random.RandomState(stable_seed("shuffled sampler", seed, epoch)).permutation(len(identities))
     whole = len(order) // per_batch * per_batch

@@ -1,4 +1,7 @@
-"""Learning-rate schedules of CLIP-ReID (arXiv 2211.13977) and CLIP-HandID, as pure functions of the epoch."""
+"""Learning-rate schedules of CLIP-ReID (arXiv 2211.13977) and CLIP-HandID: the rate of all steps of an epoch.
+
+They are pure functions. ``epoch`` is counted from 1, ``epochs`` is the length of the run.
+"""
 
 import math
 
@@ -7,16 +10,8 @@ def prompt_rate(epoch: int, epochs: int, peak: float, warm_up: float) -> float:
     """Cosine decay with a short warm-up, as CLIP-ReID (arXiv 2211.13977) learns prompts.
 
     For 120 epochs and a peak of 3.5e-4 it gives the published 7.8e-5 in epoch 1, 3.48e-4 in epoch 5 and
-    1.755e-4 in epoch 60. Warm-up lasts 5 epochs, of the ViT's 120 and of the ResNet's 60.
-
-    Args:
-        epoch: counted from 1.
-        epochs: length of the run.
-        peak: rate the cosine starts from.
-        warm_up: share of the run, but not less than one epoch.
-
-    Returns:
-        Rate for every step of that epoch.
+    1.755e-4 in epoch 60. The cosine starts from the peak. ``warm_up`` is a share of the run, but not less than one
+    epoch: as published, 5 epochs of the ViT's 120 and of the ResNet's 60.
     """
     floor, start, warm_up = peak / 350, peak / 35, max(1.0, epochs * warm_up)  # 1e-6 and 1e-5 of 3.5e-4
     if epoch < warm_up:
@@ -33,18 +28,10 @@ def encoder_rate(
 ) -> float:
     """Linear warm-up, then steps down by ten, as CLIP-ReID (arXiv 2211.13977) fine-tunes its image encoders.
 
-    Published: warm-up over 10 epochs; the ViT's 60 start from a tenth and step at 30 and 50, the ResNet's 120 start
-    from a hundredth and step at 40 and 70. Shorter runs keep the ViT's proportions (a sixth of the run warms up).
-
-    Args:
-        epoch: counted from 1.
-        epochs: length of the run.
-        peak: rate after warm-up.
-        start: share of the peak that warm-up starts from.
-        steps: shares of the run after which the rate falls to a tenth, twice.
-
-    Returns:
-        Rate for every step of that epoch.
+    Warm-up goes from the share ``start`` of the peak to the peak. After each of the shares ``steps`` of the run the
+    rate falls to a tenth. Published: warm-up over 10 epochs; the ViT's 60 start from a tenth and step at 30 and 50,
+    the ResNet's 120 start from a hundredth and step at 40 and 70. Shorter runs keep the ViT's proportions (a sixth of
+    the run warms up).
     """
     warm_up = min(10, epochs / 6)
     rate = peak * (start + (1 - start) * min(1.0, epoch / warm_up))
@@ -58,14 +45,6 @@ def handid_rate(epoch: int, epochs: int, peak: float) -> float:
 
     Published for 70 epochs: from a hundredth of the peak in the first epoch to the peak in the eleventh, halves from
     the 41st and the 61st on. Other lengths keep the proportions.
-
-    Args:
-        epoch: counted from 1.
-        epochs: length of the run.
-        peak: rate after warm-up.
-
-    Returns:
-        Rate for every step of that epoch.
     """
     done = (epoch - 1) * 70 / epochs
     if done < 10:

@@ -34,11 +34,7 @@ def check_settings(settings: object) -> None:
 
 
 def check_images(images: Images, size: tuple[int, int]) -> None:
-    """Refuse images that are not what a network of a size takes, by the first of them.
-
-    Args:
-        images: (N, 3, H, W) uint8, or what should be that.
-        size: H and W, in pixels.
+    """Refuse images that are not (N, 3, H, W) uint8 of the ``size`` (H, W) that a network takes, by the first of them.
 
     Raises:
         ValueError: they are of another type, shape or size.

@@ -12,20 +12,12 @@ SHARPNESS = 5.5  # beta of Tip-Adapter (arXiv 2111.03930): how fast a training i
 def cache_logits(
     features: torch.Tensor, keys: torch.Tensor, rows: torch.Tensor, identities: int, sharpness: float = SHARPNESS
 ) -> torch.Tensor:
-    """Let every training image vote for its identity, the nearer the louder.
+    """Let every training image vote for its identity, the nearer the louder: votes (B, identities) in (0, 1].
 
     Zhang et al. 2022 (arXiv 2111.03930, eq. 4), each identity's votes averaged, since here people have between one
-    and dozens of training images, where Tip-Adapter has the same number of each class.
-
-    Args:
-        features: (B, D) of the images to classify.
-        keys: (N, D) of the training images.
-        rows: (N,) each training image's identity, from 0.
-        identities: how many there are.
-        sharpness: beta.
-
-    Returns:
-        (B, identities) in (0, 1].
+    and dozens of training images, where Tip-Adapter has the same number of each class. ``features`` (B, D) are of the
+    images to classify. Training images have ``keys`` (N, D), and ``rows`` (N,), their identities from 0. ``sharpness``
+    is the paper's beta.
     """
     cosine = functional.normalize(features, dim=1) @ functional.normalize(keys, dim=1).T  # (B, N)
     votes = (-sharpness * (1 - cosine)).exp()

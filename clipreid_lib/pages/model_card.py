@@ -8,7 +8,8 @@ from pathlib import Path, PurePath
 import jinja2
 
 from clipreid_lib.params.recipes import EMBEDDED, TIMM
-from clipreid_lib.params.schema import EXTERNAL, Params
+from clipreid_lib.params.run_params import Params
+from clipreid_lib.params.schema import EXTERNAL
 
 CITED = "Mitchell et al., Model cards for model reporting, FAT* 2019 (arXiv 1810.03993)"
 # What each variant trains the image encoder by, beside cross entropy over the identities.

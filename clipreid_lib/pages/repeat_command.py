@@ -9,7 +9,9 @@ import yaml
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.params import read
-from clipreid_lib.params.schema import DATA_KEYS, EXTERNAL, ROOT, Params, project_path
+from clipreid_lib.params.run_ids import DATA_KEYS
+from clipreid_lib.params.run_params import Params
+from clipreid_lib.params.schema import EXTERNAL, ROOT, project_path
 
 # Keys that hold paths, and the word that stands for a place on the machine of whoever ran it.
 PLACES = {

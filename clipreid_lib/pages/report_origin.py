@@ -7,7 +7,7 @@ from clipreid_lib.base.files import file_sha
 from clipreid_lib.data import datasets
 from clipreid_lib.pages import model_card, repeat_command, report_notebooks
 from clipreid_lib.pages import report_blocks as page
-from clipreid_lib.params.schema import Params
+from clipreid_lib.params.run_params import Params
 from clipreid_lib.scores.finished_run import FinishedRun
 
 

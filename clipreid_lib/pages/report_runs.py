@@ -11,7 +11,7 @@ import pandas as pd
 from clipreid_lib.pages import repeat_command, report_origin, score_figures
 from clipreid_lib.pages import report_blocks as page
 from clipreid_lib.pages.report_scores import show_published
-from clipreid_lib.params.schema import Params
+from clipreid_lib.params.run_params import Params
 from clipreid_lib.scores import leaderboard
 from clipreid_lib.scores.comparison import COMPARED
 from clipreid_lib.scores.finished_run import FinishedRun, read_answers, read_table

@@ -1,8 +1,8 @@
 """Compose params: from YAML files and ``--set`` overrides, or from a notebook's cells.
 
 Files compose left to right. In a file a key may hold a list; :func:`expand` turns lists into one
-:class:`clipreid_lib.params.schema.Params` per combination, so a notebook only ever sees scalars. ``exclude``, a list of
-``{key: value}``, leaves combinations out.
+:class:`clipreid_lib.params.run_params.Params` per combination, so a notebook only ever sees scalars. ``exclude``, a
+list of ``{key: value}``, leaves combinations out.
 """
 
 import itertools
@@ -17,18 +17,10 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from clipreid_lib.base.errors import UserError, counted
-from clipreid_lib.params.schema import (
-    DECIMAL,
-    ONE_VALUE,
-    PATHS,
-    TEXT,
-    TRAIN_NOTHING,
-    Params,
-    describe_odd_number,
-    name_source,
-    refuse_unknown_key,
-    validate_params,
-)
+from clipreid_lib.params.check import name_source, refuse_unknown_key, validate_params
+from clipreid_lib.params.run_ids import ONE_VALUE
+from clipreid_lib.params.run_params import Params
+from clipreid_lib.params.schema import DECIMAL, PATHS, TEXT, TRAIN_NOTHING, describe_odd_number
 
 MANY = 100  # runs in a grid that nobody starts by a slip of the keyboard
 GUESSED = {f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float", "timestamp")}  # of bare words, by YAML

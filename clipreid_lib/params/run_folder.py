@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from clipreid_lib.base.errors import UserError
+from clipreid_lib.params.check import validate_params
 from clipreid_lib.params.read import read_yaml
-from clipreid_lib.params.schema import Params, validate_params
+from clipreid_lib.params.run_params import Params
 
 
 def list_run_folders(outputs: Path) -> list[Path]:

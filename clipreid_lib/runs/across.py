@@ -20,7 +20,8 @@ from clipreid_lib.data import datasets, protocols
 from clipreid_lib.data.image_store import STORE
 from clipreid_lib.data.manifest import Manifest
 from clipreid_lib.pages import score_figures, style
-from clipreid_lib.params.schema import ASPECTS, EXTERNAL, NOT_IN_ID, TRAIN_NOTHING, project_path
+from clipreid_lib.params.run_ids import NOT_IN_ID
+from clipreid_lib.params.schema import ASPECTS, EXTERNAL, TRAIN_NOTHING, project_path
 from clipreid_lib.runs.loading import load_trained_encoder
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores import comparison

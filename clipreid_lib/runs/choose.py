@@ -9,7 +9,9 @@ import pandas as pd
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import write_csv
-from clipreid_lib.params.schema import ENCODER, ONE_VALUE, PROMPTS, Params
+from clipreid_lib.params.run_ids import ONE_VALUE
+from clipreid_lib.params.run_params import Params
+from clipreid_lib.params.schema import ENCODER, PROMPTS
 from clipreid_lib.runs.local import Local
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores.finished_run import CHOICE

@@ -12,8 +12,9 @@ from clipreid_lib.data.image_store import STORE, ImageStore
 from clipreid_lib.data.inspection import inspect
 from clipreid_lib.data.photographs import Photographs, on_all_cores
 from clipreid_lib.embedded.synthetic_hands import draw_demo
+from clipreid_lib.params.check import validate_params
 from clipreid_lib.params.image_sizes import parse_size, spell
-from clipreid_lib.params.schema import project_path, validate_params
+from clipreid_lib.params.schema import project_path
 
 
 def check(

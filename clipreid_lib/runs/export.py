@@ -22,7 +22,7 @@ from clipreid_lib.clip.encode import encode, normalise
 from clipreid_lib.data.photographs import Photographs
 from clipreid_lib.pages import export_card
 from clipreid_lib.params.recipes import EMBEDDED, MERGES, SHIPPED, WEIGHTS_CONFIG
-from clipreid_lib.params.schema import Params
+from clipreid_lib.params.run_params import Params
 from clipreid_lib.runs.loading import load_network
 from clipreid_lib.runs.recognizer import VOTES
 from clipreid_lib.runs.run import Run

@@ -15,8 +15,11 @@ from clipreid_lib.base.errors import UserError, counted
 from clipreid_lib.data import protocols
 from clipreid_lib.data.manifest import Manifest
 from clipreid_lib.params import read
+from clipreid_lib.params.check import validate_params
 from clipreid_lib.params.recipes import ALIASES, EMBEDDED
-from clipreid_lib.params.schema import DATA_KEYS, EXTERNAL, GIVEN, Params, validate_params
+from clipreid_lib.params.run_ids import DATA_KEYS
+from clipreid_lib.params.run_params import Params
+from clipreid_lib.params.schema import EXTERNAL, GIVEN
 from clipreid_lib.runs.features_file import FeaturesFile, read_features
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores import given_features

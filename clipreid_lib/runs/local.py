@@ -11,7 +11,8 @@ from functools import partial
 
 from clipreid_lib.base.accelerator import list_cards
 from clipreid_lib.base.errors import UserError, counted
-from clipreid_lib.params.schema import RETRIEVAL, SURVEY, Params, project_path
+from clipreid_lib.params.run_params import Params
+from clipreid_lib.params.schema import RETRIEVAL, SURVEY, project_path
 from clipreid_lib.runs import plan, records
 from clipreid_lib.runs.chain import PAUSE, Busy, Chain, Stopped
 from clipreid_lib.runs.run import Run

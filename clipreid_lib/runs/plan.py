@@ -2,7 +2,8 @@
 
 from clipreid_lib.base.errors import counted
 from clipreid_lib.params.run_folder import list_run_folders, read_params
-from clipreid_lib.params.schema import SURVEY, Params, project_path
+from clipreid_lib.params.run_params import Params
+from clipreid_lib.params.schema import SURVEY, project_path
 from clipreid_lib.runs import records
 
 Row = tuple[str, tuple[str, ...], dict[str, str]]  # run, notebooks to execute, notebook to the run it is copied from

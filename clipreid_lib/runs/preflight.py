@@ -9,8 +9,10 @@ from pathlib import Path
 
 from clipreid_lib.base.accelerator import list_cards
 from clipreid_lib.base.errors import UserError
+from clipreid_lib.params.contradictions import SCORE
 from clipreid_lib.params.recipes import ALIASES, EMBEDDED, OTHER_VOCABULARY, TIMM, explain_unknown_model
-from clipreid_lib.params.schema import EVALUATION, EXTERNAL, RETRIEVAL, SCORE, SILENT, SPEAK, Params, project_path
+from clipreid_lib.params.run_params import Params
+from clipreid_lib.params.schema import EVALUATION, EXTERNAL, RETRIEVAL, SILENT, SPEAK, project_path
 from clipreid_lib.runs import records
 
 

@@ -19,9 +19,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from clipreid_lib.base.files import read_json, write_json
-from clipreid_lib.params import schema
+from clipreid_lib.params import run_ids, schema
 from clipreid_lib.params.run_folder import place_inside
-from clipreid_lib.params.schema import ENCODER, EVALUATION, PROMPTS, RETRIEVAL, Params
+from clipreid_lib.params.run_params import Params
+from clipreid_lib.params.schema import ENCODER, EVALUATION, PROMPTS, RETRIEVAL
 
 # Without these touches, another machine could not tell a killed notebook from one that runs.
 BEAT = 5.0  # seconds between two touches of running.json while a notebook runs
@@ -60,12 +61,12 @@ def notebook_key(params: Params, notebook: str) -> str:
     mine = params.resolved()
     if notebook == schema.SURVEY:
         return mine.data_id.rsplit("-", 1)[1]
-    keep = set(Params.model_fields) - schema.NOT_IN_ID
+    keep = set(Params.model_fields) - run_ids.NOT_IN_ID
     if notebook == PROMPTS:
         keep -= AFTER_PROMPTS
     if mine.dataset != "demo":
-        keep -= {key for key in schema.DATA_KEYS if key.startswith("demo_")}
-    return schema.digest(mine, keep | SHOWN_BY.get(notebook, set()), data=mine.data_id, **mine.parents)
+        keep -= {key for key in run_ids.DATA_KEYS if key.startswith("demo_")}
+    return run_ids.digest(mine, keep | SHOWN_BY.get(notebook, set()), data=mine.data_id, **mine.parents)
 
 
 def list_products(params: Params, folder: Path, notebook: str) -> list[Path]:

@@ -17,9 +17,11 @@ from clipreid_lib.data.image_store import STORE
 from clipreid_lib.data.manifest import Manifest
 from clipreid_lib.data.photographs import Photographs
 from clipreid_lib.embedded.synthetic_hands import draw_demo
+from clipreid_lib.params.contradictions import SCORE
 from clipreid_lib.params.read import read_yaml
 from clipreid_lib.params.run_folder import place_inside, read_params
-from clipreid_lib.params.schema import EVALUATION, EXTERNAL, GIVEN, RETRIEVAL, ROOT, SCORE, Params, project_path
+from clipreid_lib.params.run_params import Params
+from clipreid_lib.params.schema import EVALUATION, EXTERNAL, GIVEN, RETRIEVAL, ROOT, project_path
 from clipreid_lib.runs import records
 from clipreid_lib.runs.machine import choose_device, list_versions, provenance
 

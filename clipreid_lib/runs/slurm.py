@@ -21,7 +21,8 @@ from pathlib import Path
 from clipreid_lib.base.accelerator import list_cards
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import read_json, write_json
-from clipreid_lib.params.schema import SURVEY, Params, project_path
+from clipreid_lib.params.run_params import Params
+from clipreid_lib.params.schema import SURVEY, project_path
 
 TIME_OUTS = 20  # of one job; an epoch that takes longer than the time limit must not come back for ever
 WARNING = 90  # seconds before the end of its time at which a job is told, to go back into the queue

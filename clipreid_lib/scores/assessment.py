@@ -10,7 +10,7 @@ import pandas as pd
 from clipreid_lib.base.errors import UserError, counted
 from clipreid_lib.data import protocols
 from clipreid_lib.data.manifest import PROTOCOLS, Manifest
-from clipreid_lib.params.schema import Params
+from clipreid_lib.params.run_params import Params
 from clipreid_lib.scores import open_set, subgroups, templates, verification
 from clipreid_lib.scores.evaluation import Evaluation, evaluate
 from clipreid_lib.scores.features import Embeddings

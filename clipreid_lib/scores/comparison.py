@@ -36,11 +36,7 @@ class Method:
 
 
 def compare(mine: pd.DataFrame, others: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Compare one checkpoint with others, query by query.
-
-    Args:
-        mine: its ``per_query`` table.
-        others: those of the others, by name.
+    """Compare one checkpoint with others, query by query, by their ``per_query`` tables.
 
     Returns:
         One row per other: ours minus theirs in points, with 95 % interval over people and p-value (sign flip), for

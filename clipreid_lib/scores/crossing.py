@@ -7,7 +7,7 @@ import pandas as pd
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.data import protocols
-from clipreid_lib.params.schema import Params
+from clipreid_lib.params.run_params import Params
 from clipreid_lib.scores.score_names import SHOWN, format_score
 
 if TYPE_CHECKING:  # slow to import, and reports tabulate what was measured before

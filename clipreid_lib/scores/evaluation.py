@@ -75,12 +75,7 @@ class Evaluation:
 def compare_draw(
     embeddings: Embeddings, manifest: Manifest, index: int
 ) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
-    """Compare one draw's test queries with its gallery.
-
-    Args:
-        embeddings: of at least the draw's images.
-        manifest: the protocol's roles and draws.
-        index: number of the draw.
+    """Compare the test queries of a manifest's draw, by its index, with the draw's gallery.
 
     Returns:
         The query table, the gallery table and their (Q, G) cosine; -inf where the protocol leaves a gallery image out

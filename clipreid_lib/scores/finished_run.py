@@ -16,7 +16,7 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import read_json
 from clipreid_lib.data.manifest import Manifest
 from clipreid_lib.params.run_folder import place_inside, read_params
-from clipreid_lib.params.schema import Params
+from clipreid_lib.params.run_params import Params
 from clipreid_lib.scores.score_names import ENDS, FLOOR, GROUP_SCORES, SCORES, SHOWN, format_share
 
 CHOICE = "choice.csv"  # in the folder of a run that was chosen from a grid: how its combinations ranked

@@ -14,7 +14,8 @@ from clipreid_lib.base import checkpoints
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.clip.feed import Images
 from clipreid_lib.data.photographs import Photographs
-from clipreid_lib.params.schema import GIVEN, Params
+from clipreid_lib.params.run_params import Params
+from clipreid_lib.params.schema import GIVEN
 from clipreid_lib.scores.encoder import Encoder
 from clipreid_lib.scores.features import Embeddings
 

@@ -12,7 +12,8 @@ import pandas as pd
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.params.read import read_values
 from clipreid_lib.params.run_folder import list_run_folders
-from clipreid_lib.params.schema import DATA_KEYS, EXTERNAL, ONE_VALUE
+from clipreid_lib.params.run_ids import DATA_KEYS, ONE_VALUE
+from clipreid_lib.params.schema import EXTERNAL
 from clipreid_lib.scores.comparison import Method, compare_methods, share_seeds
 from clipreid_lib.scores.finished_run import FinishedRun, open_runs, read_answers
 

@@ -58,10 +58,7 @@ def refresh_leaderboard(outputs: Path) -> pd.DataFrame:
 
 
 def summarise(runs: list[FinishedRun]) -> tuple[pd.DataFrame, str]:
-    """Summarise runs in per cent, one row per variant and whatever else they differ in, averaged over seeds.
-
-    Args:
-        runs: evaluated ones.
+    """Summarise evaluated runs in per cent, one row per variant and whatever else they differ in, averaged over seeds.
 
     Returns:
         The table, and a sentence with the pixel floor.

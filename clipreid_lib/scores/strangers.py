@@ -85,11 +85,8 @@ def search_enrolled(gallery: Gallery, fpir: float) -> OpenSet:
 
     A person's score is that of their most similar image, as whoever asks the gallery has it. So a threshold of these
     searches holds for as many images of each person as there are. Of a large gallery :data:`MOST` images ask, chosen at
-    random, or twice as many as a rate needs. Cosines are taken in float32, which is fine enough for a threshold.
-
-    Args:
-        gallery: whose images are searched for; it keeps the searches.
-        fpir: the rate that they are to support.
+    random, or twice as many as the rate ``fpir`` needs. Cosines are taken in float32, which is fine enough for a
+    threshold. The gallery keeps the searches.
 
     Returns:
         The searches; mated ones are of images whose person has others.

@@ -117,8 +117,7 @@ def format_groups(table: pd.DataFrame) -> pd.DataFrame:
 def find_hardest(queries: pd.DataFrame) -> pd.DataFrame:
     """Return the ten people with the lowest mAP, worst first, with their rank-1 and number of queries.
 
-    Args:
-        queries: ``per_query`` table of an evaluation; queries without a match take no part.
+    ``queries`` is the ``per_query`` table of an evaluation; queries without a match take no part.
 
     Returns:
         Indexed by ``identity``, as the table has it: ``mAP`` and ``rank-1`` in per cent, ``queries`` (images that ask).

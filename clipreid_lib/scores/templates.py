@@ -24,7 +24,7 @@ import pandas as pd
 from clipreid_lib.base.errors import counted
 from clipreid_lib.data import protocols
 from clipreid_lib.data.manifest import Manifest
-from clipreid_lib.params.schema import Params
+from clipreid_lib.params.run_params import Params
 from clipreid_lib.scores import metrics, open_set, similarity, uncertainty, verification
 from clipreid_lib.scores.evaluation import Evaluation, average_draws
 from clipreid_lib.scores.features import Embeddings

@@ -195,9 +195,7 @@ def _lack(there: int, needed: float, name: str) -> str:
 def find_eer(fpr: np.ndarray, tpr: np.ndarray) -> float:
     """Return the rate at which false positives and false negatives are equally many.
 
-    Args:
-        fpr: (T,) rising false positive rate, from 0 to 1.
-        tpr: (T,) true positive rate at the same thresholds.
+    ``fpr`` (T,) rises from 0 to 1; ``tpr`` (T,) is the true positive rate at the same thresholds.
     """
     gap = fpr - (1 - tpr)  # rises from -1 to 1
     after = int(np.argmax(gap >= 0))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 from rows import Row, in_turn
 
-from clipreid_lib.params import schema
+from clipreid_lib.params import check
 from clipreid_lib.runs import loading
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores.evaluation import evaluate
@@ -29,7 +29,7 @@ SETTINGS = {  # the embedded CLIP is so quick that the store's own work weighs t
 def rows() -> list[Row]:
     """Score the demo hands both ways."""
     with tempfile.TemporaryDirectory() as scratch:
-        run = Run.open(schema.validate_params(SETTINGS | {"outputs_root": scratch}))
+        run = Run.open(check.validate_params(SETTINGS | {"outputs_root": scratch}))
         start, manifest = loading.load_pretrained_encoder(run), run.manifest
 
         def anew(_: int) -> pd.DataFrame:

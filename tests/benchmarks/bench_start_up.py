@@ -14,7 +14,8 @@ from pathlib import Path
 from rows import Row, in_turn
 
 from clipreid_lib.base.files import write_yaml
-from clipreid_lib.params.schema import ROOT, validate_params
+from clipreid_lib.params.check import validate_params
+from clipreid_lib.params.schema import ROOT
 
 AIM_COMMAND, AIM_IMPORT = 1, 3  # seconds
 ROUNDS, RUNS = 5, 20

@@ -25,7 +25,7 @@ def rows(place: Place) -> Iterator[Row]:
         yield Row("ladder", verdict=SKIPPED, note=f"not installed: {', '.join(missing)}")
         return
     from clipreid_lib.embedded.synthetic_hands import draw_demo
-    from clipreid_lib.params.schema import validate_params
+    from clipreid_lib.params.check import validate_params
 
     settings = make_settings(place)
     draw_demo(validate_params(settings | {"variant": "frozen"}), place.scratch)
