@@ -16,7 +16,6 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 import pandas as pd
@@ -51,7 +50,9 @@ VOTES = "tip_adapter compares the votes of its training images, which are no emb
 
 
 class Recognizer:
-    """A network that is ready to compare photographs of hands. Several threads may use it at once.
+    """A network that is ready to compare photographs of hands.
+
+    Several threads may ask it at once, but none while an answer is drawn: maps are taken from the network's layers.
 
     Attributes:
         name: the run's, or the backbone's.
@@ -64,7 +65,7 @@ class Recognizer:
 
     def __init__(self, name: str, network: Network, run: Run | None = None) -> None:
         """Make one of a network; :meth:`load` finds the parts."""
-        self.name, self.run, self._drawing = name, run, Lock()
+        self.name, self.run = name, run
         self.backbone, self.checkpoint, self._neck, self._composer = network
         self._rule = run.rule if run else "squash"
         self.thresholds = read_thresholds(run.folder) if run else None
@@ -195,8 +196,8 @@ class Recognizer:
         embeddings, names = torch.cat([*self._encode(iter(pixels))]), [name for name, _ in opened]
         searches = search(gallery, names, embeddings, bar, top, together)
         notes = [*bar.notes, *self._warn(gallery, listed)]
-        mine = self.name, self.backbone, self._rule, self._drawing
-        return Answer(searches, bar, notes, gallery, [image for _, image in opened], *mine)
+        photographs = [image for _, image in opened]
+        return Answer(searches, bar, notes, gallery, photographs, self.name, self.backbone, self._rule)
 
     def _open(self, image: Picture) -> tuple[str, Image.Image]:
         """Return an image's file name, if it has one, and its picture, upright and RGB."""
