@@ -225,9 +225,9 @@ def _do(given: argparse.Namespace) -> int:
             for line in report.write(given.runs, given.outputs):
                 print(line, flush=True)
         case "embed":
-            from clipreid_lib.runs import embedding_files
+            from clipreid_lib.runs import feature_files
 
-            print(embedding_files.embed(given.run, given.source, given.out))
+            print(feature_files.embed(given.run, given.source, given.out))
         case "score":
             from clipreid_lib.runs import external
 

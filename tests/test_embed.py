@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 
 from clipreid_lib.__main__ import main
 from clipreid_lib.data import datasets
-from clipreid_lib.runs import embedding_files, loading
+from clipreid_lib.runs import feature_files, loading
 from clipreid_lib.runs.sources import read_source
 
 
@@ -44,8 +44,8 @@ def see_by_hand(clip, paths):
 def written(people, tmp_path_factory):
     """The same images in every format that needs no other package."""
     place = tmp_path_factory.mktemp("written")
-    said = [embedding_files.embed("embedded", str(people), str(place / f"out{end}")) for end in (".npz", ".csv")]
-    said.append(embedding_files.embed("embedded", str(people), str(place / "deeper" / "OUT.SAFETENSORS")))
+    said = [feature_files.embed("embedded", str(people), str(place / f"out{end}")) for end in (".npz", ".csv")]
+    said.append(feature_files.embed("embedded", str(people), str(place / "deeper" / "OUT.SAFETENSORS")))
     assert all("5 images, 640 numbers each" in line for line in said)
     return place
 
@@ -81,7 +81,7 @@ def test_safetensors_reads_its_own(written):
 
 def test_pandas_reads_parquet(written, people, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
-    embedding_files.embed("embedded", str(people), str(tmp_path / "out.parquet"))
+    feature_files.embed("embedded", str(people), str(tmp_path / "out.parquet"))
     table, found = pd.read_parquet(tmp_path / "out.parquet"), np.load(written / "out.npz")
     assert np.array_equal(np.stack(table["embedding"]), found["embedding"])
     assert table["name"].tolist() == found["name"].tolist() and table["session"].isna().all()

@@ -499,17 +499,15 @@ def test_a_result_shows_itself_in_a_notebook(frozen, photos, tmp_path):
     assert shown.count("data:image/jpeg;base64,") == 1 and "Ada" in shown and str(tmp_path) not in shown
 
 
-def test_threads_share_a_recognizer(frozen, photos, tmp_path):
+def test_threads_ask_one_recognizer(frozen, photos, tmp_path):
     recognizer = Recognizer.load(frozen.folder)
     gallery = recognizer.enrol(photos)
     asked = [tmp_path / f"{name} asks.jpg" for name in NAMES]
     alone = [recognizer.identify(one, gallery) for one in asked]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda one: recognizer.identify(one, gallery, top=2), asked * 3))
-        drawn = list(pool.map(lambda answer: answer.draw(), found[:8]))
     for one, other in zip(alone * 3, found, strict=True):
         assert one.people.head(2).equals(other.people)
-    assert drawn[0] == drawn[4] and drawn[0] != drawn[1]
 
 
 @pytest.mark.training

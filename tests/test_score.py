@@ -20,7 +20,7 @@ from clipreid_lib.data.datasets import load_images
 from clipreid_lib.pages import browser, report
 from clipreid_lib.pages.ranking import Ranking
 from clipreid_lib.params import check, read, run_ids, schema
-from clipreid_lib.runs import embedding_files, embeddings, external, features_file, loading, rankings
+from clipreid_lib.runs import embeddings, external, feature_files, loading, rankings
 from clipreid_lib.runs.chain import Chain
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores import given_features, ladder
@@ -54,7 +54,7 @@ def made(tmp_path_factory):
         patch.setattr(Chain, "_execute", execute_here)
         frozen = Run.open(check.validate_params({**TINY, "variant": "frozen", "outputs_root": str(place / "out")}))
         assert Chain(frozen, ("04_evaluation",)).do() is None
-        embedding_files.embed("embedded", f"11k={frozen.data_root}", str(place / "mine.npz"))
+        feature_files.embed("embedded", f"11k={frozen.data_root}", str(place / "mine.npz"))
         before = read_all(frozen.folder)
         assert main(["score", str(place / "mine.npz"), "--as", "mine", *settings(place / "out")]) == 0
         assert read_all(frozen.folder) == before
@@ -166,7 +166,7 @@ def test_every_format_is_the_same_run_and_other_features_are_another(made, tmp_p
     ends = [".csv", ".safetensors"] + ([".parquet"] if importlib.util.find_spec("pyarrow") else [])
     options = [*DATA, f"outputs_root={place / 'out'}"]
     for end in ends:
-        embedding_files.embed("embedded", f"11k={frozen.data_root}", str(tmp_path / f"mine{end}"))
+        feature_files.embed("embedded", f"11k={frozen.data_root}", str(tmp_path / f"mine{end}"))
         (params,), lines = external.prepare(str(tmp_path / f"mine{end}"), "mine", options)
         assert params.run_id == mine.folder.name
         assert lines == [f"{params.run_id}: features of 128 images, 640 numbers each"]
@@ -335,17 +335,17 @@ def test_parquet_says_what_it_needs_and_lists_have_one_width(tmp_path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr("importlib.util.find_spec", lambda name: None)
         with pytest.raises(UserError, match=r"f\.parquet: parquet needs pyarrow"):
-            features_file.read_features(tmp_path / "f.parquet")
+            feature_files.read_features(tmp_path / "f.parquet")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
     table = pd.DataFrame({"path": ["a.jpg", "b.jpg"], "embedding": [[1.0, 2.0], [3.0, 4.0]]})
     monkeypatch.setattr(pd, "read_parquet", lambda path: table)
-    assert features_file.read_features(tmp_path / "f.parquet").values.tolist() == [[1, 2], [3, 4]]
+    assert feature_files.read_features(tmp_path / "f.parquet").values.tolist() == [[1, 2], [3, 4]]
     table["embedding"] = [[1.0, 2.0], [3.0]]
     with pytest.raises(UserError, match="embedding has rows of 1 and of 2 numbers; all must be of one width"):
-        features_file.read_features(tmp_path / "f.parquet")
+        feature_files.read_features(tmp_path / "f.parquet")
     del table["embedding"]
     with pytest.raises(UserError, match="has no column embedding"):
-        features_file.read_features(tmp_path / "f.parquet")
+        feature_files.read_features(tmp_path / "f.parquet")
 
 
 @pytest.mark.parametrize(
@@ -384,7 +384,7 @@ def test_replaced_photographs_ask_for_new_features(tmp_path, hands):
     for number, path in enumerate(sorted((hands / "Hands").iterdir())[:24]):
         (tmp_path / "people" / f"p{number // 3}").mkdir(parents=True, exist_ok=True)
         shutil.copy(path, tmp_path / "people" / f"p{number // 3}")
-    embedding_files.embed("embedded", str(tmp_path / "people"), str(tmp_path / "mine.npz"))
+    feature_files.embed("embedded", str(tmp_path / "people"), str(tmp_path / "mine.npz"))
     options = ["dataset=folder", "aspect=hand", f"data_root={tmp_path / 'people'}", f"outputs_root={tmp_path / 'out'}"]
     (params,), _ = external.prepare(str(tmp_path / "mine.npz"), "mine", options)
     run = Run.open(params)
@@ -409,15 +409,15 @@ def test_the_ids_of_all_other_runs_are_what_they_were():
 def test_columns_without_a_name_are_no_features_and_paths_are_not_empty(tmp_path):
     table = pd.DataFrame({"path": ["a.jpg", "b.jpg"], "f0": [1.0, 2.0], "f1": [0.5, 0.1]})
     table.to_csv(tmp_path / "index.csv")  # with pandas' index
-    assert features_file.read_features(tmp_path / "index.csv").values.tolist() == pytest.approx(
+    assert feature_files.read_features(tmp_path / "index.csv").values.tolist() == pytest.approx(
         np.array([[1, 0.5], [2, 0.1]])
     )
     table.drop(columns=["f0", "f1"]).to_csv(tmp_path / "none.csv")
     with pytest.raises(UserError, match="has no columns of features"):
-        features_file.read_features(tmp_path / "none.csv")
+        feature_files.read_features(tmp_path / "none.csv")
     table.assign(path=["a.jpg", None]).to_csv(tmp_path / "empty.csv", index=False)
     with pytest.raises(UserError, match="empty.csv: path is empty in row 2 of 2"):
-        features_file.read_features(tmp_path / "empty.csv")
+        feature_files.read_features(tmp_path / "empty.csv")
 
 
 def test_the_six_lines_of_the_first_page(hands, tmp_path, monkeypatch):
@@ -427,6 +427,6 @@ def test_the_six_lines_of_the_first_page(hands, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(code.replace("PATH", str(hands)).replace('"resnet50", pretrained=True', '"test_resnet", pretrained=False'), {})
     found, told = external.match(
-        features_file.read_features(tmp_path / "resnet50.npz"), load_images("11k", hands), hands, "resnet50.npz"
+        feature_files.read_features(tmp_path / "resnet50.npz"), load_images("11k", hands), hands, "resnet50.npz"
     )
     assert len(found.paths) == len(load_images("11k", hands)) and "left out" not in told

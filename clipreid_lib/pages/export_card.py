@@ -3,13 +3,11 @@
 What it says stands in ``export_card.txt``.
 """
 
-from pathlib import Path
-
-import jinja2
 import torch
 
 from clipreid_lib.clip.backbone import Backbone, name_in_open_clip
 from clipreid_lib.pages import model_card, repeat_command, report_origin
+from clipreid_lib.pages.filled_texts import fill
 from clipreid_lib.params.recipes import EMBEDDED, MERGES
 from clipreid_lib.scores.finished_run import FinishedRun
 
@@ -29,14 +27,13 @@ def write_card(run: FinishedRun, backbone: Backbone, neck: bool, lost: str, pari
         onnx: what the ONNX file is; empty without one.
     """
     params, model = run.params, run.params.model
-    text = Path(__file__).with_name("export_card.txt").read_text(encoding="utf-8")
-    template = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     height, width_in = backbone.image_size
     seen = backbone.image_features(torch.zeros(1, 3, height, width_in))
     named = f'"{name_in_open_clip(model)}"'
     if model == EMBEDDED:  # open_clip knows the name only beside the folder
         named = f'f"local-dir:{{folder}}", bpe_path=f"{{folder}}/{MERGES}"'
-    return template.from_string(text).render(
+    return fill(
+        "export_card.txt",
         width=seen.f.shape[1],
         embed_dim=0 if seen.f_proj is None else seen.f_proj.shape[1],
         name=run.name,

@@ -26,7 +26,7 @@ MOST_LINES = 6  # above a row: what a verdict takes above two tiles; a name of a
 class Tile(NamedTuple):
     """One photograph of a row: its file, captions below it, its frame's colour, a tick or a cross, and air before."""
 
-    path: Path | Image.Image  # an image is shown as it is
+    path: Path | Image.Image  # the file, or what is in it
     captions: list[str]
     colour: str = INK
     tick: bool | None = None

@@ -59,8 +59,7 @@ def draw_sheet(
         photographs: those that ask, RGB.
     """
     asked = [
-        sheets.Tile(_shrink(image), ["photograph", name])
-        for image, name in zip(photographs[:MOST], one.asked, strict=False)
+        sheets.Tile(image, ["photograph", name]) for image, name in zip(photographs[:MOST], one.asked, strict=False)
     ]
     tiles, looks = [], []
     for each in one.people.itertuples():
@@ -68,7 +67,7 @@ def draw_sheet(
         above = bar.threshold is not None and each.score > bar.threshold
         score = f"{each.score:.4f}, above" if above else f"{each.score:.4f}"
         captions = [f"{each.rank}. {each.person}", score, Path(each.image).name]
-        tiles.append(sheets.Tile(_shrink(image), captions, RIGHT if above else INK))
+        tiles.append(sheets.Tile(image, captions, RIGHT if above else INK))
         pair = pd.DataFrame([{**row, "path": one.asked[each.photograph]}, row])
         match = gallery.open_picture(each.row, max(clip.image_size))
         pixels: list = [
@@ -136,9 +135,3 @@ def write_page(
 
 def _write_source(sheet: Image.Image) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(style.encode_half(sheet)).decode()}"
-
-
-def _shrink(image: Image.Image) -> Image.Image:
-    scale = sheets.TILE / max(image.size)
-    size = np.maximum(1, np.round(np.array(image.size) * scale)).astype(int).tolist()
-    return image.resize(size, Image.Resampling.BICUBIC)

@@ -3,10 +3,9 @@
 What a card says stands in ``model_card.txt``.
 """
 
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
-import jinja2
-
+from clipreid_lib.pages.filled_texts import fill
 from clipreid_lib.params.recipes import EMBEDDED, TIMM
 from clipreid_lib.params.run_params import Params
 from clipreid_lib.params.schema import EXTERNAL
@@ -69,9 +68,8 @@ def fill_card(
         parts: (images, people) by role of the manifest.
         groups: how many subgroups have a rate and how many are too small for one.
     """
-    text = Path(__file__).with_name("model_card.txt").read_text(encoding="utf-8")
-    template = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    filled = template.from_string(text).render(
+    filled = fill(
+        "model_card.txt",
         params=params,
         start=describe_weights(params)[0],
         losses=LOSSES.get(params.variant, ""),

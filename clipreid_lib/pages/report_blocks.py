@@ -1,7 +1,6 @@
 """What a report's page is made of: a few kinds of block, laid out by one template into a file that needs no other."""
 
 import base64
-import functools
 import html
 import io
 import os
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
-import jinja2
 import matplotlib
 import pandas as pd
 import yaml
@@ -20,6 +18,7 @@ from PIL import Image
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.pages import style
+from clipreid_lib.pages.filled_texts import fill
 from clipreid_lib.pages.thumbnails import encode_jpeg
 from clipreid_lib.params.schema import ROOT
 
@@ -182,23 +181,12 @@ def render(title: str, lead: list[str], sections: list[Section], hidden: Sequenc
     Returns:
         The page, the same for the same input.
     """
-    page = _load_template().render(title=title, lead=lead, sections=sections, body=Markup(body)) + "\n"
+    page = fill("report.html", title=title, lead=lead, sections=sections, body=Markup(body)) + "\n"
     parts = PICTURE.split(page)  # text and pictures by turns; a picture's letters are not to be touched
     for place in _spell_places(hidden):
         cut = re.compile("(?:file://)?" + re.escape(place) + r"(?:/|(?=[\s:;,.'\")<&]))")
         parts[::2] = [cut.sub("", part) for part in parts[::2]]
     return "".join(parts)
-
-
-@functools.cache
-def _load_template() -> jinja2.Template:
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # names come from data sets, params and paths
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template("report.html")
 
 
 def _spell_places(hidden: Sequence[Path]) -> list[str]:

@@ -24,6 +24,7 @@ from clipreid_lib.params.run_ids import NOT_IN_ID
 from clipreid_lib.params.schema import ASPECTS, EXTERNAL, TRAIN_NOTHING, project_path
 from clipreid_lib.runs.loading import load_trained_encoder
 from clipreid_lib.runs.run import Run
+from clipreid_lib.runs.sources import split_source
 from clipreid_lib.scores import comparison
 from clipreid_lib.scores.assessment import count_test
 from clipreid_lib.scores.comparison import Method
@@ -88,9 +89,8 @@ def list_targets(runs: list[Run], on: list[str]) -> tuple[list[Target], list[str
         wanted += [(*mine, f"{asks}{ASKS}{shown}") for asks, shown in permutations(aspects, 2)]
     wanted.sort(key=lambda each: ASKS in each[2])
     for text in on:
-        name, equals, place = text.partition("=")
-        name, _, aspect = name.partition(":")
-        if not equals or name not in ASPECTS:
+        name, aspect, place = split_source(text)
+        if not name:
             raise UserError(f"--on {text}: write NAME=FOLDER or NAME:ASPECT=FOLDER; names: {', '.join(ASPECTS)}")
         key = name, project_path(place)
         tables[key] = tables[key] if key in tables else datasets.load_images(*key)

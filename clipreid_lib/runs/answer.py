@@ -2,7 +2,6 @@
 
 import html
 import re
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,6 @@ class Answer:
         name: of the run or the backbone that compared.
         backbone: its network.
         rule: how pictures get to the network's size.
-        drawing: held while a sheet is drawn, as maps are taken from the network's layers while it computes.
     """
 
     searches: list[Search]
@@ -42,7 +40,6 @@ class Answer:
     name: str
     backbone: Backbone
     rule: str
-    drawing: AbstractContextManager
     _drawn: dict[int, Image.Image] = field(default_factory=dict)
 
     @property
@@ -62,12 +59,10 @@ class Answer:
 
     def draw(self, place: int = 0) -> Image.Image:
         """Draw the sheet of one search, for print."""
-        with self.drawing:
-            if place not in self._drawn:
-                one = self.searches[place]
-                mine = self.photographs if len(one.asked) > 1 else self.photographs[place : place + 1]
-                made_by = self.backbone, self.rule
-                self._drawn[place] = identified.draw_sheet(*made_by, self.gallery, one, self.bar, mine)
+        if place not in self._drawn:
+            one = self.searches[place]
+            mine = self.photographs if len(one.asked) > 1 else self.photographs[place : place + 1]
+            self._drawn[place] = identified.draw_sheet(self.backbone, self.rule, self.gallery, one, self.bar, mine)
         return self._drawn[place]
 
     def write(self, folder: str | Path) -> list[Path]:

@@ -20,7 +20,7 @@ from clipreid_lib.params.recipes import ALIASES, EMBEDDED
 from clipreid_lib.params.run_ids import DATA_KEYS
 from clipreid_lib.params.run_params import Params
 from clipreid_lib.params.schema import EXTERNAL, GIVEN
-from clipreid_lib.runs.features_file import FeaturesFile, read_features
+from clipreid_lib.runs.feature_files import FeaturesFile, read_features
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores import given_features
 from clipreid_lib.scores.features import Embeddings
@@ -33,7 +33,7 @@ def prepare(file: str, name: str, settings: Sequence[str]) -> tuple[list[Params]
     """Keep features in the folders of the runs that will test them.
 
     Args:
-        file: of features, as :func:`clipreid_lib.runs.features_file.read_features` reads it.
+        file: of features, as :func:`clipreid_lib.runs.feature_files.read_features` reads it.
         name: of what made the features, for folders and tables.
         settings: ``key=value``, of ``KEYS`` alone; a list makes several runs.
 

@@ -8,10 +8,11 @@ from clipreid_lib.data.photographs import open_rgb
 from clipreid_lib.pages import choices, style
 from clipreid_lib.pages.browser import can_click
 from clipreid_lib.pages.ranking import Ranking
-from clipreid_lib.params.schema import ASPECTS, project_path
+from clipreid_lib.params.schema import project_path
 from clipreid_lib.runs.answer import Answer
 from clipreid_lib.runs.recognizer import Recognizer
 from clipreid_lib.runs.run import Run
+from clipreid_lib.runs.sources import split_source
 from clipreid_lib.scores.enrolled import Gallery
 
 FPIR = 0.1  # of searches for strangers: the most among the rates learned, which even a test of fifty people supports
@@ -44,10 +45,8 @@ def ask(run: Run, ranking: Ranking) -> Any:
 
 def _from_project(source: str) -> str:
     """Let a source's folder start from the project, as all paths of params do."""
-    dataset, equals, folder = source.partition("=")
-    if equals and dataset.partition(":")[0] in ASPECTS:
-        return f"{dataset}={project_path(folder)}"
-    return str(project_path(source))
+    *_, folder = split_source(source)
+    return source.removesuffix(folder) + str(project_path(folder))
 
 
 @dataclass

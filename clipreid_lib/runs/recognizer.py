@@ -9,49 +9,42 @@
 
 import hashlib
 import json
-import os
-import re
-import sys
 from collections.abc import Iterable, Iterator
-from functools import partial
 from itertools import islice
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
-import pandas as pd
 import torch
 from PIL import Image
 from torch.nn import functional
 
-from clipreid_lib.base.errors import UnreadableImage, UserError, counted
+from clipreid_lib.base.errors import UserError, counted
 from clipreid_lib.clip import backbone
 from clipreid_lib.clip.encode import encode
 from clipreid_lib.data import folder as own_folder
 from clipreid_lib.data.manifest import Manifest
 from clipreid_lib.data.photographs import RULES, fit, is_blank, on_all_cores, open_rgb, turn_to_rgb
-from clipreid_lib.pages.thumbnails import to_jpeg
 from clipreid_lib.params.recipes import ALIASES, EMBEDDED
 from clipreid_lib.params.schema import project_path
 from clipreid_lib.runs.answer import Answer
+from clipreid_lib.runs.enrolment import Enrolment
 from clipreid_lib.runs.loading import Network, load_network
 from clipreid_lib.runs.machine import choose_device
 from clipreid_lib.runs.run import Run
-from clipreid_lib.runs.sources import read_source
 from clipreid_lib.scores.encoder import pass_neck
-from clipreid_lib.scores.enrolled import Gallery, name_people
+from clipreid_lib.scores.enrolled import Gallery
 from clipreid_lib.scores.identification import search, set_bar
 from clipreid_lib.scores.thresholds import read_thresholds
 
 Picture = str | Path | Image.Image | np.ndarray | torch.Tensor
 CHUNK = 512  # photographs decoded and encoded at once: 77 MB of pixels at 224
-PICTURE = 160  # px, longest side of the picture that a gallery keeps of each image: 3 to 6 KB
-TOLD = 5  # images left out that are told one by one
 VOTES = "tip_adapter compares the votes of its training images, which are no embedding of an image; take a frozen run"
 
 
 class Recognizer:
-    """A network that is ready to compare photographs of hands. Several threads may use it at once.
+    """A network that is ready to compare photographs of hands.
+
+    Several threads may ask it at once, but none while an answer is drawn: maps are taken from the network's layers.
 
     Attributes:
         name: the run's, or the backbone's.
@@ -64,7 +57,7 @@ class Recognizer:
 
     def __init__(self, name: str, network: Network, run: Run | None = None) -> None:
         """Make one of a network; :meth:`load` finds the parts."""
-        self.name, self.run, self._drawing = name, run, Lock()
+        self.name, self.run = name, run
         self.backbone, self.checkpoint, self._neck, self._composer = network
         self._rule = run.rule if run else "squash"
         self.thresholds = read_thresholds(run.folder) if run else None
@@ -136,21 +129,19 @@ class Recognizer:
             gallery = Gallery.load(source)
             self._require(gallery, str(source), "enrol its photographs again")
             return gallery
-        table, root, about = self._find_images(source)
+        found = Enrolment.find(source, self.run, self.name)
         place = self.run.folder if self.run else project_path("outputs")
-        digest = hashlib.sha256(f"{about} {os.fsencode(root)!r}".encode()).hexdigest()[:8]
-        told = re.sub(r"[^A-Za-z0-9_]+", "-", f"{self.backbone.name}-{about}")
-        file, stamp = place / "enrolled" / f"{told}-{digest}.safetensors", _stamp(table, root)
+        file = found.choose_file(place / "enrolled", self.backbone.name)
         name, hint = f"{file.parent.name}/{file.name}", "--again (again=True) enrols its photographs again"
         if file.exists() and not again:
             gallery = Gallery.load(file)
             self._require(gallery, name, hint)
-            if gallery.stamp != stamp:
+            if gallery.stamp != found.stamp:
                 raise UserError(f"{name}: its photographs have changed since they were enrolled; {hint}")
         else:
-            gallery = self._enrol(table, root, stamp)
+            gallery = found.enrol(self._encode, self.backbone.image_size, self._rule, self.key)
             gallery.save(file)
-        gallery.root = root
+        gallery.root = found.root
         return gallery
 
     def identify(
@@ -195,8 +186,8 @@ class Recognizer:
         embeddings, names = torch.cat([*self._encode(iter(pixels))]), [name for name, _ in opened]
         searches = search(gallery, names, embeddings, bar, top, together)
         notes = [*bar.notes, *self._warn(gallery, listed)]
-        mine = self.name, self.backbone, self._rule, self._drawing
-        return Answer(searches, bar, notes, gallery, [image for _, image in opened], *mine)
+        photographs = [image for _, image in opened]
+        return Answer(searches, bar, notes, gallery, photographs, self.name, self.backbone, self._rule)
 
     def _open(self, image: Picture) -> tuple[str, Image.Image]:
         """Return an image's file name, if it has one, and its picture, upright and RGB."""
@@ -216,43 +207,6 @@ class Recognizer:
         while chunk := list(islice(pixels, CHUNK)):
             found = encode(self.backbone, torch.from_numpy(np.stack(chunk)), composer=self._composer).embedding
             yield functional.normalize(pass_neck(found, self._neck), dim=1)
-
-    def _find_images(self, source: str | Path | None) -> tuple[pd.DataFrame, Path, str]:
-        """Return a source's images, their folder, and what to call the source."""
-        if source is not None:
-            table, root = read_source(str(source))
-            told = str(source).partition("=")[0] if not Path(source).is_dir() else root.name
-            return table, root, told
-        if self.run is None:
-            raise UserError(f"{self.name}: a frozen backbone has no test gallery; give one")
-        manifest = Manifest.load(self.run.folder / "manifest.csv")
-        table = manifest.test[manifest.test["draw_0"] == "gallery"]
-        drawn = table.columns.str.startswith("draw_") | table.columns.isin(["dataset", "protocol", "role", "subject"])
-        return table.loc[:, ~drawn].reset_index(drop=True), self.run.data_root, "test-gallery"
-
-    def _enrol(self, table: pd.DataFrame, root: Path, stamp: str) -> Gallery:
-        """Decode and encode a table's images; leave out, and tell, those that show nothing."""
-        pictures, lacking, kept = [], [], np.zeros(len(table), bool)
-        read = partial(_read, size=self.backbone.image_size, rule=self._rule)
-
-        def keep_readable() -> Iterator[np.ndarray]:
-            for row, seen in enumerate(on_all_cores(read, [root / path for path in table["path"]])):
-                if isinstance(seen, str):
-                    lacking.append(f"{table['path'].iloc[row]}: not enrolled, {seen}")
-                else:
-                    kept[row] = True
-                    pictures.append(seen[1])
-                    yield seen[0]
-
-        parts = list(self._encode(keep_readable()))
-        left = len(lacking) - TOLD
-        told = [*lacking[:TOLD], *([f"{counted(left, 'image')} more not enrolled"] if left > 0 else [])]
-        names = name_people(table)
-        told += [f"{name}: has no image that can be enrolled" for name in sorted({*names} - {*names[kept]})]
-        print(*told, sep="\n", end="\n" * bool(told), file=sys.stderr)
-        if not parts:
-            raise UserError(f"{root.name}: none of {counted(len(table), 'image')} can be enrolled")
-        return Gallery(table[kept], torch.cat(parts), pictures, self.key, stamp)
 
     def _require(self, gallery: Gallery, name: str, hint: str) -> None:
         if gallery.checkpoint != self.key:
@@ -301,26 +255,3 @@ def _list(images: Picture | Iterable[Picture]) -> list[Picture]:
     if isinstance(images, str | Path | Image.Image) or getattr(images, "ndim", 0) == 3:
         return [images]  # type: ignore[list-item]
     return list(images)
-
-
-def _read(path: Path, size: tuple[int, int], rule: str) -> tuple[np.ndarray, bytes] | str:
-    """Return an image's pixels (3, H, W) uint8 and its small picture, or why it cannot be enrolled."""
-    try:
-        image = open_rgb(path, max(size))
-    except UnreadableImage:
-        return "it cannot be read"
-    pixels = fit(image, size, rule)
-    image.thumbnail((PICTURE, PICTURE))
-    return (pixels, to_jpeg(image)) if not is_blank(pixels) else "it is of one colour"
-
-
-def _stamp(table: pd.DataFrame, root: Path) -> str:
-    """Hash names, sizes and times of files, and whose they are: it changes where a photograph is added or replaced."""
-    seen = []
-    for path, person in zip(table["path"], name_people(table), strict=True):
-        try:
-            found = os.stat(root / path)
-            seen.append(f"{path} {person} {found.st_size} {found.st_mtime_ns}")
-        except OSError:
-            seen.append(f"{path} {person} -")
-    return hashlib.sha256("\n".join(seen).encode()).hexdigest()

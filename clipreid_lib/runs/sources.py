@@ -11,6 +11,16 @@ from clipreid_lib.params.schema import ASPECTS
 FORMS = "a folder (PERSON/IMAGE, PERSON/ASPECT/IMAGE, or one CSV) or DATASET[:ASPECT]=FOLDER"
 
 
+def split_source(text: str) -> tuple[str, str, str]:
+    """Split ``DATASET[:ASPECT]=FOLDER`` into data set, aspect and folder, empty where it has none of them.
+
+    Text of another form is a folder alone: of no data set, or of one that is not known.
+    """
+    name, equals, folder = text.partition("=")
+    dataset, _, aspect = name.partition(":")
+    return (dataset, aspect, folder) if equals and dataset in ASPECTS else ("", "", text)
+
+
 def read_source(text: str) -> tuple[pd.DataFrame, Path]:
     """Read which images a source names. Paths start where the command is called; no image is opened.
 
@@ -26,10 +36,9 @@ def read_source(text: str) -> tuple[pd.DataFrame, Path]:
     """
     root, dataset, aspect = Path(text).expanduser(), "folder", ""
     if not root.is_dir():
-        name, equals, place = text.partition("=")
-        dataset, _, aspect = name.partition(":")
+        dataset, aspect, place = split_source(text)
         root = Path(place).expanduser()
-        if not equals or dataset not in ASPECTS or not root.is_dir():
+        if not dataset or not root.is_dir():
             raise UserError(f"{text}: names no images; give {FORMS}; data sets: {', '.join(ASPECTS)}")
     table = datasets.load_images(dataset, root, allow_missing=True)
     if aspect and aspect not in set(table["aspect"]):

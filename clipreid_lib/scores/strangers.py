@@ -95,14 +95,12 @@ def search_enrolled(gallery: Gallery, fpir: float) -> OpenSet:
     if number in gallery.searched:
         return gallery.searched[number]
     rows = np.sort(np.random.default_rng(0).choice(len(gallery), number, replace=False))
-    order = np.argsort(gallery.person, kind="stable")  # (N,)
-    first = np.searchsorted(gallery.person[order], np.arange(len(gallery.names)))  # (P,)
     mated, strangers = [], []
     for some in np.array_split(rows, -(-len(rows) * len(gallery) // AT_ONCE)):
         alike = (gallery.embeddings[torch.from_numpy(some)] @ gallery.embeddings.T).numpy()  # (B, N)
         place, mine = np.arange(len(some)), gallery.person[some]
         alike[place, some] = -np.inf
-        best = np.maximum.reduceat(alike[:, order], first, axis=1)  # (B, P)
+        _, best = _take_best(alike, gallery.person)  # (B, P)
         own = best[place, mine].copy()
         best[place, mine] = -np.inf
         other = best.max(axis=1)
@@ -118,10 +116,15 @@ def _search(embeddings: Embeddings, people: Manifest) -> Iterator[tuple[pd.DataF
     """Search for the queries of each draw: yield them, and each person's best score, (Q, P), -inf for their own."""
     for index in range(people.draws):
         query, gallery, alike = compare_draw(embeddings, people, index)
-        order = np.argsort(gallery["identity"].to_numpy(), kind="stable")
-        shown, first = np.unique(gallery["identity"].to_numpy()[order], return_index=True)
-        best = np.maximum.reduceat(alike[:, order], first, axis=1)
+        shown, best = _take_best(alike, gallery["identity"].to_numpy())
         yield query[["path", "identity"]], np.where(query["identity"].to_numpy()[:, None] == shown, -np.inf, best)
+
+
+def _take_best(alike: np.ndarray, people: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the people of (N,) images, sorted, and of (Q, N) scores each one's best, (Q, P)."""
+    order = np.argsort(people, kind="stable")
+    shown, first = np.unique(people[order], return_index=True)
+    return shown, np.maximum.reduceat(alike[:, order], first, axis=1)
 
 
 def _join(searches: Iterable[tuple[pd.DataFrame, np.ndarray]], people: Manifest) -> OpenSet:
