@@ -421,7 +421,7 @@ def test_columns_without_a_name_are_no_features_and_paths_are_not_empty(tmp_path
 
 
 def test_the_six_lines_of_the_first_page(hands, tmp_path, monkeypatch):
-    page = (schema.ROOT / "README.md").read_text(encoding="utf-8").split("## Is it CLIP at all?")[1]
+    page = (schema.ROOT / "README.md").read_text(encoding="utf-8").split("## Other networks than CLIP")[1]
     code = "\n".join(re.findall(r"^    (.*)$", page.split("    clipreid score")[0], flags=re.M))
     assert '"PATH"' in code and '"resnet50", pretrained=True' in code and code.count("\n") == 5
     monkeypatch.chdir(tmp_path)

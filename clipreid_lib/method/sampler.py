@@ -3,8 +3,9 @@
 Hermans et al. 2017 (arXiv 1703.07737) draw batches so for the triplet loss: an anchor finds other images of its
 identity in its batch, and images of other identities.
 
-Every sampler takes the identity of each training image (N,), P x K as ``per_batch``, K as ``per_identity``, and the
-epoch, counted from 0. It returns a tensor of rows of the training images for each batch.
+Every sampler takes the identity of each training image (N,); the number of images in a batch, ``per_batch`` (P x K; at
+most, in :func:`identity_batches`); K as ``per_identity``; the epoch, counted from 0; and the ``seed`` of the run. It
+returns a tensor of rows of the training images for each batch.
 """
 
 import numpy as np

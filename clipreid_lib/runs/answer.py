@@ -2,6 +2,7 @@
 
 import html
 import re
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.pages import identified, style
 from clipreid_lib.scores.enrolled import Gallery
 from clipreid_lib.scores.identification import Bar, Search
+
+_DRAWING = threading.Lock()  # heat maps come from hooks on the network's layers, which answers may share
 
 
 @dataclass(frozen=True, repr=False)
@@ -58,7 +61,11 @@ class Answer:
         return self.searches[0].verdict
 
     def draw(self, place: int = 0) -> Image.Image:
-        """Draw the sheet of one search, for print."""
+        """Draw the sheet of one search, for print. Let no other thread ask the same recognizer meanwhile."""
+        with _DRAWING:
+            return self._draw(place)
+
+    def _draw(self, place: int) -> Image.Image:
         if place not in self._drawn:
             one = self.searches[place]
             mine = self.photographs if len(one.asked) > 1 else self.photographs[place : place + 1]

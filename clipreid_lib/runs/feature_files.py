@@ -109,9 +109,9 @@ def read_features(path: Path) -> FeaturesFile:
         UserError: another ending, a file that cannot be read, no paths, no features, features of several widths, a
             feature that is not finite, or one whose numbers are all 0, which has no cosine.
     """
-    _check_ending(path, str(path), "give")
-    if not path.is_file():
+    if path.suffix.lower() in FORMATS and not path.is_file():
         raise UserError(f"{path}: is not there")
+    _check_ending(path, str(path), "give")
     read = {".csv": _read_csv, ".npz": _read_npz, ".parquet": _read_parquet, ".safetensors": _read_safetensors}
     try:
         table, values = read[path.suffix.lower()](path)

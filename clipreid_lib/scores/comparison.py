@@ -36,7 +36,7 @@ class Method:
 
 
 def compare(mine: pd.DataFrame, others: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Compare one checkpoint with others, query by query, by their ``per_query`` tables.
+    """Compare one checkpoint with others, query by query, by their ``per_query`` tables; ``others`` are by name.
 
     Returns:
         One row per other: ours minus theirs in points, with 95 % interval over people and p-value (sign flip), for

@@ -77,6 +77,8 @@ def compare_draw(
 ) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
     """Compare the test queries of a manifest's draw, by its index, with the draw's gallery.
 
+    The embeddings are of at least the draw's images.
+
     Returns:
         The query table, the gallery table and their (Q, G) cosine; -inf where the protocol leaves a gallery image out
         of a query's gallery (the same person by the same camera).
