@@ -77,7 +77,9 @@ def parser() -> argparse.ArgumentParser:
         name = f"--{option.replace('_', '-')}"
         cluster.add_argument(name, type=kind, metavar="NAME" if kind is str else "N", help=what)
     shown = add("status", "say how far every run is; from another terminal or machine, at any time")
-    asked = add("identify", "say whose hand is on photographs, or that it is nobody's of a gallery")
+    asked = add(
+        "identify", "list the people who are most like those on photographs, and compare the first with a threshold"
+    )
     asked.add_argument("run", metavar="RUN", help="a run folder, or a frozen backbone: embedded, vitb16, ...")
     asked.add_argument("photographs", nargs="+", metavar="PHOTO", help="each shows one person")
     source = "a folder (PERSON/IMAGE, PERSON/ASPECT/IMAGE or a CSV), DATASET[:ASPECT]=FOLDER, or a saved gallery "

@@ -10,7 +10,7 @@ from small_rankings import random_ranking
 
 from clipreid_lib.data.datasets import load_images
 from clipreid_lib.params import schema
-from clipreid_lib.runs import loading, own_photograph, rankings
+from clipreid_lib.runs import identify, loading, own_photograph, rankings
 from clipreid_lib.runs.recognizer import VOTES, Recognizer
 
 
@@ -43,11 +43,30 @@ def test_without_parameters_a_test_image_asks_the_test_gallery(open_run, tmp_pat
     assert own_photograph.ask(run, ranking).verdict == answer.verdict
 
 
+def test_who_was_forgotten_stays_forgotten(open_run, tmp_path):
+    run = open_run(fresh=tmp_path, variant="frozen")
+    answer = own_photograph.ask(run, ranking := rank(run))
+    gone, (file,) = answer.gallery.names[0], answer.gallery.files
+    identify.forget(str(gone), [str(file)])
+    again = own_photograph.ask(run, ranking).gallery
+    assert gone not in again.names and len(again.names) == len(answer.gallery.names) - 1
+
+
 def test_the_parameters_name_photograph_and_gallery(open_run, photos, tmp_path):
     mine = {"photograph": str(tmp_path / "Bo asks.jpg"), "gallery_root": str(photos)}
     run = open_run(fresh=tmp_path / "out", variant="frozen", **mine)
     answer = own_photograph.ask(run, rank(run))
     assert answer.searches[0].asked == ("Bo asks.jpg",) and sorted(answer.people["person"]) == ["Ada", "Bo"]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_gallery_of_other_data_is_told_where_the_threshold_comes_from(own, open_run, photos, tmp_path, hands):
+    source = f"11k:dorsal_r={hands}" if own else str(photos)
+    run = open_run(fresh=tmp_path / "out", variant="frozen")
+    recognizer = Recognizer.load(run.folder)
+    recognizer.thresholds = {"rates": []}  # as if notebook 04 had been done
+    told = recognizer._warn(recognizer.enrol(source), [])
+    assert any("learned thresholds and LLR on photographs of 11k" in each for each in told) is not own
 
 
 def test_the_gallery_may_be_a_part_of_a_data_set(open_run, hands, tmp_path):

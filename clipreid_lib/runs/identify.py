@@ -35,7 +35,7 @@ def ask(
         print(json.dumps(answer.to_dict() | files, indent=2, ensure_ascii=False))
         return
     holds = enrolled.describe()
-    print(f"gallery: {holds['images']:,} images of {holds['people']:,} people, kept in {kept}")
+    print(f"gallery: kept in {kept}, {holds['holds']}")
     for one in answer.searches:
         print(f"\n{', '.join(one.asked)}: {one.verdict}", *one.notes, sep="\n")
         print(tabulate(one).to_string(index=False))
@@ -59,3 +59,4 @@ def forget(person: str, files: list[str]) -> None:
         gone = counted(before - len(gallery), "image")
         print(f"{file}: {gone} of {person} removed; {holds['images']:,} images of {holds['people']:,} people stay")
     print("Sheets and copies made of a gallery, and the photographs themselves, are not touched.")
+    print(f"Whoever enrols these photographs again enrols {person} again, as --again does: delete them first.")

@@ -33,7 +33,7 @@ def ask(run: Run, ranking: Ranking) -> Any:
     query = ranking.query["path"].iloc[choices.choose_random(ranking, run.params.seed)[0]]
     try:
         recognizer = Recognizer.load(run.folder)
-        gallery = recognizer.enrol(_from_project(root) if root else None, again=not root)
+        gallery = _enrol(recognizer, root)
         asked = project_path(photograph) if photograph else run.data_root / query
         answer = recognizer.identify(asked, gallery, fpir=FPIR)
     except UserError as error:
@@ -41,6 +41,16 @@ def ask(run: Run, ranking: Ranking) -> Any:
         return None
     style.save_image(answer.draw(), run.figure("who_is_it.png"))
     return Upload(recognizer, gallery, answer).box if can_click() else answer
+
+
+def _enrol(recognizer: Recognizer, root: str | None) -> Gallery:
+    """Enrol a source, or the test gallery: what was kept of it, so that whoever was forgotten stays so, if it fits."""
+    if root:
+        return recognizer.enrol(_from_project(root))
+    try:
+        return recognizer.enrol()
+    except UserError:  # the run was trained again since, or a photograph was replaced
+        return recognizer.enrol(again=True)
 
 
 def _from_project(source: str) -> str:

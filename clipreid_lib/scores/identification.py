@@ -32,6 +32,7 @@ class Bar(NamedTuple):
         notes: what to know about it, a sentence each.
         line: slope and intercept of the log-likelihood ratio over the cosine; None where it was not learned.
         bounds: the lowest and the highest that so many people support.
+        most: share that may exceed it where more are enrolled than when it was learned; None where no more are.
     """
 
     fpir: float
@@ -40,6 +41,7 @@ class Bar(NamedTuple):
     notes: tuple[str, ...] = ()
     line: tuple[float, float] | None = None
     bounds: tuple[float, float] = (-math.inf, math.inf)
+    most: float | None = None
 
 
 @dataclass(frozen=True)
@@ -113,13 +115,11 @@ def _read_bar(learned: dict, fpir: float, gallery: Gallery, name: str) -> Bar:
     whose = "validation people" if learned["people"] == VALIDATION else "of the very people the run is tested on"
     notes = [f"The threshold was learned from {persons} {whose}, each searched for among {others} enrolled."]
     most = min(1.0, fpir * enrolled / others)
-    if _share(most) != _share(fpir) and enrolled > others:
-        what = "people" if enrolled == len(gallery.names) else "photographs"
-        notes.append(
-            f"With {enrolled:,} {what} enrolled instead of {others}, up to {_share(most)} of searches for strangers "
-            "may exceed it."
-        )
-    return Bar(fpir, rate["threshold"], "", tuple(notes), line, bounds)
+    if _share(most) == _share(fpir) or enrolled <= others:
+        return Bar(fpir, rate["threshold"], "", tuple(notes), line, bounds)
+    what = "people" if enrolled == len(gallery.names) else "photographs"
+    notes.append(f"There at most {_share(fpir)} exceeded it. Here {enrolled:,} {what} are enrolled, so more may.")
+    return Bar(fpir, rate["threshold"], "", tuple(notes), line, bounds, most)
 
 
 def _learn_bar(gallery: Gallery, fpir: float) -> Bar:
@@ -188,8 +188,7 @@ def _rank(
     people["image"] = gallery.table["path"].iloc[people["row"]].to_numpy()
     first = names[scores == scores[order[0]]]
     best, who = float(scores[order[0]]), " or ".join(first)
-    limit = "" if bar.threshold is None else f"{bar.threshold:.4f}, which at most {_share(bar.fpir)} of searches for "
-    limit += "strangers exceed"
+    limit = "" if bar.threshold is None else f"{bar.threshold:.4f}, which {_tell(bar)}"
     found = None
     if bar.threshold is None:
         verdict = f"ranks only: {bar.why}"
@@ -211,6 +210,12 @@ def _find_pair(gallery: Gallery, place: int, embeddings: torch.Tensor) -> tuple[
     alike = embeddings.numpy() @ gallery.embeddings[torch.from_numpy(rows)].numpy().T  # (Q, rows)
     photograph, found = np.unravel_index(alike.argmax(), alike.shape)
     return int(photograph), int(rows[found])
+
+
+def _tell(bar: Bar) -> str:
+    if bar.most is not None:
+        return f"up to {_share(bar.most)} of searches for strangers may exceed"
+    return f"at most {_share(bar.fpir)} of searches for strangers exceeded"
 
 
 def _share(share: float) -> str:
