@@ -61,11 +61,10 @@ def test_the_parameters_name_photograph_and_gallery(open_run, photos, tmp_path):
 
 @pytest.mark.parametrize("own", [True, False])
 def test_a_gallery_of_other_data_is_told_where_the_threshold_comes_from(own, open_run, photos, tmp_path, hands):
-    source = f"11k:dorsal_r={hands}" if own else str(photos)
-    run = open_run(fresh=tmp_path / "out", variant="frozen")
+    run = open_run(fresh=tmp_path / "out", variant="frozen", dataset="11k", data_root=str(hands))
     recognizer = Recognizer.load(run.folder)
     recognizer.thresholds = {"rates": []}  # as if notebook 04 had been done
-    told = recognizer._warn(recognizer.enrol(source), [])
+    told = recognizer._warn(recognizer.enrol(f"11k:dorsal_r={hands}" if own else str(photos)), [])
     assert any("learned thresholds and LLR on photographs of 11k" in each for each in told) is not own
 
 
