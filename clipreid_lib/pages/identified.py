@@ -26,8 +26,8 @@ from clipreid_lib.scores.identification import Bar, Search
 MOST = 8  # photographs of one unknown person on a sheet; the others count as well
 CAUTION = (
     "A list of the most similar people always names somebody. A score is a cosine within one model and no probability. "
-    "The verdict says a name where the score is above the threshold, and may be wrong. For research only: this is no "
-    "evidence, and no lead in an investigation."
+    "The verdict says a name where the score is above the threshold, and may be wrong. No name does not mean that the "
+    "person is not enrolled. For research only: this is no evidence, and no lead in an investigation."
 )
 RATIO = (
     "LLR is the natural logarithm of how many times more probable the score is for two photographs of one person than "
