@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from clipreid_lib.params.schema import NOTEBOOKS
+
 HERE = Path(__file__).parent / "benchmarks"
 
 
@@ -67,3 +69,11 @@ def test_every_benchmark_is_in_the_table_and_has_an_aim():
     for path in files.values():
         code = path.read_text(encoding="utf-8")
         assert re.search(r"^AIM", code, re.M) and re.search(r"^def rows\(\) -> list\[Row\]:", code, re.M), path
+
+
+def test_the_imports_of_every_notebook_are_whole_statements():
+    import bench_start_up
+
+    for notebook in NOTEBOOKS:
+        compile(bench_start_up.imports(notebook), notebook, "exec")
+    assert "thresholds" in bench_start_up.imports("04_evaluation")  # the last name of an import over several lines

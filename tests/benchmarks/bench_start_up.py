@@ -4,6 +4,7 @@ Both stand against `import torch` alone, which nobody who trains can avoid, in f
 whole, imports inside the process, since nobody waits for that Python to end.
 """
 
+import ast
 import json
 import subprocess
 import sys
@@ -44,8 +45,10 @@ def as_printed(task: Callable[[], subprocess.CompletedProcess]) -> tuple[float, 
 def imports(notebook: str) -> str:
     """Return the import statements of a notebook."""
     cells = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
-    lines = "".join("".join(cell["source"]) + "\n" for cell in cells if cell["cell_type"] == "code").splitlines()
-    return "\n".join(each for each in lines if each.startswith(("from ", "import ")))
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    return "\n".join(
+        ast.unparse(each) for each in ast.parse(code).body if isinstance(each, ast.Import | ast.ImportFrom)
+    )
 
 
 def rows() -> list[Row]:
