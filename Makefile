@@ -11,12 +11,13 @@ TORCH = torch==2.13.0 torchvision==0.28.0
 demo: $(VENV)/installed
 	$(BIN)/clipreid run params/demo.yaml --jobs 2
 
+# Five minutes. `make test ALL=1` adds the heavy tests: grids that are killed, cancelled, starved of disk. CI does it.
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(if $(ALL),,-m "not heavy")
 
 # The inner loop: about a minute.
 test-fast: $(VENV)/installed-test
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not training and not browser and not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not training and not browser and not slow and not heavy"
 
 bench: $(VENV)/installed
 	$(BIN)/python tests/benchmarks/bench.py

@@ -112,6 +112,15 @@ def test_a_run_that_would_wait_lets_others_go_first(two, executed, capsys):
     assert capsys.readouterr().out.count("is running elsewhere; waiting for it") == 2  # said once per run
 
 
+@pytest.mark.parametrize(("jobs", "wanted"), [(1, ["frozen", "classifier"]), (2, ["classifier", "clipid"])])
+def test_several_jobs_begin_with_the_longest_runs(two, executed, jobs, wanted):
+    runs = [two[0].model_copy(update={"variant": variant}) for variant in ("frozen", "classifier", "clipid")]
+    assert local.Local(runs, jobs).do() == {}
+    begun = dict.fromkeys(folder for folder, name in executed if name != schema.SURVEY)
+    first = [run.variant for folder in list(begun)[:2] for run in runs if run.run_id == folder]
+    assert sorted(first) == sorted(wanted)
+
+
 def test_two_notebooks_of_one_run_are_never_at_work_at_once(two, executed):
     run = Run.open(two[0])
     locks = run.folder.parent.parent / ".locks"

@@ -66,6 +66,7 @@ def test_the_best_mean_over_seeds_of_the_last_epoch_comes_first(tmp_path):
         choose.rank(runs, "map")
 
 
+@pytest.mark.heavy
 def test_only_the_chosen_runs_are_tested(tmp_path, capsys):
     grid = {**TINY, **GRID, "encoder_lr": "[1.0e-4,1.0e-7]", "seed": 0, "outputs_root": tmp_path, "experiment": "c"}
     arguments = ["run", "params/base.yaml", "--choose", "map"]

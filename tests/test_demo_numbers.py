@@ -86,7 +86,7 @@ def test_the_frozen_row_and_the_pixel_floor(demo):
         assert {score: scores[score] for score in wanted} == pytest.approx(wanted, abs=1e-9)
 
 
-@pytest.mark.training
+@pytest.mark.heavy
 def test_training_beats_frozen(demo):
     manifest, photographs = demo
     clip = backbone.load("embedded")

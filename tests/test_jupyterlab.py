@@ -55,6 +55,7 @@ def lab(ladder, tmp_path, chromium):
         shutil.rmtree(served)
 
 
+@pytest.mark.heavy
 def test_notebook_05_runs_to_its_end_and_its_browser_answers(lab, ladder, chromium):
     page = chromium.new_page(viewport={"width": 1400, "height": 1000})
     page.goto(lab)

@@ -68,6 +68,7 @@ def train_here(run: Run) -> dict[str, float]:
     return evaluate(embeddings.embed_own(run, encoder, images), run.manifest).summary()
 
 
+@pytest.mark.heavy
 def test_a_grid_is_cancelled_preempted_and_out_of_time_and_ends_with_the_undisturbed_numbers(
     cluster, tmp_path, drawn_hands, capsys
 ):

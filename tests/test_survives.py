@@ -29,7 +29,10 @@ from clipreid_lib.runs import records
 from clipreid_lib.runs.chain import Chain
 from clipreid_lib.runs.run import Run
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and process groups")
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and process groups"),
+]
 
 AWKWARD = 'it\'s a "place" with {braces} and ü 手'
 SURVEY, PROMPTS, ENCODER, SCORES, GALLERY = schema.NOTEBOOKS

@@ -210,6 +210,7 @@ def test_training_moves_two_features_and_is_found_again(model, tmp_path, shared_
     assert Recognizer.load(run.folder).embed([pixels[0]]).shape == (1, clip.embed_dim)
 
 
+@pytest.mark.heavy
 def test_a_network_without_text_from_the_shell(tmp_path, shared_outputs, capsys):
     settings = TINY | {"model": "timm/test_resnet", "pretrained": "random", "image_size": "64", "encoder_epochs": 1}
     settings |= {"outputs_root": str(shared_outputs), "experiment": "shell", "variant": "frozen"}

@@ -34,7 +34,7 @@ def test_type_checkers_of_users_see_the_types():
     assert "py.typed" in project["tool"]["setuptools"]["package-data"]["clipreid_lib"]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_every_function_has_hints_and_they_agree(tmp_path):
     pytest.importorskip("mypy", reason="mypy comes with the test extra: pip install -e '.[test]'")
     wrong = tmp_path / "wrong.py"

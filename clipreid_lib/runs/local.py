@@ -59,6 +59,8 @@ class Local:
         failed: dict[str, str] = {}
         make = partial(Chain, force=self.force, asked=self._asked, stopped=self._stopped)
         chains = [make(run, names) for run, names in todo.items()]
+        if self.jobs > 1:  # the longest first, so that all jobs end at about the same time
+            chains.sort(key=lambda chain: -len(chain.names))
         waiting = deque(chains)
 
         def work(slot: dict[str, str]) -> None:

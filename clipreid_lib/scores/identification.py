@@ -115,11 +115,10 @@ def _read_bar(learned: dict, fpir: float, gallery: Gallery, name: str) -> Bar:
     whose = "validation people" if learned["people"] == VALIDATION else "of the very people the run is tested on"
     notes = [f"The threshold was learned from {persons} {whose}, each searched for among {others} enrolled."]
     most = min(1.0, fpir * enrolled / others)
-    if _share(most) == _share(fpir) or enrolled <= others:
-        return Bar(fpir, rate["threshold"], "", tuple(notes), line, bounds)
-    what = "people" if enrolled == len(gallery.names) else "photographs"
-    notes.append(f"There at most {_share(fpir)} exceeded it. Here {enrolled:,} {what} are enrolled, so more may.")
-    return Bar(fpir, rate["threshold"], "", tuple(notes), line, bounds, most)
+    if more := enrolled > others and _share(most) != _share(fpir):
+        what = "people" if enrolled == len(gallery.names) else "photographs"
+        notes.append(f"There at most {_share(fpir)} exceeded it. Here {enrolled:,} {what} are enrolled, so more may.")
+    return Bar(fpir, rate["threshold"], "", tuple(notes), line, bounds, most if more else None)
 
 
 def _learn_bar(gallery: Gallery, fpir: float) -> Bar:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 from sklearn.metrics import roc_curve
 
 from clipreid_lib.base.errors import UserError
@@ -30,6 +31,7 @@ ERRORS_NEEDED, PEOPLE_NEEDED = 10, 2
 EER_LEVEL = 0.1  # at which the EER's own pairs are counted: the rate of a poor system; a good one's would ask for more
 SIDES = ("query", "gallery")
 RESAMPLES = 400  # of people, for the intervals of EER and TPR
+AT_ONCE = 16  # of these: 64 MB with a thousand people who all meet
 ENOUGH = 100_000  # impostor pairs that a resample looks at: more change the interval less than the resampling does
 
 
@@ -226,28 +228,31 @@ def find_intervals(pairs: pd.DataFrame, verified: Verification) -> dict[str, tup
     if len(people) < 2:
         return dict.fromkeys(estimates, (np.nan, np.nan))
     pairs = thin(pairs)
-    asked, shown = (pd.Index(people).get_indexer(pairs[f"{side}_subject"]) for side in SIDES)  # -1: never asked for
+    size = len(people) + 1  # the last stands for whoever is never asked for
+    asked, shown = (pd.Index(people).get_indexer(pairs[f"{side}_subject"]) % size for side in SIDES)
     genuine, score, often = (pairs[name].to_numpy() for name in ("genuine", "score", "weight"))
-    asked_right, asked_wrong, shown_wrong = asked[genuine], asked[~genuine], shown[~genuine]
-    often_right, often_wrong = often[genuine], often[~genuine]
     # A ROC turns at the scores of genuine pairs alone: just above each of T, and at it. So a pair need only know the
-    # first of these 2 T + 1 places that accept it.
-    scores, right_place = np.unique(-score[genuine], return_inverse=True)  # the highest first
-    wrong_place = sum(np.searchsorted(scores, -score[~genuine], side) for side in ("left", "right"))
-    one = often_right.sum() / len(people)  # what the genuine pairs of a pseudo-person weigh
+    # first of these 2 T + 1 places that accept it. Tables of places by people, and by pairs of people, add weights up.
+    scores, place = np.unique(-score[genuine], return_inverse=True)  # the highest first
+    right = sparse.csr_array((often[genuine], (place, asked[genuine])), (len(scores), size))
+    place = sum(np.searchsorted(scores, -score[~genuine], side) for side in ("left", "right"))
+    meetings, which = np.unique(asked[~genuine] * size + shown[~genuine], return_inverse=True)
+    wrong = sparse.csr_array((often[~genuine], (place, which)), (2 * len(scores) + 1, len(meetings)))
+    one, other = np.divmod(meetings, size)
+    mean = often[genuine].sum() / len(people)  # what the genuine pairs of a pseudo-person weigh
     found: dict[str, list[float]] = {name: [] for name in estimates}
-    for *drawn, never, always in len(people) * uncertainty.draw_weights(len(people), RESAMPLES):
-        weight = np.append(drawn, 1.0)  # the last stands for distractors
-        right = np.bincount(right_place, weight[asked_right] * often_right).cumsum().repeat(2)
-        wrong = np.bincount(
-            wrong_place, weight[asked_wrong] * weight[shown_wrong] * often_wrong, 2 * len(scores) + 1
-        ).cumsum()
-        fpr = wrong / wrong[-1]
-        tpr = (np.append(0, right) + always * one) / (right[-1] + (never + always) * one)
-        if "eer" in found:
-            found["eer"].append(find_eer(fpr, tpr))
-        for level in levels:
-            found[f"tpr_at_fpr_{level:g}"].append(tpr[max(np.searchsorted(fpr, level, side="right") - 1, 0)])
+    drawn = len(people) * uncertainty.draw_weights(len(people), RESAMPLES)
+    for some in np.array_split(drawn, -(-RESAMPLES // AT_ONCE)):
+        weight, (never, always) = np.vstack([some[:, :-2].T, np.ones(len(some))]), some[:, -2:].T  # (P + 1, B), (B,)
+        hits = (right @ weight).cumsum(axis=0).repeat(2, axis=0)  # (2 T, B)
+        errors = (wrong @ (weight[one] * weight[other])).cumsum(axis=0)  # (2 T + 1, B)
+        rates = np.pad(hits, ((1, 0), (0, 0))) + always * mean
+        rates /= hits[-1] + (never + always) * mean
+        for fpr, tpr in zip((errors / errors[-1]).T, rates.T, strict=True):
+            if "eer" in found:
+                found["eer"].append(find_eer(fpr, tpr))
+            for level in levels:
+                found[f"tpr_at_fpr_{level:g}"].append(tpr[max(np.searchsorted(fpr, level, side="right") - 1, 0)])
     return {name: uncertainty.widen(np.array(each), float(estimates[name])) for name, each in found.items()}
 
 
