@@ -1,5 +1,6 @@
 """The library without runs: what the README of the library shows works on a folder of images."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -82,3 +83,12 @@ def test_the_eight_lines_of_the_readme_name_a_person(tmp_path, hands, monkeypatc
     made = {"gallery.safetensors", "outputs", "photos", "sheet.png", "who.jpg"}
     assert {path.name for path in tmp_path.iterdir()} == made
     assert found["gallery"].files[0].is_relative_to(tmp_path / "outputs" / "enrolled")
+
+
+@pytest.mark.parametrize("told", [None, "7"])
+def test_threads_that_wait_soon_sleep_unless_the_user_says_otherwise(told):
+    code = "import sys, clipreid_lib, os; assert 'torch' not in sys.modules; print(os.environ['GOMP_SPINCOUNT'])"
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    environment |= {"GOMP_SPINCOUNT": told} if told else {}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == (told or "3000")

@@ -1,6 +1,7 @@
 """The training loop's resume states: what is in them, when they are written, and by whom."""
 
 import threading
+import warnings
 from dataclasses import replace
 
 import pandas as pd
@@ -141,3 +142,20 @@ def test_a_loss_that_stops_being_a_number_says_what_to_set():
     loop = linear_loop(1, losses=lambda batch: {"term": loop.learner(batch).sum() * torch.nan})
     with pytest.raises(UserError, match="the loss is nan in epoch 1; lower the learning rate"):
         loop.run(None, print)
+
+
+@pytest.mark.parametrize("in_jupyter", [True, False])
+def test_a_bar_ends_where_the_epochs_end(in_jupyter, monkeypatch, capsys):
+    if in_jupyter:
+        monkeypatch.setenv("JPY_SESSION_NAME", "a notebook")
+    else:
+        monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    # Fourteen batches an epoch: forty times fourteen fourteenths add up to more than forty.
+    loop = replace(linear_loop(40), batches=lambda epoch: [torch.ones(3, 2)] * 14)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        log = loop.run(watch=lambda line: pytest.fail(f"a line in the middle of a bar: {line}"))
+    assert len(log) == 40
+    out, err = capsys.readouterr()
+    bar, other = (out, err) if in_jupyter else (err, out)  # Jupyter shows what is on stderr as an error
+    assert other == "" and "line: epoch 40.0 of 40 |" in bar.rpartition("\r")[2] and " left, term " in bar

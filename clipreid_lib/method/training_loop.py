@@ -18,6 +18,8 @@ from clipreid_lib.base.files import write_csv
 from clipreid_lib.base.seeding import stable_seed
 from clipreid_lib.method.resume import Keep, ResumeWriter, read_resume, trainable_state
 
+BAR = "{desc}: epoch {n:.1f} of {total_fmt} |{bar}| {elapsed}, {remaining} left{postfix}"
+
 
 @dataclass(frozen=True)
 class Loop:
@@ -77,7 +79,14 @@ class Loop:
             learnt = {"learner": trainable_state(self.learner), "optimiser": self.optimiser.state_dict()}
             return {"rows": rows, **learnt, "scaler": scaler.state_dict(), "number": self.number}
 
-        bar = tqdm(total=self.epochs, initial=len(rows), desc=self.name, unit="epoch", disable=not is_watched())
+        bar = tqdm(
+            total=self.epochs,
+            initial=len(rows),
+            desc=self.name,
+            bar_format=BAR,
+            file=sys.stderr if sys.stderr.isatty() else sys.stdout,  # a notebook shows what is on stderr as an error
+            disable=not is_watched(),
+        )
         writer = ResumeWriter(keep)
         try:
             for epoch in range(len(rows), self.epochs):
@@ -117,7 +126,8 @@ class Loop:
             for name, value in {**terms, "loss": total}.items():
                 sums[name] = sums.get(name, 0) + value.detach()  # stays on the device: no wait per step
             if bar is not None:
-                bar.update(1 / len(batches))
+                bar.n = epoch + step / len(batches)  # set, not added: sums of fractions pass the end
+                bar.update(0)
         self.learner.eval()
         means = {name: float(value) / len(batches) for name, value in sums.items()}
         if not math.isfinite(means["loss"]):

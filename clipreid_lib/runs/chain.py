@@ -193,9 +193,9 @@ class Chain:
         for left in (*run.models.glob(".*.safetensors"), *run.models.glob(".*.pt")):
             left.unlink(missing_ok=True)  # a kill in mid-write leaves them, and they are large
         arguments = [str(ROOT / "notebooks" / f"{name}.ipynb"), str(output), json.dumps(run.params.changed())]
-        # This environment's kernel, whichever the user has installed; jobs whose threads wait without spinning; and
-        # what it prints in the encoding that is read below, whatever the terminal speaks.
-        settings = {"JUPYTER_PREFER_ENV_PATH": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONIOENCODING": "utf-8"}
+        # This environment's kernel, whichever the user has installed; and what it prints in the encoding that is read
+        # below, whatever the terminal speaks.
+        settings = {"JUPYTER_PREFER_ENV_PATH": "1", "PYTHONIOENCODING": "utf-8"}
         # Child and kernel run in other folders; the library may be found by this process's folder alone.
         settings["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         records.begin(run.folder, name)
