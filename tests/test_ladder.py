@@ -153,6 +153,35 @@ def test_runs_of_one_stage_are_methods_of_their_own(make, tmp_path):
     assert names == {"frozen", "clipid", "clipid, prompt_learn"} and len(asked) + len(rest) == 3 and apart == []
 
 
+def test_a_key_that_is_null_in_some_runs_splits_no_method(make, tmp_path):
+    for seed in (0, 1):
+        make("classifier", seed)
+        make("clipid_no_text", seed)
+    make("clipid", 0, mode="prompt_learn", lr=0.01, prompt_dim=8)
+    asked, rest, apart = ladder.ask(find_runs(sorted((tmp_path / "runs").glob("*"))))
+    names = {name for row in [*asked.index, *rest.index] for name in row.split(" over ")}
+    assert {name.partition(",")[0] for name in names} == {"classifier", "clipid_no_text", "clipid"} and len(names) == 3
+    assert not [name for name in names if "nan" in name] and apart == []
+    assert any("prompt_dim=8" in name for name in names) and any("prompt_dim=null" in name for name in names)
+
+
+def test_two_stages_by_hand_are_a_method_whose_seeds_have_their_own_prompts(make, tmp_path):
+    for seed in (0, 1):
+        own = {"resume_prompt": f"prompts{seed}", "output_dir": f"logs{seed}", "epochs": 3}
+        make("clipid", seed, mode="img_encoder_finetune", **own)
+        make("clipid_no_text", seed, mode="img_encoder_finetune", epochs=3)
+    asked, rest, apart = ladder.ask(find_runs(sorted((tmp_path / "runs").glob("*"))))
+    row = "clipid, img_encoder_finetune over clipid_no_text, img_encoder_finetune"
+    assert asked.index.tolist() == [row] and len(rest) == 0 and apart == []
+
+
+def test_prompts_tell_runs_of_one_seed_apart(make, tmp_path):
+    for prompts in ("one", "other"):
+        make("clipid", 0, mode="img_encoder_finetune", resume_prompt=prompts)
+    _, rest, _ = ladder.ask(find_runs(sorted((tmp_path / "runs").glob("*"))))
+    assert rest.index.tolist() == ["clipid, img_encoder_finetune, other over clipid, img_encoder_finetune, one"]
+
+
 def test_one_seed_has_the_p_value_of_sign_flips_and_people_alone(make, tmp_path):
     runs = [FinishedRun.open(make(variant, 0)) for variant in ("clipid", "classifier")]
     table = compare_methods([tuple(ladder.make_method(run.params.variant, [run]) for run in runs)])

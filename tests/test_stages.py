@@ -1,4 +1,5 @@
 import copy
+import shutil
 from dataclasses import replace
 
 import pandas as pd
@@ -10,6 +11,7 @@ from clipreid_lib.base import checkpoints
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import file_sha
 from clipreid_lib.clip import backbone
+from clipreid_lib.data.datasets import load_images
 from clipreid_lib.method import augment
 from clipreid_lib.method.clipid_model import ClipidModel
 from clipreid_lib.method.encoder_finetune import EncoderSettings
@@ -195,6 +197,43 @@ def test_prompts_of_other_people_are_refused(open_run, tmp_path):
     assert torch.equal(training.load_prompts(other, clip).anchors(clip), bank.anchors(clip))
 
 
+@pytest.mark.parametrize(
+    ("theirs", "told"),
+    [
+        ({"aspect": "palmar_r"}, "its aspect is 'palmar_r', this run has 'dorsal_r'"),
+        ({"demo_seed": 5}, "its demo_seed is 5, this run has 0"),  # other people under the same numbers
+        ({"num_prompts": 2}, "its num_prompts is 2, this run has 4"),
+        ({"prompt_dim": 8}, "its prompt_dim is 8, this run has None"),
+        ({"prompt_form": "shared"}, "its prompt_form is 'shared', this run has 'learned'"),
+    ],
+)
+def test_prompts_of_other_params_are_refused(theirs, told, open_run, tmp_path):
+    run = open_run(fresh=tmp_path, variant="clipid", prompt_epochs=1, **theirs)
+    clip, *_ = learn(run)
+    other = open_run(variant="clipid", mode="img_encoder_finetune", resume_prompt=str(run.prompts))
+    with pytest.raises(UserError, match=f"prompts.safetensors: {told}"):
+        training.load_prompts(other, clip)
+
+
+def test_prompts_of_another_folders_people_are_refused(open_run, hands, tmp_path):
+    table = load_images("11k", hands)
+    runs = []
+    for who in ("Ada", "Bo"):
+        for name, rows in table[table["aspect"] == "dorsal_r"].groupby("identity"):
+            (tmp_path / who / f"{who} {name}").mkdir(parents=True)
+            for path in rows["path"]:
+                shutil.copy(hands / path, tmp_path / who / f"{who} {name}")
+        mine = {"dataset": "folder", "aspect": "hand", "data_root": str(tmp_path / who), "variant": "clipid"}
+        runs.append((mine, open_run(fresh=tmp_path / f"{who}'s", prompt_epochs=1, **mine)))
+    (_, run), (its, _) = runs
+    clip, *_ = learn(run)
+    other = open_run(fresh=tmp_path / "2b", **its, mode="img_encoder_finetune", resume_prompt=str(run.prompts))
+    with pytest.raises(UserError, match="prompts.safetensors: was learned for people of other names"):
+        training.load_prompts(other, clip)
+    facts = checkpoints.load(run.prompts, "prompts")[1]
+    assert "Ada" not in str({**facts, "params": ""})
+
+
 def test_missing_parents_are_told(open_run, tmp_path):
     run = open_run(fresh=tmp_path, variant="clipid")
     with pytest.raises(UserError, match="no learned prompts there; run notebook 02"):
@@ -253,7 +292,8 @@ def test_a_bar_moves_where_a_person_watches_and_a_batch_run_prints_lines_alone(o
             monkeypatch.setenv("JPY_SESSION_NAME", session)
         learn(open_run(fresh=tmp_path / place, variant="clipid", prompt_epochs=1))
         out, err = capsys.readouterr()
-        assert out.count("epoch 1/1") == (0 if session else 1) and ("text_accuracy" in err) == bool(session)
+        assert out.count("epoch 1/1") == (0 if session else 1) and ("\rprompts: epoch 1.0 of 1" in out) == bool(session)
+        assert "text_accuracy" in out and err == ""  # Jupyter shows what is on stderr as an error
 
 
 def test_a_last_group_of_fewer_batches_is_averaged_over_those():

@@ -34,6 +34,8 @@ def load(path: Path, kind: str) -> tuple[dict[str, torch.Tensor], dict]:
     Raises:
         UserError: the file is missing, cut short, or holds something else.
     """
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder, no checkpoint")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {}).get("facts", "{}"))

@@ -108,7 +108,9 @@ def build(
     for role in ("train", "test") if validation != "identity_disjoint" else ("train", "validation", "test"):
         if role not in set(images["role"]):
             taken = f"; validation {validation} takes them" if role in parts else ""
-            raise TooFewPeople(f"aspect: {dataset} has too few people of {aspect!r} for a {role} part{taken}")
+            last = THRESHOLDS.get(dataset, {}).get(str(aspect))
+            who = f"; MBA-Net trains on people up to number {last} and tests the others" if last else ""
+            raise TooFewPeople(f"aspect: {dataset} has too few people of {aspect!r} for a {role} part{taken}{who}")
     for index in range(draws):
         images[f"draw_{index}"] = draw_once(images, name_draw(seed, index), protocol)
     images.insert(0, "dataset", dataset)

@@ -1,6 +1,8 @@
 """What a run's keys may not say together, though each of them may stand alone."""
 
+import os
 import re
+from pathlib import Path
 
 from clipreid_lib.params.recipes import TIMM, recipe_of
 from clipreid_lib.params.schema import (
@@ -17,6 +19,7 @@ from clipreid_lib.params.schema import (
 
 SCORE = "external is for features that another program made; `clipreid score FEATURES --as NAME` makes such a run"
 JOINED = "several aspects in one run need protocol common, which has one split of people for all"
+OURS = {"done", "enrolled", "figures", "notebooks", "params.yaml"}  # what else a run's folder holds
 FEATURES = re.compile(r"features [0-9a-f]{16}")  # what such a run has as pretrained: the beginning of their SHA-256
 
 
@@ -79,8 +82,12 @@ def refuse_contradictions(keys: Keys) -> None:
         raise ValueError(
             f"demo_sessions|{keys.demo_sessions} sessions cannot share {keys.demo_images} images (demo_images)"
         )
+    for key in ("output_dir", "save_dir"):
+        first = Path(os.path.normpath(Path(getattr(keys, key)).expanduser())).parts[:1]
+        if first in ((), ("..",)) or first[0] in OURS:
+            raise ValueError(f"{key}|{getattr(keys, key)!r} is no folder of its own inside the run's folder")
     batch = keys.batch_size or recipe_of(keys.model).batch_size
-    if batch < 2 * keys.images_per_identity:
+    if batch < 2 * keys.images_per_identity and keys.mode != PROMPT_LEARN:
         raise ValueError(
             f"batch_size|{batch} holds fewer than two identities of images_per_identity="
             f"{keys.images_per_identity}; the triplet loss needs at least {2 * keys.images_per_identity}"

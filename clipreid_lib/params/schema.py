@@ -43,7 +43,7 @@ class Keys(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
-    experiment: str | None = Field(None, pattern=r"^[\w][\w.+-]*$")
+    experiment: str | None = Field(None, pattern=r"^[\w][\w.+-]*$", max_length=100)
     dataset: Literal["demo", "11k", "hd", "market1501", "folder"] = "demo"
     data_root: str | None = None
     allow_missing: bool = False

@@ -92,7 +92,7 @@ def rank(runs: list[Params], score: str) -> tuple[pd.DataFrame, list[Params]]:
         UserError: a training log has no such score.
     """
     name = f"validation {SHOWN[score]}"
-    settings = pd.DataFrame([run.resolved().model_dump() for run in runs])
+    settings = pd.DataFrame([run.resolved().model_dump() for run in runs], dtype=object)
     differ = [key for key in settings if settings[key].nunique(False) > 1 and key not in {"seed", *ONE_VALUE}]
     rows, groups = [], list(group(runs).values())
     for mine in groups:

@@ -128,7 +128,7 @@ def print_summary(batch: Local, failed: dict[str, str], seconds: float) -> None:
     _print_list("executed notebooks:", [os.path.relpath(p) for run in runs if (p := run.folder / "notebooks").is_dir()])
     pages = [path.as_uri() for run in runs if (path := run.folder / "gallery.html").exists()]
     _print_list("ranked galleries, to open in a browser:", pages)
-    if batch.worked and evaluated:
+    if evaluated and (batch.worked or not all((run.folder / "report.html").is_file() for run in evaluated)):
         from clipreid_lib.pages import report  # here: it loads seaborn, and a batch with nothing to do must end at once
 
         print("reports:", flush=True)

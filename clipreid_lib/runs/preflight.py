@@ -50,7 +50,8 @@ def check(runs: list[Params]) -> None:
         files = {"pretrained": weights if is_file else None, "resume_prompt": prompts}
         for key, file in files.items():
             if file is not None and not (path := project_path(file)).is_file():
-                raise UserError(f"{key}: {path} is not there; a relative path starts at the project's folder")
+                what = "a folder" if path.is_dir() else "not there"
+                raise UserError(f"{key}: {path} is {what}; a relative path starts at the project's folder")
 
 
 def _find_file(weights: str) -> str:

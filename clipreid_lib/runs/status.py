@@ -5,6 +5,7 @@ from pathlib import Path
 
 from clipreid_lib.base.errors import UserError, counted
 from clipreid_lib.params.run_folder import list_run_folders, read_params
+from clipreid_lib.params.schema import project_path
 from clipreid_lib.runs import records, slurm
 
 ORDER = ("failed", "killed", "running", "started", "waiting", "done", "unreadable")  # what needs a person comes first
@@ -26,6 +27,8 @@ def states(outputs: Path) -> list[tuple[str, str, str, str]]:
             state, notebook, more = records.state(params, folder)
             if state == "done" and (changed := _count_changed(folder)):
                 more = f"{counted(changed, 'photograph')} changed since; `clipreid run` does what stands on them again"
+            if state != "done" and (gone := params.resume_prompt) and not project_path(gone).is_file():
+                more = "; ".join(filter(None, (more, f"resume_prompt is gone, so no result is found: {gone}")))
             if state == "waiting" and (shared := records.at_work(outputs / "data" / params.data_id)):
                 state, notebook, more = shared  # of notebook 01
         except UserError as error:

@@ -1,5 +1,6 @@
 """A run's training: the method's arguments, made from the run's params and data, and the checkpoints of the stages."""
 
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from clipreid_lib.method.prompt_learning import PromptSettings
 from clipreid_lib.method.promptsg import SentenceLoss
 from clipreid_lib.method.resume import MINUTE, Keep
 from clipreid_lib.params.recipes import recipe_of
+from clipreid_lib.params.run_ids import DATA_KEYS
 from clipreid_lib.params.schema import HAND
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores import evaluation
@@ -184,6 +186,7 @@ def save_prompts(run: Run, clip: Backbone, bank: PromptBank) -> None:
         "kind": "prompts",
         **backbone.describe(clip),
         "identities": bank.identities,
+        "names": _hash_names(run),
         "prompt_form": params.prompt_form,
         "sentences": bank.texts,
         "token_ids": bank.sentences.tokens.tolist(),
@@ -195,19 +198,28 @@ def save_prompts(run: Run, clip: Backbone, bank: PromptBank) -> None:
 
 
 def load_prompts(run: Run, clip: Backbone) -> PromptBank:
-    """Load the prompts stage 2b is to be trained towards, checked against this run's people and backbone.
+    """Load the prompts stage 2b is to be trained towards, checked against this run's params, people and backbone.
 
     Raises:
-        UserError: there are none, or they were learned for other people or another backbone.
+        UserError: there are none, or they were learned for other people, from other data, or for another backbone, or
+            are other prompts than the params say.
     """
+    params = run.params
     if not run.prompts.exists():
-        raise UserError(f"{run.prompts}: no learned prompts there; run notebook 02 with the same params first")
+        remedy = "resume_prompt names it" if params.resume_prompt else "run notebook 02 with the same params first"
+        raise UserError(f"{run.prompts}: no learned prompts there; {remedy}")
     tensors, facts = checkpoints.load(run.prompts, "prompts")
     people = _people(run)
-    wanted = {**backbone.describe(clip), "resize": run.params.resize, "identities": people}
+    # Two data sets, or two aspects of one, may number other people alike.
+    of_data = {"dataset", "aspect"} | {key for key in DATA_KEYS if key.startswith("demo_") and params.dataset == "demo"}
+    theirs, same = facts["params"], [*sorted(of_data), "prompt_form", "num_prompts", "prompt_dim"]
+    checkpoints.require(run.prompts, theirs, {key: getattr(params, key) for key in same})
+    wanted = {**backbone.describe(clip), "resize": params.resize, "identities": people}
     checkpoints.require(run.prompts, facts, wanted)
-    form = facts["prompt_form"]
-    shape, noun = (facts["num_prompts"], facts["prompt_dim"], form), run.params.noun or HAND
+    if facts.get("names", _hash_names(run)) != _hash_names(run):  # version 0.1.0 wrote none
+        raise UserError(f"{run.prompts}: was learned for people of other names")
+    form, noun = params.prompt_form, params.noun or HAND
+    shape = params.num_prompts, params.prompt_dim, form
     bank = PromptBank(clip, people, *shape, _words(run, form), noun, _list_aspects(run))
     checkpoints.require(run.prompts, facts, {"sentences": bank.texts})
     bank.load_state_dict(tensors)
@@ -291,6 +303,13 @@ def _list_aspects(run: Run) -> list[str]:
 def _people(run: Run) -> list[int]:
     """Return the training people in the order of the label map."""
     return map_labels(run.manifest.train["identity"])[0]
+
+
+def _hash_names(run: Run) -> str:
+    """Hash the names of the training people where a data set gives any: a folder's numbers are its own."""
+    train = run.manifest.train
+    names = sorted({*train["name"].dropna().astype(str)}) if "name" in train else []
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
 def _prompts_sha(run: Run) -> str | None:

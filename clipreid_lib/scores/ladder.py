@@ -13,7 +13,7 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.params.read import read_values
 from clipreid_lib.params.run_folder import list_run_folders
 from clipreid_lib.params.run_ids import DATA_KEYS, ONE_VALUE
-from clipreid_lib.params.schema import EXTERNAL
+from clipreid_lib.params.schema import ENCODER_FINETUNE, EXTERNAL
 from clipreid_lib.scores.comparison import Method, compare_methods, share_seeds
 from clipreid_lib.scores.finished_run import FinishedRun, open_runs, read_answers
 
@@ -26,6 +26,9 @@ QUESTIONS = (
     ("inversion", "clipid"),
     ("promptsg", "clipid_no_text"),
 )
+# Keys that say where a run found its prompts, of each seed its own, and where it wrote. They tell runs apart only where
+# nothing else does.
+WHERE = ("resume_prompt", "save_dir", "output_dir")
 CONTROLLED = "promptsg"  # its control is the same variant with another prompt_form
 Runs = list[FinishedRun]
 Pair = tuple[Method, Method]
@@ -38,7 +41,7 @@ def group_methods(runs: Runs) -> tuple[list[str], dict[tuple, Runs]]:
         The keys that groups differ in, ``variant`` last; and runs by the values of these. Of a run of one stage,
         ``variant`` names the mode, too: after prompt_learn the image encoder is still the frozen one.
     """
-    settings = pd.DataFrame([run.params.model_dump() for run in runs])
+    settings = pd.DataFrame([run.params.model_dump() for run in runs], dtype=object)  # or None becomes NaN
     one_stage = settings["mode"] != "full"
     settings.loc[one_stage, "variant"] += ", " + settings.loc[one_stage, "mode"]
     trained = settings[[run.params.trains_encoder for run in runs]]  # no others have a precision
@@ -49,8 +52,12 @@ def group_methods(runs: Runs) -> tuple[list[str], dict[tuple, Runs]]:
     # Else features of another program differ in their name, which is the model, and in what they are tested on.
     ours = {key: trained if key == "precision" else settings if key in told else settings[~given] for key in settings}
     counted = {key: rows[key].nunique(False) for key, rows in ours.items()}
-    idle = {"variant", "mode", "seed"} | ONE_VALUE  # the last: such as where data and results lie
+    # ONE_VALUE: such as where data and results lie. Epochs and rate of one stage stand under that stage's keys, too.
+    idle = {"variant", "mode", "seed", "epochs", "lr", *WHERE} | ONE_VALUE
     keys = [key for key, values in counted.items() if values > 1 and key not in idle or given.any() and key == "model"]
+    for key in WHERE:
+        if counted[key] > 1 and trained[[*keys, "variant", "seed"]].duplicated().any():
+            keys.append(key)
     keys.append("variant")
     found: dict[tuple, Runs] = {}
     for run, values in zip(runs, settings[keys].itertuples(index=False), strict=True):
@@ -96,11 +103,12 @@ def ask(runs: Runs) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """
     keys, groups = group_methods(runs)
     order = sorted(groups, key=lambda values: (*map(str, values[:-1]), _find_rung(values[-1])))
-    methods = {values: make_method(", ".join(map(str, (values[-1], *values[:-1]))), groups[values]) for values in order}
+    methods = {values: make_method(_name(keys, values), groups[values]) for values in order}
     first: list[tuple[int, Pair]] = []
     rest, apart = [], []
     for lower, upper in combinations(order, 2):
-        pair, question = (methods[upper], methods[lower]), (upper[-1], lower[-1])
+        pair = methods[upper], methods[lower]
+        question = tuple(each[-1].removesuffix(f", {ENCODER_FINETUNE}") for each in (upper, lower))
         if not share_seeds(*pair):
             apart.append(f"{pair[0].name} and {pair[1].name} have no seed in common.")
         elif lower[:-1] == upper[:-1] and question in QUESTIONS:
@@ -111,6 +119,15 @@ def ask(runs: Runs) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
             rest.append(pair)
     first.sort(key=lambda each: each[0])
     return compare_methods([pair for _, pair in first]), compare_methods(rest), apart
+
+
+def _name(keys: list[str], values: tuple) -> str:
+    """Name a method: its variant, words as they are, and other values with their keys."""
+    said = [
+        value if isinstance(value, str) else f"{key}={'null' if value is None else value}"
+        for key, value in zip(keys, values, strict=True)
+    ]
+    return ", ".join([said[-1], *said[:-1]])
 
 
 def _differ(keys: list[str], one: tuple, other: tuple) -> list[str]:
