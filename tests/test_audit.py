@@ -166,3 +166,14 @@ def test_a_test_of_one_person_is_told(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "too few people of 'hand' for a test: a gallery shows one person alone" in out
     assert "WRONG  protocol: own can be applied to no aspect there is" in out
+
+
+def test_people_of_a_folder_are_told_by_their_names(hands, tmp_path, capsys):
+    table = datasets.load_images("demo", hands)
+    for name, (_, rows) in zip("ABCDEF", table[table["aspect"] == "dorsal_r"].groupby("identity"), strict=False):
+        (tmp_path / f"Ms {name}").mkdir()
+        for path in rows["path"].head(1 if name in "AB" else 3):
+            shutil.copy(hands / path, tmp_path / f"Ms {name}")
+    main(["data", "check", "--dataset", "folder", "--root", str(tmp_path)])
+    out = capsys.readouterr().out
+    assert "with a single image" in out and "Ms A" in out and "Ms B" in out

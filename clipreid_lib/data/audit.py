@@ -152,7 +152,8 @@ def judge_protocol(
     ):
         if len(lone):
             who = f"{len(lone):,} {part} {'people' if len(lone) != 1 else 'person'}"
-            add("one image", f"{who} with a single image{what}: {_list_some(map(str, lone))}")
+            called = dict(zip(images["identity"], images.get("name", images["identity"]), strict=True))
+            add("one image", f"{who} with a single image{what}: {_list_some(str(called[each]) for each in lone)}")
     people, distractors = set(manifest.test["subject"]), images[images["role"] == "distractor"]
     mirrored = {"r": "l", "l": "r"}.get(aspect[-1:]) if aspect[-2:-1] == "_" else None
     other_hand = people & set(distractors.loc[distractors["aspect"] == f"{aspect[:-1]}{mirrored}", "subject"])

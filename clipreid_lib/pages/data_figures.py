@@ -147,5 +147,6 @@ def draw_mean_images(table: pd.DataFrame, photographs: Photographs) -> plt.Figur
     for place, (aspect, images) in zip(axes[0], groups, strict=True):
         chosen = images.iloc[np.unique(np.linspace(0, len(images) - 1, 200).astype(int))]
         place.imshow(photographs.load(chosen, 96).mean(axis=0).transpose(1, 2, 0) / 255)  # (96, 96, 3)
-        place.set(title=f"{aspect}, {len(chosen)} images", xticks=[], yticks=[])
+        number = len(images) if len(chosen) == len(images) else f"{len(chosen)} of {len(images)}"
+        place.set(title=f"{aspect}, {number} images", xticks=[], yticks=[])
     return figure

@@ -123,12 +123,12 @@ def draw_found(table: pd.DataFrame, root: str | Path, title: str) -> Image.Image
 def draw_people(images: pd.DataFrame, root: str | Path, people: int = 6) -> Image.Image:
     """Draw the first nine images of the first people of a table, a row per person, in the order they were taken."""
     rows = []
-    for person, mine in [*images.groupby("identity")][:people]:
+    for _, mine in [*images.groupby("identity")][:people]:
         tiles = [
             Tile(Path(root) / image.path, ["" if pd.isna(image.session) else f"session {image.session}"])
             for image in mine.sort_values("path").head(9).itertuples()
         ]
-        rows.append((f"identity {person}", tiles))
+        rows.append((name_person(mine.iloc[0]), tiles))
     return draw_rows(rows)
 
 
