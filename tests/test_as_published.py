@@ -86,6 +86,7 @@ def plain_features(clip, pixels):
 
 
 @pytest.mark.training
+@pytest.mark.heavy
 def test_stage_2a_reads_bilinear_images_at_bilinear_positions_and_has_the_formulas_gradients(run, steps):
     clip = loading.load_backbone(run)
     data = training.load_training_set(run, clip, as_tested=True)

@@ -71,6 +71,7 @@ def count(embeddings, manifest) -> dict:
     return {score: np.average(means[score], weights=images - 1) for score in means}
 
 
+@pytest.mark.heavy
 def test_the_frozen_row_and_the_pixel_floor(demo):
     manifest, photographs = demo
     both = [embed(backbone.load("embedded"), manifest, photographs), pixel_floor(manifest.test, photographs)]

@@ -102,6 +102,7 @@ def test_a_section_that_the_budget_stops_has_not_failed():
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 def test_a_section_that_fails_dies_or_hangs_leaves_its_rows_and_says_why(tmp_path, monkeypatch):
     from budget import run_in_child
 

@@ -147,6 +147,7 @@ def test_a_run_leaves_what_it_promises(ladder):
     assert not [name for name in os.listdir(folder / "saved_models") if "resume" in name]
 
 
+@pytest.mark.heavy
 def test_prompts_of_one_run_serve_the_fine_tuning_of_another(ladder):
     place, _ = ladder
     (prompts,) = (place / "as made" / "runs").glob("tiny-dorsal_r-clipid-*/saved_models/prompts.safetensors")
@@ -220,6 +221,7 @@ def test_cells_leave_nothing_behind_that_passes_for_a_param(ladder, tmp_path, mo
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.heavy
 def test_plain_papermill_runs_a_notebook_from_any_folder_and_again_in_one_kernel(ladder, tmp_path):
     place, _ = ladder
     content = nbformat.read(NOTEBOOKS[0], as_version=4)

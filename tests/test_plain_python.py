@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.training
+@pytest.mark.heavy
 def test_the_script_of_the_readme_trains_and_ranks(tmp_path, hands):
     text = (ROOT / "clipreid_lib" / "README.md").read_text(encoding="utf-8")
     script = re.search(r"```python\n(# Stages 2a and 2b.*?)```", text, re.DOTALL).group(1)

@@ -439,6 +439,7 @@ def test_nothing_there_and_no_run(tmp_path):
         reported(str(tmp_path))
 
 
+@pytest.mark.heavy
 def test_named_runs_report_once_and_several_experiments_share_a_page_that_is_found_again(outputs):
     folder = run_of(outputs, "frozen")
     text = (folder / "params.yaml").read_text()
@@ -450,6 +451,7 @@ def test_named_runs_report_once_and_several_experiments_share_a_page_that_is_fou
     assert list(report.write([], str(outputs)))[-1] == told[-1]
 
 
+@pytest.mark.heavy
 def test_a_page_of_named_runs_leaves_the_experiments_page_of_all_as_it_is(outputs):
     whole = outputs / "reports" / "tiny.html"
     before = whole.read_text(encoding="utf-8")
@@ -459,6 +461,7 @@ def test_a_page_of_named_runs_leaves_the_experiments_page_of_all_as_it_is(output
     assert page_of(chosen).h1.get_text() == chosen.stem and whole.read_text(encoding="utf-8") == before
 
 
+@pytest.mark.heavy
 def test_across_stands_on_the_grid_where_it_was_measured(outputs):
     row = {"dataset": "demo", "aspect": "dorsal_r", "model": "embedded", "variant": "clipid", "stage": "x", "seed": 0}
     row |= {"tested_dataset": "demo", "tested_aspect": "palmar_r", "rank1": 0.125, "left_out": ""}
