@@ -91,6 +91,7 @@ def test_intervals_hold_the_true_score_in_92_of_100_data_sets(quick, people, ran
     assert min(shares.values()) >= 0.92, shares
 
 
+@pytest.mark.heavy
 def test_a_short_version(quick):
     """Forty sets of the case where percentile intervals failed most: .74 for the EER, .82 for rank-1."""
     shares = measure(43, 0.97, 40)

@@ -357,6 +357,7 @@ def test_retrieval_score_on_a_hand_worked_case():
 
 
 @pytest.mark.training
+@pytest.mark.heavy
 def test_tiny_run_writes_every_promised_file_and_goes_on_to_the_same_end(tmp_path, monkeypatch):
     for use in unseen_people.PEOPLE:
         monkeypatch.setitem(unseen_people.PEOPLE, use, 2)

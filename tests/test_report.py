@@ -140,6 +140,7 @@ def test_every_score_is_the_one_measured(first, variant):
     assert drawn in lead
 
 
+@pytest.mark.heavy
 def test_error_rates_that_are_measurable_stand_with_their_intervals(outputs):
     folder = run_of(outputs, "frozen")
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -311,6 +312,7 @@ def test_hostile_names_stay_text(outputs, look):
     assert shown.evaluate("document.scripts.length") == 0
 
 
+@pytest.mark.heavy
 def test_pages_open_without_a_network_and_fit_a_phone(first, look):
     pages = [run_of(first, "clipid") / "report.html", first / "reports" / "tiny.html"]
     pages += sorted(run_of(first, "clipid").glob("notebooks/*.html"))
@@ -333,6 +335,7 @@ def test_dark_is_dark_and_the_gallery_is_one_click_away(first, look):
     page.wait_for_url("**/gallery.html")
 
 
+@pytest.mark.heavy
 def test_twice_gives_the_same_bytes_from_a_copy_without_data(first, outputs):
     before = {path: path.read_bytes() for path in outputs.rglob("*.html")}
     told = list(report.write([], str(outputs)))
