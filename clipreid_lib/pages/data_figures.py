@@ -148,5 +148,5 @@ def draw_mean_images(table: pd.DataFrame, photographs: Photographs) -> plt.Figur
         chosen = images.iloc[np.unique(np.linspace(0, len(images) - 1, 200).astype(int))]
         place.imshow(photographs.load(chosen, 96).mean(axis=0).transpose(1, 2, 0) / 255)  # (96, 96, 3)
         number = len(images) if len(chosen) == len(images) else f"{len(chosen)} of {len(images)}"
-        place.set(title=f"{aspect}, {number} images", xticks=[], yticks=[])
+        place.set(title=f"{aspect}\n{number} images", xticks=[], yticks=[])
     return figure
