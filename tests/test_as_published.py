@@ -159,6 +159,7 @@ def augment(pixels):
 
 
 @pytest.mark.training
+@pytest.mark.heavy
 def test_stage_2b_has_the_formulas_losses_gradients_rates_and_batches(run, steps, monkeypatch):
     clip = loading.load_backbone(run)
     if not run.prompts.exists():

@@ -183,6 +183,7 @@ def again(ladder):
     return place, done
 
 
+@pytest.mark.heavy
 def test_a_failing_run_is_named_in_one_line_and_stops_no_other(again):
     place, done = again
     assert done.returncode == 1
@@ -195,6 +196,7 @@ def test_a_failing_run_is_named_in_one_line_and_stops_no_other(again):
     assert started == ["03_encoder_finetune", "05_retrieval_visualisation"]
 
 
+@pytest.mark.heavy
 def test_running_again_does_nothing(again):
     place, _ = again
     before = stamps(place / "out" / "runs")
