@@ -211,12 +211,12 @@ def load_prompts(run: Run, clip: Backbone) -> PromptBank:
     tensors, facts = checkpoints.load(run.prompts, "prompts")
     people = _people(run)
     # Two data sets, or two aspects of one, may number other people alike.
-    of_data = {"dataset", "aspect"} | {key for key in DATA_KEYS if key.startswith("demo_") and params.dataset == "demo"}
-    theirs, same = facts["params"], [*sorted(of_data), "prompt_form", "num_prompts", "prompt_dim"]
-    checkpoints.require(run.prompts, theirs, {key: getattr(params, key) for key in same})
+    drawn = sorted(key for key in DATA_KEYS if key.startswith("demo_")) if params.dataset == "demo" else []
+    same = "dataset", "aspect", *drawn, "prompt_form", "num_prompts", "prompt_dim"
+    checkpoints.require(run.prompts, facts["params"], {key: getattr(params, key) for key in same})
     wanted = {**backbone.describe(clip), "resize": params.resize, "identities": people}
     checkpoints.require(run.prompts, facts, wanted)
-    if facts.get("names", _hash_names(run)) != _hash_names(run):  # version 0.1.0 wrote none
+    if facts.get("names") not in (None, _hash_names(run)):  # version 0.1.0 wrote none
         raise UserError(f"{run.prompts}: was learned for people of other names")
     form, noun = params.prompt_form, params.noun or HAND
     shape = params.num_prompts, params.prompt_dim, form
