@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from small_runs import TINY, finish
@@ -12,6 +13,7 @@ from small_runs import TINY, finish
 from clipreid_lib.__main__ import main
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import write_json, write_yaml
+from clipreid_lib.pages import report
 from clipreid_lib.params import check, read, schema
 from clipreid_lib.params.schema import project_path
 from clipreid_lib.runs import chain, clean, local, plan, records, status
@@ -215,6 +217,42 @@ def test_an_unforeseen_exception_costs_one_run_alone(tmp_path, drawn_hands, monk
     local.Local(runs).do()
     assert capsys.readouterr().err.count("Traceback") == 2
     assert [state for _, state, *_ in status.states(tmp_path)] == ["failed", "failed"]
+
+
+def test_a_runs_page_is_written_when_it_ends_and_a_page_that_fails_stops_no_run(tmp_path, drawn_hands, monkeypatch):
+    drawn_hands(tmp_path)
+    runs = [
+        check.validate_params({**TINY, "variant": "frozen", "seed": s, "outputs_root": str(tmp_path)}) for s in (0, 1)
+    ]
+    happened = []
+
+    def execute(self, name, locks):
+        happened.append(name[:2])
+        finish(self.run.params, self.run.folder, name)
+
+    def write_run(run):
+        happened.append("page")
+        raise ValueError("a fault of ours")
+
+    monkeypatch.setattr(chain.Chain, "_execute", execute)
+    monkeypatch.setattr(report, "write_run", write_run)
+    monkeypatch.setattr(local, "find_runs", lambda folders: [f for f in folders if (f / "metrics.json").is_file()])
+    assert local.Local(runs).do() == {}
+    assert happened == ["01", "04", "05", "page", "04", "05", "page"]
+
+
+def test_a_page_older_than_a_notebooks_record_is_no_page_of_the_run(tmp_path):
+    run = SimpleNamespace(folder=tmp_path)
+    page, record = tmp_path / "report.html", tmp_path / "done" / "04_evaluation.json"
+    record.parent.mkdir()
+    record.write_text("{}")
+    assert not local._has_report(run)
+    page.write_text("page")
+    os.utime(record, (1000, 1000))
+    os.utime(page, (1000, 1000))
+    assert local._has_report(run)
+    os.utime(record, (2000, 2000))
+    assert not local._has_report(run)
 
 
 def test_a_notebook_edited_since_it_was_done_is_told(grid):

@@ -39,13 +39,12 @@ SEVERAL = (
 )
 
 
-def write(folders: list[str], outputs: str | None = None, chosen: bool = True) -> Iterator[str]:
+def write(folders: list[str], outputs: str | None = None) -> Iterator[str]:
     """Write every page that is asked for, and say of each where it lies.
 
     Args:
         folders: of runs; every evaluated run of the outputs folder where empty.
-        outputs: where the grid's page goes to; None takes the folder that all runs given lie in, else the project's.
-        chosen: whether runs given are some of their experiment, whose page of all stays; False for all of a batch.
+        outputs: where the page of several runs goes to; None takes the folder that all lie in, else the project's.
 
     Yields:
         Lines to print: the address of each page written, and a sentence for each run left out.
@@ -53,25 +52,40 @@ def write(folders: list[str], outputs: str | None = None, chosen: bool = True) -
     Raises:
         UserError: a folder given is no run's or has no scores; no run is given and none is there.
     """
-    place = project_path(outputs or "outputs")
     if folders:
         runs = [FinishedRun.open(folder) for folder in dict.fromkeys(Path(folder).resolve() for folder in folders)]
-        around = {run.outputs for run in runs}
-        place = around.pop() if outputs is None and len(around) == 1 else place
     else:
+        place = project_path(outputs or "outputs")
         runs, left_out = open_runs(list_run_folders(place))
         yield from left_out
         if not runs:
             raise UserError(f"{place / 'runs'}: no evaluated run to report; `clipreid run params/demo.yaml` makes some")
     for run in runs:
-        path = run.folder / "report.html"
-        write_text(path, lay_out(run))
-        yield path.as_uri()
+        yield write_run(run).as_uri()
     if len(runs) > 1:
-        chosen = chosen and bool(folders)
-        path = place / "reports" / f"{report_runs.name_page(runs, chosen)}.html"
-        write_text(path, report_runs.lay_out(runs, path.parent, place, chosen))
-        yield path.as_uri()
+        yield write_several(runs, outputs, chosen=bool(folders)).as_uri()
+
+
+def write_run(run: FinishedRun) -> Path:
+    """Write a run's page into its folder, and its executed notebooks as pages; return the run's page."""
+    path = run.folder / "report.html"
+    write_text(path, lay_out(run))
+    return path
+
+
+def write_several(runs: list[FinishedRun], outputs: str | None = None, chosen: bool = False) -> Path:
+    """Write the page of several runs and return it.
+
+    Args:
+        runs: two or more.
+        outputs: as for :func:`write`.
+        chosen: whether they are some of their experiment, whose page of all stays.
+    """
+    around = {run.outputs for run in runs}
+    place = around.pop() if outputs is None and len(around) == 1 else project_path(outputs or "outputs")
+    path = place / "reports" / f"{report_runs.name_page(runs, chosen)}.html"
+    write_text(path, report_runs.lay_out(runs, path.parent, place, chosen))
+    return path
 
 
 def lay_out(run: FinishedRun) -> str:

@@ -1,6 +1,7 @@
 """Executed notebooks as pages: what they say and show, without code, scripts or anything from a network."""
 
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +28,8 @@ def export(notebook: Path, hidden: Sequence[Path] = ()) -> Path:
     page = notebook.with_suffix(".html")
     if page.exists() and page.stat().st_mtime >= notebook.stat().st_mtime:
         return page
+    # As in clipreid_lib.runs.execute; but where it is loaded already, it stays.
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     import nbformat  # here: both take a second to import
     from nbconvert import HTMLExporter
     from traitlets.config import Config

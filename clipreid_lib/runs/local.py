@@ -17,7 +17,7 @@ from clipreid_lib.runs import plan, records
 from clipreid_lib.runs.chain import PAUSE, Busy, Chain, Stopped
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores import leaderboard, published
-from clipreid_lib.scores.finished_run import find_runs
+from clipreid_lib.scores.finished_run import CHOICE, FinishedRun, find_runs
 
 
 @dataclass
@@ -31,6 +31,7 @@ class Local:
     worked: bool = False  # whether anything was to do
     _asked: float = field(default_factory=time.time)
     _stopped: threading.Event = field(default_factory=threading.Event)
+    _drawing: threading.Lock = field(default_factory=threading.Lock)
 
     def do(self) -> dict[str, str]:
         """Do what is not finished, notebook 01 once per data set; return the failures by the run folder's name.
@@ -83,6 +84,8 @@ class Local:
                 if failure:
                     failed[chain.run.folder.name] = failure
                     chain.say(failure)
+                if chain.began:
+                    self._write_report(chain.run)
 
         with ThreadPoolExecutor(self.jobs) as pool:
             try:
@@ -93,6 +96,19 @@ class Local:
                 raise
         self.worked |= any(chain.began for chain in chains)
         return failed
+
+    def _write_report(self, run: Run) -> None:
+        """Write the page of a run that has just ended, if it was evaluated, while other jobs go on."""
+        # Matplotlib draws one figure at a time. No page may stop a run: print_summary tries again, and says what is
+        # wrong.
+        with self._drawing, contextlib.suppress(Exception):
+            for evaluated in find_runs([run.folder]):
+                import matplotlib  # here, as in print_summary
+
+                from clipreid_lib.pages import report
+
+                matplotlib.use("agg")  # a thread cannot open a window
+                report.write_run(evaluated)
 
     def _slots(self) -> list[dict[str, str]]:
         """Return environment variables for each job: its share of the cores, and a GPU."""
@@ -128,13 +144,18 @@ def print_summary(batch: Local, failed: dict[str, str], seconds: float) -> None:
     _print_list("executed notebooks:", [os.path.relpath(p) for run in runs if (p := run.folder / "notebooks").is_dir()])
     pages = [path.as_uri() for run in runs if (path := run.folder / "gallery.html").exists()]
     _print_list("ranked galleries, to open in a browser:", pages)
-    if evaluated and (batch.worked or not all((run.folder / "report.html").is_file() for run in evaluated)):
+    lacking = [run for run in evaluated if not _has_report(run)]
+    if evaluated and (batch.worked or lacking):
         from clipreid_lib.pages import report  # here: it loads seaborn, and a batch with nothing to do must end at once
 
         print("reports:", flush=True)
         try:
-            for address in report.write([str(run.folder) for run in evaluated], chosen=False):
-                print(f"  {address}", flush=True)
+            for each in lacking:
+                report.write_run(each)
+            for each in evaluated:
+                print(f"  {(each.folder / 'report.html').as_uri()}")
+            if len(evaluated) > 1:
+                print(f"  {report.write_several(evaluated).as_uri()}")
         except UserError as error:  # as above; `clipreid report` makes the pages later
             print(f"  not written: {error}")
     alike = defaultdict(list)  # one fault may stop many runs: told once, with RUN for each one's folder
@@ -143,6 +164,12 @@ def print_summary(batch: Local, failed: dict[str, str], seconds: float) -> None:
             alike[failure.replace(str(run.folder), "RUN")].append(run.folder.name)
     lines = [f"{why} ({', '.join(names)})" for why, names in alike.items()]
     _print_list("failures, with tracebacks in each run's log.txt:", lines)
+
+
+def _has_report(run: FinishedRun) -> bool:
+    """Whether a run's page is there, and newer than what its notebooks have finished and a choice has written."""
+    page, shown = run.folder / "report.html", [*(run.folder / "done").glob("*.json"), *run.folder.glob(CHOICE)]
+    return page.is_file() and all(path.stat().st_mtime <= page.stat().st_mtime for path in shown)
 
 
 def _print_list(title: str, lines: list[str]) -> None:
