@@ -5,8 +5,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from clipreid_lib.__main__ import main
+from clipreid_lib.base import checkpoints
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import write_json, write_yaml
 from clipreid_lib.data import datasets
@@ -44,6 +46,25 @@ def test_a_missing_file_and_an_unwritable_folder(capsys, tmp_path):
     (tmp_path / "file").write_text("in the way")
     assert main(["run", BASE, "--set", f"outputs_root={tmp_path}/file/out"]) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ({"kind": "prompts", "params": {"dataset": "demo", "aspect": "palmar_r"}}, "its aspect is 'palmar_r', "),
+        ({"kind": "encoder"}, "holds encoder, not prompts"),
+    ],
+)
+def test_prompts_that_do_not_fit_are_refused_before_anything_begins(capsys, tmp_path, facts, told):
+    theirs = tmp_path / "prompts.safetensors"
+    checkpoints.save(theirs, {"codes": torch.zeros(1)}, facts)
+    given = ["variant=clipid", "mode=img_encoder_finetune", f"resume_prompt={theirs}", f"outputs_root={tmp_path}/out"]
+    given = [word for each in given for word in ("--set", each)]
+    for verb in ("plan", "run"):
+        assert main([verb, BASE, *given]) == 2
+        err = capsys.readouterr().err
+        assert f"{theirs}: {told}" in err and err.count("\n") == 1
+    assert not (tmp_path / "out" / "runs").exists()
 
 
 def test_mistakes_about_data_are_one_line_too(capsys, hands, tmp_path):

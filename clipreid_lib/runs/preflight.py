@@ -11,8 +11,9 @@ from clipreid_lib.base.accelerator import list_cards
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.params.contradictions import SCORE
 from clipreid_lib.params.recipes import ALIASES, EMBEDDED, OTHER_VOCABULARY, TIMM, explain_unknown_model
+from clipreid_lib.params.run_ids import DATA_KEYS
 from clipreid_lib.params.run_params import Params
-from clipreid_lib.params.schema import EVALUATION, EXTERNAL, RETRIEVAL, SILENT, SPEAK, project_path
+from clipreid_lib.params.schema import ENCODER, EVALUATION, EXTERNAL, RETRIEVAL, SILENT, SPEAK, project_path
 from clipreid_lib.runs import records
 
 
@@ -20,8 +21,8 @@ def check(runs: list[Params]) -> None:
     """Look for what runs need on any machine.
 
     Raises:
-        UserError: a model that is unknown or lacks weights, a weights or prompts file that is missing, or features of
-            another program, which `clipreid score` evaluates.
+        UserError: a model that is unknown or lacks weights, a weights or prompts file that is missing, prompts of
+            other data or of another form, or features of another program, which `clipreid score` evaluates.
     """
     if any(run.variant == EXTERNAL for run in runs):
         raise UserError(f"variant: {SCORE}")
@@ -52,6 +53,24 @@ def check(runs: list[Params]) -> None:
             if file is not None and not (path := project_path(file)).is_file():
                 what = "a folder" if path.is_dir() else "not there"
                 raise UserError(f"{key}: {path} is {what}; a relative path starts at the project's folder")
+    for run in runs:
+        if run.resume_prompt is not None and not records.is_done(run, run.folder, ENCODER):
+            check_prompts(run.resolved(), project_path(run.resume_prompt))
+
+
+def check_prompts(params: Params, path: Path) -> None:
+    """Check that prompts were learned from a run's data and in its form.
+
+    Raises:
+        UserError: the file holds no prompts, or a key differs, which it names.
+    """
+    from clipreid_lib.base import checkpoints  # loads torch
+
+    # Two data sets, or two aspects of one, may number other people alike.
+    drawn = sorted(key for key in DATA_KEYS if key.startswith("demo_")) if params.dataset == "demo" else []
+    same = "dataset", "aspect", *drawn, "prompt_form", "num_prompts", "prompt_dim"
+    _, facts = checkpoints.load(path, "prompts")
+    checkpoints.require(path, facts.get("params", {}), {key: getattr(params, key) for key in same})
 
 
 def _find_file(weights: str) -> str:

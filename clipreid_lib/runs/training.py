@@ -27,8 +27,8 @@ from clipreid_lib.method.prompt_learning import PromptSettings
 from clipreid_lib.method.promptsg import SentenceLoss
 from clipreid_lib.method.resume import MINUTE, Keep
 from clipreid_lib.params.recipes import recipe_of
-from clipreid_lib.params.run_ids import DATA_KEYS
 from clipreid_lib.params.schema import HAND
+from clipreid_lib.runs.preflight import check_prompts
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores import evaluation
 from clipreid_lib.scores.encoder import join_necks, pass_neck
@@ -208,12 +208,9 @@ def load_prompts(run: Run, clip: Backbone) -> PromptBank:
     if not run.prompts.exists():
         remedy = "resume_prompt names it" if params.resume_prompt else "run notebook 02 with the same params first"
         raise UserError(f"{run.prompts}: no learned prompts there; {remedy}")
+    check_prompts(params, run.prompts)
     tensors, facts = checkpoints.load(run.prompts, "prompts")
     people = _people(run)
-    # Two data sets, or two aspects of one, may number other people alike.
-    drawn = sorted(key for key in DATA_KEYS if key.startswith("demo_")) if params.dataset == "demo" else []
-    same = "dataset", "aspect", *drawn, "prompt_form", "num_prompts", "prompt_dim"
-    checkpoints.require(run.prompts, facts["params"], {key: getattr(params, key) for key in same})
     wanted = {**backbone.describe(clip), "resize": params.resize, "identities": people}
     checkpoints.require(run.prompts, facts, wanted)
     if facts.get("names") not in (None, _hash_names(run)):  # version 0.1.0 wrote none
