@@ -12,7 +12,7 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.runs.results import write_metrics
 from clipreid_lib.scores import assessment
 from clipreid_lib.scores.features import Embeddings
-from clipreid_lib.scores.finished_run import FinishedRun, find_runs, read_table
+from clipreid_lib.scores.finished_run import FinishedRun, find_runs, open_runs, read_table
 from clipreid_lib.scores.score_names import FLOOR, format_score, format_share
 
 
@@ -40,6 +40,16 @@ def test_it_holds_what_was_counted(scored):
     pd.testing.assert_frame_equal(finished.groups, found.groups, check_dtype=False)
     said = finished.describe()
     assert said["rank-1, all galleries"] == f"{format_score(found.numbers, 'rank1').split(' [')[0]} %"
+
+
+def test_runs_without_scores_share_one_line_and_a_damaged_one_has_its_own(tmp_path, open_run):
+    folders = [open_run(fresh=tmp_path, variant="frozen", seed=seed).folder for seed in range(3)]
+    (folders[0] / "metrics.json").write_text("{")
+    runs, told = open_runs(folders)
+    assert runs == [] and len(told) == 2
+    assert told[0].startswith(f"left out: {folders[0]}: has no scores to report (metrics.json is damaged")
+    assert told[1] == "left out: 2 runs that have no scores yet; `clipreid status` says what they lack"
+    assert open_runs(folders[1:2])[1][0].startswith(f"left out: {folders[1]}: has no scores to report")
 
 
 @pytest.mark.parametrize(

@@ -179,14 +179,19 @@ def find_runs(folders: Sequence[Path]) -> list[FinishedRun]:
 
 
 def open_runs(folders: Sequence[Path]) -> tuple[list[FinishedRun], list[str]]:
-    """Open those of some folders that hold an evaluated run, and say of every other why it is left out."""
-    runs, left_out = [], []
+    """Open those of some folders that hold an evaluated run, and say of every other why it is left out.
+
+    One line is for all that have no scores yet: a grid that is half done has many.
+    """
+    runs, left_out, waiting = [], [], []
     for folder in folders:
         try:
             runs.append(FinishedRun.open(folder))
         except UserError as error:
-            left_out.append(f"left out: {error}")
-    return runs, left_out
+            (left_out if (folder / "metrics.json").exists() else waiting).append(f"left out: {error}")
+    if len(waiting) > 1:
+        waiting = [f"left out: {len(waiting)} runs that have no scores yet; `clipreid status` says what they lack"]
+    return runs, left_out + waiting
 
 
 def read_answers(runs: Sequence[FinishedRun]) -> tuple[list[FinishedRun], list[str]]:
