@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from clipreid_lib.pages import data_figures, embedding_map, score_figures
+from clipreid_lib.pages import data_figures, embedding_map, score_figures, style
 from clipreid_lib.scores.verification import Verification
 
 
@@ -58,3 +58,12 @@ def test_the_second_panel_of_the_anchor_map_is_no_mirror_image_of_the_first():
         figure = embedding_map.draw_anchors(panels, [str(row % 5) for row in range(40)], anchors, list("01234"))
         first, second = (axes.collections[0].get_offsets() for axes in figure.axes)
         assert np.allclose(first, second, atol=1e-4)
+
+
+def test_names_in_chinese_signs_are_written_by_a_font_that_has_them_where_one_is_installed(monkeypatch):
+    monkeypatch.setattr(style, "EASTERN", ("A font that nobody has", "DejaVu Serif"))  # the second stands for one
+    assert [style.font(24, text=name).getname()[0] for name in ("Ünal", "张伟")] == ["DejaVu Sans", "DejaVu Serif"]
+    style.use()
+    assert plt.rcParams["font.family"] == ["sans-serif", "DejaVu Serif"]
+    monkeypatch.setattr(style, "EASTERN", ())
+    assert style.font(24, text="张伟").getname()[0] == "DejaVu Sans"

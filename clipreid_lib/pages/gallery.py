@@ -35,7 +35,8 @@ class Tile(NamedTuple):
 
 def draw_rows(rows: Sequence[tuple[str, list[Tile]]], title: str = "") -> Image.Image:
     """Draw rows of tiles below one another: what stands above each row, if anything, and its tiles."""
-    side, above, bold = TILE + 2 * FRAME, 80 if title else 0, font(26, bold=True)
+    side, above = TILE + 2 * FRAME, 80 if title else 0
+    bold, large = font(26, bold=True, text="".join(text for text, _ in rows)), font(36, bold=True, text=title)
     width = 4 * GAP + (side + GAP) * max(3 if title else 1, *(len(tiles) for _, tiles in rows))
     words = [wrap(text, bold, width - 2 * GAP) if text else [] for text, _ in rows]
     words = [[*mine[: MOST_LINES - 1], " ".join(mine[MOST_LINES - 1 :])][: len(mine)] for mine in words]
@@ -44,7 +45,7 @@ def draw_rows(rows: Sequence[tuple[str, list[Tile]]], title: str = "") -> Image.
     tops = above + np.cumsum([0] + [head + side + LINE * n + 28 for head, n in zip(heads, lines, strict=True)])
     canvas = Image.new("RGB", (width, int(tops[-1])), "white")
     draw = ImageDraw.Draw(canvas)
-    draw.text((GAP, GAP), fit(title, font(36, bold=True), width - 2 * GAP), INK, font(36, bold=True))
+    draw.text((GAP, GAP), fit(title, large, width - 2 * GAP), INK, large)
     for y, head, said, (_, tiles) in zip(tops[:-1].tolist(), heads, words, rows, strict=True):
         if said:
             draw.line((GAP, y, width - GAP, y), fill="#cccccc", width=2)

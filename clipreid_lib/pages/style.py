@@ -20,6 +20,11 @@ RIGHT, WRONG, MISSED = "#0072b2", "#d55e00", "#757575"
 INK, PALE = "#1f1f1f", "#ededed"
 WIDE, HALF = (9.0, 3.2), (4.6, 3.4)  # inches: a full text width, and half of one
 PRINT = 300  # dots per inch
+# Families with Chinese, Japanese and Korean signs, which DejaVu Sans lacks; the first that is installed writes them.
+EASTERN = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Micro Hei"),
+    *("WenQuanYi Zen Hei", "Microsoft YaHei", "SimHei", "Malgun Gothic", "PingFang SC", "Hiragino Sans GB"),
+)
 
 
 def use() -> None:
@@ -29,6 +34,7 @@ def use() -> None:
 
     sns.set_theme(context="paper", style="whitegrid", palette="colorblind", font_scale=1.1)
     plt.rcParams.update({"figure.dpi": 110, "savefig.dpi": PRINT, "pdf.fonttype": 42, "figure.autolayout": True})
+    plt.rcParams["font.family"] = ["sans-serif", *_list_eastern()]
 
 
 def escape(text: str) -> str:
@@ -48,16 +54,30 @@ def draw_sentence(text: str) -> "plt.Figure":
 
 def write_line(text: str) -> Image.Image:
     """Say in a picture's place why there is none."""
-    face = font(28)
+    face = font(28, text=text)
     canvas = Image.new("RGB", (max(1400, round(face.getlength(text)) + 32), 80), "white")
     ImageDraw.Draw(canvas).text((16, 24), text, INK, face)
     return canvas
 
 
-def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """Return DejaVu Sans; Matplotlib brings it along, so a sheet looks the same on every machine."""
+def font(size: int, bold: bool = False, text: str = "") -> ImageFont.FreeTypeFont:
+    """Return a face for a text: DejaVu Sans, which Matplotlib brings along, so that sheets look alike everywhere.
+
+    Chinese, Japanese and Korean signs get another, where the machine has one.
+    """
+    if any(sign >= "\u2e80" for sign in text) and (families := _list_eastern()):
+        from matplotlib.font_manager import FontProperties, findfont
+
+        return ImageFont.truetype(findfont(FontProperties(families[0])), size)
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", name)), size)
+
+
+def _list_eastern() -> list[str]:
+    from matplotlib.font_manager import get_font_names
+
+    there = set(get_font_names())
+    return [family for family in EASTERN if family in there]
 
 
 def save_figure(figure: "plt.Figure", path: Path) -> "plt.Figure":

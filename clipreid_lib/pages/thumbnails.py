@@ -93,6 +93,6 @@ def draw_frame(
 
 def draw_captions(canvas: Image.Image, corner: tuple[int, int], captions: list[str], width: int) -> None:
     """Write lines below one another, each cut to ``width`` px, from a corner (left, top) on."""
-    draw, face = ImageDraw.Draw(canvas), font(24)
+    draw, face = ImageDraw.Draw(canvas), font(24, text="".join(captions))
     for number, text in enumerate(captions):
         draw.text((corner[0], corner[1] + number * LINE), fit(text, face, width), INK, face)

@@ -183,7 +183,9 @@ def open_runs(folders: Sequence[Path]) -> tuple[list[FinishedRun], list[str]]:
 
     One line is for all that have no scores yet: a grid that is half done has many.
     """
-    runs, left_out, waiting = [], [], []
+    runs: list[FinishedRun] = []
+    left_out: list[str] = []
+    waiting: list[str] = []
     for folder in folders:
         try:
             runs.append(FinishedRun.open(folder))
