@@ -23,6 +23,7 @@ from clipreid_lib.scores.score_names import (
     VOTES,
     format_score,
     format_share,
+    name_interval,
     name_rates,
     name_score,
     replace_nan,
@@ -80,9 +81,7 @@ class Assessment:
             found |= {f"{score}_low": ends[0], f"{score}_high": ends[1]}
         found |= {"genuine_pairs": verified.genuine, "impostor_pairs": verified.impostor}
         for level in open_set.LEVELS:
-            rate, low, high = searched.find_fnir(level)
-            name = f"fnir_at_fpir_{level:g}"
-            found |= {name: rate, f"{name}_low": low, f"{name}_high": high}
+            found |= name_interval(f"fnir_at_fpir_{level:g}", searched.find_fnir(level))
         found["enrolled"] = " or ".join(dict.fromkeys(map(str, searched.enrolled)))
         found["cmc"] = [float(share) for share in self.own.cmc]
         found |= {"manifest_sha": self.manifest.sha, "compared_sha": self.manifest.compared_sha}

@@ -8,7 +8,7 @@ import pandas as pd
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.data import protocols
 from clipreid_lib.params.run_params import Params
-from clipreid_lib.scores.score_names import SHOWN, format_score
+from clipreid_lib.scores.score_names import SHOWN, format_score, name_interval
 
 if TYPE_CHECKING:  # slow to import, and reports tabulate what was measured before
     from clipreid_lib.scores.features import Embeddings
@@ -42,7 +42,7 @@ def cross(embeddings: "Embeddings", table: pd.DataFrame, params: Params) -> list
         row["identities"] = int(manifest.test["identity"].nunique())
         found, ends = scores.summary(SCORES), scores.intervals(SCORES)
         for score in SCORES:
-            row |= {score: found[score], f"{score}_low": ends[score][0], f"{score}_high": ends[score][1]}
+            row |= name_interval(score, (found[score], *ends[score]))
         rows.append(row)
     return rows
 

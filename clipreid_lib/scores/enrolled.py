@@ -64,9 +64,7 @@ class Gallery:
     def describe(self) -> dict[str, Any]:
         """Say what it holds: numbers of images and people, aspects, and what that is good for."""
         images, people = len(self), len(self.names)
-        holds = HOLDS.format(
-            images=counted(images, "image"), people=f"{people:,} {'person' if people == 1 else 'people'}"
-        )
+        holds = HOLDS.format(images=counted(images, "image"), people=counted(people, "person"))
         return {"holds": holds, "images": images, "people": people, "aspects": sorted(set(self.table["aspect"]))}
 
     def save(self, file: str | Path) -> None:
@@ -181,7 +179,7 @@ class Gallery:
 
 def name_people(table: pd.DataFrame) -> np.ndarray:
     """Return each row's person, (N,) str: the name where there is one, else the number."""
-    numbers = table["identity"].astype(str)
-    return (numbers if "name" not in table else table["name"].where(table["name"].fillna("") != "", numbers)).to_numpy(
-        str
-    )
+    people = table["identity"].astype(str)
+    if "name" in table:
+        people = table["name"].where(table["name"].fillna("") != "", people)
+    return people.to_numpy(str)

@@ -46,10 +46,9 @@ class FinishedRun:
         """
         params, metrics = read_params(folder), read_metrics(folder) or {}
         protocols = metrics.get("protocols") or {}
-        whole = all(isinstance(scores, dict) for scores in protocols.values())
-        if whole and any("over" not in scores for scores in protocols.values()):
+        if any("over" not in scores for scores in protocols.values()):
             raise UserError(f"{folder}: {OLD}")
-        if not whole or not {"rank1", "map", "compared_sha"} <= set(protocols.get(params.protocol, ())):
+        if not {"rank1", "map", "compared_sha"} <= set(protocols.get(params.protocol, ())):
             how = "is damaged or of an older version" if (folder / "metrics.json").exists() else "is not there"
             raise UserError(f"{folder}: has no scores to report (metrics.json {how}); run notebook 04 with its params")
         return cls(folder.resolve(), params, metrics)

@@ -24,7 +24,7 @@ from clipreid_lib.scores.comparison import estimate
 from clipreid_lib.scores.evaluation import evaluate
 from clipreid_lib.scores.features import Embeddings
 from clipreid_lib.scores.hand_table import tabulate
-from clipreid_lib.scores.score_names import replace_nan
+from clipreid_lib.scores.score_names import name_interval, replace_nan
 
 AT_ONCE = 4 * BATCH  # photographs in memory with all their changes: 0.6 GB at 224
 SAMPLES = 24  # masks to look at, and as many of those refused
@@ -138,13 +138,11 @@ def compare_changed(changed: pd.DataFrame, unchanged: pd.DataFrame) -> dict:
         raise UserError("nobody has two photographs left")
     found: dict = {"people": int(answered["identity"].nunique())}
     for score, (difference, p) in estimate(changed, unchanged, "unchanged").items():
-        sums, counts = uncertainty.sum_by_person(changed[score], changed["identity"], changed["weight"])
-        before = uncertainty.sum_by_person(unchanged[score], unchanged["identity"], unchanged["weight"])
-        low, high = uncertainty.find_interval_of(sums, counts)
-        found |= {score: float(sums.sum() / counts.sum()), f"{score}_low": low, f"{score}_high": high}
-        found |= {f"{score}_unchanged": float(before[0].sum() / before[1].sum()), f"{score}_p": p}
-        found |= {f"{score}_difference": difference.mean}
-        found |= {f"{score}_difference_low": difference.low, f"{score}_difference_high": difference.high}
+        now, before = (
+            uncertainty.estimate_mean(each[score], each["identity"], each["weight"]) for each in (changed, unchanged)
+        )
+        found |= name_interval(score, now) | {f"{score}_unchanged": before[0], f"{score}_p": p}
+        found |= name_interval(f"{score}_difference", (difference.mean, difference.low, difference.high))
     return replace_nan(found)
 
 

@@ -15,7 +15,7 @@ import torch
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.scores.enrolled import Gallery
-from clipreid_lib.scores.score_names import format_score
+from clipreid_lib.scores.score_names import format_score, name_interval
 from clipreid_lib.scores.thresholds import RATES, VALIDATION
 
 AT_ONCE = 16  # photographs compared with the whole gallery at once: 64 MB of scores with a million images
@@ -134,7 +134,7 @@ def _learn_bar(gallery: Gallery, fpir: float) -> Bar:
     told = f"The threshold was learned from the gallery: {asked:,} of its photographs, each searched for among the "
     notes = [f"{told}{others:,} other people. Photographs of another kind may exceed it more often."]
     if len(searched.mated):
-        found = dict(zip(("fnir", "fnir_low", "fnir_high"), searched.find_fnir(fpir), strict=True))
+        found = name_interval("fnir", searched.find_fnir(fpir))
         notes.append(
             f"Of its photographs whose person has others enrolled, {format_score(found, 'fnir')} % get no name, or a "
             "wrong one, at this threshold; photographs of another day may do worse."

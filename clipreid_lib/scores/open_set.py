@@ -58,7 +58,7 @@ class OpenSet:
         if lacks := self.explain_lack(fpir):
             return lacks, None, None
         missed = self.mated["score"] <= self.threshold(fpir)
-        return float(missed.mean()), *uncertainty.find_interval(missed, self.mated["identity"])
+        return uncertainty.estimate_mean(missed, self.mated["identity"])
 
 
 def search(embeddings: Embeddings, manifest: Manifest) -> OpenSet:

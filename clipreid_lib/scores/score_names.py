@@ -65,6 +65,11 @@ def name_rates(keys: Iterable[str]) -> dict[str, str]:
     return {key: f"{name}, draws" if key.startswith("fnir") else name for key, name in names.items()}
 
 
+def name_interval(score: str, found: Iterable) -> dict[str, Any]:
+    """Put a score and the ends of its interval, in this order, under their keys in files: ``eer eer_low eer_high``."""
+    return dict(zip((f"{score}{end}" for end in ENDS), found, strict=True))
+
+
 def replace_nan(scores: dict[str, Any]) -> dict[str, Any]:
     """Return scores with None for what is not a number, as JSON has it."""
     return {name: None if isinstance(each, float) and math.isnan(each) else each for name, each in scores.items()}

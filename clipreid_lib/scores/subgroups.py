@@ -6,7 +6,7 @@ import pandas as pd
 
 from clipreid_lib.data.manifest import Manifest
 from clipreid_lib.scores import uncertainty
-from clipreid_lib.scores.score_names import ENDS, GROUP_SCORES, format_share, name_attribute
+from clipreid_lib.scores.score_names import ENDS, GROUP_SCORES, format_share, name_attribute, name_interval
 
 if TYPE_CHECKING:  # slow to import, and reports show groups that were scored before
     from clipreid_lib.scores.evaluation import Evaluation
@@ -64,7 +64,8 @@ def score_groups(
             row = {"identities": mine["identity"].nunique(), "queries": len(mine)}
             if row["identities"] >= FEWEST:
                 for score in ("rank1", "map"):
-                    row |= _estimate(score, mine[score], mine["identity"], mine["weight"])
+                    found = uncertainty.estimate_mean(mine[score], mine["identity"], mine["weight"])
+                    row |= name_interval(score, found)
                 paths = known.index[known[attribute] == group]
                 row |= _score_pairs(pairs[pairs["query"].isin(paths) & pairs["gallery"].isin(paths)], thresholds)
             rows[attribute, group] = row
@@ -72,16 +73,6 @@ def score_groups(
     table = pd.DataFrame.from_dict(rows, orient="index").reindex(columns=columns)
     table.index = pd.MultiIndex.from_tuples(rows, names=["attribute", "group"])
     return table
-
-
-def _estimate(name: str, values: pd.Series, people: pd.Series, weights: pd.Series) -> dict[str, float]:
-    sums, counts = uncertainty.sum_by_person(values, people, weights)
-    found = float(sums.sum() / counts.sum()), *uncertainty.find_interval_of(sums, counts)
-    return dict(zip(_spell(name), found, strict=True))
-
-
-def _spell(name: str) -> list[str]:
-    return [f"{name}{end}" for end in ENDS]
 
 
 def _score_pairs(pairs: pd.DataFrame, thresholds: dict[str, float]) -> dict[str, float]:
@@ -94,14 +85,14 @@ def _score_pairs(pairs: pd.DataFrame, thresholds: dict[str, float]) -> dict[str,
     verified = verification.verify(pairs)
     if not verified.eer_lacks:
         ends = verification.find_intervals(pairs, verified)["eer"]
-        row |= dict(zip(_spell("eer"), (verified.eer, *ends), strict=True))
+        row |= name_interval("eer", (verified.eer, *ends))
     genuine = pairs["genuine"]
     right, wrong = pairs[genuine], pairs[~genuine]
     for place, threshold in thresholds.items():
-        row |= _estimate(f"fnr_at_{place}", right["score"] < threshold, right["query_subject"], right["weight"])
+        missed = uncertainty.estimate_mean(right["score"] < threshold, right["query_subject"], right["weight"])
         people = wrong["query_subject"], wrong["gallery_subject"]
-        found = uncertainty.estimate_pairs(wrong["score"] >= threshold, *people, wrong["weight"])
-        row |= dict(zip(_spell(f"fpr_at_{place}"), found, strict=True))
+        passed = uncertainty.estimate_pairs(wrong["score"] >= threshold, *people, wrong["weight"])
+        row |= name_interval(f"fnr_at_{place}", missed) | name_interval(f"fpr_at_{place}", passed)
     return row
 
 
@@ -109,7 +100,7 @@ def format_groups(table: pd.DataFrame) -> pd.DataFrame:
     """Write :func:`score_groups`'s shares in per cent with their intervals; empty where a group has no rate."""
     written = table[["identities", "queries"]].rename(columns={"queries": "query images"})
     for score, name in GROUP_SCORES.items():
-        columns = table[_spell(score)].to_numpy(float)
+        columns = table[[f"{score}{end}" for end in ENDS]].to_numpy(float)
         written[name] = [format_share(share, ends=ends) for share, *ends in columns]
     return written
 

@@ -72,6 +72,12 @@ def find_interval(values: ArrayLike, people: ArrayLike, weights: ArrayLike | Non
     return find_interval_of(*sum_by_person(values, people, weights))
 
 
+def estimate_mean(values: ArrayLike, people: ArrayLike, weights: ArrayLike | None = None) -> tuple[float, float, float]:
+    """Return the mean over queries, and its interval's ends; arguments as :func:`find_interval`."""
+    sums, counts = sum_by_person(values, people, weights)
+    return float(sums.sum() / counts.sum()), *find_interval_of(sums, counts)
+
+
 def find_interval_of(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
     """Return the interval of :func:`find_interval` from what :func:`sum_by_person` found, (P,) each."""
     if len(sums) < 2:
