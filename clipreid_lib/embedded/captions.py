@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from clipreid_lib.base import import_fixes  # noqa: F401  import torchvision with its repair, before open_clip does
-from clipreid_lib.embedded.hand_people import Person
+from clipreid_lib.embedded.hand_people import SKINS, Person
 from clipreid_lib.embedded.hand_shape import Hand
 
 from open_clip.tokenizer import SimpleTokenizer  # isort: skip
@@ -23,7 +23,7 @@ FACTS = {  # what may be stated -> its values; a picture's facts are indices int
     "view": ("dorsal", "palmar"),
     "side": ("right", "left"),
     "thumb": ("left", "right"),  # where the thumb points in the picture
-    "skin": ("very fair", "fair", "medium", "dark"),
+    "skin": SKINS,
     "polish": ("no", "yes"),  # nails and knuckles can be judged on the back of the hand only, lines on the palm
     "knuckles": ("pale", "dark"),
     "lines": ("faint", "deep"),

@@ -80,13 +80,6 @@ def build(folder: Path) -> Backbone:
     return Backbone(model, tokenizer, "embedded", "random")
 
 
-def save(model: torch.nn.Module, folder: Path) -> None:
-    """Store the weights in half precision: open_clip loads them into a float32 model."""
-    state = {name: value.detach().half().contiguous() for name, value in model.state_dict().items()}
-    with files.replacing(folder / WEIGHTS) as temporary:
-        save_file(state, temporary)
-
-
 def schedule_rate(step: int, steps: int, peak: float, warm_up: int, cool_down: float) -> float:
     """Give a step's learning rate: linear rise, constant ``peak``, linear fall to 0 in the last share of the steps.
 
@@ -164,7 +157,9 @@ class Run:
         state = {name: part.state_dict() for name, part in self._parts()} | {"step": self.step, "curve": self.curve}
         with files.replacing(self.folder / STATE) as temporary:
             torch.save(state, temporary)
-        save(shipped.clip, self.folder)
+        weights = {name: value.half().contiguous() for name, value in shipped.clip.state_dict().items()}
+        with files.replacing(self.folder / WEIGHTS) as temporary:
+            save_file(weights, temporary)  # in half precision, which open_clip loads into a float32 model
         files.write_csv(self.folder / CURVE, pd.DataFrame(self.curve).round(4))
 
     def take_step(self, batch: Batch) -> tuple[float, float]:

@@ -108,12 +108,13 @@ def ask(runs: Runs) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     rest, apart = [], []
     for lower, upper in combinations(order, 2):
         pair = methods[upper], methods[lower]
+        differing = [key for key, one, other in zip(keys, lower, upper, strict=True) if one != other]
         question = tuple(each[-1].removesuffix(f", {ENCODER_FINETUNE}") for each in (upper, lower))
         if not share_seeds(*pair):
             apart.append(f"{pair[0].name} and {pair[1].name} have no seed in common.")
-        elif lower[:-1] == upper[:-1] and question in QUESTIONS:
+        elif differing == ["variant"] and question in QUESTIONS:
             first.append((QUESTIONS.index(question), pair))
-        elif question == (CONTROLLED, CONTROLLED) and _differ(keys, lower, upper) == ["prompt_form"]:
+        elif differing == ["prompt_form"] and question == (CONTROLLED, CONTROLLED):
             first.append((len(QUESTIONS), pair))
         else:
             rest.append(pair)
@@ -128,10 +129,6 @@ def _name(keys: list[str], values: tuple) -> str:
         for key, value in zip(keys, values, strict=True)
     ]
     return ", ".join([said[-1], *said[:-1]])
-
-
-def _differ(keys: list[str], one: tuple, other: tuple) -> list[str]:
-    return [key for key, mine, its in zip(keys, one, other, strict=True) if mine != its]
 
 
 def report(chosen: list[str], outputs: Path) -> str:
