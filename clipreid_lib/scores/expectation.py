@@ -129,11 +129,9 @@ def find_chances(manifest: Manifest, part: str = "test") -> tuple[pd.DataFrame, 
     shown = np.where(images["stays"], 1.0, 1 / size)
     same = own.groupby("identity")["path"].transform("size")
     if "side" in own:
-        answers = (own["side"] == "gallery").to_numpy()
-        shown[: len(own)] = answers / own.groupby("identity")["side"].transform(
-            lambda sides: (sides == "gallery").sum()
-        )
-        return images, 1.0 - answers, shown
+        answers = (own["side"] == "gallery").astype(float)
+        shown[: len(own)] = answers / answers.groupby(own["identity"]).transform("sum")
+        return images, 1.0 - answers.to_numpy(), shown
     if manifest.protocol == "cross_session":
         same_session = own.groupby(["identity", "session"])["path"].transform("size")
         return images, (1 - same_session / same).to_numpy(), shown

@@ -105,16 +105,13 @@ def list_pairs(embeddings: Embeddings, manifest: Manifest) -> pd.DataFrame:
     for index in range(manifest.draws):
         query, gallery, alike = compare_draw(embeddings, manifest, index)
         row, column = np.nonzero(alike > -np.inf)
-        ends = (images.index.get_indexer(side.index) for side in (query, gallery))
-        parts.append(
-            np.column_stack([*(end[at] for end, at in zip(ends, (row, column), strict=True)), alike[row, column]])
-        )
-    table = pd.DataFrame(np.concatenate(parts), columns=["left", "right", "score"])
-    either_way = [np.minimum(table["left"], table["right"]), np.maximum(table["left"], table["right"])]
-    weight = table.groupby(either_way)["score"].transform("size").to_numpy() / manifest.draws
-    first = ~pd.DataFrame(dict(enumerate(either_way))).duplicated().to_numpy()
-    left, right = (table.loc[first, side].to_numpy(int) for side in ("left", "right"))
-    return _tabulate(images, left, right, table.loc[first, "score"].to_numpy(np.float32), weight[first])
+        left, right = (images.index.get_indexer(side.index) for side in (query, gallery))
+        parts.append(pd.DataFrame({"left": left[row], "right": right[column], "score": alike[row, column]}))
+    table = pd.concat(parts, ignore_index=True)
+    either_way = table.assign(left=table[["left", "right"]].min(axis=1), right=table[["left", "right"]].max(axis=1))
+    table["weight"] = either_way.groupby(["left", "right"])["score"].transform("size") / manifest.draws
+    first = table[~either_way.duplicated(["left", "right"])]
+    return _tabulate(images, *(first[name].to_numpy() for name in ("left", "right", "score", "weight")))
 
 
 def _tabulate(
