@@ -47,11 +47,6 @@ def compute_repeatably() -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # as on a CPU, to the last digits
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell a full GPU from other faults, by the name that torch 2.4 knows as well."""
-    return isinstance(error, torch.cuda.OutOfMemoryError)
-
-
 def explain_out_of_memory(device: torch.device, batch: int, size: tuple[int, int]) -> UserError:
     """Say what did not fit on a GPU, ``batch`` images of a height and width in pixels at once, and what to set."""
     bytes_ = (*torch.cuda.mem_get_info(device), torch.cuda.memory_reserved(device))

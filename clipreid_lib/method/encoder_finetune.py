@@ -12,7 +12,7 @@ from clipreid_lib.base.accelerator import resolve_precision
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.seeding import stable_seed
 from clipreid_lib.clip.backbone import Backbone
-from clipreid_lib.clip.device import FORMATS, allow_tf32, explain_out_of_memory, is_out_of_memory
+from clipreid_lib.clip.device import FORMATS, allow_tf32, explain_out_of_memory
 from clipreid_lib.clip.feed import Images, feed, keep_on_device
 from clipreid_lib.method import few_weights, sampler, schedules
 from clipreid_lib.method.augment import Augment, enlarge
@@ -202,9 +202,7 @@ def finetune(
     try:
         with allow_tf32(precision == "tf32"):
             log = loop.run(keep.for_settings(settings, said) if keep else None, watch)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
+    except torch.OutOfMemoryError as error:
         raise explain_out_of_memory(device, settings.batch_size, clip.image_size) from error
     finally:
         clip.set_checkpointing(False)
