@@ -6,8 +6,7 @@ from torch import nn
 from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.clip.sentences import SLOT, Sentences
 from clipreid_lib.method.clipid_model import ModelOutput
-from clipreid_lib.method.contrastive_loss import supervised_contrastive
-from clipreid_lib.method.prompt_bank import scale_pair
+from clipreid_lib.method.contrastive_loss import contrast_both_ways
 
 
 class Inversion(nn.Module):
@@ -21,18 +20,17 @@ class Inversion(nn.Module):
 
     Args:
         backbone: its text tower reads the word; it is not held or changed.
-        dropout: share of hidden units left out in training.
         noun: end of the sentence.
     """
 
-    def __init__(self, backbone: Backbone, dropout: float = 0.5, noun: str = "hand.") -> None:
+    def __init__(self, backbone: Backbone, noun: str = "hand.") -> None:
         """Build the network for the backbone's widths."""
         super().__init__()
         before, width = backbone.embed_dim, backbone.text_width
         layers: list[nn.Module] = []
         wide = 4 * before
         for _ in range(2):
-            layers += [nn.Linear(before, wide), nn.LayerNorm(wide), nn.GELU(), nn.Dropout(dropout)]
+            layers += [nn.Linear(before, wide), nn.LayerNorm(wide), nn.GELU(), nn.Dropout(0.5)]
             before = wide
         last = nn.LayerNorm(width)
         self.network = nn.Sequential(*layers, nn.Linear(wide, width), last)
@@ -72,18 +70,3 @@ class InversionLoss(nn.Module):
         with torch.random.fork_rng(devices=[]):  # its dropout must not change the crops that follow
             text = self.reader.text_features(clip, out.features.in_text_space)  # (B, embed_dim)
         return contrast_both_ways(out.features.in_text_space, text, rows, self.logits, self._scale)
-
-
-def contrast_both_ways(
-    f_proj: torch.Tensor, text: torch.Tensor, rows: torch.Tensor, logits: str, scale: float
-) -> dict[str, torch.Tensor]:
-    """Return the supervised contrast between images and their own sentences, ``image_to_text`` and ``text_to_image``.
-
-    Both are scalars. Image features ``f_proj`` and ``text`` are (B, embed_dim), ``rows`` (B,) of the label map.
-    ``logits`` and ``scale`` are as :func:`~clipreid_lib.method.prompt_bank.scale_pair` takes them.
-    """
-    images, texts = scale_pair(f_proj, text, logits, scale)
-    return {
-        "image_to_text": supervised_contrastive(images, texts, rows, rows),
-        "text_to_image": supervised_contrastive(texts, images, rows, rows),
-    }

@@ -14,7 +14,7 @@ from clipreid_lib.clip.device import allow_tf32, move
 from clipreid_lib.clip.encode import encode
 from clipreid_lib.clip.feed import Images
 from clipreid_lib.method import schedules
-from clipreid_lib.method.contrastive_loss import info_nce, supervised_contrastive
+from clipreid_lib.method.contrastive_loss import contrast_both_ways, info_nce
 from clipreid_lib.method.labels import Labels, map_labels
 from clipreid_lib.method.prompt_bank import PromptBank, scale_pair, text_logits
 from clipreid_lib.method.resume import Keep
@@ -123,13 +123,10 @@ def learn_prompts(
     def losses(batch: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
         chosen, ids, distinct, place = batch  # (B,) images, their sentences; (b,) sentences once each; (B,) which
         text = bank.text_features(clip, distinct)[place]  # (B, embed_dim)
-        ours, theirs = scale_pair(image[chosen], text, settings.logits, scale)
         if settings.loss == "infonce":
+            ours, theirs = scale_pair(image[chosen], text, settings.logits, scale)
             return {"image_to_text": info_nce(ours, theirs, ids), "text_to_image": info_nce(theirs, ours, ids)}
-        return {
-            "image_to_text": supervised_contrastive(ours, theirs, ids, ids),
-            "text_to_image": supervised_contrastive(theirs, ours, ids, ids),
-        }
+        return contrast_both_ways(image[chosen], text, ids, settings.logits, scale)
 
     def fetch(batches: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, ...]]:
         parts = [(part, rows[part], *rows[part].unique(return_inverse=True)) for part in batches]

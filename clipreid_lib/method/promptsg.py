@@ -30,7 +30,8 @@ from clipreid_lib.clip.backbone import Backbone
 from clipreid_lib.clip.image_features import ImageFeatures
 from clipreid_lib.clip.sentences import Sentences
 from clipreid_lib.method.clipid_model import ModelOutput
-from clipreid_lib.method.inversion import Inversion, contrast_both_ways
+from clipreid_lib.method.contrastive_loss import contrast_both_ways
+from clipreid_lib.method.inversion import Inversion
 
 HEAD_WIDTH = 64  # numbers per attention head, as in CLIP's towers
 BLOCKS = 2  # after the cross-attention, as published
@@ -90,7 +91,7 @@ class Composer(nn.Module):
             self.sentence = Sentences(backbone, [f"a photo of a {noun}"], slots=0)
             return
         with torch.random.fork_rng(devices=[]):
-            self.reader = Inversion(backbone, noun=noun)
+            self.reader = Inversion(backbone, noun)
 
     def forward(
         self, backbone: Backbone, features: ImageFeatures, tokens: torch.Tensor
