@@ -63,14 +63,11 @@ class Answer:
     def draw(self, place: int = 0) -> Image.Image:
         """Draw the sheet of one search, for print. Let no other thread ask the same recognizer meanwhile."""
         with _DRAWING:
-            return self._draw(place)
-
-    def _draw(self, place: int) -> Image.Image:
-        if place not in self._drawn:
-            one = self.searches[place]
-            mine = self.photographs if len(one.asked) > 1 else self.photographs[place : place + 1]
-            self._drawn[place] = identified.draw_sheet(self.backbone, self.rule, self.gallery, one, self.bar, mine)
-        return self._drawn[place]
+            if place not in self._drawn:
+                one = self.searches[place]
+                mine = self.photographs if len(one.asked) > 1 else self.photographs[place : place + 1]
+                self._drawn[place] = identified.draw_sheet(self.backbone, self.rule, self.gallery, one, self.bar, mine)
+            return self._drawn[place]
 
     def write(self, folder: str | Path) -> list[Path]:
         """Write a sheet per search and ``index.html``, which holds them all; return the paths, the page's last.
