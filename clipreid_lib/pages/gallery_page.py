@@ -1,5 +1,6 @@
 """Ranked galleries as one self-contained web page: every query of a draw, to filter, sort, search and step through."""
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pandas as pd
 from clipreid_lib.base.files import write_text
 from clipreid_lib.pages import choices
 from clipreid_lib.pages.ranking import Ranking, has_name, name_aspect
-from clipreid_lib.pages.thumbnails import encode_jpeg, open_small
+from clipreid_lib.pages.thumbnails import open_small, to_jpeg
 from clipreid_lib.scores.score_names import name_attribute
 
 THUMB = 110  # px, longest side of the page's previews: 2 to 4 KB each, and all there is for the large view
@@ -42,7 +43,7 @@ def write(
         if isinstance(image, str):
             absent[path] = image
         else:
-            images[path] = encode_jpeg(image)
+            images[path] = base64.b64encode(to_jpeg(image)).decode()
     # The block sits inside a script element. Without these three signs nothing in it can end that element or
     # open a comment; the reader's JSON parser turns the escapes back into the same text.
     block = json.dumps(data | {"images": images, "absent": absent}, separators=(",", ":"), allow_nan=False)

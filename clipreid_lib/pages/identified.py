@@ -3,7 +3,6 @@
 A sheet shows the photograph, the most similar people with their scores, and where each pair looks alike.
 """
 
-import base64
 import html
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,13 +49,8 @@ def draw_sheet(
 ) -> Image.Image:
     """Draw one search for print.
 
-    Args:
-        clip: the backbone that compares.
-        rule: how pictures get to its size, as for :func:`clipreid_lib.data.photographs.decode`.
-        gallery: that was searched.
-        one: the search.
-        bar: what its first score had to exceed.
-        photographs: those that ask, RGB.
+    The photographs that ask are RGB; ``rule`` says how pictures get to the backbone's size, as for
+    :func:`clipreid_lib.data.photographs.decode`; the first score had to exceed ``bar``.
     """
     asked = [
         sheets.Tile(image, ["photograph", name]) for image, name in zip(photographs[:MOST], one.asked, strict=False)
@@ -95,7 +89,8 @@ def tabulate(one: Search) -> pd.DataFrame:
 def write_html(one: Search, sheet: Image.Image) -> str:
     """Return a search as a piece of a page: verdict, table, sheet."""
     said = "".join(f"<p>{html.escape(text)}</p>" for text in (f"{', '.join(one.asked)}: {one.verdict}", *one.notes))
-    return f'{said}{tabulate(one).to_html(index=False)}<img src="{_write_source(sheet)}" style="max-width: 100%">'
+    source = report_blocks.write_address(style.encode_half(sheet), "jpeg")
+    return f'{said}{tabulate(one).to_html(index=False)}<img src="{source}" style="max-width: 100%">'
 
 
 def write_page(
@@ -106,20 +101,16 @@ def write_page(
     notes: Sequence[str],
     holds: dict,
 ) -> None:
-    """Write all searches as one page.
+    """Write all searches of one call, with their sheets as ``drawn``, as one page.
 
-    Args:
-        target: file to write, atomically.
-        title: heading of the page.
-        searches: of one call.
-        drawn: their sheets.
-        notes: what holds for all of them, a sentence each.
-        holds: what the gallery holds, from :meth:`clipreid_lib.scores.enrolled.Gallery.describe`.
+    ``notes`` are what holds for all of them, a sentence each; ``holds`` is what the gallery holds, from
+    :meth:`clipreid_lib.scores.enrolled.Gallery.describe`.
     """
     sections = []
     for one, sheet in zip(searches, drawn, strict=True):
         caption = "The photograph, the most similar people, and below where each pair looks alike"
-        picture = report_blocks.Figure(_write_source(sheet), sheet.width // 2, sheet.height // 2, caption, wide=True)
+        source = report_blocks.write_address(style.encode_half(sheet), "jpeg")
+        picture = report_blocks.Figure(source, sheet.width // 2, sheet.height // 2, caption, wide=True)
         words = [report_blocks.Words(f"{text[0].upper()}{text[1:].rstrip('.')}.") for text in (one.verdict, *one.notes)]
         table = report_blocks.Table.of(tabulate(one), index=False)
         blocks = [*words, table, report_blocks.Figures([picture])]
@@ -131,7 +122,3 @@ def write_page(
     }
     sections.append(report_blocks.Section("What this says", [report_blocks.Facts(enrolled), *about]))
     write_text(target, report_blocks.render(title, [CAUTION], sections))
-
-
-def _write_source(sheet: Image.Image) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(style.encode_half(sheet)).decode()}"

@@ -19,7 +19,7 @@ from PIL import Image
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.pages import style
 from clipreid_lib.pages.filled_texts import fill
-from clipreid_lib.pages.thumbnails import encode_jpeg
+from clipreid_lib.pages.thumbnails import to_jpeg
 from clipreid_lib.params.schema import ROOT
 
 if TYPE_CHECKING:  # slow to import, and a page of photographs alone needs no plot
@@ -147,11 +147,16 @@ def embed(path: Path, caption: str) -> Figure:
     wide = small.width > min(HALF * per_inch, 2 * small.height)
     small.thumbnail((WIDEST, 10 * WIDEST))
     if path.stat().st_size > LARGE:
-        source = "data:image/jpeg;base64," + encode_jpeg(small)
+        source = write_address(to_jpeg(small), "jpeg")
         return Figure(source, small.width, small.height, caption, wide=True)  # its small print needs the room
     memory = io.BytesIO()
     small.quantize(256).save(memory, "PNG", optimize=True)
-    return Figure(_encode_png(memory), small.width, small.height, caption, wide)
+    return Figure(write_address(memory.getvalue(), "png"), small.width, small.height, caption, wide)
+
+
+def write_address(picture: bytes, kind: str) -> str:
+    """Write a picture's bytes, ``png`` or ``jpeg``, as a data address."""
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
 def draw(make: "Callable[..., plt.Figure]", caption: str, *values: object) -> Figure:
@@ -164,7 +169,7 @@ def draw(make: "Callable[..., plt.Figure]", caption: str, *values: object) -> Fi
         figure.savefig(memory, format="png", dpi=DPI, bbox_inches="tight", metadata={"Software": None})
         plt.close(figure)
     width, height = Image.open(memory).size
-    return Figure(_encode_png(memory), width, height, caption, width > HALF * DPI)
+    return Figure(write_address(memory.getvalue(), "png"), width, height, caption, width > HALF * DPI)
 
 
 def render(title: str, lead: list[str], sections: list[Section], hidden: Sequence[Path] = (), body: str = "") -> str:
@@ -198,7 +203,3 @@ def _spell_places(hidden: Sequence[Path]) -> list[str]:
     # As addresses, notebooks and pages spell them.
     named |= {spell(name) for name in named for spell in (quote, html.escape, lambda name: str(escape(name)))}
     return sorted(named, key=lambda name: (-len(name), name))
-
-
-def _encode_png(memory: io.BytesIO) -> str:
-    return "data:image/png;base64," + base64.b64encode(memory.getvalue()).decode("ascii")

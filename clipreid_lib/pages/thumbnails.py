@@ -1,6 +1,5 @@
 """Small pictures: open an image reduced, encode it for a web page, frame it, and fit text below it."""
 
-import base64
 import io
 from pathlib import Path
 
@@ -26,11 +25,6 @@ def open_small(path: str | Path, side: int) -> Image.Image | str:
 def explain_missing(path: str | Path) -> str:
     """Say in two words why an image cannot be opened."""
     return "file unreadable" if Path(path).exists() else "file missing"
-
-
-def encode_jpeg(image: Image.Image) -> str:
-    """Encode an image by :func:`to_jpeg`, in base64 text."""
-    return base64.b64encode(to_jpeg(image)).decode("ascii")
 
 
 def to_jpeg(image: Image.Image) -> bytes:
