@@ -127,19 +127,29 @@ class PromptBank(nn.Module):
 
 
 def text_logits(image: torch.Tensor, text: torch.Tensor, how: str, scale: float) -> torch.Tensor:
-    """Return the similarity of images (B, D) to texts (T, D) as the losses take it, (B, T); see :func:`scale_pair`."""
+    """Similarity of images to texts as the losses take it.
+
+    Args:
+        image: (B, D) projected image features.
+        text: (T, D) text features.
+        how: ``dot`` takes raw dot products (as published: CLIP's feature norms of about 10 act as the
+            temperature); ``cosine`` takes cosines times ``scale`` and so works whatever a backbone's norms are.
+        scale: CLIP's learned inverse temperature.
+
+    Returns:
+        (B, T).
+    """
     image, text = scale_pair(image, text, how, scale)
     return image @ text.T
 
 
 def scale_pair(image: torch.Tensor, text: torch.Tensor, how: str, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return features such that their plain dot product is the similarity of images to texts.
+    """Return both sides such that their plain dot product is what :func:`text_logits` describes.
 
     Args:
         image: (B, D) projected image features.
         text: (T, D) text features.
-        how: ``dot`` leaves both as they are (as published: CLIP's feature norms of about 10 act as the temperature);
-            ``cosine`` makes of them cosines times ``scale`` and so works whatever a backbone's norms are.
+        how: ``dot`` leaves both as they are; ``cosine`` scales them to length one, the images then by ``scale``.
         scale: CLIP's learned inverse temperature.
 
     Returns:

@@ -49,8 +49,13 @@ def draw_sheet(
 ) -> Image.Image:
     """Draw one search for print.
 
-    The photographs that ask are RGB; ``rule`` says how pictures get to the backbone's size, as for
-    :func:`clipreid_lib.data.photographs.decode`; the first score had to exceed ``bar``.
+    Args:
+        clip: the backbone that compares.
+        rule: how pictures get to its size, as for :func:`clipreid_lib.data.photographs.decode`.
+        gallery: that was searched.
+        one: the search.
+        bar: what its first score had to exceed.
+        photographs: those that ask, RGB.
     """
     asked = [
         sheets.Tile(image, ["photograph", name]) for image, name in zip(photographs[:MOST], one.asked, strict=False)
@@ -101,10 +106,15 @@ def write_page(
     notes: Sequence[str],
     holds: dict,
 ) -> None:
-    """Write all searches of one call, with their sheets as ``drawn``, as one page.
+    """Write all searches as one page.
 
-    ``notes`` are what holds for all of them, a sentence each; ``holds`` is what the gallery holds, from
-    :meth:`clipreid_lib.scores.enrolled.Gallery.describe`.
+    Args:
+        target: file to write, atomically.
+        title: heading of the page.
+        searches: of one call.
+        drawn: their sheets.
+        notes: what holds for all of them, a sentence each.
+        holds: what the gallery holds, from :meth:`clipreid_lib.scores.enrolled.Gallery.describe`.
     """
     sections = []
     for one, sheet in zip(searches, drawn, strict=True):
