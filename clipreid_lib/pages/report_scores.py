@@ -67,30 +67,31 @@ def _show_validation(run: FinishedRun) -> list:
 
 def show_rows(run: FinishedRun) -> list:
     """Return the scores of the run's other embeddings, and of its own compared in other ways."""
-    blocks: list = [page.Words(page.TEXTS["rows"])]
     columns = {"over": "mean over"} | SHOWN | {key: name_score(key) for key in VOTES}
-    for number, (protocol, scores) in enumerate(run.protocols.items()):
+    found: dict[str, list] = {}
+    for protocol, scores in run.protocols.items():
         rows = [[name, *(_write(row, key) for key in columns)] for name, row in scores.get("rows", {}).items()]
-        table = page.Table(["", *columns.values()], rows, f"Under protocol {protocol}.")
-        blocks.append(page.Folded(f"Under protocol {protocol}", [table]) if number else table)
-    return blocks
+        found[protocol] = [page.Table(["", *columns.values()], rows, f"Under protocol {protocol}.")]
+    return [page.Words(page.TEXTS["rows"]), *_fold_others(found)]
 
 
 def show_templates(run: FinishedRun) -> list:
     """Return what several photographs of a person give, by protocol; nothing of older runs."""
-    blocks: list = []
-    for protocol, rows in (
-        (name, scores["templates"]) for name, scores in run.protocols.items() if scores.get("templates")
-    ):
-        mine: list = [page.Table.of(template_table.tabulate(rows).map(page.stack), f"Under protocol {protocol}.")]
-        if any("lacks" not in row for row in rows):
-            mine.append(page.Figures([page.draw(score_figures.draw_templates, page.TEXTS["templates curve"], rows)]))
-        blocks += (
-            [page.Folded(f"Under protocol {protocol}", mine)]
-            if blocks
-            else [page.Words(page.TEXTS["templates"]), *mine]
-        )
-    return blocks
+    found: dict[str, list] = {}
+    for protocol, scores in run.protocols.items():
+        if rows := scores.get("templates"):
+            table = template_table.tabulate(rows).map(page.stack)
+            found[protocol] = [page.Table.of(table, f"Under protocol {protocol}.")]
+            if any("lacks" not in row for row in rows):
+                figure = page.draw(score_figures.draw_templates, page.TEXTS["templates curve"], rows)
+                found[protocol].append(page.Figures([figure]))
+    return [page.Words(page.TEXTS["templates"]), *_fold_others(found)] if found else []
+
+
+def _fold_others(found: dict[str, list]) -> list:
+    """Return blocks by protocol one after the other, those of all protocols but the first folded."""
+    (_, first), *others = found.items()
+    return [*first, *(page.Folded(f"Under protocol {protocol}", blocks) for protocol, blocks in others)]
 
 
 def show_hand_test(run: FinishedRun) -> list:
