@@ -129,8 +129,9 @@ def draw_templates(rows: list[dict]) -> plt.Figure:
     without scores, are left out.
     """
     figure, panels = plt.subplots(1, 2, figsize=TALL)
-    rows = sorted((row for row in rows if row["query_images"] == 1 and "lacks" not in row), key=_count_images)
-    numbers = [_count_images(row) for row in rows]
+    rows = [row for row in rows if row["query_images"] == 1 and "lacks" not in row]
+    rows.sort(key=lambda row: row["gallery_images"])
+    numbers = [row["gallery_images"] for row in rows]
     labels = ["all images of the template", "its first image, same people and queries"]
     for key, axes in zip(("rank1", "map"), panels, strict=True):
         values, low, high = 100 * np.array([[row[f"{key}{end}"] for row in rows] for end in ENDS], float)
@@ -144,10 +145,6 @@ def draw_templates(rows: list[dict]) -> plt.Figure:
         *panels[0].get_legend_handles_labels(), loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False
     )
     return figure
-
-
-def _count_images(row: dict) -> int:
-    return row["gallery_images"]
 
 
 def draw_matrix(table: pd.DataFrame, label: str) -> plt.Figure:
