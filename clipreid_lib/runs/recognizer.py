@@ -224,14 +224,7 @@ class Recognizer:
         told = [f"The run was {how} on {mine}, the gallery shows {', '.join(others)}."] if others else []
         if "+" in mine and self.thresholds:
             told.append("What the run learned of scores, thresholds and LLR, is of photographs of its aspects mixed.")
-        if _is_own(self.run, gallery):
-            told += _tell_trained(self.run, gallery)
-        elif self.thresholds:
-            data = self.run.params.dataset
-            learned = {"demo": "drawn hands", "folder": "another folder"}.get(data, f"photographs of {data}")
-            told.append(
-                f"The run learned thresholds and LLR on {learned}; for other people and cameras they may be far off."
-            )
+        told += [*self._tell_population(gallery), *self._list_trained(gallery)]
         for image in images:
             if gallery.root and isinstance(image, str | Path) and Path(image).resolve().is_relative_to(gallery.root):
                 path = Path(image).resolve().relative_to(gallery.root).as_posix()
@@ -239,27 +232,35 @@ class Recognizer:
                     told.append(f"The run was {how} on {mine}, {Path(image).name} shows {aspects[path]}.")
         return told
 
+    def _tell_population(self, gallery: Gallery) -> list[str]:
+        """Say on what the run learned its threshold and LLR, where the gallery is of other data."""
+        if self.run is None or not self.thresholds or self._is_own(gallery):
+            return []
+        mine = self.run.params.dataset
+        learned = {"demo": "drawn hands", "folder": "another folder"}.get(mine, f"photographs of {mine}")
+        return [f"The run learned thresholds and LLR on {learned}; for other people and cameras they may be far off."]
 
-def _tell_trained(run: Run, gallery: Gallery) -> list[str]:
-    """Say how many people of a gallery, which is of the run's own data set, the run has trained on."""
-    kept = run.folder / "manifest.csv"
-    if not run.params.trains_encoder or not kept.is_file():
-        return []
-    known = gallery.table["identity"].isin(Manifest.load(kept).learned_from["subject"]).to_numpy()
-    if not known.any():
-        return []
-    number = counted(len({*gallery.people[known]}), "person")
-    told = "It knows them too well: a threshold learned from this gallery is too low for strangers."
-    return [f"The run was trained on {number} of those enrolled. {told}"]
+    def _is_own(self, gallery: Gallery) -> bool:
+        """Whether a gallery is of the data set that the run was tested on."""
+        if self.run is None or gallery.root is None:
+            return False
+        if self.run.params.dataset == "demo" and "demo_hands" not in gallery.root.parts:  # data_root would draw them
+            return False
+        return gallery.root.resolve() == self.run.data_root.resolve()
 
-
-def _is_own(run: Run, gallery: Gallery) -> bool:
-    """Whether a gallery is of the data set that a run was tested on."""
-    if gallery.root is None:
-        return False
-    if run.params.dataset == "demo" and "demo_hands" not in gallery.root.parts:  # data_root would draw them
-        return False
-    return gallery.root.resolve() == run.data_root.resolve()
+    def _list_trained(self, gallery: Gallery) -> list[str]:
+        """Say how many of a gallery's people the run has trained on, where both are of one data set."""
+        run = self.run
+        if run is None or not run.params.trains_encoder or not self._is_own(gallery):
+            return []
+        if not (kept := run.folder / "manifest.csv").is_file():
+            return []
+        known = gallery.table["identity"].isin(Manifest.load(kept).learned_from["subject"]).to_numpy()
+        if not known.any():
+            return []
+        number = counted(len({*gallery.people[known]}), "person")
+        told = "It knows them too well: a threshold learned from this gallery is too low for strangers."
+        return [f"The run was trained on {number} of those enrolled. {told}"]
 
 
 def _list(images: Picture | Iterable[Picture]) -> list[Picture]:
