@@ -24,13 +24,15 @@ SETTINGS = {
 
 @pytest.fixture
 def lab(ladder, tmp_path, chromium):
-    """JupyterLab, serving a copy of notebook 05 that is set to the ladder's clipid run."""
+    """JupyterLab, serving a copy of notebook 05 that is set to a copy of the ladder's clipid run."""
     place, made = ladder
     assert made.returncode == 0
+    outputs = shutil.copytree(place / "out", tmp_path / "out", ignore=shutil.ignore_patterns(".locks"))
+    given = read_yaml(place / "mine.yaml") | {"variant": "clipid", "outputs_root": str(outputs)}
     served = tmp_path / "served"
     served.mkdir()
     content = load_notebook_node(str(NOTEBOOK))
-    content = parameterize_notebook(content, read_yaml(place / "mine.yaml") | {"variant": "clipid"})
+    content = parameterize_notebook(content, given)
     nbformat.write(content, served / NOTEBOOK.name)
     for name, settings in SETTINGS.items():
         file = tmp_path / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
