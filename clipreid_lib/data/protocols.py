@@ -256,19 +256,20 @@ def draw_once(images: pd.DataFrame, name: str, protocol: str) -> np.ndarray:
         drawn[taken] = images.loc[taken, "split"]
     if "split" in images:
         drawn[(images["role"] == "distractor") & (images["split"] == "distractor")] = "gallery"  # all of them
-    whole = images["role"].isin(["test", "validation"])  # distractors are drawn for the gallery alone
-    trained = set(images.loc[images["role"] == "train", "identity"])
-    for (role, label), hand in images.groupby(["role", "identity"]):
-        if role not in ("test", "validation", "distractor") or (drawn[hand.index] != "").any():
-            continue
-        if role == "validation" and label in trained:  # published: held out of training, not drawn
-            continue
-        chosen = _choose_image(hand, name)
-        if whole[chosen] and protocol == "cross_session":
-            drawn[hand.index[hand["session"] != hand.loc[chosen, "session"]]] = "query"
-        elif whole[chosen]:
-            drawn[hand.index] = "query"
-        drawn[chosen] = "gallery"
+    role, person = images["role"], images.groupby(["role", "identity"]).ngroup().to_numpy()
+    asks = role.isin(["test", "validation"]).to_numpy()
+    trained = images["identity"].isin(images.loc[role == "train", "identity"])
+    held_out = (role == "validation") & trained  # of `published`: not drawn
+    free = (asks | (role == "distractor")) & ~held_out & ~np.isin(person, person[drawn != ""])
+    rows = np.flatnonzero(free)
+    rows = rows[order_images(images["path"].iloc[rows], name)]
+    chosen = rows[~pd.Series(person[rows]).duplicated()]
+    queries = free & asks  # distractors are drawn for the gallery alone
+    if protocol == "cross_session":
+        shown = pd.Series(images["session"].iloc[chosen].array, person[chosen])
+        queries &= images["session"] != pd.Series(person).map(shown)
+    drawn[queries] = "query"
+    drawn[chosen] = "gallery"
     return drawn
 
 
