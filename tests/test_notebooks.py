@@ -82,6 +82,14 @@ def test_its_parameters_are_commented_literals_with_the_schemas_defaults(noteboo
     assert set(inspect_notebook(str(notebook))) == set(given)
 
 
+@each
+def test_a_figure_that_is_saved_is_shown(notebook):
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        if cell.cell_type == "code" and (saved := re.findall(r"style\.save_\w+\(", cell.source)):
+            last = ast.parse(cell.source).body[-1]  # Jupyter shows this alone, and only if it is an expression
+            assert isinstance(last, ast.Expr) and ast.unparse(last).count("style.save_") == len(saved) == 1, cell.source
+
+
 def test_the_four_notebooks_of_a_run_share_their_parameters_and_open_it_alike():
     assert len({parameters_cell(notebook) for notebook in NOTEBOOKS[1:]}) == 1
     for notebook in NOTEBOOKS[1:]:
