@@ -85,6 +85,13 @@ def test_every_section_is_there_and_none_is_missing_anything(first):
     assert page_of(first / "reports" / "tiny.html").select(".missing") == []
 
 
+def test_no_table_is_cut_off_at_the_edge_of_a_screen(first, look):
+    for path in (run_of(first, "clipid") / "report.html", first / "reports" / "tiny.html"):
+        tables = look(path).locator(".scroll").filter(visible=True)
+        cut = "parts => parts.filter(part => part.scrollWidth > part.clientWidth).map(part => part.ariaLabel)"
+        assert tables.count() > 3 and tables.evaluate_all(cut) == []
+
+
 @pytest.mark.parametrize("variant", ["frozen", "clipid"])
 def test_every_score_is_the_one_measured(first, variant):
     folder = run_of(first, variant)

@@ -46,7 +46,7 @@ def describe(learned: dict) -> str:
         )
     return (
         f"{said} They hold for {enrolled} people enrolled with one photograph each; with N people, expect up to "
-        f"N/{enrolled} times as many. With several photographs of each, `clipreid identify` learns others."
+        f"N/{enrolled} times as many. With several photographs of each, clipreid identify learns others."
     )
 
 
