@@ -272,6 +272,7 @@ def test_shuffled_batches_are_full_and_drop_the_rest():
     assert not torch.equal(batches[0], sampler.shuffled_batches(people, 20, 4, 1, 0)[0])
 
 
+@pytest.mark.heavy
 def test_too_few_people_for_the_published_batches_are_told(run):
     clip = loading.load_backbone(run)
     data, terms = training.load_training_set(run, clip), {"identity": encoder_finetune.Term(1.0, lambda out, _: out)}

@@ -218,6 +218,7 @@ def score_as_notebook_04(run):
     return metrics, results.cross_aspects(run, metrics, made)
 
 
+@pytest.mark.heavy
 @pytest.mark.training
 def test_a_run_of_two_aspects_from_its_prompts_to_across(open_run, tmp_path):
     joined = open_run(fresh=tmp_path, aspect="dorsal_r+palmar_r", protocol="common", variant="clipid")

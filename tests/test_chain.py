@@ -241,6 +241,7 @@ def test_a_notebook_may_print_that_something_failed(execute):
     assert "failed: two of 9 images" in (folder / "log.txt").read_text()
 
 
+@pytest.mark.heavy
 def test_the_epochs_of_a_training_are_one_output_and_are_printed_as_they_end(execute, capsys, monkeypatch):
     monkeypatch.setattr(chain, "QUIET", 0.0)
     said = (

@@ -174,7 +174,7 @@ def test_a_terminal_that_speaks_ascii_gets_plain_characters(encoding):
     assert done.stdout.decode(encoding).strip() == told[encoding] and not done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_reader_who_leaves_early_gets_no_traceback(tmp_path):
     grid = f"--set 'seed={list(range(1000))}' --set experiment={'x' * 60} --yes"  # more than a pipe holds
     plan = f"{sys.executable} -m clipreid_lib plan {BASE} {grid}"

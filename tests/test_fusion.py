@@ -277,6 +277,7 @@ def test_each_run_alone_has_the_numbers_of_its_own_metrics(finished):
         assert [alone[key] for key in ("cllr", "cllr_min")] == [learned[key] for key in ("cllr", "cllr_min")]
 
 
+@pytest.mark.heavy
 def test_a_network_is_fused_with_features_of_another_program(finished):
     out, runs = finished
     told = runs["one", "back"].params.model_dump(include={"dataset", "data_root", "protocol", "draws", "outputs_root"})
@@ -294,6 +295,7 @@ def test_a_network_is_fused_with_features_of_another_program(finished):
         shutil.rmtree(network.folder)
 
 
+@pytest.mark.heavy
 def test_the_result_depends_on_neither_order_nor_time_and_of_others_on_nothing(finished, capsys):
     out, runs = finished
     every = [str(run.folder) for run in runs.values()]

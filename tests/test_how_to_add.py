@@ -105,7 +105,7 @@ for protocol in ("own", "common", "cross_session"):
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_backbone(copy):
     assert applied("A backbone", copy) == {"clipreid_lib/params/recipes.py"}
     commands = re.findall(r"^    clipreid run (.*)$", part("A backbone"), flags=re.M)
@@ -129,7 +129,7 @@ print(read.expand({"model": "rn101"})[0].resolved().batch_size, recipes.RESNET.b
     assert said == [["32", "64"], ["ok"]]
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_loss_and_a_variant(copy, tmp_path):
     """Training with the loss in plain Python and by the variant gives the same log."""
     assert applied("A loss", copy) == {"clipreid_lib/method/mean_loss.py"}

@@ -244,6 +244,7 @@ def clip():
     return backbone.load("embedded")
 
 
+@pytest.mark.heavy
 def test_the_background_names_nobody_where_it_is_random(clip, tmp_path):
     """Every photograph with a backdrop of its own: frozen features of backgrounds are at chance, those of hands not."""
     rng, rows = np.random.default_rng(0), []

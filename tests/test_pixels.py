@@ -69,6 +69,7 @@ def test_what_does_not_fit_is_told_with_the_way_to_be_faster(hands, table, monke
     assert "read batch by batch, faster after clipreid data prepare" in capsys.readouterr().out
 
 
+@pytest.mark.heavy
 @pytest.mark.training
 def test_training_and_features_are_the_same_and_few_batches_are_held(both, table, held, monkeypatch):
     monkeypatch.setattr(encode, "BATCH", BATCH)

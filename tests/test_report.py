@@ -351,6 +351,7 @@ def test_twice_gives_the_same_bytes_from_a_copy_without_data(first, outputs):
     assert not list(outputs.rglob(".*.html"))
 
 
+@pytest.mark.heavy
 def test_damage_is_told_in_a_sentence(outputs):
     folder = run_of(outputs, "clipid")
     text = (folder / "per_query.csv").read_text()
@@ -407,6 +408,7 @@ def test_older_means_of_draws_are_refused_in_one_line(outputs, capsys):
     assert len(lines) == 2 and lines[0] == f"left out: {folder}: {told}"
 
 
+@pytest.mark.heavy
 def test_metrics_of_an_older_version_lose_what_they_lack(outputs):
     folder = run_of(outputs, "frozen")
     metrics = json.loads((folder / "metrics.json").read_text())
