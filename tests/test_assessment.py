@@ -387,6 +387,7 @@ def test_mirrored_features_are_one_more_row_and_a_warning(open_run, capsys):
     assert "looks like a left hand" in capsys.readouterr().out
 
 
+@pytest.mark.heavy
 def test_two_runs_that_finish_at_once_both_stand_in_the_leaderboard(tmp_path):
     code = """
 import sys, pathlib, time

@@ -127,7 +127,7 @@ def test_openais_weights_in_a_network_of_another_activation_are_refused(monkeypa
         backbone.load("ViT-B-16", "openai")
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("module", ["method.augment", "embedded.captions"])
 def test_any_module_may_be_imported_first(module):
     done = subprocess.run([sys.executable, "-c", f"import clipreid_lib.{module}"], capture_output=True, text=True)

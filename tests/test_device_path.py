@@ -31,7 +31,7 @@ def settings_for(clip, **more):
     return EncoderSettings(epochs=1, batch_size=8, images_per_identity=4, **more)
 
 
-@pytest.mark.parametrize("model", ["embedded", pytest.param("vitb16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("model", ["embedded", pytest.param("vitb16", marks=pytest.mark.heavy)])
 @pytest.mark.parametrize("checkpointing", [True, False])
 def test_stages_leave_nothing_on_the_cpu(numbers, model, checkpointing):
     clip = backbone.load(model, None if model == "embedded" else "random")

@@ -365,6 +365,7 @@ def test_the_axis_of_scores_says_what_they_are():
     assert score_figures.draw_score_distributions(pairs).axes[0].get_xlabel() == "cosine similarity"
 
 
+@pytest.mark.heavy
 def test_the_leaderboard_lists_it_and_no_other_command_takes_it_for_a_run(finished, capsys):
     out, runs = finished
     fuse.fuse([str(runs["one", aspect].folder) for aspect in ("back", "palm")], "listed")

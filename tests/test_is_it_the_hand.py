@@ -65,7 +65,7 @@ def test_masks_are_those_that_were_drawn():
     assert np.median(overlaps) >= 0.95 and min(overlaps) > 0.8
 
 
-@pytest.mark.parametrize("light", [1.0, 1.3, 1.6, 2.0])
+@pytest.mark.parametrize("light", [1.0, *(pytest.param(each, marks=pytest.mark.heavy) for each in (1.3, 1.6)), 2.0])
 @pytest.mark.parametrize("grain", [0, 8])
 def test_the_background_alone_is_the_empty_table(light, grain):
     """Drawn without the hand; also with grain, and with light in which skin is as white as the table and masks miss it.
