@@ -15,8 +15,9 @@ from clipreid_lib.__main__ import main
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import write_json, write_yaml
 from clipreid_lib.pages import report_runs
+from clipreid_lib.pages.report import write_several
 from clipreid_lib.params import check
-from clipreid_lib.scores import ladder
+from clipreid_lib.scores import comparison, ladder
 from clipreid_lib.scores.comparison import compare_methods
 from clipreid_lib.scores.finished_run import FinishedRun, find_runs
 
@@ -366,3 +367,25 @@ def test_two_runs_of_one_method_and_seed_are_refused(make):
     runs = [FinishedRun.open(folder), FinishedRun.open(folder)]
     with pytest.raises(UserError, match="clipid: 2 runs, and two of seed 0; say which is meant"):
         ladder.make_method("clipid", runs)
+
+
+def test_runs_of_other_pictures_under_the_same_names_are_not_compared(make, capsys):
+    images = pd.DataFrame({"path": ["0.jpg", "1.jpg", "2.jpg"], "identity": [1, 1, 2], "subject": [1, 1, 2]})
+    images = images.assign(dataset="11k", protocol="own", aspect="dorsal_r", role=["test", "test", "train"])
+    folders = [make(*each, experiment=name) for each, name in ((("frozen", 0), "a"), (("clipid", 0), "b"))]
+    contents = {"0.jpg": "x", "1.jpg": "y", "2.jpg": "z"}
+    for folder in folders:
+        images.assign(draw_0=["query", "gallery", ""]).to_csv(folder / "manifest.csv", index=False)
+        write_json(folder / "photographs.json", contents)
+    assert "clipid" in said(capsys, "--outputs", folders[0].parent.parent) and "clipid" in said(capsys, *folders)
+    write_json(folders[0] / "photographs.json", contents | {"2.jpg": "another", "0.jpg": ""})  # trained on; not known
+    assert "clipid" in said(capsys, *folders)
+    assert len(comparison.find_comparable(folders[0], "same")) == 1
+    write_json(folders[0] / "photographs.json", contents | {"0.jpg": "another"})
+    assert "were asked no same questions" in refused(capsys, *folders)
+    assert "no two methods were asked the same questions" in said(capsys, "--outputs", folders[0].parent.parent)
+    assert comparison.find_comparable(folders[0], "same") == {}
+    page = write_several(find_runs(folders)).read_text()
+    assert (
+        "not all asked the same questions" in page and page.count("protocol own, their own") == 4
+    )  # captions, and said to screen readers

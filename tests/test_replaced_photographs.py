@@ -3,6 +3,7 @@
 Notebooks are replaced by their records here.
 """
 
+import re
 import shutil
 
 import pytest
@@ -10,6 +11,7 @@ from small_runs import TINY
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import read_json, write_json
+from clipreid_lib.data.manifest import Manifest
 from clipreid_lib.params import check
 from clipreid_lib.params.schema import EVALUATION, NOTEBOOKS
 from clipreid_lib.runs import chain, local, plan, records, status, training
@@ -141,3 +143,73 @@ def test_a_data_set_that_was_moved_costs_nothing_again(params, executed, tmp_pat
     assert do(moved, executed) == ["01"]  # which shows the folder, and has one of its own
     assert Run.at(params.folder).data_root == tmp_path / "moved"
     assert do(moved, executed) == [] and Run.at(params.folder).is_done(EVALUATION)
+
+
+def relabel(root, edit) -> None:
+    """Rewrite HandInfo.csv; ``edit`` gets its lines without the head, and returns others."""
+    table = root / "HandInfo.csv"
+    head, *lines = table.read_text().splitlines()
+    table.write_text("\n".join([head, *edit(lines)]) + "\n")
+
+
+def add_person(root) -> str:
+    """Give the last person's pictures to a new one, besides; return a new file's name."""
+
+    def edit(lines):
+        (person,) = {line.split(",")[0] for line in lines[-3:]}
+        new = [line.replace(person, '"0000099"').replace("Hand_", "Hand_9") for line in lines if person in line]
+        for line in new:
+            name = line.split(",")[7].strip('"')
+            shutil.copyfile(root / "Hands" / name.replace("Hand_9", "Hand_"), root / "Hands" / name)
+            names.append(name)
+        return [*lines, *new]
+
+    names: list[str] = []
+    relabel(root, edit)
+    return names[0]
+
+
+def swap_two(root) -> None:
+    """Call one picture of the last person the first person's."""
+    relabel(root, lambda lines: [*lines[:-1], lines[-1].replace(lines[-1].split(",")[0], lines[0].split(",")[0])])
+
+
+@pytest.mark.parametrize(("change", "told"), [(add_person, "came"), (swap_two, "show(s)? another person")])
+def test_a_finished_run_is_refused_where_its_people_are_no_longer_the_data_sets(params, executed, capsys, change, told):
+    params = params.model_copy(update={"aspect": "palmar_l"})  # the aspect of the last picture
+    assert do(params, executed) == ["01", "02", "03", "04", "05"]
+    change(params.data_folder)
+    said = f"{params.data_folder}: \\d+ images? {told} since this run began, the first is Hands/Hand_\\d+.jpg; give the"
+    plan.print_plan([params])
+    assert re.search(f"{params.run_id}: {said}", capsys.readouterr().out)
+    executed.clear()
+    batch = local.Local([params])
+    failed = batch.do()
+    assert list(failed) == [params.run_id] and re.match(said, failed[params.run_id])
+    assert [number for _, number in executed if number != "01"] == []
+    local.print_summary(batch, failed, 0.0)
+    out = capsys.readouterr().out
+    assert re.search(said, out) and "report.html" not in out
+    assert do(params.model_copy(update={"experiment": "anew"}), executed)[-1] == "05"
+
+
+def test_numbers_that_move_up_when_a_person_is_deleted_are_no_change(params, executed):
+    do(params, executed)
+    run = Run.open(params)
+    now = run.build_manifest()
+    images = now.images[now.images["subject"] != now.images["subject"].max()].copy()
+    images["subject"] += 1
+    images["identity"] += 1
+    run.refuse_other_people(Manifest(images))
+
+
+def test_results_do_not_move_to_a_folder_that_holds_more(params, executed, tmp_path):
+    do(params, executed)
+    more = shutil.copytree(params.data_folder, tmp_path / "more")
+    kept = (params.folder / "params.yaml").read_bytes()
+    moved = params.model_copy(update={"data_root": str(shutil.copytree(more, tmp_path / "same"))})
+    name = add_person(more)
+    with pytest.raises(UserError, match=f"more: \\d+ images came since this run began, the first is Hands/{name}"):
+        Run.open(params.model_copy(update={"data_root": str(more)}))
+    assert (params.folder / "params.yaml").read_bytes() == kept
+    assert do(moved, executed) == ["01"]

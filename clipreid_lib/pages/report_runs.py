@@ -14,7 +14,7 @@ from clipreid_lib.pages.report_scores import show_published
 from clipreid_lib.params.run_params import Params
 from clipreid_lib.scores import leaderboard
 from clipreid_lib.scores.comparison import COMPARED
-from clipreid_lib.scores.finished_run import FinishedRun, read_answers, read_table
+from clipreid_lib.scores.finished_run import FinishedRun, number_photographs, read_answers, read_table
 from clipreid_lib.scores.ladder import LADDER, Runs, ask, group_tests
 from clipreid_lib.scores.score_names import ENDS, IN_DRAWS, SHOWN, VOTES, format_score, name_method, name_score
 
@@ -90,11 +90,12 @@ def name_runs(runs: Runs) -> dict[str, str]:
 
 
 def _show_leaderboard(runs: Runs, folder: Path) -> list:
-    names = name_runs(runs)
+    names, photographs = name_runs(runs), number_photographs(runs)
     tests: dict[tuple, list] = {}
     for run in runs:
         for protocol, scores in run.protocols.items():
-            test = run.params.dataset, run.params.aspect, protocol, scores.get("compared_sha")
+            asked = scores.get("compared_sha"), photographs[run.name]
+            test = run.params.dataset, run.params.aspect, protocol, asked
             tests.setdefault(test, []).append((run, scores))
     blocks: list = [page.Words(page.TEXTS["leaderboard"])]
     shown = ("rank1", VOTES[0], "rank5", "map", VOTES[1], "map_trapezoid", DRAWN, "eer")
@@ -134,7 +135,7 @@ def _show_figures(runs: Runs) -> list:
     for score, label in (("rank1", "Rank-1"), ("map", "mAP")):
         caption = f"{label} of each run under its own protocol, with 95 % intervals over people."
         figures.append(page.draw(score_figures.draw_intervals, caption, table, score, label))
-    for group in group_tests(runs).values():
+    for group in group_tests(runs):
         first, curves = group[0], {names[run.name]: run.cmc for run in group if len(run.cmc)}
         if len(curves) > CURVES:
             blocks.append(page.Words(f"{len(curves)} runs of one test: the CMC shows the first {CURVES}."))
@@ -147,7 +148,7 @@ def _show_figures(runs: Runs) -> list:
 
 def _show_pairs(runs: Runs) -> list:
     blocks: list = [page.Words(page.TEXTS["pairs"])]
-    for group in group_tests(runs).values():
+    for group in group_tests(runs):
         first = group[0]
         whole, damaged = read_answers(group)
         blocks += [page.Words(f"{what}.", missing=True) for what in damaged]

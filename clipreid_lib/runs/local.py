@@ -51,8 +51,9 @@ class Local:
                 # Draws the demo hands, with all cores; and where the data has changed, the survey's records go.
                 with contextlib.suppress(UserError):  # the survey's notebook will say it, and stop no other
                     survey.manifest  # noqa: B018
+        failed = {} if self.force else plan.list_other_people(self.runs)
         broken = self._side_by_side(dict.fromkeys(surveys.values(), (SURVEY,)))
-        failed = {run.folder.name: broken[data] for run in runs if (data := run.params.data_id) in broken}
+        failed |= {run.folder.name: broken[data] for run in runs if (data := run.params.data_id) in broken}
         return failed | self._side_by_side({run: names[run] for run in runs if run.folder.name not in failed})
 
     def _side_by_side(self, todo: dict[Run, tuple[str, ...]]) -> dict[str, str]:
@@ -129,7 +130,8 @@ class Local:
 def print_summary(batch: Local, failed: dict[str, str], seconds: float) -> None:
     """Print what a batch found and what failed; write the leaderboard and, after work, the reports."""
     runs = [Run.open(params) for params in batch.runs]
-    evaluated = find_runs([run.folder for run in runs])
+    # A finished run that failed is refused: its scores are of other people than the data now has.
+    evaluated = find_runs([run.folder for run in runs if not (run.done and run.folder.name in failed)])
     table, note = leaderboard.summarise(evaluated)
     print(f"\n{counted(len(runs), 'run')} in {seconds:.0f} s")
     if len(table):

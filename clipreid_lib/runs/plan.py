@@ -1,10 +1,16 @@
 """`clipreid plan`: the notebooks that are left, and those whose results will be copied from another run."""
 
-from clipreid_lib.base.errors import counted
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from clipreid_lib.base.errors import UserError, counted
 from clipreid_lib.params.run_folder import list_run_folders, read_params
 from clipreid_lib.params.run_params import Params
 from clipreid_lib.params.schema import SURVEY, project_path
 from clipreid_lib.runs import records
+
+if TYPE_CHECKING:
+    from clipreid_lib.data.manifest import Manifest
 
 Row = tuple[str, tuple[str, ...], dict[str, str]]  # run, notebooks to execute, notebook to the run it is copied from
 
@@ -38,6 +44,7 @@ def print_plan(runs: list[Params]) -> None:
     """Print a line per data set that notebook 01 has not described and per run, and the counts."""
     stale: dict[str, list[str]] = {}
     told = [*records.list_outdated(runs), *list_edited(runs), *_list_changed(runs, stale)]
+    told += [f"{name}: {why}" for name, why in list_other_people(runs).items()]
     surveys = {run.data_id: run for run in runs}
     data = [
         name
@@ -79,6 +86,30 @@ def _list_changed(runs: list[Params], stale: dict[str, list[str]]) -> list[str]:
         stale |= {params.run_id: run.list_stale(changed, params.notebooks), params.data_id: [SURVEY]}
         again = "changed since; what stands on them will be done again"
         told.append(f"{params.run_id}: {counted(len(changed), 'photograph')} {again}")
+    return told
+
+
+def list_other_people(runs: list[Params]) -> dict[str, str]:
+    """Say of each finished run, by run id, whose data has images that came since, or that show another person now."""
+    finished = [run for run in runs if all(records.is_done(run, run.folder, name) for name in run.notebooks)]
+    finished = [run for run in finished if run.dataset != "demo"]  # whose recipe names its folder
+    if not finished:
+        return {}
+    from clipreid_lib.runs.run import Run  # here: it loads pandas
+
+    told: dict[str, str] = {}
+    now: dict[str, Manifest | None] = {}
+    for params in finished:
+        if (name := params.data_id) not in now:
+            survey = Run(params.data_only().resolved(), params.survey_folder, fixed=False)
+            now[name] = None
+            with suppress(UserError):  # the data is not here, and a finished run needs none
+                now[name] = survey.build_manifest()
+        try:
+            if manifest := now[name]:
+                Run(params, params.folder).refuse_other_people(manifest)
+        except UserError as error:
+            told[params.run_id] = str(error)
     return told
 
 

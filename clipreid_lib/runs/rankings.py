@@ -13,7 +13,7 @@ from clipreid_lib.runs.loading import load_trained_encoder
 from clipreid_lib.runs.run import Run
 from clipreid_lib.scores import evaluation
 from clipreid_lib.scores.encoder import Encoder
-from clipreid_lib.scores.finished_run import find_runs
+from clipreid_lib.scores.finished_run import find_runs, share_photographs
 
 # What two runs must have in common for one to stand before the other.
 ALIKE = (
@@ -56,6 +56,7 @@ def _find_classifier(run: Run) -> Run | None:
     """Return an evaluated classifier run of the same backbone, seed and draws, if one lies in the same folder."""
     for other in find_runs(sorted(run.folder.parent.glob("*-classifier-*"))):
         same = all(getattr(other.params, key) == getattr(run.params, key) for key in ALIKE)
+        same = same and share_photographs(other.folder, run.folder)
         if same and other.params.variant == "classifier" and other.own["compared_sha"] == run.manifest.compared_sha:
             return Run.at(other.folder)
     return None

@@ -98,16 +98,43 @@ class RunData:
             UserError: as :attr:`table` and :func:`clipreid_lib.data.protocols.build`; the data, or a photograph,
                 has changed since this run began; the kept file is damaged or of another data set.
         """
-        manifest = self._tested or self._build_manifest()
+        manifest = self._tested or self._keep_manifest()
         self._refuse_changed()
         if self.params.dataset != "demo" and self._tested is None and not self._hashes.exists():
             write_json(self._hashes, hash_images(self.data_root, self.table["path"], self.features))
         return manifest
 
-    def _build_manifest(self) -> Manifest:
+    def build_manifest(self) -> Manifest:
+        """Build the manifest of the data as it is now; nothing is written.
+
+        Raises:
+            UserError: as :func:`clipreid_lib.data.datasets.load_images` and :func:`clipreid_lib.data.protocols.build`.
+        """
         params = self.params
-        build = partial(protocols.build, self.table, params.protocol, params.aspect, seed=params.draw_seed)
-        manifest = build(validation=params.validation, draws=params.draws)
+        build = partial(protocols.build, seed=params.draw_seed, validation=params.validation, draws=params.draws)
+        table = self.table if self._tested is None else self._read_images(params.allow_missing)
+        return build(table, params.protocol, params.aspect)
+
+    def refuse_other_people(self, now: Manifest) -> None:
+        """Refuse results where images have come since, or show another person. Of images that are gone, they stay.
+
+        Raises:
+            UserError: the manifest ``now``, of the data as it is, has such images.
+        """
+        kept = self.folder / "manifest.csv"
+        if not kept.is_file() or file_sha(kept) == now.sha:
+            return
+        before, after = (each.images.set_index("path")["subject"] for each in (Manifest.load(kept), now))
+        told, first = "came", after.index.difference(before.index)
+        if first.empty:
+            told, first = "show another person", _find_relabelled(before, after)
+        if len(first):
+            hint = "give the run another experiment name, or delete its folder"
+            count = counted(len(first), "image")
+            raise UserError(f"{self.data_root}: {count} {told} since this run began, the first is {first[0]}; {hint}")
+
+    def _keep_manifest(self) -> Manifest:
+        params, manifest = self.params, self.build_manifest()
         kept = self.folder / "manifest.csv"
         if kept.is_file() and file_sha(kept) == manifest.sha:
             return manifest
@@ -196,6 +223,7 @@ class RunData:
             raise UserError(
                 f"{self.folder}: is of the photographs in {before.data_folder}, not {self.data_root}; {hint}"
             )
+        self.refuse_other_people(self.build_manifest())
         records.move(self.params, self.folder, before)
 
     @property
@@ -207,3 +235,14 @@ class RunData:
         if self.params.variant == "frozen":
             return set()
         return set(self.manifest.learned_from["subject"])
+
+
+def _find_relabelled(before: pd.Series, after: pd.Series) -> pd.Index:
+    """Find the paths whose person is another one now. New numbers for the same people change nothing."""
+    both = before.index.intersection(after.index)
+    before, after = before[both], after[both]
+
+    def differ(one: pd.Series, other: pd.Series) -> pd.Series:
+        return other != one.map(other.groupby(one).agg(lambda labels: labels.mode()[0]))
+
+    return both[(differ(before, after) | differ(after, before)).to_numpy()]

@@ -23,6 +23,7 @@ from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import read_json, write_json
 from clipreid_lib.params.run_params import Params
 from clipreid_lib.params.schema import SURVEY, project_path
+from clipreid_lib.runs import plan
 
 TIME_OUTS = 20  # of one job; an epoch that takes longer than the time limit must not come back for ever
 WARNING = 90  # seconds before the end of its time at which a job is told, to go back into the queue
@@ -117,10 +118,13 @@ def submit(runs: list[Params], settings: Settings, force: frozenset[str] = froze
     folder.mkdir(exist_ok=True)
     left, asked = [], time.time()
     queue = queue_states(run.folder for run in opened)
+    others = {} if force else plan.list_other_people(runs)
     for run in opened:
         state = queue.get(run.folder.name, "")
         if state.startswith(ACTIVE):
             print(f"{run.folder.name}: job {_job(run.folder)} has it, {state}")
+        elif why := others.get(run.folder.name):
+            print(f"{run.folder.name}: {why}")
         elif not force and Run.open_data(run.params).is_done(SURVEY) and run.done and not run.list_changed():
             print(f"{run.folder.name}: nothing to do, it is done")
         else:

@@ -11,7 +11,7 @@ import pandas as pd
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.params.schema import EXTERNAL
 from clipreid_lib.scores import uncertainty
-from clipreid_lib.scores.finished_run import find_runs
+from clipreid_lib.scores.finished_run import find_runs, share_photographs
 from clipreid_lib.scores.score_names import SHOWN, format_share, name_method
 
 if TYPE_CHECKING:  # slow to import, and reports compare what was evaluated before
@@ -145,7 +145,7 @@ def find_comparable(folder: Path, compared_sha: str) -> dict[str, pd.DataFrame]:
     """
     found: dict[str, pd.DataFrame] = {}
     for run in find_runs(sorted(path for path in folder.parent.glob("*") if path != folder)):
-        if run.own["compared_sha"] != compared_sha:
+        if run.own["compared_sha"] != compared_sha or not share_photographs(run.folder, folder):
             continue
         name = f"{name_method(run.params.variant, run.params.stage)}, seed {run.params.seed}"
         if run.params.variant == EXTERNAL:

@@ -141,6 +141,28 @@ class FinishedRun:
         }
 
 
+def share_photographs(one: Path, other: Path) -> bool:
+    """Whether two run folders were tested on the same pictures, as far as both say what those of one name held."""
+    ours, theirs = (read_json(folder / "photographs.json") or {} for folder in (one, other))
+    differ = {path for path, content in ours.items() if theirs.get(path, content) not in (content, "") and content}
+    try:
+        return not differ or differ.isdisjoint(Manifest.load(one / "manifest.csv").in_tests["path"])
+    except UserError:  # a damaged manifest does not say what was tested
+        return False
+
+
+def number_photographs(runs: Sequence[FinishedRun]) -> dict[str, int]:
+    """Number the sets of photographs that runs were tested on, by folder's name: equal where they are the same."""
+    firsts: list[Path] = []
+    found = {}
+    for run in runs:
+        number = next((place for place, each in enumerate(firsts) if share_photographs(each, run.folder)), len(firsts))
+        if number == len(firsts):
+            firsts.append(run.folder)
+        found[run.name] = number
+    return found
+
+
 def read_metrics(folder: Path) -> dict | None:
     """Read one run's metrics; None where there are none yet, or the file is damaged or older."""
     metrics = read_json(folder / "metrics.json") or {}

@@ -15,7 +15,7 @@ from clipreid_lib.params.run_folder import list_run_folders
 from clipreid_lib.params.run_ids import DATA_KEYS, ONE_VALUE
 from clipreid_lib.params.schema import ENCODER_FINETUNE, EXTERNAL
 from clipreid_lib.scores.comparison import Method, compare_methods, share_seeds
-from clipreid_lib.scores.finished_run import FinishedRun, open_runs, read_answers
+from clipreid_lib.scores.finished_run import FinishedRun, number_photographs, open_runs, read_answers
 
 LADDER = ("frozen", "tip_adapter", "classifier", "clipid_no_text", "clipid", "inversion", "promptsg", "external")
 QUESTIONS = (
@@ -65,12 +65,13 @@ def group_methods(runs: Runs) -> tuple[list[str], dict[tuple, Runs]]:
     return keys, found
 
 
-def group_tests(runs: Runs) -> dict[str, Runs]:
-    """Group runs by the questions they were asked under their own protocol."""
-    found: dict[str, Runs] = {}
+def group_tests(runs: Runs) -> list[Runs]:
+    """Group runs by the questions they were asked under their own protocol: the same images, and the same pictures."""
+    photographs = number_photographs(runs)
+    found: dict[tuple, Runs] = {}
     for run in runs:
-        found.setdefault(run.own["compared_sha"], []).append(run)
-    return found
+        found.setdefault((run.own["compared_sha"], photographs[run.name]), []).append(run)
+    return list(found.values())
 
 
 def make_method(name: str, runs: Runs) -> Method:
@@ -150,7 +151,7 @@ def report(chosen: list[str], outputs: Path) -> str:
         if not runs:
             made = left_out[0] if left_out else "`clipreid run params/demo.yaml` makes some"
             raise UserError(f"{outputs / 'runs'}: no evaluated run; {made}")
-        for group in group_tests(runs).values():
+        for group in group_tests(runs):
             asked, rest, apart = ask(group)
             if len(asked) or len(rest):
                 lines.append(f"{_describe(group[0])}\n\n{(asked if len(asked) else rest).to_string()}")
@@ -158,11 +159,13 @@ def report(chosen: list[str], outputs: Path) -> str:
         lines = [*lines, LEGEND] if lines else ["no two methods were asked the same questions"]
         return "\n\n".join([*lines, *(["\n".join(left_out)] if left_out else [])])
     (first, without), (second, too) = (_choose(text, outputs) for text in chosen)
-    one, other, told = group_tests(first), group_tests(second), list(dict.fromkeys([*without, *too]))
-    for sha in one:
-        if sha in other:
-            pair = _take_one(chosen[0], one[sha]), _take_one(chosen[1], other[sha])
-            lines.append(f"{_describe(one[sha][0])}\n\n{compare_methods([pair]).to_string()}")
+    told = list(dict.fromkeys([*without, *too]))
+    names = [{run.folder for run in runs} for runs in (first, second)]
+    for group in group_tests(list({run.folder: run for run in [*first, *second]}.values())):
+        one, other = ([run for run in group if run.folder in mine] for mine in names)
+        if one and other:
+            pair = _take_one(chosen[0], one), _take_one(chosen[1], other)
+            lines.append(f"{_describe(one[0])}\n\n{compare_methods([pair]).to_string()}")
     if not lines:
         raise UserError(f"compare: {chosen[0]} and {chosen[1]} were asked no same questions")
     return "\n\n".join([*lines, LEGEND, *(["\n".join(told)] if told else [])])
