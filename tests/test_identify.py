@@ -551,3 +551,44 @@ def test_the_page_opens_without_a_network(frozen, singles, tmp_path, look):
         assert shown.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         text = shown.inner_text("body")
         assert "is above 0.2000" in text and "LLR" in text and "learned from 9 validation people" in text
+
+
+def test_a_sheet_of_another_photograph_of_that_name_stays(singles, tmp_path):
+    recognizer = Recognizer.load("embedded")
+    gallery = recognizer.enrol(singles)
+    asked = []
+    for camera, name in (("a", "Ada"), ("b", "Bo")):
+        (tmp_path / camera).mkdir()
+        asked.append(shutil.copy(tmp_path / f"{name} asks.jpg", tmp_path / camera / "1.jpg"))
+    first, second = (recognizer.identify(each, gallery) for each in asked)
+    page = tmp_path / "page"
+    assert [path.name for path in first.write(page)] == ["1.jpg", "index.html"]
+    before = (page / "1.jpg").read_bytes()
+    for _ in range(2):  # the same search again is the same sheet
+        assert [path.name for path in second.write(page)] == ["1-2.jpg", "index.html"]
+        assert [path.name for path in first.write(page)] == ["1.jpg", "index.html"]
+    assert (page / "1.jpg").read_bytes() == before != (page / "1-2.jpg").read_bytes()
+    assert sorted(path.name for path in page.iterdir()) == ["1-2.jpg", "1.jpg", "index.html"]
+
+
+def test_a_gallerys_file_cannot_be_enrolled_again(singles, tmp_path):
+    recognizer = Recognizer.load("embedded")
+    recognizer.enrol(singles).save(tmp_path / "kept.safetensors")
+    assert len(recognizer.enrol(tmp_path / "kept.safetensors").people) == len(NAMES)
+    with pytest.raises(UserError, match="kept.safetensors: is a gallery's file, which has no photographs to enrol"):
+        recognizer.enrol(tmp_path / "kept.safetensors", again=True)
+
+
+@pytest.mark.parametrize(
+    ("image", "told"),
+    [
+        (b"x", "image: bytes; give a path, a PIL image, or uint8"),
+        ([b"x"], "image: bytes; give"),
+        (np.zeros((9, 10)), r"image: float64 of shape \(9, 10\); give uint8"),
+        (torch.zeros(9, 10, dtype=torch.uint8), r"image: uint8 of shape \(9, 10\); give"),
+    ],
+)
+def test_what_is_no_picture_is_told(singles, image, told):
+    recognizer = Recognizer.load("embedded")
+    with pytest.raises(UserError, match=told):
+        recognizer.identify(image, recognizer.enrol(singles))

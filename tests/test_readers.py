@@ -264,7 +264,7 @@ def test_another_link_that_leads_nowhere_is_refused(tmp_path, link):
 
 
 @pytest.mark.parametrize(
-    "name", ["ann/IMG_1.heic", "ann/IMG_1.HEIC", "ann/left/1.dng", "ben/1.NEF", "ben/1.jxl", "ben/1.x3f"]
+    "name", ["ann/IMG_1.heic", "ann/IMG_1.HEIC", "ann/left/1.dng", "ben/1.NEF", "ben/1.jxl", "ben/1.x3f", "ben/1.raw"]
 )
 def test_a_format_that_cannot_be_read_is_refused_by_name(tmp_path, name):
     root = touched(tmp_path, "ann/1.jpg", "ben/1.jpg", name)
@@ -432,7 +432,7 @@ def test_images_a_csv_names_and_the_disk_lacks(tmp_path):
     assert "allow_missing: true" in message
     table = datasets.load_images("folder", root, allow_missing=True)
     assert table["path"].tolist() == ["ann/1.jpg"]
-    assert table.attrs == {"dataset": "folder", "named": 3, "missing": 2}
+    assert table.attrs == {"dataset": "folder", "named": 3, "missing": 2, "absent": ["ann/9.jpg", "cleo/1.jpg"]}
     listed(root, "path,identity", "cleo/1.jpg,3")
     assert "none of the images named in people.csv is there" in refusal("folder", root, allow_missing=True)
 

@@ -88,8 +88,12 @@ def judge_images(
             found.append(Finding(about, f"{counted(number, 'image')} {what}: {_list_some(items)}", True))
 
     missing, named = table.attrs.get("missing", 0), table.attrs.get("named", len(table))
+    absent = table.attrs.get("absent", [])
     if missing:
-        found.append(Finding("missing", f"{missing:,} of {named:,} images are absent", not allow_missing))
+        first = (
+            f": {', '.join(absent)}{f' and {more:,} more' if (more := missing - len(absent)) else ''}" if absent else ""
+        )
+        found.append(Finding("missing", f"{missing:,} of {named:,} images are absent{first}", not allow_missing))
     differ = count_images(table, summary).dropna().query("found != expected")
     if len(differ):
         text = ", ".join(f"{name} {row['found']:,} of {row['expected']:,}" for name, row in differ.iterrows())

@@ -29,7 +29,7 @@ and whichever of these the data set brings:
 ==================  =======  ==========================================================================
 
 ``table.attrs`` holds ``dataset`` (its name), ``named`` and ``missing`` (how many images the metadata names, and
-how many of them the disk lacks).
+how many of them the disk lacks), and where it lacks some ``absent`` (paths of the first three).
 """
 
 import os
@@ -63,9 +63,24 @@ STUBS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow knows them by t
 SUFFIXES = {suffix for suffix, kind in Image.registered_extensions().items() if kind in {*Image.OPEN} - STUBS}
 # Pictures that telephones and cameras write and Pillow may not read: passing them over would lose people.
 UNREADABLE = {
-    *(".3fr", ".arw", ".avif", ".cr2", ".cr3", ".dcm", ".dcr", ".dng", ".emf", ".eps", ".erf", ".exr", ".fff"),
-    *(".heic", ".heics", ".heif", ".heifs", ".hif", ".iiq", ".j2k", ".jp2", ".jpm", ".jps", ".jxl", ".jxr"),
-    *(".kdc", ".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".rwl", ".sr2", ".srf"),
+    *(".3fr", ".arw", ".avif", ".cr2", ".cr3", ".crw", ".dcm", ".dcr", ".dng", ".emf", ".eps", ".erf", ".exr"),
+    *(
+        ".fff",
+        ".gpr",
+        ".heic",
+        ".heics",
+        ".heif",
+        ".heifs",
+        ".hif",
+        ".iiq",
+        ".j2k",
+        ".jp2",
+        ".jpm",
+        ".jps",
+        ".jxl",
+        ".jxr",
+    ),
+    *(".kdc", ".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf"),
     *(".srw", ".svg", ".webp", ".wmf", ".x3f", ".xcf"),
 } - SUFFIXES
 
@@ -273,4 +288,6 @@ def drop_absent(table: pd.DataFrame, root: Path, allow_missing: bool, named_in: 
         raise UserError(f"{root}: none of the images named in {named_in} is there")
     kept = table[present].copy()
     kept.attrs.update(named=len(table), missing=missing)
+    if missing:
+        kept.attrs["absent"] = table.loc[~present, "path"].head(3).tolist()
     return kept

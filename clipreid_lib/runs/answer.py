@@ -1,6 +1,7 @@
 """An answer: whom photographs show, as a table, as sheets and a page, as JSON, and as a notebook shows it."""
 
 import html
+import itertools
 import re
 import threading
 from dataclasses import dataclass, field
@@ -72,17 +73,22 @@ class Answer:
     def write(self, folder: str | Path) -> list[Path]:
         """Write a sheet per search and ``index.html``, which holds them all; return the paths, the page's last.
 
+        A sheet that is there already, of another photograph of that name or of another search, keeps its name; the new
+        one gets a number. The page is written over.
+
         Raises:
             UserError: the folder cannot be written.
         """
         paths: list[Path] = []
         for place, one in enumerate(self.searches):
             stem = re.sub(r"[^\w.-]+", "_", Path(one.asked[0]).stem) + ("-together" if len(one.asked) > 1 else "")
-            taken = {path.stem for path in paths}
-            name = next(name for n in range(1, 2 + len(taken)) if (name := stem + f"-{n}" * (n > 1)) not in taken)
-            paths.append(Path(folder) / f"{name}.jpg")
+            sheet, names = style.encode_half(self.draw(place)), (stem + f"-{n}" * (n > 1) for n in itertools.count(1))
+            free = (path for name in names if (path := Path(folder) / f"{name}.jpg") not in paths)
+            paths.append(
+                next(path for path in free if not path.exists() or (path.is_file() and path.read_bytes() == sheet))
+            )
             with replacing(paths[-1]) as temporary:
-                temporary.write_bytes(style.encode_half(self.draw(place)))
+                temporary.write_bytes(sheet)
         page, drawn = Path(folder) / "index.html", [self.draw(place) for place in range(len(self.searches))]
         title = f"Who is it? Asked of {self.name}"
         identified.write_page(page, title, self.searches, drawn, self.list_notes(), self.gallery.describe())

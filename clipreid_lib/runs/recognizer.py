@@ -126,6 +126,10 @@ class Recognizer:
                 other photographs.
         """
         if source is not None and Path(source).suffix == ".safetensors":
+            if again:
+                raise UserError(
+                    f"{source}: is a gallery's file, which has no photographs to enrol again; give the folder"
+                )
             gallery = Gallery.load(source)
             self._require(gallery, str(source), "enrol its photographs again")
             return gallery
@@ -195,11 +199,12 @@ class Recognizer:
             return Path(image).name, open_rgb(image, max(self.backbone.image_size))
         if isinstance(image, Image.Image):
             return "", turn_to_rgb(image, "photograph")
-        array = image.permute(1, 2, 0).cpu().numpy() if isinstance(image, torch.Tensor) else image
+        wanted = "uint8, (H, W, 3) arrays or (3, H, W) tensors"
+        if not isinstance(image, torch.Tensor | np.ndarray):
+            raise UserError(f"image: {type(image).__name__}; give a path, a PIL image, or {wanted}")
+        array = image.movedim(0, -1).cpu().numpy() if isinstance(image, torch.Tensor) else image
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
-            raise UserError(
-                f"image: {array.dtype} of shape {tuple(image.shape)}; give uint8, (H, W, 3) arrays or (3, H, W) tensors"
-            )
+            raise UserError(f"image: {array.dtype} of shape {tuple(image.shape)}; give {wanted}")
         return "", Image.fromarray(np.ascontiguousarray(array))
 
     def _encode(self, pixels: Iterator[np.ndarray]) -> Iterator[torch.Tensor]:
@@ -265,6 +270,6 @@ class Recognizer:
 
 def _list(images: Picture | Iterable[Picture]) -> list[Picture]:
     """Return one image, several, or an array of several as a list."""
-    if isinstance(images, str | Path | Image.Image) or getattr(images, "ndim", 0) == 3:
+    if isinstance(images, str | bytes | Path | Image.Image) or getattr(images, "ndim", 0) in (2, 3):
         return [images]  # type: ignore[list-item]
     return list(images)
