@@ -11,7 +11,7 @@ TORCH = torch==2.13.0 torchvision==0.28.0
 demo: $(VENV)/installed
 	$(BIN)/clipreid run params/demo.yaml --jobs 2
 
-# Five minutes. CI adds what takes five seconds or more, such as grids that are killed: `make test ALL=1`.
+# Five to six minutes. CI adds what takes five seconds or more, such as grids that are killed: `make test ALL=1`.
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(if $(ALL),,-m "not heavy")
 
