@@ -11,7 +11,7 @@ from small_runs import TINY
 
 from clipreid_lib.base.errors import UserError
 from clipreid_lib.base.files import read_json, write_json
-from clipreid_lib.data.manifest import Manifest
+from clipreid_lib.data.datasets import load_images
 from clipreid_lib.params import check
 from clipreid_lib.params.schema import EVALUATION, NOTEBOOKS
 from clipreid_lib.runs import chain, local, plan, records, status, training
@@ -193,14 +193,25 @@ def test_a_finished_run_is_refused_where_its_people_are_no_longer_the_data_sets(
     assert do(params.model_copy(update={"experiment": "anew"}), executed)[-1] == "05"
 
 
-def test_numbers_that_move_up_when_a_person_is_deleted_are_no_change(params, executed):
-    do(params, executed)
-    run = Run.open(params)
-    now = run.build_manifest()
-    images = now.images[now.images["subject"] != now.images["subject"].max()].copy()
-    images["subject"] += 1
-    images["identity"] += 1
-    run.refuse_other_people(Manifest(images))
+def test_numbers_that_move_when_a_person_is_deleted_are_no_change(params, executed, hands, tmp_path):
+    root = tmp_path / "people"
+    table = load_images("11k", hands)
+    for path, identity in table.loc[table["aspect"] == "dorsal_r", ["path", "identity"]].itertuples(index=False):
+        (root / f"p{identity}").mkdir(parents=True, exist_ok=True)
+        shutil.copy(hands / path, root / f"p{identity}")
+    given = {"dataset": "folder", "aspect": "hand", "protocol": "own", "variant": "frozen", "data_root": str(root)}
+    params = check.validate_params(given | {"outputs_root": str(tmp_path / "out"), "draws": 2, "experiment": "theirs"})
+    assert do(params, executed) == ["01", "04", "05"]
+    kept = Run.open(params).manifest
+    numbers = kept.images.drop_duplicates("name").set_index("name")["subject"]
+    shutil.rmtree(root / f"{numbers.index[numbers.argmin()]}")
+    now = Run(params.resolved(), params.survey_folder, fixed=False).build_manifest()
+    moved = now.images.drop_duplicates("name").set_index("name")["subject"]
+    assert (moved != numbers[moved.index]).all()
+    assert "04" not in do(params, executed)
+    (root / moved.index[0] / "another.jpg").write_bytes((hands / table["path"].iloc[0]).read_bytes())
+    executed.clear()
+    assert "1 image came since this run began" in local.Local([params]).do()[params.run_id]
 
 
 def test_results_do_not_move_to_a_folder_that_holds_more(params, executed, tmp_path):

@@ -124,10 +124,11 @@ class RunData:
         kept = self.folder / "manifest.csv"
         if not kept.is_file() or file_sha(kept) == now.sha:
             return
-        before, after = (each.images.set_index("path")["subject"] for each in (Manifest.load(kept), now))
+        before, after = (_name_people(each.images) for each in (Manifest.load(kept), now))
         told, first = "came", after.index.difference(before.index)
         if first.empty:
-            told, first = "show another person", _find_relabelled(before, after)
+            both = after.index.intersection(before.index)
+            told, first = "show another person", both[(after[both] != before[both]).to_numpy()]
         if len(first):
             hint = "give the run another experiment name, or delete its folder"
             count = counted(len(first), "image")
@@ -237,12 +238,6 @@ class RunData:
         return set(self.manifest.learned_from["subject"])
 
 
-def _find_relabelled(before: pd.Series, after: pd.Series) -> pd.Index:
-    """Find the paths whose person is another one now. New numbers for the same people change nothing."""
-    both = before.index.intersection(after.index)
-    before, after = before[both], after[both]
-
-    def differ(one: pd.Series, other: pd.Series) -> pd.Series:
-        return other != one.map(other.groupby(one).agg(lambda labels: labels.mode()[0]))
-
-    return both[(differ(before, after) | differ(after, before)).to_numpy()]
+def _name_people(images: pd.DataFrame) -> pd.Series:
+    """Name the person of each path: by the data set's name, where people who come or go move the numbers of others."""
+    return images.set_index("path")["name" if "name" in images else "subject"]
