@@ -19,7 +19,7 @@ from clipreid_lib.pages.report import write_several
 from clipreid_lib.params import check
 from clipreid_lib.scores import comparison, ladder
 from clipreid_lib.scores.comparison import compare_methods
-from clipreid_lib.scores.finished_run import FinishedRun, find_runs
+from clipreid_lib.scores.finished_run import FinishedRun, find_runs, number_photographs
 
 PEOPLE, RIGHT = 12, {"frozen": 0.4, "classifier": 0.5, "clipid_no_text": 0.6, "clipid": 0.7, "tip_adapter": 0.45}
 RUNG = {name: place for place, name in enumerate(("frozen", "classifier", "clipid_no_text", "clipid"))}
@@ -385,7 +385,9 @@ def test_runs_of_other_pictures_under_the_same_names_are_not_compared(make, caps
     assert "were asked no same questions" in refused(capsys, *folders)
     assert "no two methods were asked the same questions" in said(capsys, "--outputs", folders[0].parent.parent)
     assert comparison.find_comparable(folders[0], "same") == {}
+    apart = make("clipid", 0, experiment="c")  # of other names: agrees with both, and sets nobody together
+    write_json(apart / "photographs.json", {"elsewhere.jpg": "x"})
+    assert list(number_photographs(find_runs([apart, *folders])).values()) == [0, 0, 1]
     page = write_several(find_runs(folders)).read_text()
-    assert (
-        "not all asked the same questions" in page and page.count("protocol own, their own") == 4
-    )  # captions, and said to screen readers
+    assert "not all asked the same questions" in page
+    assert page.count("protocol own, their own") == 4  # two captions, which are said to screen readers as well

@@ -90,9 +90,8 @@ def judge_images(
     missing, named = table.attrs.get("missing", 0), table.attrs.get("named", len(table))
     absent = table.attrs.get("absent", [])
     if missing:
-        first = (
-            f": {', '.join(absent)}{f' and {more:,} more' if (more := missing - len(absent)) else ''}" if absent else ""
-        )
+        rest = f" and {missing - len(absent):,} more" if missing > len(absent) else ""
+        first = f": {', '.join(absent)}{rest}" if absent else ""
         found.append(Finding("missing", f"{missing:,} of {named:,} images are absent{first}", not allow_missing))
     differ = count_images(table, summary).dropna().query("found != expected")
     if len(differ):

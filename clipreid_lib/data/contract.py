@@ -64,24 +64,9 @@ SUFFIXES = {suffix for suffix, kind in Image.registered_extensions().items() if 
 # Pictures that telephones and cameras write and Pillow may not read: passing them over would lose people.
 UNREADABLE = {
     *(".3fr", ".arw", ".avif", ".cr2", ".cr3", ".crw", ".dcm", ".dcr", ".dng", ".emf", ".eps", ".erf", ".exr"),
-    *(
-        ".fff",
-        ".gpr",
-        ".heic",
-        ".heics",
-        ".heif",
-        ".heifs",
-        ".hif",
-        ".iiq",
-        ".j2k",
-        ".jp2",
-        ".jpm",
-        ".jps",
-        ".jxl",
-        ".jxr",
-    ),
-    *(".kdc", ".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf"),
-    *(".srw", ".svg", ".webp", ".wmf", ".x3f", ".xcf"),
+    *(".fff", ".gpr", ".heic", ".heics", ".heif", ".heifs", ".hif", ".iiq", ".j2k", ".jp2", ".jpm", ".jps"),
+    *(".jxl", ".jxr", ".kdc", ".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2"),
+    *(".rwl", ".sr2", ".srf", ".srw", ".svg", ".webp", ".wmf", ".x3f", ".xcf"),
 } - SUFFIXES
 
 

@@ -20,6 +20,7 @@ from clipreid_lib.params.run_params import Params
 from clipreid_lib.scores.score_names import ENDS, FLOOR, GROUP_SCORES, SCORES, SHOWN, format_share
 
 CHOICE = "choice.csv"  # in the folder of a run that was chosen from a grid: how its combinations ranked
+PHOTOGRAPHS = "photographs.json"  # content hash of every photograph when the run began
 HAND_TEST = "is_it_the_hand"  # in metrics.json, as all of these
 ACROSS_ASPECTS = "across_aspects"  # in metrics.json: a run of several aspects, each asking each
 MAPPINGS = ("protocols", "left_out", "closed_set", "definitions", "seconds", "versions", "pixels", HAND_TEST)
@@ -143,24 +144,32 @@ class FinishedRun:
 
 def share_photographs(one: Path, other: Path) -> bool:
     """Whether two run folders were tested on the same pictures, as far as both say what those of one name held."""
-    ours, theirs = (read_json(folder / "photographs.json") or {} for folder in (one, other))
-    differ = {path for path, content in ours.items() if theirs.get(path, content) not in (content, "") and content}
-    try:
-        return not differ or differ.isdisjoint(Manifest.load(one / "manifest.csv").in_tests["path"])
-    except UserError:  # a damaged manifest does not say what was tested
-        return False
+    ours, theirs = (read_json(folder / PHOTOGRAPHS) or {} for folder in (one, other))
+    return _agree(ours, theirs, one)
 
 
 def number_photographs(runs: Sequence[FinishedRun]) -> dict[str, int]:
     """Number the sets of photographs that runs were tested on, by folder's name: equal where they are the same."""
-    firsts: list[Path] = []
+    sets: list[list[tuple[dict, Path]]] = []  # in each, what differs and yet agrees
     found = {}
     for run in runs:
-        number = next((place for place, each in enumerate(firsts) if share_photographs(each, run.folder)), len(firsts))
-        if number == len(firsts):
-            firsts.append(run.folder)
+        mine = run.read_record(PHOTOGRAPHS)
+        fits = (place for place, known in enumerate(sets) if all(_agree(each, mine, folder) for each, folder in known))
+        if (number := next(fits, len(sets))) == len(sets):
+            sets.append([])
+        if mine not in [each for each, _ in sets[number]]:
+            sets[number].append((mine, run.folder))
         found[run.name] = number
     return found
+
+
+def _agree(ours: dict, theirs: dict, folder: Path) -> bool:
+    """Whether the photographs that the run ``folder`` was tested on, ``ours``, are ``theirs`` where both are known."""
+    differ = {path for path, content in ours.items() if content and theirs.get(path, content) not in (content, "")}
+    try:
+        return not differ or differ.isdisjoint(Manifest.load(folder / "manifest.csv").in_tests["path"])
+    except UserError:  # a damaged manifest does not say what was tested
+        return False
 
 
 def read_metrics(folder: Path) -> dict | None:
